@@ -1,0 +1,1 @@
+"""An agent whose actions are Python, run in a safeexec sandbox."""

@@ -1,0 +1,1 @@
+"""Sandboxes for safeexec, one package each; found through the entry-point group ``safeexec.backends``."""

@@ -1,0 +1,1 @@
+"""Attacks on Python executors, and the oracles that judge them by effect."""

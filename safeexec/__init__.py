@@ -1,0 +1,1 @@
+"""Run Python that nobody trusts."""
