@@ -249,7 +249,7 @@ class _Slot:
 
 
 class Tool:
-    """A function of the host. Calling it waits for its value; ``await tool.aio(…)`` lets others run meanwhile."""
+    # A function of the host. Calling it waits for its value; ``await tool.aio(…)`` lets others run meanwhile. (No docstring: each tool has its own.)
 
     __slots__ = ("__doc__", "__name__", "__qualname__", "_call", "_start", "_text")
 
@@ -431,6 +431,9 @@ class Guest:
         if not header.get("quiet"):
             self._files = self._scan()
 
+    def _do_rescan(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        self._files = self._scan()
+
     def _do_remove(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
         os.remove(self._path(header["name"]))
 
@@ -542,7 +545,7 @@ class Guest:
             kind = "output"
         elif isinstance(error, Refused):
             kind = "policy"
-        answer = {"kind": kind, "type": _type_name(error), "message": _text(error, 20_000)}
+        answer: Dict[str, Any] = {"kind": kind, "type": _type_name(error), "message": _text(error, 20_000)}
         if kind == "output":
             answer["type"], answer["message"] = "OutputLimitExceeded", "the step wrote far more than its output limit"
         elif kind == "exit":
@@ -567,13 +570,17 @@ class Guest:
     def _traceback(self, error: BaseException) -> str:
         hidden = self._hidden + tuple(self._language.hidden)
         report = traceback.TracebackException(type(error), error, error.__traceback__, limit=-200)
-        queue, seen = [report], set()
+        queue: List[Any] = [report]
+        seen = set()
         while queue:
             item = queue.pop()
             if item is None or id(item) in seen:
                 continue
             seen.add(id(item))
-            item.stack = traceback.StackSummary.from_list([f for f in item.stack if not f.filename.startswith(hidden)])
+            frames = [f for f in item.stack if not f.filename.startswith(hidden)]
+            while frames and item is report and not frames[0].filename.startswith("<step "):
+                frames.pop(0)  # the event loop that ran the step
+            item.stack = traceback.StackSummary.from_list(frames)
             queue += [item.__cause__, item.__context__, *(getattr(item, "exceptions", None) or ())]
         text = "".join(report.format())
         return text if len(text) <= 50_000 else text[:25_000] + "\n[…]\n" + text[-25_000:]
@@ -643,7 +650,7 @@ class Guest:
     def _begin(self, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[int, _Slot]:
         encoder = wire.Encoder(self._limits["value"], strict=True)
         try:
-            header = {"t": "call", "tool": name, "a": [encoder.encode(a) for a in args], "k": {}}
+            header: Dict[str, Any] = {"t": "call", "tool": name, "a": [encoder.encode(a) for a in args], "k": {}}
             for key, value in kwargs.items():
                 header["k"][key] = encoder.encode(value)
         except wire.NotPlain as error:

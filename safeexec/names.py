@@ -53,11 +53,11 @@ def check_collisions(names: Iterable[str]) -> None:
     for name in names:
         key = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
         if key in seen:
-            raise UnsafeName(f"file names {ascii(seen[key])} and {ascii(name)} are the same file on some systems")
+            raise UnsafeName(f"file names {seen[key]!a} and {name!a} are the same file on some systems")
         seen[key] = name
     for key, name in seen.items():
         parent = key.rpartition("/")[0]
         while parent:
             if parent in seen:
-                raise UnsafeName(f"file name {ascii(seen[parent])} is also the folder of {ascii(name)}")
+                raise UnsafeName(f"file name {seen[parent]!a} is also the folder of {name!a}")
             parent = parent.rpartition("/")[0]

@@ -130,7 +130,7 @@ def _refuse_constant(name: str) -> Any:
     raise WireError("{} is not JSON".format(name))
 
 
-_scan = json.JSONDecoder(parse_constant=_refuse_constant).scan_once
+_scan: Any = getattr(json.JSONDecoder(parse_constant=_refuse_constant), "scan_once")
 
 
 def pack(header: Header, blobs: Sequence[Blob] = ()) -> List[Blob]:
@@ -346,14 +346,14 @@ class Encoder:
             raise TooLarge("the value is larger than its limit")
         return {"$": "int", "v": text} if len(text) <= INLINE else {"$": "int", "i": self._blob(text.encode())}
 
-    def _flat(self, items: Any) -> bool:
+    def _flat(self, items: Sequence[Any]) -> bool:
         """Whether JSON can take these items as they are; checked at C speed, for long lists of numbers or short strings."""
         kinds = set(map(type, items))
         if len(kinds) != 1:
             return False
         kind = kinds.pop()
         if kind is int:
-            return -_INT_BOUND < min(items) and max(items) < _INT_BOUND
+            return bool(-_INT_BOUND < min(items) and max(items) < _INT_BOUND)
         if kind is float:
             return all(map(_isfinite, items))
         if kind is str:
@@ -365,7 +365,8 @@ class Encoder:
                         raise TooLarge("the value is larger than its limit")
                     return True
             return False
-        return kind is bool
+        plain: bool = kind is bool
+        return plain
 
     def _list(self, items: Any, depth: int) -> List[Any]:
         if len(items) > 8:
@@ -757,7 +758,7 @@ def _decode_datetime(d: Decoder, n: Any, depth: int) -> datetime:
 
 def _decode_time(d: Decoder, n: Any, depth: int) -> time:
     v = _ints(n["v"], 5)
-    return time(*v[:4], tzinfo=_zone(n["z"]), fold=v[4])
+    return time(*v[:4], tzinfo=_zone(n["z"]), fold=v[4])  # type: ignore[misc, arg-type]
 
 
 def _decode_decimal(d: Decoder, n: Any, depth: int) -> Decimal:
