@@ -31,24 +31,24 @@ class Instruction(NamedTuple):
 
 
 class OneOf(NamedTuple):
-    """Argument `index`, an int in the kernel as here (so its upper half does not count), is one of `values`."""
+    """Argument `argument`, an int in the kernel as here (so its upper half does not count), is one of `values`."""
 
-    index: int
+    argument: int
     values: tuple[int, ...]
 
 
 class Within(NamedTuple):
-    """Argument `index` (32 bits) has no bit outside `mask` and every bit of `required`."""
+    """Argument `argument` (32 bits) has no bit outside `mask` and every bit of `required`."""
 
-    index: int
+    argument: int
     mask: int
     required: int = 0
 
 
 class MaskedOneOf(NamedTuple):
-    """Argument `index` (32 bits), masked, is one of `values`."""
+    """Argument `argument` (32 bits), masked, is one of `values`."""
 
-    index: int
+    argument: int
     mask: int
     values: tuple[int, ...]
 
@@ -80,7 +80,7 @@ def _values(values: tuple[int, ...], tail: int) -> list[Instruction]:
 
 
 def _condition(condition: Condition, tail: int) -> list[Instruction]:
-    low = _ARGUMENTS + 8 * condition.index
+    low = _ARGUMENTS + 8 * condition.argument
     if isinstance(condition, OneOf):
         return [_load(low), *_values(condition.values, tail)]
     if isinstance(condition, MaskedOneOf):

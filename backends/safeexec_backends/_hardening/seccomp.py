@@ -59,9 +59,36 @@ _ABSENT = "clone3 io_uring_setup io_uring_enter io_uring_register vmsplice".spli
 _THREAD_FLAGS = 0x017D0F00
 _THREAD = 0x00010900  # CLONE_THREAD | CLONE_SIGHAND | CLONE_VM
 
-_PRCTL = (2, 3, 15, 16, 21, 23, 39)  # GET_PDEATHSIG, GET_DUMPABLE, SET_NAME, GET_NAME, GET_SECCOMP, CAPBSET_READ, GET_NO_NEW_PRIVS
-_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)  # dup, flags, locks, pipe size: not F_SETOWN, which signals others
-_IOCTL = (0x5451, 0x5450, 0x5421, 0x541B)  # FIOCLEX, FIONCLEX, FIONBIO, FIONREAD: not TIOCSTI, which types into a terminal
+_PRCTL = (
+    2,
+    3,
+    15,
+    16,
+    21,
+    23,
+    39,
+)  # GET_PDEATHSIG, GET_DUMPABLE, SET_NAME, GET_NAME, GET_SECCOMP, CAPBSET_READ, GET_NO_NEW_PRIVS
+_FCNTL = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    36,
+    37,
+    38,
+    1030,
+    1032,
+)  # dup, flags, locks, pipe size: not F_SETOWN, which signals others
+_IOCTL = (
+    0x5451,
+    0x5450,
+    0x5421,
+    0x541B,
+)  # FIOCLEX, FIONCLEX, FIONBIO, FIONREAD: not TIOCSTI, which types into a terminal
 
 
 def _rules(own_pid: int) -> dict[str, Rule]:
@@ -99,7 +126,7 @@ def build(own_pid: int, allow: Iterable[str] = (), machine: str = libc.MACHINE) 
 def program(own_pid: int, allow: Iterable[str] = (), machine: str = libc.MACHINE) -> list[bpf.Instruction]:
     """The same, as instructions."""
     numbers = NUMBERS[machine]
-    actions: dict[int, bpf.Action] = {nr: _PERM for nr in numbers.values()}
+    actions: dict[int, bpf.Action] = dict.fromkeys(numbers.values(), _PERM)
     table: dict[str, bpf.Action] = {
         **dict.fromkeys(_UNSUPPORTED, bpf.errno(errno.EOPNOTSUPP)),
         **dict.fromkeys(_ABSENT, _NOSYS),
@@ -117,7 +144,7 @@ def program(own_pid: int, allow: Iterable[str] = (), machine: str = libc.MACHINE
 
 
 class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]  # noqa: RUF012
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
 def apply(filter: bytes) -> None:

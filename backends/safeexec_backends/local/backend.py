@@ -24,7 +24,6 @@ from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import DEFAULT_IMPORTS, Policy
 from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends.local import control
-from safeexec_backends.local.cell import WALLS
 
 _MINIMUM = "seccomp and one of landlock or mount_namespace"
 _WEAKER = "Policy(require=()), or --allow-weak on the command line, runs it with fewer walls"
@@ -56,9 +55,8 @@ class LocalBackend(Backend):
         self._skip: set[str] = set()
         self._zygote: _ZygoteProcess | None = None
         self._guests: set[LocalGuest] = set()
-        with self._lock:
-            self._launch()
         try:
+            self._launch()
             self._check(policy)
         except BaseException:
             self.close()
@@ -93,7 +91,7 @@ class LocalBackend(Backend):
     # -- the zygote --------------------------------------------------------------------------------------------------------
 
     def _launch(self) -> None:
-        zygote = _ZygoteProcess(
+        self._zygote = zygote = _ZygoteProcess(
             {
                 "readable": _library(),
                 "deny": self._deny,
@@ -101,30 +99,19 @@ class LocalBackend(Backend):
                 "language": self._language,
                 "idle": [m for m in DEFAULT_IMPORTS if m != "os"],
                 "skip": sorted(self._skip),
+                "first": _order(self._policy),
             }
         )
-        try:
-            guest = self._order(zygote, self._policy, probe=True)
-            try:
-                report = guest.report(10.0)
-            finally:
-                guest.close()
-            if "walls" not in report:
-                raise BackendUnavailable(f"the local sandbox cannot be set up here: {report.get('setup', report)}")
-            self._walls = {name: Wall(not reason, reason) for name, reason in report["walls"].items()}
-            self._check_walls(self._policy)
-        except BaseException:
-            zygote.close()
-            raise
-        self._zygote = zygote
+        self._walls = {name: Wall(not reason, reason) for name, reason in zygote.walls.items()}
 
     def _start(self, policy: Policy) -> LocalGuest:
         for _ in range(8):
             if self._zygote is None:
                 self._launch()
+                self._check_walls(policy)
             assert self._zygote is not None
             try:
-                return self._order(self._zygote, policy)
+                pid, (stream, status, *pidfd) = self._zygote.spawn(_order(policy))
             except _ZygoteDied:
                 # Killed from outside. Its cells died with it; sessions to come get a new one.
                 self._zygote.close()
@@ -133,33 +120,10 @@ class LocalBackend(Backend):
                 self._skip.add(error.module)
                 old, self._zygote = self._zygote, None
                 old.retire()
+            else:
+                sock = socket.socket(fileno=stream)
+                return LocalGuest(sock, policy, self._zygote, pid, [*pidfd, -1][0], status, self._guests.discard)
         raise BackendUnavailable("the local sandbox's zygote dies as soon as it is started")
-
-    def _order(self, zygote: _ZygoteProcess, policy: Policy, probe: bool = False) -> LocalGuest:
-        ours, theirs = socket.socketpair()
-        read, write = os.pipe()
-        try:
-            with theirs:
-                try:
-                    pid, pidfd = zygote.spawn(
-                        {
-                            "op": "cell",
-                            "imports": [] if probe else list(policy.allowed_imports()),
-                            "preload": [] if probe else _third_party(policy),
-                            "memory": policy.limits.memory,
-                            "disk": policy.limits.disk,
-                            "processes": policy.limits.processes,
-                            "probe": probe,
-                        },
-                        [theirs.fileno(), write],
-                    )
-                finally:
-                    os.close(write)
-        except BaseException:
-            ours.close()
-            os.close(read)
-            raise
-        return LocalGuest(ours, policy, zygote, pid, pidfd, read, self._guests.discard)
 
     # -- what can be honoured ----------------------------------------------------------------------------------------------
 
@@ -281,30 +245,34 @@ class _ZygoteProcess:
             self.close()
             raise BackendUnavailable(f"the local sandbox's zygote could not be set up: {reply['error']}")
         self._folder = reply["folder"]
+        self.walls: dict[str, str] = reply["walls"]
 
-    def spawn(self, message: control.Message, fds: list[int]) -> tuple[int, int]:
-        """(pid, pidfd or -1) of a new cell. Raises _ZygoteDied, _Threaded, BackendUnavailable."""
-        reply, given = self._request(message, fds)
+    def spawn(self, message: control.Message) -> tuple[int, list[int]]:
+        """A new cell: its pid; its channel, status pipe and, where there are any, pidfd.
+
+        Raises _ZygoteDied, _Threaded, BackendUnavailable.
+        """
+        reply, given = self._request(message)
         if "error" in reply:
             if reply["module"]:
                 raise _Threaded(reply["module"])
             raise BackendUnavailable(f"a sandbox process could not be started: {reply['error']}")
         with self._lock:
             self._live += 1
-        return reply["pid"], given[0] if given else -1
+        return reply["pid"], given
 
     def signal(self, pid: int, number: int) -> None:
         """Signal a cell where there are no pidfds; its parent is the one who can do it without a race."""
         try:
-            self._request({"op": "signal", "pid": pid, "signal": number}, [])
+            self._request({"op": "signal", "pid": pid, "signal": number})
         except _ZygoteDied:
             pass  # and its cells with it
 
-    def _request(self, message: control.Message, fds: list[int]) -> tuple[control.Message, list[int]]:
+    def _request(self, message: control.Message) -> tuple[control.Message, list[int]]:
         with self._lock:
             try:
-                control.send(self._socket, message, fds)
-                return control.receive(self._socket, 1)
+                control.send(self._socket, message)
+                return control.receive(self._socket, 3)
             except (OSError, EOFError, ValueError) as error:
                 raise _ZygoteDied from error
 
@@ -410,7 +378,9 @@ class LocalGuest(StreamGuest):
         if number == signal.SIGKILL:
             return GuestDied("memory", "the kernel killed the sandbox process; most likely memory ran out")
         if number == signal.SIGSYS:
-            return GuestDied("crash", "the system call wall (seccomp) ended the sandbox process: it made a call no program needs")
+            return GuestDied(
+                "crash", "the system call wall (seccomp) ended the sandbox process: it made a call no program needs"
+            )
         if number:
             return GuestDied("crash", f"the sandbox process was ended by {signal.Signals(number).name}")
         return GuestDied("crash", "the process that watches over the sandbox died")
@@ -429,6 +399,18 @@ class LocalGuest(StreamGuest):
         super().close()
         self._forget(self)
         self._zygote.done()
+
+
+def _order(policy: Policy) -> control.Message:
+    limits = policy.limits
+    return {
+        "op": "cell",
+        "imports": list(policy.allowed_imports()),
+        "preload": _third_party(policy),
+        "memory": limits.memory,
+        "disk": limits.disk,
+        "processes": limits.processes,
+    }
 
 
 def _third_party(policy: Policy) -> list[str]:

@@ -224,7 +224,11 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
     if wall == "rlimits":
         return rlimits.standing(limits(order))
     if wall == "closed_fds":
-        return "" if {fd for fd in range(4096) if _is_open(fd)} <= {0, 1, 2, _CHANNEL, _STATUS, _PROC, _PROC_STATUS} else bad
+        return (
+            ""
+            if {fd for fd in range(4096) if _is_open(fd)} <= {0, 1, 2, _CHANNEL, _STATUS, _PROC, _PROC_STATUS}
+            else bad
+        )
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.util
+import json
 import os
 import select
 import signal
@@ -18,12 +19,13 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from safeexec_backends._hardening import landlock, libc, mounts, namespaces, privileges, seccomp
+from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends.local import cell, control
 from safeexec_backends.local.cell import Order, Plan
-from safeexec_backends._hardening.folders import remove_tree
 
 _PORTABLE = {"rlimits", "closed_fds", "empty_environment"}
 """The walls that stand on every POSIX system."""
@@ -33,6 +35,23 @@ _EXTRA_IMPORTS = {
     "PIL": ("PIL.Image", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"),
 }
 """What a package's users always want, and what is slow to import in every session."""
+
+
+@dataclass
+class Cell:
+    """A live cell."""
+
+    pid: int
+    pidfd: int
+    status: int
+    """Where its end is reported."""
+    folder: str
+    order: control.Message
+    """What it was made for."""
+    generation: int
+    """How many modules had been imported when it was forked."""
+    ends: list[int]
+    """The host's ends of its channel and status pipe, until the host has them."""
 
 
 class Zygote:
@@ -45,13 +64,17 @@ class Zygote:
         self._host_pidfd = -1
         self._statm = -1
         self._plan = Plan()
-        self._cells: dict[int, tuple[int, int, str]] = {}
-        """pidfd (or pid) of a live cell: its pid, the descriptor its status goes to, its folder."""
+        self._cells: dict[int, Cell] = {}
+        """Live cells by pidfd (by pid where there are none)."""
+        self._spare: Cell | None = None
+        self._wanted: control.Message | None = None
+        """The last order: what a spare is made for."""
         self._folder = ""
         self._made = 0
         self._idle = list(setup["idle"])
         self._imported: set[str] = set()
         self._languages: dict[tuple[str, ...], Any] = {}
+        self._generation = 0
         self._threads_from = ""
         self._poll = select.poll()
 
@@ -75,7 +98,22 @@ class Zygote:
             self._drop()
         sys.dont_write_bytecode = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return {"missing": missing, "folder": self._folder}
+        return {"walls": self._probe(), "folder": self._folder}
+
+    def _probe(self) -> dict[str, str]:
+        """Let one cell look around itself: which walls really stand."""
+        order = {"memory": 2**28, "disk": 2**20, "processes": 8, "imports": [], "preload": [], "probe": True}
+        probe = self._make(order)
+        os.close(probe.ends[0])
+        with open(probe.ends[1], "rb") as pipe:
+            line = pipe.readline()
+        os.waitpid(probe.pid, 0)
+        self._forget(probe)
+        report = json.loads(line or b"{}")
+        if "walls" not in report:
+            raise RuntimeError(f"a sandbox process cannot be set up: {report.get('setup', 'it died')}")
+        walls: dict[str, str] = report["walls"]
+        return walls
 
     def _prepare_linux(self, missing: dict[str, str]) -> None:
         plan = self._plan
@@ -139,7 +177,7 @@ class Zygote:
             missing.setdefault("unprivileged_uid", "the process is root")
         privileges.no_new_privileges()
         if not plan.stands("mount_namespace"):
-            plan.readable = tuple([*self._readable(), *mounts.DEVICES])
+            plan.readable = (*self._readable(), *mounts.DEVICES)
         privileges.drop_capabilities()
         # A change of uid made this process undumpable, and /proc/self/uid_map of its children root's. No one else has this uid.
         privileges.undumpable(False)
@@ -180,72 +218,109 @@ class Zygote:
         self._poll.register(self._sock, select.POLLIN)
         if self._host_pidfd >= 0:
             self._poll.register(self._host_pidfd, select.POLLIN)
+        self._wanted = self._setup["first"]
+        busy = True
         while True:
-            events = self._poll.poll(0 if self._idle else None if self._host_pidfd >= 0 else 1000)
+            events = self._poll.poll(0 if busy else None if self._host_pidfd >= 0 else 1000)
             for fd, _ in events:
                 if fd == self._host_pidfd:
                     return
                 if fd == self._sock.fileno():
                     try:
-                        message, fds = control.receive(self._sock, 2)
+                        message, _ = control.receive(self._sock)
                     except (EOFError, OSError):
                         return
-                    self._answer(message, fds)
+                    self._answer(message)
                 else:
-                    self._reap(fd)
-            if self._idle and not events:
-                self._preload(self._idle.pop(0))
+                    self._reap(self._cells[fd])
+            busy = bool(events) or self._use_idle_time()
             if self._host_pidfd < 0:
-                self._reap_all()
+                for live in list(self._cells.values()):
+                    self._reap(live)
                 if os.getppid() != self._host:
                     return
 
-    def _answer(self, message: control.Message, fds: list[int]) -> None:
+    def _use_idle_time(self) -> bool:
+        """Get one thing ready that the next session will want; whether there was one."""
+        try:
+            if self._spare is None and self._wanted is not None:
+                self._spare = self._make(self._wanted)
+                return True
+            if self._idle:
+                self._preload(self._idle.pop(0))
+                return True
+            if self._spare is not None and self._spare.generation != self._generation:
+                old, self._spare = self._spare, None  # it lacks what was imported since
+                self._end(old)
+                return True
+        except Exception:
+            self._wanted = None  # the next order meets the same trouble and reports it
+        return False
+
+    def _answer(self, message: control.Message) -> None:
+        fds: list[int] = []
         try:
             if message["op"] == "signal":
                 self._signal(message["pid"], message["signal"])
-                reply, given = {"ok": True}, []
+                reply: control.Message = {"ok": True}
             else:
-                reply, given = self._spawn(message, fds)
+                live = self._take(message)
+                fds = [*live.ends, *([live.pidfd] if live.pidfd >= 0 else [])]
+                reply = {"pid": live.pid}
         except Exception as error:
-            reply, given = {"error": f"{type(error).__name__}: {error}", "module": self._threads_from}, []
+            reply = {"error": f"{type(error).__name__}: {error}", "module": self._threads_from}
         try:
-            control.send(self._sock, reply, given)
+            control.send(self._sock, reply, fds)
         except OSError:
             pass  # the host is gone: the next poll says so
-        finally:
-            for fd in fds[:1]:
-                os.close(fd)
+        for fd in fds[:2]:
+            os.close(fd)
 
-    def _spawn(self, message: control.Message, fds: list[int]) -> tuple[control.Message, list[int]]:
-        channel, status = fds
-        try:
-            imports = tuple(message["imports"])
-            for name in message["preload"]:
-                for module in (name, *_EXTRA_IMPORTS.get(name, ())):
-                    self._preload(module)
-            language = self._language(imports)
-            folder = self._cell_folder()
-            order = Order(
-                memory=message["memory"],
-                disk=message["disk"],
-                processes=message["processes"],
-                baseline=self._address_space(),
-                folder=folder,
-                probe=message["probe"],
-            )
-            self._check_threads()
-            pid, pidfd = self._fork()
-        except BaseException:
-            os.close(status)
-            raise
-        if pid == 0:
-            cell.run(self._plan, order, channel, status, lambda fd: self._serve_guest(fd, language))
-        key = pidfd if pidfd >= 0 else pid
-        self._cells[key] = (pid, status, folder)
+    def _take(self, message: control.Message) -> Cell:
+        self._wanted = message
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            if spare.order == message and not _ended(spare):
+                return spare
+            self._end(spare)
+        return self._make(message)
+
+    def _end(self, live: Cell) -> None:
+        os.kill(live.pid, signal.SIGKILL)  # a child not yet waited for: the id is its own
+        for fd in live.ends:
+            os.close(fd)
+
+    def _make(self, message: control.Message) -> Cell:
+        for name in message["preload"]:
+            for module in (name, *_EXTRA_IMPORTS.get(name, ())):
+                self._preload(module)
+        language = self._language(tuple(message["imports"]))
+        self._check_threads()
+        folder = self._cell_folder()
+        order = Order(
+            memory=message["memory"],
+            disk=message["disk"],
+            processes=message["processes"],
+            baseline=self._address_space(),
+            folder=folder,
+            probe=message.get("probe", False),
+        )
+        ours, channel = socket.socketpair()
+        with ours, channel:
+            report, status = os.pipe()
+            try:
+                pid, pidfd = self._fork()
+            except OSError:
+                os.close(report)
+                os.close(status)
+                raise
+            if pid == 0:
+                cell.run(self._plan, order, channel.fileno(), status, lambda fd: self._serve_guest(fd, language))
+            live = Cell(pid, pidfd, status, folder, message, self._generation, [ours.detach(), report])
+        self._cells[pidfd if pidfd >= 0 else pid] = live
         if pidfd >= 0:
             self._poll.register(pidfd, select.POLLIN)
-        return {"pid": pid}, [pidfd] if pidfd >= 0 else []
+        return live
 
     def _fork(self) -> tuple[int, int]:
         gc.freeze()  # what the zygote has is never garbage: collections in cells would only copy its pages
@@ -279,6 +354,7 @@ class Zygote:
             # Its settings and font cache go to a folder of the zygote's own; cells inherit what was read.
             os.environ["MPLBACKEND"] = "Agg"
             os.environ["MPLCONFIGDIR"] = f"{self._folder}/zygote" if self._folder else mounts.TEMPORARY
+        self._generation += 1
         try:
             importlib.import_module(name)
         except Exception:
@@ -305,40 +381,46 @@ class Zygote:
 
     def _signal(self, pid: int, number: int) -> None:
         # Only of a child that was not yet waited for: its id cannot be another process's.
-        if any(entry[0] == pid for entry in self._cells.values()):
+        if any(live.pid == pid for live in self._cells.values()):
             os.kill(pid, number)
 
-    def _reap(self, key: int) -> None:
-        pid, status, folder = self._cells[key]
-        ended, code, usage = os.wait4(pid, os.WNOHANG)
+    def _reap(self, live: Cell) -> None:
+        ended, code = os.waitpid(live.pid, os.WNOHANG)
         if ended == 0:
             return
-        del self._cells[key]
-        if self._host_pidfd >= 0:
-            self._poll.unregister(key)
-            os.close(key)
         number = os.waitstatus_to_exitcode(code)
         report = {"signal": -number} if number < 0 else {"code": number}
         try:
-            os.write(status, control.json.dumps(report).encode() + b"\n")
+            os.write(live.status, json.dumps(report).encode() + b"\n")
         except OSError:
             pass  # nobody listens any more
-        os.close(status)
-        if folder:
-            remove_tree(folder)
+        if live is self._spare:
+            for fd in live.ends:
+                os.close(fd)
+            self._spare = self._wanted = None  # whatever ended it, another would end the same way
+        self._forget(live)
 
-    def _reap_all(self) -> None:
-        for key in list(self._cells):
-            self._reap(key)
+    def _forget(self, live: Cell) -> None:
+        if live.pidfd >= 0:
+            self._poll.unregister(live.pidfd)
+            os.close(live.pidfd)
+        del self._cells[live.pidfd if live.pidfd >= 0 else live.pid]
+        os.close(live.status)
+        if live.folder:
+            remove_tree(live.folder)
 
     def close(self) -> None:
         """End every cell and leave nothing behind."""
-        for pid, _, _ in self._cells.values():
-            os.kill(pid, signal.SIGKILL)
-        for pid, _, _ in self._cells.values():
-            os.waitpid(pid, 0)
+        for live in self._cells.values():
+            os.kill(live.pid, signal.SIGKILL)
+        for live in self._cells.values():
+            os.waitpid(live.pid, 0)
         if self._folder:
             remove_tree(self._folder)
+
+
+def _ended(live: Cell) -> bool:
+    return live.pidfd >= 0 and bool(select.select([live.pidfd], [], [], 0)[0])
 
 
 def _threads(proc: int) -> int:
