@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterable, Sequence
@@ -75,9 +76,11 @@ def _graft(path: str) -> None:
     _attributes(path, _RDONLY | _NOSUID | (0 if path in DEVICES else _NODEV))
 
 
-def private_root(readable: Sequence[str]) -> None:
+def private_root(readable: Sequence[str]) -> list[str]:
     """Replace the root of the caller's (own, new) mount namespace: `readable` read-only at the same paths, five devices, an empty
-    working directory and /tmp, nothing else. No /proc: it would show host processes, or siblings. Raises OSError.
+    working directory and /tmp, nothing else. No /proc: it would show host processes, or siblings.
+
+    Returns the paths that lie where `storage` will cover them. Raises OSError.
     """
     grafts: list[str] = []
     links: dict[str, str] = {}
@@ -87,6 +90,8 @@ def private_root(readable: Sequence[str]) -> None:
             links.update(found)
             grafts.append(real)
     grafts = outermost(grafts)
+    if any(within(path, WORK) or path == TEMPORARY for path in grafts):
+        raise OSError(errno.EINVAL, f"the interpreter's library is where {WORK} belongs")
     devices = [device for device in DEVICES if os.path.exists(device)]
     _mount(None, "/", None, _REC | _PRIVATE)
     stage = next(d for d in ("/tmp", "/var/tmp", "/usr", "/dev") if os.path.isdir(d) and not os.path.islink(d))
@@ -110,22 +115,37 @@ def private_root(readable: Sequence[str]) -> None:
     libc.syscall("umount2", _HOST.encode(), _DETACH)
     os.rmdir(_HOST)
     _mount(None, "/", None, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
+    return [path for path in grafts if within(path, TEMPORARY)]
 
 
 def scratch(size: int, owner: tuple[int, int]) -> None:
-    """A small /tmp for the process that built the private root. Raises OSError."""
+    """A small writable folder for the process that built the private root, at the place that `storage` covers. Raises OSError."""
     options = f"mode=0700,size={size},nr_inodes=4096,uid={owner[0]},gid={owner[1]}"
-    _mount("tmpfs", TEMPORARY, "tmpfs", _NOSUID | _NODEV | _NOEXEC, options)
+    _mount("tmpfs", WORK, "tmpfs", _NOSUID | _NODEV | _NOEXEC, options)
 
 
-def storage(size: int) -> None:
+def storage(size: int, keep: Sequence[str] = ()) -> None:
     """Memory-backed working directory and /tmp that share a quota of `size` bytes, and of files. Raises OSError.
 
-    For a process with a mount namespace of its own whose root is a private root.
+    For a process with a mount namespace of its own whose root is a private root. `keep` are paths of it below /tmp that stay.
     """
+    kept = [(path, _open_tree(path)) for path in keep]
     # Without nr_inodes a flood of empty files is bounded by the host's memory only.
     inodes = min(max(size // 4096, 64), 16_384)
     _mount("tmpfs", TEMPORARY, "tmpfs", _NOSUID | _NODEV | _NOEXEC, f"mode=0700,size={size},nr_inodes={inodes}")
     for name, target in (("work", WORK), ("tmp", TEMPORARY)):
         os.mkdir(f"{TEMPORARY}/{name}", 0o700)
         _mount(f"{TEMPORARY}/{name}", target, None, _BIND)
+    for path, tree in kept:
+        if os.stat(tree).st_mode & 0o170000 == 0o040000:
+            os.makedirs(path, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
+        libc.syscall("move_mount", tree, b"", _AT_FDCWD, os.fsencode(path), 4)  # MOVE_MOUNT_F_EMPTY_PATH
+        os.close(tree)
+
+
+def _open_tree(path: str) -> int:
+    # OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE: the mount itself in hand, for when its place is covered.
+    return libc.syscall("open_tree", _AT_FDCWD, os.fsencode(path), 1 | os.O_CLOEXEC | _AT_RECURSIVE)

@@ -55,6 +55,10 @@ getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr setxattr lsetxattr 
 # Probed by C libraries, which have another way: clone3 hides its flags behind a pointer no filter can follow.
 _ABSENT = "clone3 io_uring_setup io_uring_enter io_uring_register vmsplice".split()
 
+# Modes and times of files. Landlock does not guard them: where it is the only file wall, these calls do nothing and say so to nobody, since
+# copying a file is one of them and must not fail.
+_ATTRIBUTES = "chmod fchmod fchmodat fchmodat2 utime utimes utimensat futimesat".split()
+
 # CLONE_VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID DETACHED CHILD_SETTID: what a C library's thread needs.
 _THREAD_FLAGS = 0x017D0F00
 _THREAD = 0x00010900  # CLONE_THREAD | CLONE_SIGHAND | CLONE_VM
@@ -118,12 +122,17 @@ def probe() -> str:
     return ""
 
 
-def build(own_pid: int, allow: Iterable[str] = (), machine: str = libc.MACHINE) -> bytes:
-    """The filter for a process whose id, in its own pid namespace, is `own_pid`; `allow` names further calls to let through."""
-    return bpf.encode(program(own_pid, allow, machine))
+def build(own_pid: int, allow: Iterable[str] = (), private_files: bool = True) -> bytes:
+    """The filter for a process whose id, in its own pid namespace, is `own_pid`; `allow` names further calls to let through.
+
+    `private_files` is False where the process can name the host's files, having no private root.
+    """
+    return bpf.encode(program(own_pid, allow, private_files))
 
 
-def program(own_pid: int, allow: Iterable[str] = (), machine: str = libc.MACHINE) -> list[bpf.Instruction]:
+def program(
+    own_pid: int, allow: Iterable[str] = (), private_files: bool = True, machine: str = libc.MACHINE
+) -> list[bpf.Instruction]:
     """The same, as instructions."""
     numbers = NUMBERS[machine]
     actions: dict[int, bpf.Action] = dict.fromkeys(numbers.values(), _PERM)
@@ -135,6 +144,9 @@ def program(own_pid: int, allow: Iterable[str] = (), machine: str = libc.MACHINE
         **_rules(own_pid),
         **dict.fromkeys(allow, bpf.ALLOW),
     }
+    if not private_files:
+        table |= dict.fromkeys(_ATTRIBUTES, bpf.errno(0))
+        table["truncate"] = _PERM  # by path: Landlock guards it from ABI 3 on only
     for name, action in table.items():
         if name in numbers:
             actions[numbers[name]] = action

@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +63,8 @@ class Plan:
     """uid and gid outside the cells' user namespaces."""
     readable: tuple[str, ...] = ()
     """Where no private root can be built: what Landlock lets cells read."""
+    covered: tuple[str, ...] = ()
+    """Paths of the private root that lie below /tmp."""
     namespaces: dict[str, str] = field(default_factory=dict)
     """The host's namespaces, to compare with."""
     proc: int = -1
@@ -99,7 +102,7 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
     if plan.stands("user_namespace"):
         namespaces.map_ids(plan.proc, UID, UID, *plan.outer)
     if plan.stands("mount_namespace"):
-        mounts.storage(order.disk)
+        mounts.storage(order.disk, plan.covered)
         work, temporary = mounts.WORK, mounts.TEMPORARY
     else:
         work, temporary = f"{order.folder}/work", f"{order.folder}/tmp"
@@ -138,7 +141,7 @@ def _lock(plan: Plan, order: Order, work: str, temporary: str) -> None:
         landlock.apply(readable, [work, temporary, os.devnull])
     if plan.stands("seccomp"):
         own = os.getpid()
-        seccomp.apply(plan.filter if own == 1 and plan.filter else seccomp.build(own))
+        seccomp.apply(plan.filter if own == 1 and plan.filter else seccomp.build(own, private_files=plan.stands("mount_namespace")))
 
 
 def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None:
@@ -159,6 +162,8 @@ def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None
             os._exit(1)
         os.close(_STATUS)
         reseed()
+        if order.folder:
+            tempfile.tempdir = f"{order.folder}/tmp"
         serve(_CHANNEL)
         code = 0
     finally:

@@ -151,7 +151,7 @@ class Zygote:
         else:
             libc.syscall("unshare", namespaces.flags(["user_namespace", "mount_namespace"]))
             namespaces.map_ids(plan.proc, *plan.outer, *plan.outer)
-        mounts.private_root(self._readable())
+        plan.covered = tuple(mounts.private_root(self._readable()))
         mounts.scratch(16 * 2**20, plan.outer)
 
     def _readable(self) -> list[str]:
@@ -182,7 +182,7 @@ class Zygote:
         # A change of uid made this process undumpable, and /proc/self/uid_map of its children root's. No one else has this uid.
         privileges.undumpable(False)
         if plan.stands("seccomp"):
-            plan.filter = seccomp.build(1)
+            plan.filter = seccomp.build(1, private_files=plan.stands("mount_namespace"))
         self._grantable()
 
     def _grantable(self) -> None:
@@ -353,7 +353,7 @@ class Zygote:
         if name.partition(".")[0] == "matplotlib":
             # Its settings and font cache go to a folder of the zygote's own; cells inherit what was read.
             os.environ["MPLBACKEND"] = "Agg"
-            os.environ["MPLCONFIGDIR"] = f"{self._folder}/zygote" if self._folder else mounts.TEMPORARY
+            os.environ["MPLCONFIGDIR"] = f"{self._folder}/zygote" if self._folder else mounts.WORK
         self._generation += 1
         try:
             importlib.import_module(name)
