@@ -11,10 +11,8 @@ import os
 import select
 import signal
 import sys
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from safeexec_backends._hardening import (
     descriptors,
@@ -53,34 +51,33 @@ WALLS = (
 """The operating-system walls of a cell, in the order they are reported."""
 
 
-@dataclass
 class Plan:
     """What the zygote found out, done once, for all its cells."""
 
-    missing: dict[str, str] = field(default_factory=dict)
-    """Walls that cannot stand, and why."""
-    outer: tuple[int, int] = (0, 0)
-    """uid and gid outside the cells' user namespaces."""
-    readable: tuple[str, ...] = ()
-    """Where no private root can be built: what Landlock lets cells read."""
-    covered: tuple[str, ...] = ()
-    """Paths of the private root that lie below /tmp."""
-    namespaces: dict[str, str] = field(default_factory=dict)
-    """The host's namespaces, to compare with."""
-    proc: int = -1
-    """An open /proc."""
-    zygote: int = -1
-    """A pidfd of the zygote: readable once it is dead."""
-    filter: bytes = b""
-    """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        """Walls that cannot stand, and why."""
+        self.outer = (0, 0)
+        """uid and gid outside the cells' user namespaces."""
+        self.readable: tuple[str, ...] = ()
+        """Where no private root can be built: what Landlock lets cells read."""
+        self.covered: tuple[str, ...] = ()
+        """Paths of the private root that lie below /tmp."""
+        self.namespaces: dict[str, str] = {}
+        """The host's namespaces, to compare with."""
+        self.proc = -1
+        """An open /proc."""
+        self.zygote = -1
+        """A pidfd of the zygote: readable once it is dead."""
+        self.filter = b""
+        """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
 
     def stands(self, wall: str) -> bool:
         """Whether a wall is to be raised."""
         return wall not in self.missing
 
 
-@dataclass
-class Order:
+class Order(NamedTuple):
     """What the host asks of one cell."""
 
     memory: int
@@ -163,6 +160,8 @@ def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None
         os.close(_STATUS)
         reseed()
         if order.folder:
+            import tempfile
+
             tempfile.tempdir = f"{order.folder}/tmp"
         serve(_CHANNEL)
         code = 0

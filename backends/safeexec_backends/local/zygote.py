@@ -16,11 +16,9 @@ import select
 import signal
 import socket
 import sys
-import tempfile
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from safeexec_backends._hardening import landlock, libc, mounts, namespaces, privileges, seccomp
 from safeexec_backends._hardening.folders import remove_tree
@@ -37,8 +35,7 @@ _EXTRA_IMPORTS = {
 """What a package's users always want, and what is slow to import in every session."""
 
 
-@dataclass
-class Cell:
+class Cell(NamedTuple):
     """A live cell."""
 
     pid: int
@@ -92,6 +89,11 @@ class Zygote:
                 if wall not in _PORTABLE:
                     missing.setdefault(wall, f"not available on this system: {libc.supported()}")
         self._plan.missing = missing
+        if "mount_namespace" in missing:
+            missing["mount_namespace"] += (
+                "; instead, files lie in a private folder below the host's temporary directory, Limits.disk bounds each of them and not "
+                "their sum, and changes of their modes and times have no effect"
+            )
         if not self._plan.stands("mount_namespace"):
             self._make_folder()
         if libc.READY:
@@ -206,6 +208,8 @@ class Zygote:
                 missing[wall] = reason
 
     def _make_folder(self) -> None:
+        import tempfile
+
         self._folder = tempfile.mkdtemp(prefix="safeexec-")
         if os.geteuid() == 0:
             os.chown(self._folder, *self._plan.outer)
