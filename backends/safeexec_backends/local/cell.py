@@ -6,6 +6,7 @@ Runs in the zygote's child. Any failure before the guest starts ends the process
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import select
@@ -27,7 +28,7 @@ from safeexec_backends._hardening import (
 
 UID = 1000
 """What a cell's own user namespace calls its one user."""
-_CHANNEL, _STATUS, _PROC, _PROC_STATUS = 3, 4, 5, 6
+_CHANNEL, _STATUS, _PROC, _PROC_STATUS, _PROC_FDS = 3, 4, 5, 6, 7
 
 WALLS = (
     "seccomp",
@@ -112,7 +113,8 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
     kept = [channel, status]
     if order.probe and libc.READY:
         # A probe keeps these to look at itself from the outside; it never runs anyone's code. Opened now: Landlock will refuse it.
-        kept += [plan.proc, os.open("self/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)]
+        own = [os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc) for name in ("status", "fd")]
+        kept += [plan.proc, *own]
     descriptors.keep(kept)
     os.environ.clear()
     rlimits.apply(limits(order))
@@ -138,7 +140,11 @@ def _lock(plan: Plan, order: Order, work: str, temporary: str) -> None:
         landlock.apply(readable, [work, temporary, os.devnull])
     if plan.stands("seccomp"):
         own = os.getpid()
-        seccomp.apply(plan.filter if own == 1 and plan.filter else seccomp.build(own, private_files=plan.stands("mount_namespace")))
+        seccomp.apply(
+            plan.filter
+            if own == 1 and plan.filter
+            else seccomp.build(own, private_files=plan.stands("mount_namespace"))
+        )
 
 
 def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None:
@@ -158,6 +164,7 @@ def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None
             os.write(status if _is_open(status) else _STATUS, json.dumps({"setup": text}).encode() + b"\n")
             os._exit(1)
         os.close(_STATUS)
+        gc.enable()
         reseed()
         if order.folder:
             import tempfile
@@ -228,11 +235,7 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
     if wall == "rlimits":
         return rlimits.standing(limits(order))
     if wall == "closed_fds":
-        return (
-            ""
-            if {fd for fd in range(4096) if _is_open(fd)} <= {0, 1, 2, _CHANNEL, _STATUS, _PROC, _PROC_STATUS}
-            else bad
-        )
+        return "" if {int(name) for name in os.listdir(_PROC_FDS)} <= set(range(_PROC_FDS + 2)) else bad
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":
