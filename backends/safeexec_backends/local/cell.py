@@ -153,6 +153,7 @@ def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None
     try:
         # No handler yet: an interrupt that comes before the guest is ready must not break the set-up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             enter(plan, order, channel, status)
             status = _STATUS

@@ -94,6 +94,8 @@ class Zygote:
                 "; instead, files lie in a private folder below the host's temporary directory, Limits.disk bounds each of them and not "
                 "their sum, and changes of their modes and times have no effect"
             )
+        if libc.READY:
+            self._choose_identity()
         if not self._plan.stands("mount_namespace"):
             self._make_folder()
         if libc.READY:
@@ -180,21 +182,22 @@ class Zygote:
             readable += _package_files(name, readable)
         return readable
 
-    def _drop(self) -> None:
+    def _choose_identity(self) -> None:
         plan, missing = self._plan, self._plan.missing
-        if os.geteuid() == 0:
-            outside = not plan.stands("mount_namespace")
-            closed = next((p for p in self._readable() if not _public(p)), None) if outside else None
+        if os.geteuid() == 0 and not plan.stands("mount_namespace"):
+            closed = next((p for p in self._readable() if not _public(p)), None)
             if closed is not None:
                 # Without a private root an unprivileged uid could not reach the interpreter's own library.
                 missing.setdefault("unprivileged_uid", f"{closed} is in a folder that only root may enter")
+        if not plan.stands("unprivileged_uid"):
+            plan.outer = (os.geteuid(), os.getegid())
+
+    def _drop(self) -> None:
+        plan, missing = self._plan, self._plan.missing
+        if os.geteuid() == 0:
             privileges.drop_bounding_set()
             if plan.stands("unprivileged_uid"):
                 privileges.become(*plan.outer)
-            else:
-                plan.outer = (0, 0)
-        elif plan.outer[0] == 0:
-            missing.setdefault("unprivileged_uid", "the process is root")
         privileges.no_new_privileges()
         if not plan.stands("mount_namespace"):
             plan.readable = (*self._readable(), *mounts.DEVICES)
@@ -229,9 +232,10 @@ class Zygote:
         import tempfile
 
         self._folder = tempfile.mkdtemp(prefix="safeexec-")
-        if os.geteuid() == 0:
-            os.chown(self._folder, *self._plan.outer)
         os.mkdir(f"{self._folder}/zygote", 0o700)
+        if libc.READY:
+            for path in (self._folder, f"{self._folder}/zygote"):
+                os.chown(path, *self._plan.outer)
 
     # -- for every cell ----------------------------------------------------------------------------------------------------
 
@@ -534,6 +538,9 @@ def main(descriptor: int, package: str) -> None:
         return
     control.send(sock, reply)
     try:
+        # The host says good-bye by a signal, too: it does not wait for an import to end.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         zygote.serve()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         zygote.close()
