@@ -5,6 +5,7 @@ Runs in the zygote's child. Any failure before the guest starts ends the process
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import json
@@ -62,8 +63,8 @@ class Plan:
         """uid and gid outside the cells' user namespaces."""
         self.readable: tuple[str, ...] = ()
         """Where no private root can be built: what Landlock lets cells read."""
-        self.covered: tuple[str, ...] = ()
-        """Paths of the private root that lie below /tmp."""
+        self.covered: tuple[mounts.Covered, ...] = ()
+        """What the private root has below /tmp."""
         self.namespaces: dict[str, str] = {}
         """The host's namespaces, to compare with."""
         self.proc = -1
@@ -99,6 +100,9 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
             os._exit(1)
     if plan.stands("user_namespace"):
         namespaces.map_ids(plan.proc, UID, UID, *plan.outer)
+    if plan.proc >= 0:
+        with contextlib.suppress(OSError):  # no wall: should the host itself run out of memory, cells go first
+            _write(plan.proc, "self/oom_score_adj", b"1000")
     if plan.stands("mount_namespace"):
         mounts.storage(order.disk, plan.covered)
         work, temporary = mounts.WORK, mounts.TEMPORARY
@@ -120,6 +124,14 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
     rlimits.apply(limits(order))
     if libc.READY:
         _lock(plan, order, work, temporary)
+
+
+def _write(proc: int, name: str, data: bytes) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
 
 
 def limits(order: Order) -> dict[str, int]:
