@@ -294,6 +294,8 @@ class Guest:
         self._stderr = Stream(self, 2)
         self._root = ""
         self._files: Dict[str, Tuple[int, int]] = {}
+        self._folders: Dict[str, int] = {}
+        self._scanned = 0
         self._displays = 0
         self._display_left = 0
         self._hidden = (__file__, wire.__file__)
@@ -499,7 +501,7 @@ class Guest:
         if self._stdout.truncated or self._stderr.truncated:
             answer["cut"] = True
         if self._root:
-            files = self._scan()
+            files = self._files if self._unchanged() else self._scan()
             if files != self._files:
                 old = self._files
                 answer["files"] = [[name, files[name][0]] for name in files if files[name] != old.get(name)]
@@ -619,14 +621,33 @@ class Guest:
             self._show(pyplot.figure(number))
         pyplot.close("all")
 
+    def _unchanged(self) -> bool:
+        """Whether a scan would find what the last one found. A folder's time changes with its entries, a file's with its content."""
+        try:
+            for path, mtime in self._folders.items():
+                # Some file systems stamp time in ticks of milliseconds: a folder that changed just before the scan proves nothing.
+                if os.stat(path).st_mtime_ns != mtime or mtime > self._scanned - 50_000_000:
+                    return False
+            for name, known in self._files.items():
+                info = os.stat(os.path.join(self._root, name))
+                if (info.st_size, info.st_mtime_ns) != known or known[1] > self._scanned - 50_000_000:
+                    return False
+        except OSError:
+            return False
+        return True
+
     def _scan(self) -> Dict[str, Tuple[int, int]]:
         """Regular files below the working directory: name to (size, mtime)."""
         found: Dict[str, Tuple[int, int]] = {}
         folders = [""]
+        self._folders = {}
+        self._scanned = time.time_ns()
         while folders and len(found) < _MAX_FILES:
             folder = folders.pop()
+            path = os.path.join(self._root, folder)
             try:
-                entries = os.scandir(os.path.join(self._root, folder))
+                self._folders[path] = os.stat(path).st_mtime_ns
+                entries = os.scandir(path)
             except OSError:
                 continue
             with entries:

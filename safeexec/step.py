@@ -44,12 +44,15 @@ class _Capture:
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self._left = limit
-        self._text = io.StringIO()
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._text: io.StringIO | None = None  # made by the first piece: most steps leave one stream alone
+        self._decode: Callable[[bytes], str] = str
         self.truncated = False
 
     def add(self, data: wire.Blob) -> str:
         size = len(data)
+        if self._text is None:
+            self._text = io.StringIO()
+            self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         if size > self._left:
             self.truncated = True
             data = data[: self._left]
@@ -61,7 +64,7 @@ class _Capture:
         return text
 
     def text(self) -> str:
-        return self._text.getvalue()
+        return "" if self._text is None else self._text.getvalue()
 
 
 class Clock:
@@ -122,8 +125,8 @@ class Step:
         self._over = False
         self.clock = Clock(limits)
         self.broker: Broker | None = None
-        if tools is not None:
-            self.broker = Broker(tools, limits, guest.send, self.clock.pause, self.clock.resume, loop)
+        self._tools = tools
+        self._loop = loop
         self.streams = (_Capture("stdout", limits.output), _Capture("stderr", limits.output))
         self.displays: list[Display] = []
         self._display_left = limits.value
@@ -195,7 +198,10 @@ class Step:
             self._output(header.get("s"), blobs)
         elif kind == "call":
             if self.broker is None:
-                raise ProtocolError("a tool call outside a step")
+                if self._tools is None:
+                    raise ProtocolError("a tool call outside a step")
+                clock = self.clock
+                self.broker = Broker(self._tools, self._limits, self._guest.send, clock.pause, clock.resume, self._loop)
             self.broker.request(header, blobs)
         elif kind == "display":
             self._display(header.get("m"), blobs)
