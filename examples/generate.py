@@ -99,11 +99,21 @@ def library() -> dict[str, bytes]:
     names = ["Ada", "Bo", "Chen", "Dara", "Elif", "Femi", "Goran", "Hana", "Ines", "Jonas", "Kofi", "Lena", "Mira"]
     genres = ["novel", "history", "science", "travel", "poetry"]
     books: list[list[object]] = [
-        [n, f"The {rng.choice(adjectives)} {rng.choice(nouns)}", rng.choice(names), rng.choice(genres), 1950 + rng.randrange(75)]
+        [
+            n,
+            f"The {rng.choice(adjectives)} {rng.choice(nouns)}",
+            rng.choice(names),
+            rng.choice(genres),
+            1950 + rng.randrange(75),
+        ]
         for n in range(1, 301)
     ]
     members: list[list[object]] = [
-        [n, f"{rng.choice(names)} {chr(65 + rng.randrange(26))}.", (date(2020, 1, 1) + timedelta(rng.randrange(1500))).isoformat()]
+        [
+            n,
+            f"{rng.choice(names)} {chr(65 + rng.randrange(26))}.",
+            (date(2020, 1, 1) + timedelta(rng.randrange(1500))).isoformat(),
+        ]
         for n in range(1, 151)
     ]
     loans: list[list[object]] = []
@@ -130,7 +140,12 @@ def reviews() -> bytes:
         "espresso machine": ["crema", "grinder", "steam", "milk", "pressure"],
         "grill": ["charcoal", "burgers", "grate", "smoke", "wheels"],
     }
-    openings = ["I bought this {p} last month.", "My second {p} of this kind.", "This {p} was a gift.", "We use the {p} daily!"]
+    openings = [
+        "I bought this {p} last month.",
+        "My second {p} of this kind.",
+        "This {p} was a gift.",
+        "We use the {p} daily!",
+    ]
     lines = []
     for number in range(1, 2001):
         product = rng.choice(list(topics))

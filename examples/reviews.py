@@ -44,7 +44,8 @@ def tf_idf(word, product):
 
 
 keywords = {
-    product: sorted(counts, key=lambda word: (-tf_idf(word, product), word))[:5] for product, counts in by_product.items()
+    product: sorted(counts, key=lambda word: (-tf_idf(word, product), word))[:5]
+    for product, counts in by_product.items()
 }
 for product, words in sorted(keywords.items()):
     print(f"{product:17}", ", ".join(words))

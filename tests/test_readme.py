@@ -76,7 +76,12 @@ def test_the_main_command_sets_everything_up_in_a_fresh_clone(tmp_path: Path) ->
     subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True, timeout=60)
     path = os.pathsep.join([str(Path(sys.base_prefix) / "bin"), os.environ["PATH"]])
     done = subprocess.run(
-        ["bash", "-c", block.text], cwd=clone, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=600
+        ["bash", "-c", block.text],
+        cwd=clone,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert "orders kept" in done.stdout
@@ -126,7 +131,8 @@ def test_an_unavailable_sandbox_is_an_error_that_says_so(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/decisions.md", "examples/README.md"]
+    "document",
+    ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/decisions.md", "examples/README.md"],
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document

@@ -38,7 +38,7 @@ def run_steps(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Run]]:
         results = []
         for step in program.steps():
             result = session.run(step)
-            assert result.ok, result.error and result.error.traceback or result.error
+            assert result.ok, (result.error and result.error.traceback) or result.error
             results.append(result)
         return Run(results, session)
 

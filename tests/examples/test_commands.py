@@ -15,7 +15,11 @@ from tests.examples.programs import EXAMPLES, PROGRAMS
 from tests.support.markdown import blocks, commands
 
 COMMANDS = [command for block in blocks(EXAMPLES / "README.md", "console") for command, _ in commands(block.text)]
-RUNS = {command.split()[2].removeprefix("examples/").removesuffix(".py"): command for command in COMMANDS if "run" in command}
+RUNS = {
+    command.split()[2].removeprefix("examples/").removesuffix(".py"): command
+    for command in COMMANDS
+    if "run" in command
+}
 
 
 @pytest.fixture
@@ -29,14 +33,23 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=90
+        ["bash", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=90,
     )
 
 
 def test_every_program_has_a_command() -> None:
     assert RUNS.keys() == PROGRAMS.keys()
     others = {path.stem for path in EXAMPLES.glob("*.py")} - PROGRAMS.keys()
-    assert others == {"generate", *(command.split("/")[1].split(".")[0] for command in COMMANDS if "run" not in command)}
+    assert others == {
+        "generate",
+        *(command.split("/")[1].split(".")[0] for command in COMMANDS if "run" not in command),
+    }
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -55,7 +68,12 @@ def test_run(name: str, clone: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_with_tools(clone: Path) -> None:
     done = shell(next(c for c in COMMANDS if "with_tools" in c), clone)
     assert done.returncode == 0, done.stderr
-    for line in ("total in EUR: 158.0", "value: 132.72", "receipt: 132.72 GBP", "called convert {'amount': 158.0, 'currency': 'GBP'}"):
+    for line in (
+        "total in EUR: 158.0",
+        "value: 132.72",
+        "receipt: 132.72 GBP",
+        "called convert {'amount': 158.0, 'currency': 'GBP'}",
+    ):
         assert line in done.stdout
     assert "no price: 'sofa'\n" in done.stdout
     assert "refused: price(): argument 'item': Input should be a valid string; got 12" in done.stdout

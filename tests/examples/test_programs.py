@@ -158,7 +158,8 @@ def test_library(run_steps: RunSteps) -> None:
 def test_monte_carlo(run_steps: RunSteps) -> None:
     _, birthday, option, gambler = run_steps("monte_carlo").values
     assert isinstance(birthday, dict) and isinstance(option, tuple) and isinstance(gambler, dict)
-    sure = 2.5  # half-widths of a 95 % interval: five standard errors. The seed is fixed, so this never fails by chance.
+    # In half-widths of a 95 % interval: five standard errors. The seed is fixed, so this never fails by chance.
+    sure = 2.5
 
     for people, (estimate, error) in birthday.items():
         exact = 1 - math.prod((365 - k) / 365 for k in range(people))
