@@ -457,6 +457,8 @@ class Guest:
         blobs: Sequence[wire.Blob] = ()
         started = time.process_time()
         error: Optional[BaseException] = None
+        for number in header.get("dead", ()):  # calls the host gave up when an earlier step ended
+            self._resolve(number, RuntimeError("the step that made this call has ended"))
         try:
             self._running = True
             try:
@@ -744,16 +746,20 @@ class Guest:
     def _receive(self) -> None:
         """Take one answer of the host and hand it to the call that waits for it."""
         header, blobs = self._channel.recv()
-        slot = self._pending.get(header.get("id", 0))
-        if slot is None:
+        number = header.get("id", 0)
+        if number not in self._pending:
             return
         if header["t"] == "result":
-            slot.value = wire.Decoder(blobs, array=_array, table=_table).decode(header.get("v"))
+            self._resolve(number, None, wire.Decoder(blobs, array=_array, table=_table).decode(header.get("v")))
         else:
-            slot.error = self._tool_error(str(header.get("type")), str(header.get("message")))
-        slot.done = True
-        if slot.wake is not None:
-            slot.wake()
+            self._resolve(number, self._tool_error(str(header.get("type")), str(header.get("message"))))
+
+    def _resolve(self, number: int, error: Optional[BaseException], value: Any = None) -> None:
+        slot = self._pending.get(number)
+        if slot is not None:
+            slot.error, slot.value, slot.done = error, value, True
+            if slot.wake is not None:
+                slot.wake()
 
     def _tool_error(self, name: str, message: str) -> BaseException:
         if name == "KeyboardInterrupt":

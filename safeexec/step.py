@@ -6,10 +6,11 @@ import codecs
 import io
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
-from safeexec import watchdog, wire
+from safeexec import threads, watchdog, wire
 from safeexec.backend import Guest, GuestDied
 from safeexec.broker import Broker
 from safeexec.errors import ProtocolError
@@ -158,36 +159,36 @@ class Step:
             with self._lock:
                 self._over = True
             if self.broker is not None:
-                self.broker.stop()
+                self.broker.stop(tell=False)
 
     def interrupt(self) -> None:
         """End the step softly, and for good if it does not obey. From any thread."""
+        self.interrupted = True
+        self._soften(monotonic() + INTERRUPT_GRACE)
+
+    def _soften(self, kill_at: float) -> None:
         with self._lock:
             if self._over:
                 return
-            self.interrupted = True
-            self._kill_at = min(self._kill_at, monotonic() + INTERRUPT_GRACE)
+            self._kill_at = min(self._kill_at, kill_at)
             self._guest.interrupt()
         if self.broker is not None:
-            self.broker.stop()
+            self.broker.stop(tell=True)
 
     def _check(self, now: float) -> None:
+        # Neither may block here: one guest that does not read, or one slow daemon, must not stop the clocks of all others.
         if now >= self._kill_at:
-            self._guest.kill()
+            self._kill_at = float("inf")
+            threads.start(self._guest.kill)
             return
         if self.broker is not None:
             self.broker.check(now)
         if self.expired is None:
             expired = self.clock.expired(now)
             if expired is not None:
-                with self._lock:
-                    if self._over:
-                        return
-                    self.expired = expired
-                    self._kill_at = min(self._kill_at, now + GRACE)
-                    self._guest.interrupt()
-                if self.broker is not None:
-                    self.broker.stop()
+                self.expired = expired
+                self._kill_at = min(self._kill_at, now + GRACE)
+                threads.start(partial(self._soften, now + GRACE))
 
     # -- frames: everything from here on reads hostile input ---------------------------------------------------------------
 

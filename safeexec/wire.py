@@ -209,6 +209,7 @@ def unpack(body: Blob, max_nodes: int = MAX_NODES) -> Frame:
     if end != len(text) or type(header) is not dict:
         raise WireError("the header is not one JSON object")
     lengths = header.pop("b", None)
+    header["n"] = len(view)  # the size as seen here, whatever the sender wrote: what a frame costs is charged by it
     rest = len(view) - 4 - length
     if lengths is None:
         if rest:
