@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from safeexec import Limits
+from safeexec import DEFAULT_IMPORTS, Executor, Limits, Policy
 from safeexec.registry import BACKENDS, entry_points
 from tests.support.markdown import ROOT, Block, blocks, commands, table
 
@@ -106,6 +106,14 @@ def test_the_table_of_sandboxes_marks_those_that_are_installed() -> None:
     marked = {row[0].split()[0].strip("`") for row in table(README, "sandbox") if row[-1].startswith("yes")}
     own = {name for name, point in entry_points(BACKENDS).items() if point.value.startswith("safeexec_backends.")}
     assert marked == own
+
+
+def test_the_walls_in_security_md_are_those_that_are_reported() -> None:
+    documented = [row[0].strip("`") for row in table(ROOT / "SECURITY.md", "wall")]
+    with Executor("local", policy=Policy(require=())) as executor:
+        assert documented == list(executor.isolation)
+    with Executor("local", policy=Policy(require=(), imports=(*DEFAULT_IMPORTS, "numpy.*"))) as executor:
+        assert not executor.isolation["language"].active, "SECURITY.md says that it is not a wall then"
 
 
 CODES = {
