@@ -471,7 +471,7 @@ class Encoder:
         """Arrays, frames and pictures, known by their shape so that no library is imported to look for them."""
         module = kind.__module__.partition(".")[0] if isinstance(kind.__module__, str) else ""
         if module == "numpy" and hasattr(value, "dtype") and hasattr(value, "tobytes"):
-            if getattr(value, "ndim", None) == 0 and not hasattr(value, "sort"):
+            if any(base.__name__ == "generic" and base.__module__ == "numpy" for base in kind.__mro__):
                 item = value.item()
                 return self._node(item, depth) if type(item).__module__ != "numpy" else self._opaque(value)
             dtype = value.dtype.str
