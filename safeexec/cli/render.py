@@ -133,7 +133,7 @@ class Screen:
             message = neutralise(_cut(error.message))
             self.err.pieces(self.err.styled(kind, "bold", "red") + (f": {message}" if message else ""))
         hint = _HINTS.get(error.kind)
-        if error.kind == "policy" and error.type == "ImportError" or error.type == "ModuleNotFoundError":
+        if (error.kind == "policy" and error.type == "ImportError") or error.type == "ModuleNotFoundError":
             hint = _IMPORTS
         if hint is not None:
             self.err.pieces(self.err.styled(f"hint: {hint}", "yellow"))

@@ -13,7 +13,10 @@ from safeexec.testing.base import PATIENCE, Base, assert_closed
 
 
 class Running:
-    """A step under way in a thread; made when its first output has come."""
+    """A step under way in a thread; made when its first output has come.
+
+    `code` is run after a line that prints ``begun``, or prints it itself.
+    """
 
     def __init__(self, session: Session, code: str) -> None:
         self.result: Result | None = None
@@ -25,7 +28,8 @@ class Running:
 
     def _main(self, session: Session, code: str) -> None:
         try:
-            self.result = session.run("print('begun', flush=True)\n" + code, on_output=lambda _: self._begun.set())
+            announced = code if "print('begun')" in code else "print('begun')\n" + code
+            self.result = session.run(announced, on_output=lambda _: self._begun.set())
         except BaseException as error:
             self.error = error
         finally:
@@ -109,7 +113,9 @@ class Cancellation(Base):
 
     def test_finally_runs_when_interrupted(self) -> None:
         with self.session(time=30) as session:
-            running = Running(session, "try:\n    while True:\n        pass\nfinally:\n    print('cleaned')")
+            running = Running(
+                session, "try:\n    print('begun')\n    while True:\n        pass\nfinally:\n    print('cleaned')"
+            )
             session.interrupt()
             result = running.end()
             assert session.closed or result.stdout == "begun\ncleaned\n"
