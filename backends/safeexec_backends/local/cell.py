@@ -141,7 +141,11 @@ def _lock(plan: Plan, order: Order, work: str, temporary: str) -> None:
         landlock.apply(readable, [work, temporary, os.devnull])
     if plan.stands("seccomp"):
         own = os.getpid()
-        seccomp.apply(plan.filter if own == 1 and plan.filter else seccomp.build(own, private_files=plan.stands("mount_namespace")))
+        seccomp.apply(
+            plan.filter
+            if own == 1 and plan.filter
+            else seccomp.build(own, private_files=plan.stands("mount_namespace"))
+        )
 
 
 def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None:
