@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from safeexec.cli.exits import Failure
-from safeexec.cli.units import seconds, size
+from safeexec.cli.units import human, seconds, size
 from safeexec.text import neutralise_line
 
 NAMES = ("safeexec.toml", "pyproject.toml")
@@ -114,9 +114,9 @@ def _checked(path: Path, table: dict[str, Any], trusted: bool) -> dict[str, Any]
         shown = neutralise_line(raw, 60)
         read = KEYS.get(key)
         if read is None:
-            raise Failure(f"{path}: there is no setting {shown!r}; there are: {', '.join(KEYS)}")
+            raise Failure(f"{path}: there is no setting '{shown}'; there are: {', '.join(KEYS)}")
         if key in settings:
-            raise Failure(f"{path}: {shown!r} is set twice")
+            raise Failure(f"{path}: '{shown}' is set twice")
         try:
             known = read(value)
         except ValueError as error:
@@ -134,15 +134,19 @@ def _found(path: Path, key: str, value: Any) -> None:
         if value not in FOUND_SANDBOXES:
             shown = neutralise_line(value, 60)
             raise Failure(
-                f"{path}: a file that was merely found may choose sandbox {', '.join(FOUND_SANDBOXES)}, not {shown!r}; {word}"
+                f"{path}: a file that was merely found may choose sandbox {', '.join(FOUND_SANDBOXES)}, not '{shown}'; {word}"
             )
     elif key in FOUND_CEILINGS:
         if value > FOUND_CEILINGS[key]:
             raise Failure(
-                f"{path}: a file that was merely found may set {key} up to {FOUND_CEILINGS[key]:g}, not {value:g}; {word}"
+                f"{path}: a file that was merely found may set {key} up to {_amount(key, FOUND_CEILINGS[key])}, not {_amount(key, value)}; {word}"
             )
     else:
         raise Failure(f"{path}: a file that was merely found may not set {key!r}; {word}")
+
+
+def _amount(key: str, value: float) -> str:
+    return f"{value:g} s" if key == "timeout" else human(int(value))
 
 
 def _bytes(path: Path) -> bytes | None:
@@ -153,9 +157,10 @@ def _bytes(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise Failure(f"{path} cannot be read: {error.strerror}; repair it, or give --config none") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Failure(f"{path} is not a regular file; remove it, or give --config none")
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Failure(f"{path} is not a regular file; remove it, or give --config none")
         data = file.read(_MAX_FILE + 1)
     if len(data) > _MAX_FILE:
         raise Failure(f"{path} is larger than 1 MiB; give --config none to ignore it")

@@ -32,6 +32,10 @@ class Failure(click.ClickException):
         self.code = exit_code
 
 
+class OutputLost(Exception):
+    """The program's output could not be written, to a full disk for instance."""
+
+
 def of_result(result: Result) -> int:
     """The exit code of a step."""
     error = result.error

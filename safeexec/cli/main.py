@@ -98,6 +98,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return exits.of_error(error)
     except (KeyboardInterrupt, click.Abort):
         return exits.INTERRUPTED
+    except exits.OutputLost as error:
+        _abandon_stdout()
+        exits.complain(f"the output cannot be written ({error}), so the program was ended; write it elsewhere")
+        return exits.GUEST
     except OSError as error:
         if error.errno == errno.EPIPE:
             _abandon_stdout()

@@ -58,7 +58,7 @@ def command(ctx: click.Context, options: Options) -> int:
                 if interactive:
                     _banner(screen, executor)
                 for source in steps(_prompting(screen) if interactive else _reading(), screen):
-                    result = _step(session, source, screen)
+                    result = _step(session, source, screen, saver is not None)
                     if saver is not None:
                         saved, trouble = saver.save(session, result)
                         for path in saved:
@@ -78,15 +78,12 @@ def command(ctx: click.Context, options: Options) -> int:
     return exits.OK
 
 
-def _step(session: Session, source: str, screen: Screen) -> Result:
-    with Interrupts(session):
+def _step(session: Session, source: str, screen: Screen, saves: bool) -> Result:
+    with Interrupts(session) as interrupts:
         result = session.run(source, on_output=screen.output)
-    screen.value(result.value, as_repr=True)
-    screen.made(result, True)
-    screen.truncated(result)
-    if result.error is not None:
-        screen.error(result.error)
-    screen.out.fresh()
+    if interrupts.happened:
+        screen.interrupted()
+    screen.step(result, saves=saves, as_repr=True)
     return result
 
 
@@ -110,7 +107,7 @@ def steps(read: Callable[[bool], str], screen: Screen) -> Iterator[str]:
             lines.append(read(bool(lines)))
         except KeyboardInterrupt:
             lines.clear()
-            screen.out.at_start = False  # the terminal shows ^C there
+            screen.interrupted()
             screen.out.line("KeyboardInterrupt")
             continue
         except EOFError:

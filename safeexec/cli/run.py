@@ -50,6 +50,8 @@ def command(ctx: click.Context, options: Options, program: str | None, code: str
         with Executor(options.sandbox, policy=policy) as executor, executor.session(tools) as session:
             with Interrupts(session) as interrupts:
                 result = session.run(source, on_output=None if as_json else screen.output)
+            if interrupts.happened:
+                screen.interrupted()
             exit_code = exits.INTERRUPTED if interrupts.happened else exits.of_result(result)
             if as_json:
                 return _document(options, screen, session, result, saver, exit_code)
@@ -67,17 +69,12 @@ def command(ctx: click.Context, options: Options, program: str | None, code: str
 def _show(
     program: str | None, screen: Screen, session: Session, result: Result, saver: Saver | None, exit_code: int
 ) -> int:
-    screen.value(result.value)
-    screen.made(result, saver is not None)
-    screen.truncated(result)
-    if result.error is not None:
-        screen.error(result.error, program if program != "-" else "<stdin>")
+    screen.step(result, saves=saver is not None, name=program if program != "-" else "<stdin>")
     if saver is not None:
         saved, trouble = saver.save(session, result)
         for path in saved:
             screen.note(f"saved {path}")
         exit_code = _unsaved(trouble, exit_code)
-    screen.out.fresh()
     return exit_code
 
 
