@@ -121,7 +121,7 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
         kept += [plan.proc, *own]
     descriptors.keep(kept)
     os.environ.clear()
-    rlimits.apply(limits(order))
+    rlimits.apply(limits(plan, order))
     if libc.READY:
         _lock(plan, order, work, temporary)
 
@@ -134,12 +134,13 @@ def _write(proc: int, name: str, data: bytes) -> None:
         os.close(fd)
 
 
-def limits(order: Order) -> dict[str, int]:
+def limits(plan: Plan, order: Order) -> dict[str, int]:
     """The resource limits of a cell."""
     return rlimits.plan(
         address_space=order.baseline + order.memory if order.baseline else None,
         file_size=order.disk,
-        processes=order.processes,
+        # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
+        processes=order.processes if plan.stands("user_namespace") else None,
     )
 
 
@@ -246,7 +247,7 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
     if wall == "not_dumpable":
         return "" if privileges.is_undumpable() else bad
     if wall == "rlimits":
-        return rlimits.standing(limits(order))
+        return rlimits.standing(limits(plan, order))
     if wall == "closed_fds":
         return "" if {int(name) for name in os.listdir(_PROC_FDS)} <= set(range(_PROC_FDS + 2)) else bad
     if wall == "empty_environment":

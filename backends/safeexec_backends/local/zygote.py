@@ -31,6 +31,9 @@ _EXTRA_IMPORTS = {
 """What a package's users always want, and what is slow to import in every session."""
 
 
+_LANGUAGE = "safeexec_backends.local.language"
+
+
 class Cell(NamedTuple):
     """A live cell."""
 
@@ -65,7 +68,7 @@ class Zygote:
         """The last order: what a spare is made for."""
         self._folder = ""
         self._made = 0
-        self._idle = list(setup["idle"])
+        self._idle: list[str] = []
         self._imported: set[str] = set()
         self._languages: dict[tuple[str, ...], Any] = {}
         self._generation = 0
@@ -78,6 +81,10 @@ class Zygote:
         """Import what every cell needs, build the private root, give up privileges; the answer to the host."""
         self._guest = importlib.import_module("safeexec.guest")
         self._language(())
+        language = sys.modules.get(_LANGUAGE)
+        if language is not None:
+            # It imports parts of itself when programs ask for them: in cells, or here while nobody waits.
+            self._setup["readable"] += language.__path__
         if libc.READY:
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
             self._host_pidfd = os.pidfd_open(self._host)
@@ -120,6 +127,7 @@ class Zygote:
         if self._host_pidfd >= 0:
             self._poll.register(self._host_pidfd, select.POLLIN)
         self._wanted = self._setup["first"]
+        self._idle = [*_modules(_LANGUAGE), *self._setup["idle"]]
         busy = True
         while True:
             events = self._poll.poll(0 if busy else None if self._host_pidfd >= 0 else 1000)
@@ -243,7 +251,7 @@ class Zygote:
             if self._setup["language"] == "full":
                 self._languages[imports] = importlib.import_module("safeexec.guest").Python()
             else:
-                module = importlib.import_module("safeexec_backends.local.language")
+                module = importlib.import_module(_LANGUAGE)
                 self._languages[imports] = module.RestrictedLanguage(imports=imports)
         return self._languages[imports]
 
@@ -320,6 +328,20 @@ class Zygote:
             remove_tree(self._folder)
 
 
+def _modules(package: str) -> list[str]:
+    """The names of the modules of a package that is imported, and of those below it."""
+    found = []
+    for folder in getattr(sys.modules.get(package), "__path__", ()):
+        for path, _, names in os.walk(folder):
+            parts = [package, *os.path.relpath(path, folder).replace(".", "").split("/")]
+            found += [
+                ".".join(p for p in [*parts, name[:-3]] if p)
+                for name in names
+                if name.endswith(".py") and name[0] != "_"
+            ]
+    return found
+
+
 def _ended(live: Cell) -> bool:
     return live.pidfd >= 0 and bool(select.select([live.pidfd], [], [], 0)[0])
 
@@ -338,6 +360,7 @@ def _leave(*_: object) -> None:
 
 def main(descriptor: int, package: str) -> None:
     """Serve the host at the other end of `descriptor`. `package` is the folder of the safeexec package."""
+    sys.argv, sys.orig_argv = [""], []  # cells have no use for the host's paths in them
     gc.disable()  # nothing here is garbage yet; cells turn it on again
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
