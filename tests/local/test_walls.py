@@ -221,7 +221,7 @@ import os, signal, threading
 sent = []
 for pid in (victim_pid, driver_pid, os.getppid(), 1 if os.getpid() != 1 else 2, -1, -victim_pid, 0):
     for number in (signal.SIGKILL, signal.SIGSTOP, 0):
-        if pid == os.getppid() == 0:
+        if pid == os.getppid() == 0:  # itself, in a pid namespace of its own
             continue
         try:
             os.kill(pid, number)
