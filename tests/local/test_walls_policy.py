@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from safeexec import Executor, Limits, Policy
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec_backends.local import cell
 from safeexec_backends.local.backend import LocalBackend
+from tests.local.test_walls_lifetime import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="n/a: these walls are Linux's")
 
@@ -193,3 +195,43 @@ def test_the_library_cannot_be_changed_for_the_next_session() -> None:
     with Executor("local", _language="full") as executor:
         executor.run("import json\njson.loads = None\nimport builtins\nbuiltins.len = None")
         assert executor.run("import json\njson.loads('[1]'), len('abc')").value == ([1], 3)
+
+
+def test_other_systems_have_fewer_walls_and_need_the_users_word() -> None:
+    message = refused(_portable=True)
+    assert "seccomp is missing" in message and "require=()" in message
+    policy = Policy(require=())
+    with Executor("local", policy=policy, _language="full", _portable=True) as executor:
+        standing = {name for name, wall in executor.isolation.items() if wall.active}
+        assert standing == {"rlimits", "closed_fds", "empty_environment"}
+        with executor.session() as session:
+            assert session.run("import os\n[dict(os.environ), os.getpid() == os.getsid(0)]").value == [{}, True]
+            assert session.run("open('x', 'w').write('1')\nopen('x').read()").value == "1"
+            threading.Timer(0.3, session.interrupt).start()
+            assert session.run("while True: pass").error is not None
+            assert session.run("1").value == 1
+            folder = session.run("os.getcwd()").value
+        wait_until(lambda: not os.path.exists(folder))
+        assert not os.path.exists(folder)
+        with pytest.raises(PolicyError, match="memory"):
+            executor.session(policy=Policy(require=(), limits=Limits(memory=2**26)))
+        with executor.session() as session:
+            assert session.run("import os; os._exit(3)").error.kind == "crash"  # type: ignore[union-attr]
+
+
+def test_killing_works_without_process_descriptors() -> None:
+    with Executor(
+        "local", policy=Policy(require=(), limits=Limits(time=0.5)), _language="full", _portable=True
+    ) as executor:
+        with executor.session() as session:
+            code = "import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(os.getpid(), flush=True)\nwhile True: pass"
+            result = session.run(code)
+        assert result.error is not None and result.error.kind == "time"
+        pid = int(result.stdout)
+        assert wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+def test_windows_is_told_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safeexec_backends.local.backend.os.name", "nt")
+    with pytest.raises(BackendUnavailable, match="Linux"):
+        make()

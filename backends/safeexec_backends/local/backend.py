@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from safeexec.backend import Backend, Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import DEFAULT_IMPORTS, Policy
+from safeexec_backends._hardening import libc
 from safeexec_backends.local import control, library
 from safeexec_backends.local.process import LocalGuest, Threaded, ZygoteDied, ZygoteProcess
 
@@ -28,7 +29,13 @@ class LocalBackend(Backend):
     name: ClassVar[str] = "local"
 
     def __init__(
-        self, policy: Policy, *, _language: str = "restricted", _deny: Iterable[str] = (), **options: Any
+        self,
+        policy: Policy,
+        *,
+        _language: str = "restricted",
+        _deny: Iterable[str] = (),
+        _portable: bool = False,
+        **options: Any,
     ) -> None:
         if options:
             raise PolicyError(f"the local sandbox has no option {', '.join(sorted(options))}")
@@ -38,6 +45,7 @@ class LocalBackend(Backend):
             )
         self._language = _language
         self._deny = dict.fromkeys(_deny, "switched off")
+        self._portable = _portable or not libc.READY
         self._policy = policy
         self._lock = threading.Lock()
         self._closed = False
@@ -90,6 +98,7 @@ class LocalBackend(Backend):
                     "language": self._language,
                     "idle": [m for m in DEFAULT_IMPORTS if m != "os"],
                     "skip": sorted(self._skip),
+                    "portable": self._portable,
                     "first": _order(self._policy),
                 }
             )
@@ -137,6 +146,8 @@ class LocalBackend(Backend):
             raise PolicyError(
                 "Limits.processes cannot be held here without a user namespace: " + self._walls["user_namespace"].reason
             )
+        if "memory" in changed and self._portable:
+            raise PolicyError("Limits.memory cannot be held on this system, which does not tell how much a process has")
         if policy.rollback in ("limits", "errors"):
             raise PolicyError("the local sandbox cannot undo a failed step: leave Policy.rollback None, or set 'never'")
         self._check_walls(policy)

@@ -249,7 +249,8 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
     if wall == "rlimits":
         return rlimits.standing(limits(plan, order))
     if wall == "closed_fds":
-        return "" if {int(name) for name in os.listdir(_PROC_FDS)} <= set(range(_PROC_FDS + 2)) else bad
+        fds = {int(name) for name in os.listdir(_PROC_FDS)} if libc.READY else {fd for fd in range(1024) if _is_open(fd)}
+        return "" if fds <= set(range(_PROC_FDS + 2)) else bad
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":

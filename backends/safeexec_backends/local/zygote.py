@@ -68,6 +68,7 @@ class Zygote:
         """The last order: what a spare is made for."""
         self._folder = ""
         self._made = 0
+        self._cleaners: list[int] = []
         self._idle: list[str] = []
         self._imported: set[str] = set()
         self._languages: dict[tuple[str, ...], Any] = {}
@@ -142,6 +143,7 @@ class Zygote:
                     self._answer(message)
                 else:
                     self._reap(self._cells[fd])
+            self._cleaners = [pid for pid in self._cleaners if os.waitpid(pid, os.WNOHANG)[0] == 0]
             busy = bool(events) or self._use_idle_time()
             if self._host_pidfd < 0:
                 for live in list(self._cells.values()):
@@ -316,7 +318,17 @@ class Zygote:
         del self._cells[live.pidfd if live.pidfd >= 0 else live.pid]
         os.close(live.status)
         if live.folder:
-            remove_tree(live.folder)
+            self._clean(live.folder)
+
+    def _clean(self, folder: str) -> None:
+        # In a process of its own: a session that made a million files must not keep others waiting.
+        pid = os.fork()
+        if pid == 0:
+            try:
+                remove_tree(folder)
+            finally:
+                os._exit(0)
+        self._cleaners.append(pid)
 
     def close(self) -> None:
         """End every cell and leave nothing behind."""
@@ -324,6 +336,9 @@ class Zygote:
             os.kill(live.pid, signal.SIGKILL)
         for live in self._cells.values():
             os.waitpid(live.pid, 0)
+        for pid in self._cleaners:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         if self._folder:
             remove_tree(self._folder)
 
@@ -369,6 +384,8 @@ def main(descriptor: int, package: str) -> None:
     module.__path__ = [package]
     sys.modules["safeexec"] = module
     setup, _ = control.receive(sock)
+    if setup["portable"]:
+        libc.READY = False
     zygote = Zygote(sock, setup)
     try:
         reply = zygote.prepare()
