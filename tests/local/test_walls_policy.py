@@ -191,6 +191,40 @@ def test_the_folder_of_the_users_own_modules_is_not_shown(tmp_path: Any, monkeyp
     assert result.value == [False, False]
 
 
+def test_a_package_of_ones_own_is_shown_when_named_and_nothing_beside_it(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_walls_package").mkdir()
+    (tmp_path / "my_walls_package" / "__init__.py").write_text("VALUE = 1\n")
+    (tmp_path / "my_walls_package" / "part.py").write_text("VALUE = 2\n")
+    (tmp_path / "my_walls_module.py").write_text("VALUE = 3\n")
+    (tmp_path / "settings.py").write_text("PASSWORD = 'canary'\n")
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        os.chmod(folder, 0o755)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    policy = Policy(imports=("os", "my_walls_package.*", "my_walls_module"))
+    code = (
+        "import my_walls_package, my_walls_package.part, my_walls_module, os\n"
+        f"[my_walls_package.VALUE, my_walls_package.part.VALUE, my_walls_module.VALUE, sorted(os.listdir({str(tmp_path)!r}))]"
+    )
+    expected = [1, 2, 3, ["my_walls_module.py", "my_walls_package"]]
+    with Executor("local", policy=policy, _language="full") as executor:
+        assert executor.run(code).value == expected
+    with Executor("local", _language="full") as executor, executor.session() as before:
+        with executor.session(policy=policy) as session:
+            assert session.run(code).value == expected
+        assert before.run("1").value == 1
+
+
+def test_text_is_utf8_whatever_the_hosts_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    with Executor("local", _language="full") as executor:
+        assert executor.run("open('é', 'w').write('ü')\nimport os\n[open('é', 'rb').read(), os.listdir()]").value == [
+            b"\xc3\xbc",
+            ["é"],
+        ]
+
+
 def test_the_library_cannot_be_changed_for_the_next_session() -> None:
     with Executor("local", _language="full") as executor:
         executor.run("import json\njson.loads = None\nimport builtins\nbuiltins.len = None")

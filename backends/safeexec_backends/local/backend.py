@@ -51,6 +51,7 @@ class LocalBackend(Backend):
         self._closed = False
         self._owner = os.getpid()
         self._skip: set[str] = set()
+        self._extra = set(library.own_packages(library.third_party(policy)))
         self._zygote: ZygoteProcess | None = None
         self._guests: set[LocalGuest] = set()
         try:
@@ -94,7 +95,7 @@ class LocalBackend(Backend):
                 {
                     "readable": library.readable(),
                     "deny": self._deny,
-                    "imports": library.third_party(self._policy),
+                    "extra": sorted(self._extra),
                     "language": self._language,
                     "idle": [m for m in DEFAULT_IMPORTS if m != "os"],
                     "skip": sorted(self._skip),
@@ -110,6 +111,10 @@ class LocalBackend(Backend):
         self._walls = {name: Wall(not reason, reason) for name, reason in zygote.walls.items()}
 
     def _start(self, policy: Policy) -> LocalGuest:
+        extra = set(library.own_packages(library.third_party(policy)))
+        if not extra <= self._extra:
+            self._extra |= extra
+            self._retire()
         for _ in range(8):
             if self._zygote is None:
                 self._launch()
@@ -123,12 +128,20 @@ class LocalBackend(Backend):
                 self._zygote = None
             except Threaded as error:
                 self._skip.add(error.module)
-                old, self._zygote = self._zygote, None
-                old.retire()
+                self._retire()
+            except BaseException:
+                self._retire()  # interrupted amid an answer, or without one: what comes next on that socket is not known
+                raise
             else:
                 sock = socket.socket(fileno=stream)
                 return LocalGuest(sock, policy, self._zygote, pid, [*pidfd, -1][0], status, self._guests.discard)
         raise BackendUnavailable("the local sandbox's zygote dies as soon as it is started")
+
+    def _retire(self) -> None:
+        """Let the zygote end with its last cell; the next session gets a new one."""
+        old, self._zygote = self._zygote, None
+        if old is not None:
+            old.retire()
 
     # -- what can be honoured ----------------------------------------------------------------------------------------------
 

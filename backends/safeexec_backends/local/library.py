@@ -15,6 +15,27 @@ def third_party(policy: Policy) -> list[str]:
     return sorted(names - sys.stdlib_module_names)
 
 
+def own_packages(names: list[str]) -> list[tuple[str, str]]:
+    """Packages among `names` that lie elsewhere than in the usual folders: the folder to import each from, and what it consists of."""
+    usual = paths()
+    found = []
+    for name in names:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            continue
+        if spec is None:
+            continue
+        places = list(spec.submodule_search_locations or [])
+        if not places and spec.origin and spec.has_location:
+            places = [spec.origin]
+        for place in map(os.path.abspath, places):
+            folder = os.path.dirname(place)
+            if folder not in usual:
+                found.append((folder, place))
+    return found
+
+
 def paths() -> list[str]:
     """The entries of sys.path that are libraries: the standard library's and the installed packages' folders.
 

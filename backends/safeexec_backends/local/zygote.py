@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -18,7 +19,7 @@ import sys
 import types
 from typing import Any, NamedTuple
 
-from safeexec_backends._hardening import libc, namespaces
+from safeexec_backends._hardening import descriptors, libc, namespaces
 from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends.local import cell, control
 from safeexec_backends.local.cell import Order
@@ -80,6 +81,7 @@ class Zygote:
 
     def prepare(self) -> control.Message:
         """Import what every cell needs, build the private root, give up privileges; the answer to the host."""
+        sys.path += [folder for folder, _ in self._setup["extra"] if folder not in sys.path]
         self._guest = importlib.import_module("safeexec.guest")
         self._language(())
         language = sys.modules.get(_LANGUAGE)
@@ -91,6 +93,8 @@ class Zygote:
             self._host_pidfd = os.pidfd_open(self._host)
             if os.getppid() != self._host:
                 os._exit(0)  # the host died meanwhile, and its id may be another's by now
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # every live cell takes two descriptors here
         self._ground.prepare()
         self._folder = self._ground.folder
         sys.dont_write_bytecode = True
@@ -358,7 +362,7 @@ def _modules(package: str) -> list[str]:
 
 
 def _ended(live: Cell) -> bool:
-    return live.pidfd >= 0 and bool(select.select([live.pidfd], [], [], 0)[0])
+    return live.pidfd >= 0 and descriptors.ready(live.pidfd, 0)
 
 
 def _threads(proc: int) -> int:
