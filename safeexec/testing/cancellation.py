@@ -15,17 +15,17 @@ from safeexec.testing.base import PATIENCE, Base, assert_closed
 class Running:
     """A step under way in a thread; made when its first output has come."""
 
-    def __init__(self, session: Session, code: str) -> None:
+    def __init__(self, session: Session, code: str, announce: str = "print('begun', flush=True)\n") -> None:
         self.result: Result | None = None
         self.error: BaseException | None = None
         self._begun = threading.Event()
-        self._thread = threading.Thread(target=self._main, args=(session, code))
+        self._thread = threading.Thread(target=self._main, args=(session, announce + code))
         self._thread.start()
         assert self._begun.wait(PATIENCE)
 
     def _main(self, session: Session, code: str) -> None:
         try:
-            self.result = session.run("print('begun', flush=True)\n" + code, on_output=lambda _: self._begun.set())
+            self.result = session.run(code, on_output=lambda _: self._begun.set())
         except BaseException as error:
             self.error = error
         finally:
@@ -109,7 +109,9 @@ class Cancellation(Base):
 
     def test_finally_runs_when_interrupted(self) -> None:
         with self.session(time=30) as session:
-            running = Running(session, "try:\n    while True:\n        pass\nfinally:\n    print('cleaned')")
+            running = Running(
+                session, "try:\n    print('begun')\n    while True:\n        pass\nfinally:\n    print('cleaned')", ""
+            )
             session.interrupt()
             result = running.end()
             assert session.closed or result.stdout == "begun\ncleaned\n"

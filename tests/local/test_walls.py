@@ -447,7 +447,11 @@ CALLS = {
     "prctl_pdeathsig": (157, 167, "1, 0, 0, 0, 0"),
     "prctl_subreaper": (157, 167, "36, 1, 0, 0, 0"),
     "prctl_tsc": (157, 167, "26, 2, 0, 0, 0"),
-    "capset": (126, 91, "ctypes.create_string_buffer((0x20080522).to_bytes(8, 'little')), ctypes.create_string_buffer(b'\\xff' * 24)"),
+    "capset": (
+        126,
+        91,
+        "ctypes.create_string_buffer((0x20080522).to_bytes(8, 'little')), ctypes.create_string_buffer(b'\\xff' * 24)",
+    ),
     "setsid": (112, 157, ""),
     "tkill": (200, 130, "victim_pid, 9"),
     "rt_sigqueueinfo": (129, 138, "victim_pid, 9, ctypes.create_string_buffer(128)"),
@@ -455,7 +459,11 @@ CALLS = {
     "pidfd_open": (434, 434, "1, 0"),
     "pidfd_getfd": (438, 438, "0, 0, 0"),
     "kcmp": (312, 272, "driver_pid, driver_pid, 0, 0, 0"),
-    "name_to_handle_at": (303, 264, "-100, ctypes.c_char_p(b'/'), ctypes.create_string_buffer(256), ctypes.create_string_buffer(8), 0"),
+    "name_to_handle_at": (
+        303,
+        264,
+        "-100, ctypes.c_char_p(b'/'), ctypes.create_string_buffer(256), ctypes.create_string_buffer(8), 0",
+    ),
     "open_by_handle_at": (304, 265, "-100, ctypes.create_string_buffer(256), 0"),
     "fsopen": (430, 430, "ctypes.c_char_p(b'tmpfs'), 0"),
     "open_tree": (428, 428, "-100, ctypes.c_char_p(b'/'), 1"),
@@ -590,7 +598,16 @@ def report(request: pytest.FixtureRequest) -> Iterator[Report]:
 
 
 def test_the_walls_that_stand_are_reported(report: Report) -> None:
-    always = ["seccomp", "no_new_privs", "capabilities", "not_dumpable", "rlimits", "closed_fds", "empty_environment", "parent_death"]
+    always = [
+        "seccomp",
+        "no_new_privs",
+        "capabilities",
+        "not_dumpable",
+        "rlimits",
+        "closed_fds",
+        "empty_environment",
+        "parent_death",
+    ]
     assert all(report.active(wall) for wall in always), report.isolation
     assert report.active("landlock") or report.active("mount_namespace")
     assert all(bool(active) != bool(reason) for active, reason in report.isolation.values())
@@ -621,7 +638,14 @@ def test_the_working_directory_and_tmp_can_be_used(report: Report) -> None:
 
 
 def test_ordinary_library_code_works_behind_the_walls(report: Report) -> None:
-    assert report.value("interpreter_works") == [[1, 2], [[2]], [0, 1, 4, 9, 16], "2d71", "1", "2026-01-01 00:00:00+01:00"]
+    assert report.value("interpreter_works") == [
+        [1, 2],
+        [[2]],
+        [0, 1, 4, 9, 16],
+        "2d71",
+        "1",
+        "2026-01-01 00:00:00+01:00",
+    ]
 
 
 def test_no_network_is_reached(report: Report) -> None:
@@ -629,7 +653,9 @@ def test_no_network_is_reached(report: Report) -> None:
     assert report.target.reached() == []
 
 
-@pytest.mark.parametrize("attack", ["programs", "signals", "signals_by_file_owner", "raise_limits", "change_identity", "terminal"])
+@pytest.mark.parametrize(
+    "attack", ["programs", "signals", "signals_by_file_owner", "raise_limits", "change_identity", "terminal"]
+)
 def test_attempts_that_must_all_fail(report: Report, attack: str) -> None:
     assert report.value(attack) == []
 
