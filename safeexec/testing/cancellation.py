@@ -13,19 +13,23 @@ from safeexec.testing.base import PATIENCE, Base, assert_closed
 
 
 class Running:
-    """A step under way in a thread; made when its first output has come."""
+    """A step under way in a thread; made when its first output has come.
 
-    def __init__(self, session: Session, code: str, announce: str = "print('begun', flush=True)\n") -> None:
+    `code` is run after a line that prints ``begun``, or prints it itself.
+    """
+
+    def __init__(self, session: Session, code: str) -> None:
         self.result: Result | None = None
         self.error: BaseException | None = None
         self._begun = threading.Event()
-        self._thread = threading.Thread(target=self._main, args=(session, announce + code))
+        self._thread = threading.Thread(target=self._main, args=(session, code))
         self._thread.start()
         assert self._begun.wait(PATIENCE)
 
     def _main(self, session: Session, code: str) -> None:
         try:
-            self.result = session.run(code, on_output=lambda _: self._begun.set())
+            announced = code if "print('begun')" in code else "print('begun')\n" + code
+            self.result = session.run(announced, on_output=lambda _: self._begun.set())
         except BaseException as error:
             self.error = error
         finally:
@@ -110,7 +114,7 @@ class Cancellation(Base):
     def test_finally_runs_when_interrupted(self) -> None:
         with self.session(time=30) as session:
             running = Running(
-                session, "try:\n    print('begun')\n    while True:\n        pass\nfinally:\n    print('cleaned')", ""
+                session, "try:\n    print('begun')\n    while True:\n        pass\nfinally:\n    print('cleaned')"
             )
             session.interrupt()
             result = running.end()

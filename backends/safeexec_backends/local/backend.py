@@ -25,6 +25,12 @@ from safeexec.policy import DEFAULT_IMPORTS, Policy
 from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends.local import control
 
+_LANGUAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "language")
+"""Read by cells that are forked before the zygote has imported all of it. Where this package is installed from a clone, it lies elsewhere than
+the libraries."""
+_FACADES = [
+    f"safeexec_backends.local.language.facades.{name}" for name in ("table", "guarded", "files", "system", "views", "aio")
+]
 _MINIMUM = "seccomp and one of landlock or mount_namespace"
 _WEAKER = "Policy(require=()), or --allow-weak on the command line, runs it with fewer walls"
 
@@ -93,11 +99,11 @@ class LocalBackend(Backend):
     def _launch(self) -> None:
         self._zygote = zygote = _ZygoteProcess(
             {
-                "readable": _library(),
+                "readable": [*_library(), _LANGUAGE],
                 "deny": self._deny,
                 "imports": _third_party(self._policy),
                 "language": self._language,
-                "idle": [m for m in DEFAULT_IMPORTS if m != "os"],
+                "idle": [*_FACADES, *(m for m in DEFAULT_IMPORTS if m != "os")],
                 "skip": sorted(self._skip),
                 "first": _order(self._policy),
             }
@@ -295,15 +301,31 @@ class _ZygoteProcess:
     def close(self) -> None:
         """End it and every cell it has. Idempotent."""
         self._socket.close()
-        try:
-            self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process.poll() is None:
+            self._process.terminate()
+            if not _gone(self._process.pid, 5.0):
+                self._process.kill()
+        self._process.wait()
         if self._process.stderr is not None:
             self._process.stderr.close()
         if self._folder and os.path.exists(self._folder):
             remove_tree(self._folder)  # a zygote that was killed could not
+
+
+def _gone(pid: int, timeout: float) -> bool:
+    """Whether a child of ours ends within `timeout` seconds; the child is left to be waited for."""
+    if not hasattr(os, "pidfd_open"):
+        deadline = time.monotonic() + timeout
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+    pidfd = os.pidfd_open(pid)
+    try:
+        return bool(select.select([pidfd], [], [], timeout)[0])
+    finally:
+        os.close(pidfd)
 
 
 class LocalGuest(StreamGuest):
