@@ -25,7 +25,9 @@ def test_pyproject_is_read_and_safeexec_toml_comes_first(cli: Command) -> None:
     assert cli("run", "-c", SLOW).code == 0
 
 
-@pytest.mark.parametrize("text", ["[project]\nname = 'x'\n", "[tool.other]\nsafeexec = 1\n", "tool = 3\nx = 'safeexec'\n"])
+@pytest.mark.parametrize(
+    "text", ["[project]\nname = 'x'\n", "[tool.other]\nsafeexec = 1\n", "tool = 3\nx = 'safeexec'\n"]
+)
 def test_other_peoples_pyproject_does_not_matter(cli: Command, text: str) -> None:
     Path("pyproject.toml").write_text(text)
     assert cli("run", "-c", "1").out == "1\n"
