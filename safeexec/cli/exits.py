@@ -21,6 +21,7 @@ Exit codes:
   4    the sandbox is not available here
   130  interrupted with Ctrl-C
   141  whoever read the output went away
+  129, 143  told to end by SIGHUP or SIGTERM
 SystemExit in the program counts as 0 for code 0, else as 1."""
 
 
