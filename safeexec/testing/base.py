@@ -157,7 +157,7 @@ class Base:
     def needs_module(self, name: str) -> Policy:
         """The policy that lets the guest import third-party module `name`; skips the test where the sandbox has not declared it."""
         if name not in self._modules:
-            pytest.skip(f"{name} is not declared in modules= for this sandbox")
+            pytest.skip(f"n/a: {name} is not declared in modules= for this sandbox")
         base = DEFAULT_IMPORTS if self._policy.imports is None else tuple(self._policy.imports)
         return self._policy.replace(imports=base if "*" in base else (*base, name, f"{name}.*"))
 

@@ -13,7 +13,7 @@ import pytest
 from safeexec.errors import SessionClosed
 from safeexec.testing.base import Base, assert_closed, eventually
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts in /proc")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="n/a: counts in /proc")
 
 
 def descriptors() -> int:

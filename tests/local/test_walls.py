@@ -24,7 +24,7 @@ from safeexec_backends._hardening import landlock, libc
 from tests.local.as_user import AsUser
 
 pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="these walls are Linux's"),
+    pytest.mark.skipif(sys.platform != "linux", reason="n/a: these walls are Linux's"),
     pytest.mark.skipif(os.name == "posix" and os.getuid() != 0, reason="changing to other users needs root"),
 ]
 
@@ -681,7 +681,7 @@ def test_a_process_may_signal_itself(report: Report) -> None:
 
 def test_threads_are_counted(report: Report) -> None:
     if not report.active("user_namespace") and not report.active("unprivileged_uid"):
-        pytest.skip("the kernel counts no threads of root's; address space bounds them")
+        pytest.skip("n/a: the kernel counts no threads of root's; address space bounds them")
     assert 4 <= report.value("threads") < 32
 
 
@@ -706,7 +706,7 @@ def test_memory_is_limited(report: Report) -> None:
 
 def test_disk_is_limited(report: Report) -> None:
     if not report.active("mount_namespace"):
-        pytest.skip("without a mount namespace only single files are limited, and isolation says so")
+        pytest.skip("n/a: without a mount namespace only single files are limited, and isolation says so")
     assert 0.8 * DISK <= report.value("disk") <= DISK
     assert 1000 <= report.value("file_flood") <= 16_384
 

@@ -23,7 +23,7 @@ from safeexec.backend import GuestDied
 from safeexec.errors import BackendUnavailable
 from safeexec_backends.local.backend import LocalBackend, LocalGuest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process descriptors are Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="n/a: process descriptors are Linux's")
 
 
 def request(guest: LocalGuest, header: dict[str, Any]) -> dict[str, Any]:

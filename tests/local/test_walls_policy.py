@@ -13,7 +13,7 @@ from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec_backends.local import cell
 from safeexec_backends.local.backend import LocalBackend
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these walls are Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="n/a: these walls are Linux's")
 
 WALLS = [*cell.WALLS, "language"]
 
