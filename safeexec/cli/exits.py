@@ -8,7 +8,6 @@ import click
 
 from safeexec.errors import BackendUnavailable, PolicyError, SafeExecError, ToolError
 from safeexec.result import GuestError, Result
-from safeexec.text import neutralise_line
 
 OK, GUEST, USAGE, LIMIT, UNAVAILABLE, INTERRUPTED, CLOSED_OUTPUT = 0, 1, 2, 3, 4, 130, 141
 
@@ -66,6 +65,8 @@ def of_error(error: SafeExecError) -> int:
 def complain(message: str) -> None:
     """One line on stderr. The message may quote hostile text, so it is made harmless here."""
     if sys.stderr is not None:
+        from safeexec.text import neutralise_line  # 4 ms that a run without trouble need not spend
+
         line = neutralise_line(" ".join(message.split("\n")), 2000)
         try:
             click.echo(f"safeexec: error: {line}", err=True)

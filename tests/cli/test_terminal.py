@@ -141,7 +141,7 @@ def test_errors_are_coloured_and_cannot_act(at_terminal: Spawn) -> None:
 
 
 def test_ctrl_c_interrupts_keeps_the_output_and_leaves_nothing(at_terminal: Spawn) -> None:
-    program = "print('begin')\nimport time\ntry:\n    time.sleep(60)\nfinally:\n    print('cleaned up')"
+    program = "import time\ntry:\n    print('begin')\n    time.sleep(60)\nfinally:\n    print('cleaned up')"
     terminal = at_terminal("run", "-c", program)
     terminal.until("begin")
     guests = children_of(terminal.pid)
@@ -154,7 +154,7 @@ def test_ctrl_c_interrupts_keeps_the_output_and_leaves_nothing(at_terminal: Spaw
 
 
 def test_ctrl_c_ends_a_program_that_does_not_obey(at_terminal: Spawn) -> None:
-    program = "import time\nprint('begin')\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass"
+    program = "import time\nwhile True:\n    try:\n        print('begin')\n        time.sleep(60)\n    except BaseException: pass"
     terminal = at_terminal("run", "--timeout", "100", "-c", program)
     terminal.until("begin")
     terminal.type("\x03")
