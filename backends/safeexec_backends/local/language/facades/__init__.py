@@ -120,6 +120,7 @@ class Gate:
         self._allowed = allowed
         self._made: dict[str, Any] = {}
         self._real: dict[str, RealModule] = {}
+        builders()  # now: in a cell, this package's own files are out of reach
 
     # -- policy ------------------------------------------------------------------------------------------------------------
 
@@ -228,6 +229,9 @@ class Gate:
         from ..guards import exact_name
 
         name = "." * level + exact_name(name)
+        if name in _IMPORTED_BY_C:
+            importlib.import_module(name)
+            return None
         if not fromlist:
             return self.top(name)
         found = self.find(name)
@@ -235,6 +239,11 @@ class Gate:
             if item != "*":
                 self.member(name, exact_name(item))
         return found
+
+
+_IMPORTED_BY_C = frozenset({"_strptime"})
+"""Modules that functions written in C (``datetime.strptime``) import through the program's own ``__import__``. They then take the module from
+``sys.modules``, so the program itself is given nothing."""
 
 
 def _covers(pattern: str, name: str) -> bool:
