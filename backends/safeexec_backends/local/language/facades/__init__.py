@@ -120,7 +120,6 @@ class Gate:
         self._allowed = allowed
         self._made: dict[str, Any] = {}
         self._real: dict[str, RealModule] = {}
-        builders()  # now: in a cell, this package's own files are out of reach
 
     # -- policy ------------------------------------------------------------------------------------------------------------
 
