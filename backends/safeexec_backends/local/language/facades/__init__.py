@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class Facade:
-    """A module's reviewed names. It has no ``__dict__``: there is nothing that a helper of the standard library could write to."""
+    """A module's reviewed names.
+
+    It has no ``__dict__``, so there is nothing that a helper of the standard library could write to, and no ``__getattr__``, which would
+    make every use of a module's function several times slower.
+    """
 
     __slots__ = ()
 
@@ -24,12 +28,6 @@ class Facade:
         raise WriteRefused(f"the module {_name(self)!r} cannot be changed in this sandbox")
 
     __delattr__ = __setattr__  # type: ignore[assignment]
-
-    def __getattr__(self, name: str) -> Any:
-        module = _name(self)
-        if name[:2] == "__" or not _exists(module, name):
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        raise AttributeRefused(f"'{module}.{name}' is not available in this sandbox")
 
     def __dir__(self) -> Iterable[str]:
         return sorted(type(self).__slots__)
@@ -51,11 +49,14 @@ def _name(facade: Facade) -> str:
     return str(type(facade).__dict__.get("__name__", "module"))
 
 
-def _exists(module: str, name: str) -> bool:
-    """Whether the real module has it; for the message only."""
+def missing(facade: Facade, name: str) -> AttributeError:
+    """The error for a name that `facade` does not have: left out, or not there in the real module either."""
     import sys
 
-    return hasattr(sys.modules.get(module), name)
+    module = _name(facade)
+    if name[:2] != "__" and hasattr(sys.modules.get(module), name):
+        return AttributeRefused(f"'{module}.{name}' is not available in this sandbox")
+    return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
 def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facade:
@@ -214,7 +215,9 @@ class Gate:
         except AttributeRefused as refusal:
             raise ImportRefused(str(refusal), name=module) from None
         except AttributeError:
-            pass
+            if isinstance(found, Facade) and isinstance(refusal := missing(found, name), AttributeRefused):
+                if f"{module}.{name}" not in builders():
+                    raise ImportRefused(str(refusal), name=module) from None
         below = f"{module}.{name}"
         if below in builders() or (isinstance(found, RealModule) and self.permits(below)):
             try:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .. import RestrictedLanguage
 
 Exports = dict[str, Any]
-_MAX_RECURSION = 20_000
+_MAX_RECURSION = 10_000
 
 
 class _Output:
