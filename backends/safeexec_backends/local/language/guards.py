@@ -249,7 +249,7 @@ class Guards:
 
     def _read(self, o: Any, name: str, reader: Callable[[Any, str], Any]) -> Any:
         kind = type(o)
-        if types.ModuleType in _class_mro(kind):
+        if types.ModuleType in _class_mro(kind) or _is_loop(kind):
             return self._refuse(o, name)
         if name[:1] == "_":
             if name[:2] == "__" and name[-2:] == "__":
@@ -266,14 +266,7 @@ class Guards:
                 return handler(o, name)
             if name not in names.SOFT and not _is_facade(kind) and not self._may_read_private(o, kind, name):
                 return self._refuse(o, name)
-        try:
-            result = reader(o, name)
-        except AttributeError:
-            if _is_facade(kind):
-                from .facades import missing
-
-                raise missing(o, name) from None
-            raise
+        result = reader(o, name)
         if _is_denied(result):
             return self._refuse(o, name)
         return result
@@ -305,7 +298,7 @@ class Guards:
             is_plain(kind)  # the next time without a call
             return not _native_owner(kind, name) and not (is_class(o) and _native_owner(o, name))
         if is_class(o):
-            return is_guest_class(o) and not _native_owner(o, name)
+            return is_guest_class(o) and not _native_owner(o, name) and not _native_owner(kind, name)
         if kind is _Super:
             owner = type(o.__self__)
             return not _native_owner(owner, name) and not (is_class(o.__self__) and _native_owner(o.__self__, name))

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import ImportRefused
 
-from ..guards import AttributeRefused, WriteRefused
+from ..guards import PLAIN, AttributeRefused, WriteRefused
 
 if TYPE_CHECKING:
     from .. import RestrictedLanguage
 
 
 class Facade:
-    """A module's reviewed names.
-
-    It has no ``__dict__``, so there is nothing that a helper of the standard library could write to, and no ``__getattr__``, which would
-    make every use of a module's function several times slower.
-    """
+    """A module's reviewed names. It has no ``__dict__``: there is nothing that a helper of the standard library could write to."""
 
     __slots__ = ()
 
@@ -28,6 +24,9 @@ class Facade:
         raise WriteRefused(f"the module {_name(self)!r} cannot be changed in this sandbox")
 
     __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing(self, name)
 
     def __dir__(self) -> Iterable[str]:
         return sorted(type(self).__slots__)
@@ -73,6 +72,7 @@ def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facad
     facade: Facade = object.__new__(type("module", (Facade,), body))
     for key in names:
         object.__setattr__(facade, key, exports[key])
+    PLAIN.add(type(facade))  # all it has may be read
     return facade
 
 
@@ -213,11 +213,11 @@ class Gate:
         try:
             return getattr(found, name)
         except AttributeRefused as refusal:
+            if f"{module}.{name}" in builders():
+                return self.find(f"{module}.{name}")
             raise ImportRefused(str(refusal), name=module) from None
         except AttributeError:
-            if isinstance(found, Facade) and isinstance(refusal := missing(found, name), AttributeRefused):
-                if f"{module}.{name}" not in builders():
-                    raise ImportRefused(str(refusal), name=module) from None
+            pass
         below = f"{module}.{name}"
         if below in builders() or (isinstance(found, RealModule) and self.permits(below)):
             try:
