@@ -28,7 +28,9 @@ from safeexec.guest import Refused
 from . import names
 
 _MARK = "\0" + os.urandom(16).hex() + " "  # cannot be guessed, so no literal of a program turns into a guard
-_READ, _WRITABLE, _WRITABLE_DUNDER, _UPDATABLE = (_MARK + n for n in ("read", "writable", "writable_dunder", "updatable"))
+_READ, _WRITABLE, _WRITABLE_DUNDER, _UPDATABLE = (
+    _MARK + n for n in ("read", "writable", "writable_dunder", "updatable")
+)
 _TYPE, _PLAIN = _MARK + "type", _MARK + "plain"
 _IMPORT, _IMPORT_TOP, _IMPORT_FROM = _MARK + "import", _MARK + "import_top", _MARK + "import_from"
 _MATCH, _STAR = _MARK + "match", _MARK + "star"
@@ -132,7 +134,8 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         """A name that the program binds. Taking ``__builtins__`` away would make CPython use the real ones."""
         if name is None or name[:2] != "__":
             return
-        if name in names.NEVER_BOUND or (name in names.NOT_GLOBAL and self._scopes[-1] == "module"):
+        method = self._scopes[-1] == "class" and isinstance(node, ast.FunctionDef)
+        if name in names.NEVER_BOUND or (name == names.ONLY_METHOD and not method) or (name in names.NOT_GLOBAL and self._scopes[-1] == "module"):
             self.error(node, f"the name {name!r} belongs to the sandbox")
 
     # -- building ----------------------------------------------------------------------------------------------------------
@@ -223,7 +226,7 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
 
     def visit_Global(self, node: ast.Global) -> ast.stmt:
         for name in node.names:
-            if name in names.NEVER_BOUND or name in names.NOT_GLOBAL:
+            if name in names.NEVER_BOUND or name in names.NOT_GLOBAL or name == names.ONLY_METHOD:
                 self.error(node, f"the name {name!r} belongs to the sandbox")
         return node
 
@@ -335,8 +338,6 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
             for pattern in ast.walk(case.pattern):
                 if isinstance(pattern, ast.MatchClass):
                     self._class_pattern(pattern, before)
-                elif isinstance(pattern, ast.MatchValue):
-                    self._value_pattern(pattern.value)
         self.pass_through(node)
         if not before:
             return node
@@ -348,10 +349,7 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
 
     def _class_pattern(self, node: ast.MatchClass, before: list[ast.stmt]) -> None:
         suspicious = [n for n in node.kwd_attrs if n[:1] == "_" or n in names.SUSPECT]
-        for name in suspicious:
-            if _is_dunder(name) or name in names.SUSPECT:
-                self.error(node, f"the attribute {name!r} cannot be used in a pattern")
-        if not node.patterns and not suspicious:
+        if not node.patterns and not suspicious and self._is_harmless_path(node.cls):
             return
         variable = self._variable("class")
         listed = _at(ast.Tuple([ast.Constant(n) for n in suspicious], ast.Load()), node)
@@ -359,13 +357,25 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         before.append(_at(ast.Assign([ast.Name(variable, ast.Store())], check), node.cls))
         node.cls = _at(ast.Name(variable, ast.Load()), node.cls)
 
-    def _value_pattern(self, node: ast.AST) -> None:
-        """A dotted name must stay one, so it cannot be guarded: only names that lead nowhere."""
+    def _is_harmless_path(self, node: ast.AST) -> bool:
+        """Whether a dotted name can stay one: patterns allow nothing else."""
         while isinstance(node, ast.Attribute):
-            if (node.attr[:1] == "_" and node.attr not in names.DUNDER_DIRECT) or node.attr in names.SUSPECT:
-                self.error(node, f"the attribute {node.attr!r} cannot be used in a pattern")
-            self.own.add(node.attr)
+            if not self.direct(node.attr) and (node.attr[:1] == "_" or node.attr in names.SUSPECT | names.MODULES):
+                return False
             node = node.value
+        return True
+
+    def visit_MatchValue(self, node: ast.MatchValue) -> ast.AST:
+        if not isinstance(node.value, ast.Attribute):
+            return self.pass_through(node)
+        if not self._is_harmless_path(node.value):
+            self.error(node, f"the attribute {node.value.attr!r} cannot be used in a pattern")
+        return node
+
+    def visit_MatchClass(self, node: ast.MatchClass) -> ast.AST:
+        node.patterns = [self.visit(p) for p in node.patterns]
+        node.kwd_patterns = [self.visit(p) for p in node.kwd_patterns]
+        return node  # its class is in a variable, or a harmless path
 
     # -- except* -----------------------------------------------------------------------------------------------------------
 
@@ -396,7 +406,10 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         gone = [ast.Delete([ast.Name(n, ast.Del())]) for n in (rest, state)]
         body.append(
             ast.Try(
-                [ast.If(again, [ast.Raise(ast.Name(rest, ast.Load()))], [])], [], [], gone  # type: ignore[arg-type]
+                [ast.If(again, [ast.Raise(ast.Name(rest, ast.Load()))], [])],
+                [],
+                [],
+                gone,  # type: ignore[arg-type]
             )
         )
         catch = ast.ExceptHandler(self._call(_STAR, node), caught, body)
@@ -438,16 +451,20 @@ def _at(node: Any, place: Any) -> Any:
 _PASSED = """Module Interactive Expression Expr Assign AnnAssign Delete Return Raise Assert For AsyncFor While If With AsyncWith Try
     BoolOp BinOp UnaryOp NamedExpr IfExp Dict Set ListComp SetComp DictComp GeneratorExp Await Yield YieldFrom Compare Call
     FormattedValue JoinedStr TemplateStr Interpolation Subscript Starred List Tuple Slice comprehension arguments keyword withitem
-    match_case MatchValue MatchSequence MatchClass MatchOr TypeAlias"""
+    match_case MatchSequence MatchOr TypeAlias"""
 _LEAVES = """Pass Break Continue Constant Nonlocal MatchSingleton
     Load Store Del And Or Add BitAnd BitOr BitXor Div FloorDiv LShift Mod Mult MatMult Pow RShift Sub Invert Not UAdd USub
     Eq Gt GtE In Is IsNot Lt LtE NotEq NotIn"""
 _CAPTURES = "MatchAs MatchStar TypeVar ParamSpec TypeVarTuple"
 _OWN = """Attribute AugAssign Name Global arg ExceptHandler MatchMapping FunctionDef AsyncFunctionDef Lambda ClassDef Import
-    ImportFrom Match TryStar"""
+    ImportFrom Match MatchValue MatchClass TryStar"""
 
 _METHODS: dict[type, Any] = {}
-for _text, _method in ((_PASSED, Transformer.pass_through), (_LEAVES, Transformer.leaf), (_CAPTURES, Transformer._named)):
+for _text, _method in (
+    (_PASSED, Transformer.pass_through),
+    (_LEAVES, Transformer.leaf),
+    (_CAPTURES, Transformer._named),
+):
     for _name in _text.split():
         if hasattr(ast, _name):  # some exist only in later versions
             _METHODS[getattr(ast, _name)] = _method
