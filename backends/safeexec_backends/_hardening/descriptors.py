@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Sequence
 
 from safeexec_backends._hardening import libc
@@ -35,10 +34,3 @@ def close_from(first: int) -> None:
             if error.errno != 38:  # ENOSYS: before Linux 5.9
                 raise
     os.closerange(first, os.sysconf("SC_OPEN_MAX"))
-
-
-def ready(fd: int, timeout: float) -> bool:
-    """Whether `fd` can be read, or has ended, within `timeout` seconds. Unlike select() this takes any descriptor number."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(max(0.0, timeout) * 1000))

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from safeexec.backend import Backend, Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import DEFAULT_IMPORTS, Policy
-from safeexec_backends._hardening import libc
 from safeexec_backends.local import control, library
 from safeexec_backends.local.process import LocalGuest, Threaded, ZygoteDied, ZygoteProcess
 
@@ -45,7 +44,7 @@ class LocalBackend(Backend):
             )
         self._language = _language
         self._deny = dict.fromkeys(_deny, "switched off")
-        self._portable = _portable or not libc.READY
+        self._portable = _portable
         self._policy = policy
         self._lock = threading.Lock()
         self._closed = False
@@ -108,6 +107,7 @@ class LocalBackend(Backend):
             self._deny |= zygote.retry
             zygote.close()
         self._zygote = zygote
+        self._portable = zygote.portable
         self._walls = {name: Wall(not reason, reason) for name, reason in zygote.walls.items()}
 
     def _start(self, policy: Policy) -> LocalGuest:

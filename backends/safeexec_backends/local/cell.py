@@ -24,6 +24,7 @@ from safeexec_backends._hardening import (
     privileges,
     rlimits,
     seccomp,
+    waiting,
 )
 
 UID = 1000
@@ -95,7 +96,7 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
     if plan.stands("parent_death"):
         privileges.die_with_parent()
         # Had the zygote died before the line above, no signal would ever come.
-        if plan.zygote >= 0 and descriptors.ready(plan.zygote, 0):
+        if plan.zygote >= 0 and waiting.ready(plan.zygote, 0):
             os._exit(1)
     if plan.stands("user_namespace"):
         namespaces.map_ids(plan.proc, UID, UID, *plan.outer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 
@@ -17,6 +16,10 @@ def third_party(policy: Policy) -> list[str]:
 
 def own_packages(names: list[str]) -> list[tuple[str, str]]:
     """Packages among `names` that lie elsewhere than in the usual folders: the folder to import each from, and what it consists of."""
+    if not names:
+        return []
+    import importlib.util
+
     usual = paths()
     found = []
     for name in names:
@@ -42,19 +45,8 @@ def paths() -> list[str]:
     Not the script's folder, the working directory or development installs: they hold the user's own files.
     """
     stdlib = os.path.dirname(os.__file__)
-    own = {stdlib, os.path.join(stdlib, "lib-dynload")}
-    zipped = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
-    kept = []
-    for path in sys.path:
-        name = os.path.basename(path)
-        if os.path.isabs(path) and (path in own or name == zipped or name in ("site-packages", "dist-packages")):
-            kept.append(path)
-    dynamic = importlib.util.find_spec("_ctypes")
-    if dynamic is not None and dynamic.origin and os.path.isabs(dynamic.origin):
-        folder = os.path.dirname(dynamic.origin)
-        if folder not in kept:
-            kept.append(folder)
-    return kept
+    names = (f"python{sys.version_info[0]}{sys.version_info[1]}.zip", "lib-dynload", "site-packages", "dist-packages")
+    return [p for p in sys.path if os.path.isabs(p) and (p == stdlib or os.path.basename(p) in names)]
 
 
 def readable() -> list[str]:

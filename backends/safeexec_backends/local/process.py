@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import safeexec_backends
@@ -18,8 +17,8 @@ from safeexec import wire
 from safeexec.backend import GuestDied, StreamGuest
 from safeexec.errors import BackendUnavailable
 from safeexec.policy import Policy
-from safeexec_backends._hardening.descriptors import ready
 from safeexec_backends._hardening.folders import remove_tree
+from safeexec_backends._hardening.waiting import ready
 from safeexec_backends.local import control, library
 
 
@@ -52,8 +51,8 @@ class ZygoteProcess:
         self._retired = False
         self._closed = False
         self._folder = ""
-        roots = [str(Path(next(iter(safeexec_backends.__path__))).parent)]
-        package = str(Path(wire.__file__).parent)
+        roots = [os.path.dirname(next(iter(safeexec_backends.__path__)))]
+        package = os.path.dirname(wire.__file__)
         boot = (
             "import sys; sys.path[:] = sys.argv[4:] + [sys.argv[3]]; "
             "from safeexec_backends.local.zygote import main; main(int(sys.argv[1]), sys.argv[2])"
@@ -115,6 +114,8 @@ class ZygoteProcess:
             self.close()
             raise BackendUnavailable(f"the local sandbox's zygote could not be set up: {reply['error']}")
         self._folder = reply["folder"]
+        self.portable: bool = reply["portable"]
+        """Whether it makes do without system calls of its own, having none it knows here."""
         self.walls: dict[str, str] = reply.get("walls", {})
         self.retry: dict[str, str] = reply.get("retry", {})
         """Walls it found out too late that it cannot have: another one must be started without them."""

@@ -19,7 +19,7 @@ import sys
 import types
 from typing import Any, NamedTuple
 
-from safeexec_backends._hardening import descriptors, libc, namespaces
+from safeexec_backends._hardening import libc, namespaces, waiting
 from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends.local import cell, control
 from safeexec_backends.local.cell import Order
@@ -115,13 +115,13 @@ class Zygote:
                 with open(probe.ends[1], "rb") as pipe:
                     report = json.loads(pipe.readline() or b"{}")
             if "walls" in report:
-                return {"walls": report["walls"], "folder": self._folder}
+                return {"walls": report["walls"], "folder": self._folder, "portable": not libc.READY}
             private_root = self._plan.stands("mount_namespace")
             if libc.READY:
                 self._ground.find_grantable()
             if private_root and not self._plan.stands("mount_namespace"):
                 # This process sits in a private root that its cells cannot have. Another one must start without.
-                return {"retry": self._plan.missing, "folder": self._folder}
+                return {"retry": self._plan.missing, "folder": self._folder, "portable": not libc.READY}
         raise RuntimeError(f"a sandbox process cannot be set up: {report.get('setup', 'it died')}")
 
     # -- for every cell ----------------------------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def _modules(package: str) -> list[str]:
 
 
 def _ended(live: Cell) -> bool:
-    return live.pidfd >= 0 and descriptors.ready(live.pidfd, 0)
+    return live.pidfd >= 0 and waiting.ready(live.pidfd, 0)
 
 
 def _threads(proc: int) -> int:
