@@ -439,3 +439,35 @@ def test_forty_sessions_live_side_by_side() -> None:
         for guest in guests:
             request(guest, {"t": "init"})
         assert {value(guest, "1 + 1") for guest in guests} == {2}
+
+
+def test_signals_that_the_host_ignores_or_blocks_make_no_difference() -> None:
+    old = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD])
+    try:
+        with backend() as made:
+            guest = begin(made)
+            threading.Timer(0.2, guest.interrupt).start()
+            answer = request(guest, {"t": "run", "code": "while True: pass"})
+            assert answer["error"]["type"] == "KeyboardInterrupt"
+            with pytest.raises(GuestDied, match="exit code 3"):
+                request(guest, {"t": "run", "code": "import os; os._exit(3)"})
+            assert value(begin(made), "1") == 1
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGCHLD, old)
+
+
+def test_a_zygote_leaks_nothing_over_many_sessions() -> None:
+    with backend() as made:
+        begin(made).close()
+        zygote = zygote_pid(made)
+
+        def state() -> tuple[int, int]:
+            return len(os.listdir(f"/proc/{zygote}/fd")), len(children(zygote))
+
+        assert wait_until(lambda: state()[1] == 1)
+        before = state()
+        for _ in range(40):
+            begin(made).close()
+        assert wait_until(lambda: state() == before), (before, state())

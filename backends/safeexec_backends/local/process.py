@@ -197,7 +197,10 @@ def _gone(pid: int, timeout: float) -> bool:
                 return False
             time.sleep(0.001)
         return True
-    pidfd = os.pidfd_open(pid)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:  # a host that ignores SIGCHLD has its children waited for by the kernel
+        return True
     try:
         return ready(pidfd, timeout)
     finally:

@@ -379,6 +379,9 @@ def _leave(*_: object) -> None:
 
 def main(descriptor: int, package: str) -> None:
     """Serve the host at the other end of `descriptor`. `package` is the folder of the safeexec package."""
+    # What the host ignores or blocks would be ignored and blocked here: children never to be waited for, interrupts never to arrive.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     sys.argv, sys.orig_argv = [""], []  # cells have no use for the host's paths in them
     gc.disable()  # nothing here is garbage yet; cells turn it on again
     sock = socket.socket(fileno=descriptor)
