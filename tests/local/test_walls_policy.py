@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -13,6 +14,7 @@ from safeexec import Executor, Limits, Policy
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec_backends.local import cell
 from safeexec_backends.local.backend import LocalBackend
+from tests.local.as_user import AsUser
 from tests.local.test_walls_lifetime import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="n/a: these walls are Linux's")
@@ -269,3 +271,25 @@ def test_windows_is_told_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safeexec_backends.local.backend.os.name", "nt")
     with pytest.raises(BackendUnavailable, match="Linux"):
         make()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="changing to another user needs root")
+@pytest.mark.parametrize("deny", [[], ["mount_namespace"]])
+def test_an_ordinary_user_has_both_walls(deny: list[str]) -> None:
+    code = f"""
+import json
+from safeexec import Executor
+with Executor("local", _deny={deny!r}) as executor:
+    with executor.session(tools=[len]) as session:
+        session.run("import json, sqlite3, os\\nfor n in range(3): open(str(n), 'w').write('x')")
+        value = session.run("[json.loads('[1]'), sorted(os.listdir('.')), sqlite3.connect(':memory:').execute('select 1').fetchone(), len('abc')]")
+        refused = session.run("open('/etc/hostname').read()")
+    print(json.dumps([value.value, refused.error.type, {{k: w.active for k, w in executor.isolation.items()}}]))
+"""
+    with AsUser() as place:
+        done = place.run(code)
+    assert done.returncode == 0, done.stderr
+    value, refused, walls = json.loads(done.stdout)
+    assert value == [[1], ["0", "1", "2"], [1], 3] and refused in ("PermissionError", "FileNotFoundError")
+    assert walls["language"] and walls["seccomp"] and walls["landlock"] and walls["unprivileged_uid"]
+    assert walls["mount_namespace"] == (not deny)
