@@ -458,7 +458,7 @@ class Guards:
         :raises WriteRefused: when it is not the program's: a change to a shared class or module would outlive its cause.
         """
         kind = type(o)
-        if kind in PLAIN or is_guest_class(kind):
+        if is_plain(kind) or is_guest_class(kind):
             return o
         if is_class(o):
             if is_guest_class(o):
@@ -507,7 +507,8 @@ class Guards:
         kind = type(o)
         if name == "__class__":
             if value and is_guest_class(kind) and is_class(value[0]) and is_guest_class(value[0]):
-                return
+                if is_plain(value[0]) or not is_plain(kind):  # a method looks once whether `self` is plain: it stays so
+                    return
         elif is_class(o):
             if is_guest_class(o) and name not in ("__bases__", "__dict__", "__mro__", "__base__", "__subclasses__"):
                 return
@@ -584,10 +585,17 @@ def is_plain(kind: type) -> bool:
     """Whether every attribute of the instances of `kind` may be read."""
     if kind in PLAIN:
         return True
+    if _OTHERS.get(id(kind)) is kind:
+        return False
     if is_guest_class(kind) and native_metaclass(kind) and plain_bases(kind):
         PLAIN.add(kind)  # a metaclass of the program's could make one class equal to another: those stay out
         return True
+    _OTHERS[id(kind)] = kind
     return False
+
+
+_OTHERS: dict[int, type] = {}
+"""Classes known not to be plain."""
 
 
 class _ClassSetter:
