@@ -19,14 +19,14 @@ import ast
 import os
 from collections.abc import Iterable
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 from RestrictedPython.transformer import RestrictingNodeTransformer
 
-from safeexec.guest import Refused
-
 from . import names
+from .guards import LanguageRefused
 
+_Node = TypeVar("_Node", bound=ast.AST)
 _MARK = "\0" + os.urandom(16).hex() + " "  # cannot be guessed, so no literal of a program turns into a guard
 _READ, _WRITABLE, _WRITABLE_DUNDER, _UPDATABLE = (
     _MARK + n for n in ("read", "writable", "writable_dunder", "updatable")
@@ -89,7 +89,7 @@ class _Receiver:
         self.used = False
 
 
-class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
+class Transformer(RestrictingNodeTransformer):
     """RestrictedPython's transformer with our rules. It stays an allow-list: a node without a method here is refused.
 
     :param own: attribute names of the program's own classes; those are read directly unless `names` suspects them.
@@ -107,7 +107,7 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
 
     def error(self, node: ast.AST, info: str) -> None:
         """Refuse at the first finding."""
-        refusal = Refused(info)
+        refusal = LanguageRefused(info)
         refusal.lineno = getattr(node, "lineno", None)  # type: ignore[attr-defined]
         raise refusal
 
@@ -147,7 +147,11 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         if name is None or name[:2] != "__":
             return
         method = self._scopes[-1] == "class" and isinstance(node, ast.FunctionDef)
-        if name in names.NEVER_BOUND or (name == names.ONLY_METHOD and not method) or (name in names.NOT_GLOBAL and self._scopes[-1] == "module"):
+        if (
+            name in names.NEVER_BOUND
+            or (name == names.ONLY_METHOD and not method)
+            or (name in names.NOT_GLOBAL and self._scopes[-1] == "module")
+        ):
             self.error(node, f"the name {name!r} belongs to the sandbox")
 
     # -- building ----------------------------------------------------------------------------------------------------------
@@ -220,7 +224,7 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
             else:
                 checked = self._call(_WRITABLE, node, again)
             plain = isinstance(value, ast.Name) and name not in names.SPECIAL
-            node.value = self._if_plain(value, node, value, checked) if plain else checked  # type: ignore[arg-type]
+            node.value = self._if_plain(value, node, value, checked) if plain else checked
         return node
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
@@ -405,7 +409,7 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         if self._scopes[-1] == "function":
             return [*before, node]
         used = [ast.Name(s.targets[0].id, ast.Del()) for s in before]  # type: ignore[attr-defined]
-        tidy = ast.Try([node], [], [], [ast.Delete(used)])  # type: ignore[arg-type, list-item]
+        tidy = ast.Try([node], [], [], [ast.Delete(used)])
         return [*before, _at(tidy, node)]
 
     def _class_pattern(self, node: ast.MatchClass, before: list[ast.stmt]) -> None:
@@ -495,10 +499,11 @@ def _store(name: str, value: ast.expr, at: ast.AST) -> ast.stmt:
     return _at(ast.Assign([ast.Name(name, ast.Store())], value), at)
 
 
-def _at(node: Any, place: Any) -> Any:
+def _at(node: _Node, place: Any) -> _Node:
     """`node` and its new children, placed where `place` is."""
-    node.lineno, node.col_offset = place.lineno, place.col_offset
-    node.end_lineno, node.end_col_offset = place.end_lineno, place.end_col_offset
+    made: Any = node
+    made.lineno, made.col_offset = place.lineno, place.col_offset
+    made.end_lineno, made.end_col_offset = place.end_lineno, place.end_col_offset
     for child in ast.iter_child_nodes(node):
         if not hasattr(child, "lineno") and "lineno" in child._attributes:
             _at(child, place)
