@@ -18,7 +18,7 @@ import pytest
 
 from tests.cli.conftest import ROOT
 
-pty = pytest.importorskip("pty")
+pty = pytest.importorskip("pty", reason="n/a: the system has no pseudo-terminals")
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?2004[hl]")
 
@@ -216,7 +216,7 @@ def test_a_session(at_terminal: Spawn) -> None:
 
 
 def test_the_history_is_kept_for_the_user_alone(at_terminal: Spawn) -> None:
-    pytest.importorskip("readline")
+    pytest.importorskip("readline", reason="n/a: a Python without readline")
     repl = at_terminal("repl")
     repl.until(">>> ")
     repl.enter("remembered = 1")
