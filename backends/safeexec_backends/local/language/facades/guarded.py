@@ -319,9 +319,11 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                 raise TypeError("__annotations__ must be a dict")
             checked = {check_name(name): value for name, value in annotations.items()}
             # While dataclasses reads it, code of the program may run (descriptors, __class__ of defaults): it must find
-            # nothing to change. From 3.12 on dataclasses asks inspect.get_annotations for a copy, which wants a dict.
-            copies = "get_annotations" in dataclasses._process_class.__code__.co_names  # type: ignore[attr-defined]
-            type.__setattr__(cls, "__annotations__", checked if copies else types.MappingProxyType(checked))
+            # nothing to change. 3.12 makes a copy itself and wants a dict.
+            import sys
+
+            type.__setattr__(cls, "__annotations__",
+                             types.MappingProxyType(checked) if sys.version_info < (3, 12) else checked)  # fmt: skip
             try:
                 made = dataclasses.dataclass(**options)(cls)
             finally:
