@@ -152,7 +152,9 @@ def _is_denied(result: Any) -> bool:
         return True
     module = _class_module(kind)
     if type(module) is str and module.startswith(_OUR_MODULES) and not module.startswith(_SHOWN_OF_OURS):
-        return kind is not _guest_program.Tool and kind is not _guest_program.ToolError and not issubclass(kind, Refused)
+        return (
+            kind is not _guest_program.Tool and kind is not _guest_program.ToolError and not issubclass(kind, Refused)
+        )
     if kind is tuple or kind is list:
         return any(type(item) in DENIED_TYPES or id(item) in DENIED_IDS for item in result)
     return _is_loop(kind)
@@ -306,7 +308,10 @@ class Guards:
             return functools.partial(self._formatters()[1 if found.__name__ == "format" else 2], found.__self__)
         if kind is _MethodDescriptor and found.__objclass__ is str:
             return safe
-        if _home(type(getattr(found, "__self__", None))) in (("logging", "StrFormatStyle"), ("logging", "StringTemplateStyle")):
+        if _home(type(getattr(found, "__self__", None))) in (
+            ("logging", "StrFormatStyle"),
+            ("logging", "StringTemplateStyle"),
+        ):
             return self._refuse(o, name)
         if kind is types.MethodType and not is_guest_function(found.__func__):
             data = getattr(found.__self__, "data", None)
@@ -417,9 +422,18 @@ class Guards:
         found = getattr(o, "__dict__")  # noqa: B009  # raises AttributeError where there is none
         if is_guest_class(kind) and plain_bases(kind):
             return found
-        if is_guest_function(o) or kind in _OPEN_TYPES or BaseException in _class_mro(kind) and not is_guest_class(kind):
+        if (
+            is_guest_function(o)
+            or kind in _OPEN_TYPES
+            or BaseException in _class_mro(kind)
+            and not is_guest_class(kind)
+        ):
             return found
-        return {k: v for k, v in dict(found).items() if type(k) is str and (k[:1] != "_" or is_guest_class(kind)) and not _is_denied(v)}
+        return {
+            k: v
+            for k, v in dict(found).items()
+            if type(k) is str and (k[:1] != "_" or is_guest_class(kind)) and not _is_denied(v)
+        }
 
     # -- writing -----------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,9 @@ from safeexec.guest import Refused
 from . import names
 
 _MARK = "\0" + os.urandom(16).hex() + " "  # cannot be guessed, so no literal of a program turns into a guard
-_READ, _WRITABLE, _WRITABLE_DUNDER, _UPDATABLE = (_MARK + n for n in ("read", "writable", "writable_dunder", "updatable"))
+_READ, _WRITABLE, _WRITABLE_DUNDER, _UPDATABLE = (
+    _MARK + n for n in ("read", "writable", "writable_dunder", "updatable")
+)
 _TYPE, _PLAIN = _MARK + "type", _MARK + "plain"
 _IMPORT, _IMPORT_TOP, _IMPORT_FROM = _MARK + "import", _MARK + "import_top", _MARK + "import_from"
 _MATCH, _STAR = _MARK + "match", _MARK + "star"
@@ -406,7 +408,10 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         gone = [ast.Delete([ast.Name(n, ast.Del())]) for n in (rest, state)]
         body.append(
             ast.Try(
-                [ast.If(again, [ast.Raise(ast.Name(rest, ast.Load()))], [])], [], [], gone  # type: ignore[arg-type]
+                [ast.If(again, [ast.Raise(ast.Name(rest, ast.Load()))], [])],
+                [],
+                [],
+                gone,  # type: ignore[arg-type]
             )
         )
         catch = ast.ExceptHandler(self._call(_STAR, node), caught, body)
@@ -457,7 +462,11 @@ _OWN = """Attribute AugAssign Name Global arg ExceptHandler MatchMapping Functio
     ImportFrom Match MatchValue MatchClass TryStar"""
 
 _METHODS: dict[type, Any] = {}
-for _text, _method in ((_PASSED, Transformer.pass_through), (_LEAVES, Transformer.leaf), (_CAPTURES, Transformer._named)):
+for _text, _method in (
+    (_PASSED, Transformer.pass_through),
+    (_LEAVES, Transformer.leaf),
+    (_CAPTURES, Transformer._named),
+):
     for _name in _text.split():
         if hasattr(ast, _name):  # some exist only in later versions
             _METHODS[getattr(ast, _name)] = _method

@@ -194,7 +194,9 @@ def _os(language: RestrictedLanguage) -> Exports:
         "path": make("os.path", _os_path(language)), "cpu_count": lambda: 1, "getlogin": lambda: "sandbox",
         "getpid": os.getpid,
     }  # fmt: skip
-    for name in """getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
+    for (
+        name
+    ) in """getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
         PathLike stat_result F_OK R_OK W_OK X_OK strerror""".split():
         exports[name] = getattr(os, name)
     return exports
@@ -404,7 +406,9 @@ def _shutil(language: RestrictedLanguage) -> Exports:
 def _glob(language: RestrictedLanguage) -> Exports:
     import glob
 
-    def find(pathname: Any, *, root_dir: Any = None, recursive: bool = False, include_hidden: bool = False) -> list[str]:
+    def find(
+        pathname: Any, *, root_dir: Any = None, recursive: bool = False, include_hidden: bool = False
+    ) -> list[str]:
         pattern = text_path(pathname)
         if root_dir is not None:
             root_dir = text_path(root_dir)
@@ -540,7 +544,9 @@ def _io(language: RestrictedLanguage) -> Exports:
 def _gzip(language: RestrictedLanguage) -> Exports:
     import gzip
 
-    def GzipFile(filename: Any = None, mode: Any = None, compresslevel: int = 9, fileobj: Any = None, mtime: Any = None) -> Any:
+    def GzipFile(
+        filename: Any = None, mode: Any = None, compresslevel: int = 9, fileobj: Any = None, mtime: Any = None
+    ) -> Any:
         """As `gzip.GzipFile`."""
         mode = exact_name(mode or "rb")
         if fileobj is None:
@@ -637,7 +643,8 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
     shown = [
         n
         for n in dir(sqlite3)
-        if n.startswith("SQLITE_") or (isinstance(getattr(sqlite3, n), type) and issubclass(getattr(sqlite3, n), Exception))
+        if n.startswith("SQLITE_")
+        or (isinstance(getattr(sqlite3, n), type) and issubclass(getattr(sqlite3, n), Exception))
     ]
     shown += """Binary Date DateFromTicks PARSE_COLNAMES PARSE_DECLTYPES Row Time TimeFromTicks Timestamp TimestampFromTicks
         adapters apilevel complete_statement converters paramstyle register_adapter register_converter sqlite_version
