@@ -134,7 +134,8 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         """A name that the program binds. Taking ``__builtins__`` away would make CPython use the real ones."""
         if name is None or name[:2] != "__":
             return
-        if name in names.NEVER_BOUND or (name in names.NOT_GLOBAL and self._scopes[-1] == "module"):
+        method = self._scopes[-1] == "class" and isinstance(node, ast.FunctionDef)
+        if name in names.NEVER_BOUND or (name == names.ONLY_METHOD and not method) or (name in names.NOT_GLOBAL and self._scopes[-1] == "module"):
             self.error(node, f"the name {name!r} belongs to the sandbox")
 
     # -- building ----------------------------------------------------------------------------------------------------------
@@ -225,7 +226,7 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
 
     def visit_Global(self, node: ast.Global) -> ast.stmt:
         for name in node.names:
-            if name in names.NEVER_BOUND or name in names.NOT_GLOBAL:
+            if name in names.NEVER_BOUND or name in names.NOT_GLOBAL or name == names.ONLY_METHOD:
                 self.error(node, f"the name {name!r} belongs to the sandbox")
         return node
 
@@ -348,9 +349,6 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
 
     def _class_pattern(self, node: ast.MatchClass, before: list[ast.stmt]) -> None:
         suspicious = [n for n in node.kwd_attrs if n[:1] == "_" or n in names.SUSPECT]
-        for name in suspicious:
-            if _is_dunder(name) or name in names.SUSPECT:
-                self.error(node, f"the attribute {name!r} cannot be used in a pattern")
         if not node.patterns and not suspicious and self._is_harmless_path(node.cls):
             return
         variable = self._variable("class")

@@ -7,14 +7,14 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..guards import WriteRefused, exact_name
+from ..guards import PLAIN, WriteRefused, exact_name
 from . import Facade
 
 if TYPE_CHECKING:
     from .. import RestrictedLanguage
 
 Exports = dict[str, Any]
-_MAX_RECURSION = 20_000
+_MAX_RECURSION = 10_000
 
 
 class _Output:
@@ -188,7 +188,9 @@ def _sys(language: RestrictedLanguage) -> Exports:
     }
     for name, value in values.items():
         body[name] = staticmethod(value) if isinstance(value, types.FunctionType) else value
-    return {"": object.__new__(type("sys", (SysFacade,), body))}
+    kind = type("sys", (SysFacade,), body)
+    PLAIN.add(kind)
+    return {"": object.__new__(kind)}
 
 
 class SysFacade(Facade):
