@@ -11,7 +11,7 @@ from safeexec.errors import PolicyError
 from safeexec.names import check_name
 
 DEFAULT_IMPORTS: tuple[str, ...] = (
-    "__future__", "abc", "array", "ast", "asyncio", "base64", "binascii", "bisect", "bz2", "calendar", "cmath",
+    "__future__", "abc", "array", "ast", "asyncio", "base64", "binascii", "bisect", "builtins", "bz2", "calendar", "cmath",
     "codecs", "collections", "colorsys", "concurrent.futures", "contextlib", "contextvars", "copy", "csv",
     "dataclasses", "datetime", "decimal", "difflib", "enum", "errno", "fnmatch", "fractions", "functools", "gc",
     "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "html", "http", "importlib", "inspect", "io", "ipaddress",

