@@ -12,7 +12,7 @@ import pytest
 
 from safeexec import Executor, Limits, Policy
 from safeexec.errors import BackendUnavailable, PolicyError
-from safeexec_backends.local import cell
+from safeexec_backends.local import cell, control
 from safeexec_backends.local.backend import LocalBackend
 from tests.local.as_user import AsUser
 from tests.local.test_walls_lifetime import wait_until
@@ -293,3 +293,24 @@ with Executor("local", _deny={deny!r}) as executor:
     assert value == [[1], ["0", "1", "2"], [1], 3] and refused in ("PermissionError", "FileNotFoundError")
     assert walls["language"] and walls["seccomp"] and walls["landlock"] and walls["unprivileged_uid"]
     assert walls["mount_namespace"] == (not deny)
+
+
+def test_a_zygote_that_cannot_be_set_up_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(_deny=["mount_namespace"])
+    assert made._zygote is not None
+    beside = os.path.dirname(made._zygote._folder)
+    made.close()
+    real = control.send
+
+    def broken(sock: Any, message: Any, fds: Any = ()) -> None:
+        # Open in the zygote, closed in its cells: raising Landlock fails there, after the folder was made.
+        vanishing = [f"/proc/self/fd/{number}" for number in range(5, 100)]
+        real(sock, {**message, "readable": [*message["readable"], *vanishing]}, fds)
+
+    def folders() -> set[str]:
+        return {name for name in os.listdir(beside) if name.startswith("safeexec-")}
+
+    before = folders()
+    monkeypatch.setattr(control, "send", broken)
+    assert "cannot be set up" in refused(_deny=["mount_namespace"])
+    assert wait_until(lambda: folders() <= before, 20), folders() - before  # other tests of this machine come and go

@@ -343,8 +343,8 @@ class Zygote:
         for pid in self._cleaners:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        if self._folder:
-            remove_tree(self._folder)
+        if self._ground.folder:
+            remove_tree(self._ground.folder)
 
 
 def _modules(package: str) -> list[str]:
@@ -397,8 +397,8 @@ def main(descriptor: int, package: str) -> None:
     try:
         reply = zygote.prepare()
     except Exception as error:
+        zygote.close()  # before the host hears of it, and ends this process
         control.send(sock, {"error": f"{type(error).__name__}: {error}"})
-        zygote.close()
         return
     control.send(sock, reply)
     null = os.open(os.devnull, os.O_WRONLY)
