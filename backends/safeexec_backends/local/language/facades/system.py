@@ -7,11 +7,12 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..guards import PLAIN, WriteRefused, exact_name
+from safeexec_backends.local.language.guards import PLAIN, WriteRefused, exact_name
+
 from . import Facade
 
 if TYPE_CHECKING:
-    from .. import RestrictedLanguage
+    from safeexec_backends.local.language import RestrictedLanguage
 
 Exports = dict[str, Any]
 _MAX_RECURSION = 10_000
@@ -320,9 +321,9 @@ def _logging(language: RestrictedLanguage) -> Exports:
             return "".join(language.gate.find("traceback").format_exception(ei[1])).rstrip("\n")
 
     def _tame(template: Any) -> None:
-        import _string
+        import string
 
-        for _, field, _, _ in _string.formatter_parser(exact_name(template)):
+        for _, field, _, _ in string.Formatter().parse(exact_name(template)):
             if field and ("." in field or "[" in field):  # str.format would read whatever the record holds
                 raise ValueError("a logging format may not read attributes in this sandbox")
 
