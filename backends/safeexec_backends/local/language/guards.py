@@ -296,7 +296,7 @@ class Guards:
         raise AttributeRefused(f"{name!r} of {describe(o)} is not available in this sandbox")
 
     def _may_read_dunder(self, o: Any, kind: type, name: str) -> bool:
-        if name in names.DUNDER_READ:
+        if name in names.DUNDER_READ or (_is_facade(kind) and name in _class_dict(kind)):
             return True
         if name in ("__globals__", "__builtins__", "__closure__", "__loader__", "__spec__", "__cached__"):
             return False

@@ -409,7 +409,7 @@ class Transformer(RestrictingNodeTransformer):
         if self._scopes[-1] == "function":
             return [*before, node]
         used = [ast.Name(s.targets[0].id, ast.Del()) for s in before]  # type: ignore[attr-defined]
-        tidy = ast.Try([node], [], [], [ast.Delete(used)])
+        tidy = ast.Try([node], [], [], [ast.Delete([*used])])
         return [*before, _at(tidy, node)]
 
     def _class_pattern(self, node: ast.MatchClass, before: list[ast.stmt]) -> None:

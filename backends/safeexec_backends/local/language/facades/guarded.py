@@ -390,7 +390,8 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
         if isinstance(obj, dict):
             pairs = [(_walk(k, factory, as_dict), _walk(v, factory, as_dict)) for k, v in obj.items()]
             if hasattr(kind, "default_factory"):
-                made: Any = kind(obj.default_factory)
+                factory_: Any = getattr(obj, "default_factory", None)
+                made: Any = kind(factory_)
                 for k, v in pairs:
                     made[k] = v
                 return made
