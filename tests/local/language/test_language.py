@@ -74,10 +74,12 @@ def test_what_c_code_imports_is_not_handed_out():
     assert run(source, ("datetime",)) == "01.01.2024"
 
 
-numpy = pytest.importorskip("numpy", reason="third-party modules are tested with numpy and pandas")
+@pytest.fixture
+def numpy():
+    return pytest.importorskip("numpy", reason="third-party modules are tested with numpy")
 
 
-def test_third_party_modules_at_the_users_word():
+def test_third_party_modules_at_the_users_word(numpy):
     source = """
     import numpy as np
     import numpy.linalg as la
@@ -113,12 +115,12 @@ def test_dataframes_can_be_written_to():
 @pytest.mark.parametrize(
     "path", ["np.os", "np.sys", "np.lib.npyio.os", "np.ctypeslib.ctypes", "np.__loader__", "np.__dict__"]
 )
-def test_a_third_party_module_does_not_show_other_modules(path):
+def test_a_third_party_module_does_not_show_other_modules(path, numpy):
     with pytest.raises(AttributeError):
         run(f"import numpy as np\n{path}", ("numpy.*",))
 
 
-def test_third_party_modules_cannot_be_changed():
+def test_third_party_modules_cannot_be_changed(numpy):
     with pytest.raises(TypeError):
         run("import numpy as np\nnp.array = 1", ("numpy.*",))
     assert callable(numpy.array)
@@ -327,7 +329,7 @@ def test_the_environment_is_the_policys(session):
 
 
 def test_streams(session):
-    output, answer = session(
+    output, _answer = session(
         """
         import sys, io, contextlib
         sys.stdout.write("a\\n")

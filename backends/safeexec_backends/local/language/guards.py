@@ -555,6 +555,18 @@ class Guards:
         self._may_write_dunder(o, name)
         return o
 
+    def updatable_dunder(self, o: Any, name: str) -> Any:
+        """`o`, for ``o.__name__ += …``, which hands the old value to the other operand's ``__radd__``."""
+        if name in self.dunders:  # what `read` gives is not what the interpreter would load
+            return self._refuse(o, name)
+        try:
+            self.read(o, name)
+        except AttributeRefused:
+            raise
+        except AttributeError:
+            pass  # the statement itself says so
+        return self.writable_dunder(o, name)
+
     def set(self, o: Any, name: str, value: Any) -> None:
         """``setattr``."""
         self._may_write(o, name, value)

@@ -253,12 +253,20 @@ def _warnings(language: RestrictedLanguage) -> Exports:
                 warnings.simplefilter(action, category, lineno, append)
             yield log
 
+    def formatwarning(message: Any, category: Any, filename: Any, lineno: Any, line: Any = None) -> str:
+        """As `warnings.formatwarning`, which would read the line from any file."""
+        return warnings.formatwarning(message, category, filename, lineno, "" if line is None else line)
+
     def warn(message: Any, category: Any = None, stacklevel: int = 1, source: Any = None, **options: Any) -> None:
         """As `warnings.warn`."""
         warnings.warn(message, category, stacklevel + 1, source)
 
-    shown = ("simplefilter", "filterwarnings", "resetwarnings", "formatwarning", "WarningMessage")
-    return {n: getattr(warnings, n) for n in shown} | {"catch_warnings": catch_warnings, "warn": warn}
+    shown = ("simplefilter", "filterwarnings", "resetwarnings", "WarningMessage")
+    return {n: getattr(warnings, n) for n in shown} | {
+        "catch_warnings": catch_warnings,
+        "warn": warn,
+        "formatwarning": formatwarning,
+    }
 
 
 def _copy(language: RestrictedLanguage) -> Exports:
