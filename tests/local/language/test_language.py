@@ -60,6 +60,10 @@ def test_a_package_comes_with_its_reviewed_submodules():
         run("import urllib.request", ("urllib.parse",))
 
 
+def test_future_statements_need_no_permission():
+    assert run("from __future__ import annotations\ndef f(x: nope): pass\nf.__annotations__", ()) == {"x": "nope"}
+
+
 def test_every_facade_can_be_made():
     language = RestrictedLanguage(environ={})
     for name in builders():
@@ -359,3 +363,13 @@ def test_taking_the_builtins_away_does_not_bring_the_real_ones():
 def test_input_is_refused_clearly(session):
     _, answer = session("input('name?')")
     assert "input() is not available" in answer["error"]["message"]
+
+
+def test_every_default_import_is_a_reviewed_selection():
+    from safeexec.policy import DEFAULT_IMPORTS
+
+    # One without a facade would be shown as the real module.
+    assert set(DEFAULT_IMPORTS) <= set(builders())
+    language = RestrictedLanguage(DEFAULT_IMPORTS, environ={})
+    for name in DEFAULT_IMPORTS:
+        assert not isinstance(language.gate.find(name), type(os)), name

@@ -124,7 +124,7 @@ class Gate:
 
     def permits(self, name: str) -> bool:
         """Whether the policy lets a program import `name`; a parent of something permitted may be named on the way."""
-        if self._allowed is None:
+        if self._allowed is None or name == "__future__":  # a word to the compiler
             return True
         return any(_covers(pattern, name) or pattern.startswith(name + ".") for pattern in self._allowed)
 
