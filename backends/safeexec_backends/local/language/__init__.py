@@ -59,6 +59,7 @@ class RestrictedLanguage:
                 "writable": guards.writable,
                 "writable_dunder": guards.writable_dunder,
                 "updatable": guards.updatable,
+                "updatable_dunder": guards.updatable_dunder,
                 "match": guards.match,
                 "star": star,
                 "type": type,

@@ -142,12 +142,15 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
         if flags:
             raise LanguageRefused("compile() takes no flags in this sandbox")
         mode = exact_name(mode)
+        # A traceback shows lines of the file that a code object names: it must not be a file.
+        filename = exact_name(filename)
+        filename = filename if filename[:1] == "<" else f"<{filename}>"
         if mode not in ("exec", "eval", "single"):
             raise ValueError("compile() mode must be 'exec', 'eval' or 'single'")
         if type(source).__module__ == "ast" and not is_guest_class(type(source)):
-            made = language.compile_tree(_unparsed(source, mode), exact_name(filename), mode)
+            made = language.compile_tree(_unparsed(source, mode), filename, mode)
         else:
-            made = language.compile_one(_text(source), exact_name(filename), mode)
+            made = language.compile_one(_text(source), filename, mode)
         shown = Code()
         codes[id(shown)] = (shown, made, mode)
         return shown

@@ -296,7 +296,7 @@ class Guards:
         raise AttributeRefused(f"{name!r} of {describe(o)} is not available in this sandbox")
 
     def _may_read_dunder(self, o: Any, kind: type, name: str) -> bool:
-        if name in names.DUNDER_READ:
+        if name in names.DUNDER_READ or (_is_facade(kind) and name in _class_dict(kind)):
             return True
         if name in ("__globals__", "__builtins__", "__closure__", "__loader__", "__spec__", "__cached__"):
             return False
@@ -554,6 +554,18 @@ class Guards:
             return _ClassSetter(self, o)
         self._may_write_dunder(o, name)
         return o
+
+    def updatable_dunder(self, o: Any, name: str) -> Any:
+        """`o`, for ``o.__name__ += …``, which hands the old value to the other operand's ``__radd__``."""
+        if name in self.dunders:  # what `read` gives is not what the interpreter would load
+            return self._refuse(o, name)
+        try:
+            self.read(o, name)
+        except AttributeRefused:
+            raise
+        except AttributeError:
+            pass  # the statement itself says so
+        return self.writable_dunder(o, name)
 
     def set(self, o: Any, name: str, value: Any) -> None:
         """``setattr``."""

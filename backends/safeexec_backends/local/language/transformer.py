@@ -16,6 +16,7 @@ compilation. There is no name to shadow: no parameter, global, class body, built
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 from collections.abc import Iterable
 from types import CodeType
@@ -27,10 +28,12 @@ from . import names
 from .guards import LanguageRefused
 
 _Node = TypeVar("_Node", bound=ast.AST)
+_numbers = itertools.count(1)  # shared: a step and what it gives to exec() may run in one namespace
 _MARK = "\0" + os.urandom(16).hex() + " "  # cannot be guessed, so no literal of a program turns into a guard
 _READ, _WRITABLE, _WRITABLE_DUNDER, _UPDATABLE = (
     _MARK + n for n in ("read", "writable", "writable_dunder", "updatable")
 )
+_UPDATABLE_DUNDER = _MARK + "updatable_dunder"
 _TYPE, _PLAIN = _MARK + "type", _MARK + "plain"
 _IMPORT, _IMPORT_TOP, _IMPORT_FROM = _MARK + "import", _MARK + "import_top", _MARK + "import_from"
 _MATCH, _STAR = _MARK + "match", _MARK + "star"
@@ -100,7 +103,6 @@ class Transformer(RestrictingNodeTransformer):
         self.own = set(own)
         self._classes: list[str] = []
         self._scopes = ["module"]
-        self._count = 0
         self._receivers: list[_Receiver | None] = [None]
 
     # -- refusing ----------------------------------------------------------------------------------------------------------
@@ -180,8 +182,7 @@ class Transformer(RestrictingNodeTransformer):
 
     def _variable(self, purpose: str) -> str:
         # A name with a space cannot be spelled; one that begins with "__" is not listed among the session's variables.
-        self._count += 1
-        return f"__{purpose} {self._count}__"
+        return f"__{purpose} {next(_numbers)}__"
 
     # -- attributes --------------------------------------------------------------------------------------------------------
 
@@ -215,7 +216,8 @@ class Transformer(RestrictingNodeTransformer):
         value = self.visit(node.value)
         name = node.attr
         if _is_dunder(name):
-            node.value = self._call(_WRITABLE_DUNDER, node, value, ast.Constant(name))
+            mark = _UPDATABLE_DUNDER if updates else _WRITABLE_DUNDER
+            node.value = self._call(mark, node, value, ast.Constant(name))
         else:
             again = _at(ast.Name(value.id, ast.Load()), value) if isinstance(value, ast.Name) else value
             if updates and not self.direct(name):
@@ -409,7 +411,7 @@ class Transformer(RestrictingNodeTransformer):
         if self._scopes[-1] == "function":
             return [*before, node]
         used = [ast.Name(s.targets[0].id, ast.Del()) for s in before]  # type: ignore[attr-defined]
-        tidy = ast.Try([node], [], [], [ast.Delete(used)])
+        tidy = ast.Try([node], [], [], [ast.Delete([*used])])
         return [*before, _at(tidy, node)]
 
     def _class_pattern(self, node: ast.MatchClass, before: list[ast.stmt]) -> None:

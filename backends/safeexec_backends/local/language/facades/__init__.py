@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.guards import PLAIN, AttributeRefused, ModuleRefused, WriteRefused
+from safeexec_backends.local.language.guards import DENIED_TYPES, PLAIN, AttributeRefused, ModuleRefused, WriteRefused
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -124,7 +124,7 @@ class Gate:
 
     def permits(self, name: str) -> bool:
         """Whether the policy lets a program import `name`; a parent of something permitted may be named on the way."""
-        if self._allowed is None:
+        if self._allowed is None or name == "__future__":  # a word to the compiler
             return True
         return any(_covers(pattern, name) or pattern.startswith(name + ".") for pattern in self._allowed)
 
@@ -241,6 +241,9 @@ class Gate:
             if item != "*":
                 self.member(name, exact_name(item))
         return found
+
+
+DENIED_TYPES.add(Gate)  # __import__.__self__
 
 
 def _covers(pattern: str, name: str) -> bool:

@@ -253,12 +253,20 @@ def _warnings(language: RestrictedLanguage) -> Exports:
                 warnings.simplefilter(action, category, lineno, append)
             yield log
 
+    def formatwarning(message: Any, category: Any, filename: Any, lineno: Any, line: Any = None) -> str:
+        """As `warnings.formatwarning`, which would read the line from any file."""
+        return warnings.formatwarning(message, category, filename, lineno, "" if line is None else line)
+
     def warn(message: Any, category: Any = None, stacklevel: int = 1, source: Any = None, **options: Any) -> None:
         """As `warnings.warn`."""
         warnings.warn(message, category, stacklevel + 1, source)
 
-    shown = ("simplefilter", "filterwarnings", "resetwarnings", "formatwarning", "WarningMessage")
-    return {n: getattr(warnings, n) for n in shown} | {"catch_warnings": catch_warnings, "warn": warn}
+    shown = ("simplefilter", "filterwarnings", "resetwarnings", "WarningMessage")
+    return {n: getattr(warnings, n) for n in shown} | {
+        "catch_warnings": catch_warnings,
+        "warn": warn,
+        "formatwarning": formatwarning,
+    }
 
 
 def _copy(language: RestrictedLanguage) -> Exports:
@@ -390,7 +398,8 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
         if isinstance(obj, dict):
             pairs = [(_walk(k, factory, as_dict), _walk(v, factory, as_dict)) for k, v in obj.items()]
             if hasattr(kind, "default_factory"):
-                made: Any = kind(obj.default_factory)
+                factory_: Any = getattr(obj, "default_factory", None)
+                made: Any = kind(factory_)
                 for k, v in pairs:
                     made[k] = v
                 return made
