@@ -34,7 +34,6 @@ class Peer:
     def done(self, request: dict[str, Any], **fields: Any) -> None:
         self.send({"t": "done", "id": request["id"], **fields})
 
-
     def wait_for_the_end(self) -> None:
         """Until the host hangs up; nothing is read."""
         poll = select.poll()
