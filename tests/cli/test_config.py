@@ -21,7 +21,7 @@ def test_options_win_over_environment_over_files(cli: Command, monkeypatch: pyte
 def test_pyproject_is_read_and_safeexec_toml_comes_first(cli: Command) -> None:
     Path("pyproject.toml").write_text("[tool.safeexec]\ntimeout = 0.2\n")
     assert cli("run", "-c", SLOW).code == 3
-    Path("safeexec.toml").write_text("memory = '128M'\n")
+    Path("safeexec.toml").write_text("output-limit = '10K'\n")
     assert cli("run", "-c", SLOW).code == 0
 
 

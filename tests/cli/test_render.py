@@ -93,10 +93,10 @@ def test_colours_are_ours_alone(case: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_markup_is_text() -> None:
     text = "[red]x[/red] [link=http://evil]y[/link] :smile: [/]"
+    benign = "x" * len(text)
     result, pieces = everywhere(text)
     seen = _OURS.sub("", shown(result, pieces))
-    benign = _OURS.sub("", shown(*everywhere("harmless")))
-    assert seen.replace(text, "harmless") == benign
+    assert seen.replace(text, benign) == _OURS.sub("", shown(*everywhere(benign)))
 
 
 def test_a_line_end_in_two_pieces_stays_one_and_a_lone_return_is_shown() -> None:
@@ -128,6 +128,36 @@ def test_hints_quote_nothing_of_the_program() -> None:
     error = GuestError("policy", "ImportError", "Import of 'evil' is not allowed")
     seen = shown(Result(error=error))
     assert "--allow-import M " in seen and "--allow-import evil" not in seen
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            GuestError("exception", "JSONDecodeError", "bad", "Traceback (m\njson.decoder.JSONDecodeError: bad\n"),
+            "Traceback (m\njson.decoder.JSONDecodeError: bad\n",
+        ),
+        (
+            GuestError("policy", "ImportError", "no:\nthat", "Traceback (m\n  x\nours.Refused: no:\nthat\n"),
+            "Traceback (m\n  x\nImportError: no:\nthat\n",
+        ),
+        (
+            GuestError("time", "TimeoutError", "late", "T\nKeyboardInterrupt\n"),
+            "T\nKeyboardInterrupt\nTimeoutError: late\n",
+        ),
+        (GuestError("crash", "Crash", ""), "Crash\n"),
+        (
+            GuestError(
+                "exception", "ExceptionGroup", "g (1 sub-exception)", "  + Exception Group\n  | ExceptionGroup: g\n"
+            ),
+            "  + Exception Group\n  | ExceptionGroup: g\n",
+        ),
+    ],
+)
+def test_an_error_is_named_once(error: GuestError, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert shown(Result(error=error)).startswith(expected)
+    assert shown(Result(error=error)).count(error.type) == expected.count(error.type)
 
 
 def test_a_huge_error_is_cut() -> None:

@@ -6,9 +6,9 @@ import builtins
 import types
 from typing import TYPE_CHECKING, Any
 
-from safeexec.guest import Refused, fast_print, leave, refuse_input
+from safeexec.guest import fast_print, leave, refuse_input
 
-from .guards import AttributeRefused, exact_name, is_guest_class
+from .guards import AttributeRefused, LanguageRefused, exact_name, is_guest_class
 
 if TYPE_CHECKING:
     from . import RestrictedLanguage
@@ -98,7 +98,11 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
             frame = language.caller(what, 3)
             space = frame.f_globals
             if locals is None:
-                locals = space if frame.f_locals is space else {k: v for k, v in dict(frame.f_locals).items() if " " not in k}
+                locals = (
+                    space
+                    if frame.f_locals is space
+                    else {k: v for k, v in dict(frame.f_locals).items() if " " not in k}
+                )
         else:
             known = language.behind(globals)
             space = globals if known is None else known
@@ -136,7 +140,7 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
         if ast is not None and flags == ast.PyCF_ONLY_AST:
             return compile(_text(source), exact_name(filename), exact_name(mode), flags, dont_inherit=True)
         if flags:
-            raise Refused("compile() takes no flags in this sandbox")
+            raise LanguageRefused("compile() takes no flags in this sandbox")
         mode = exact_name(mode)
         if mode not in ("exec", "eval", "single"):
             raise ValueError("compile() mode must be 'exec', 'eval' or 'single'")
@@ -159,7 +163,7 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
         return open_file(file, mode, *args, **kwargs)
 
     def breakpoint_(*args: Any, **kwargs: Any) -> None:
-        raise Refused("there is no debugger in this sandbox")
+        raise LanguageRefused("there is no debugger in this sandbox")
 
     own = {
         "getattr": getattr_, "hasattr": hasattr_, "setattr": setattr_, "delattr": delattr_, "globals": globals_,
@@ -195,5 +199,3 @@ def _unparsed(tree: Any, mode: str) -> Any:
     import ast
 
     return compile(ast.unparse(tree), "<ast>", mode, ast.PyCF_ONLY_AST, dont_inherit=True)
-
-

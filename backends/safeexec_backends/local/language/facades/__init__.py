@@ -7,12 +7,10 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec.guest import ImportRefused
-
-from ..guards import AttributeRefused, WriteRefused
+from safeexec_backends.local.language.guards import PLAIN, AttributeRefused, ModuleRefused, WriteRefused
 
 if TYPE_CHECKING:
-    from .. import RestrictedLanguage
+    from safeexec_backends.local.language import RestrictedLanguage
 
 
 class Facade:
@@ -26,10 +24,7 @@ class Facade:
     __delattr__ = __setattr__  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
-        module = _name(self)
-        if name[:2] == "__" or not _exists(module, name):
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        raise AttributeRefused(f"'{module}.{name}' is not available in this sandbox")
+        raise missing(self, name)
 
     def __dir__(self) -> Iterable[str]:
         return sorted(type(self).__slots__)
@@ -51,11 +46,14 @@ def _name(facade: Facade) -> str:
     return str(type(facade).__dict__.get("__name__", "module"))
 
 
-def _exists(module: str, name: str) -> bool:
-    """Whether the real module has it; for the message only."""
+def missing(facade: Facade, name: str) -> AttributeError:
+    """The error for a name that `facade` does not have: left out, or not there in the real module either."""
     import sys
 
-    return hasattr(sys.modules.get(module), name)
+    module = _name(facade)
+    if name[:2] != "__" and hasattr(sys.modules.get(module), name):
+        return AttributeRefused(f"'{module}.{name}' is not available in this sandbox")
+    return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
 def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facade:
@@ -72,6 +70,7 @@ def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facad
     facade: Facade = object.__new__(type("module", (Facade,), body))
     for key in names:
         object.__setattr__(facade, key, exports[key])
+    PLAIN.add(type(facade))  # all it has may be read
     return facade
 
 
@@ -135,14 +134,14 @@ class Gate:
 
     def _refuse(self, name: str) -> Any:
         listed = sorted(builders()) if self._allowed is None else sorted(self._allowed)
-        raise ImportRefused(f"Import of {name!r} is not allowed; allowed: {', '.join(listed)}", name=name)
+        raise ModuleRefused(f"Import of {name!r} is not allowed; allowed: {', '.join(listed)}", name=name)
 
     # -- modules -----------------------------------------------------------------------------------------------------------
 
     def find(self, name: str) -> Any:
         """The facade, or the allowed real module, called `name`.
 
-        :raises ImportRefused: when the policy does not allow it.
+        :raises ModuleRefused: when the policy does not allow it.
         """
         name = str.__str__(name)
         found = self._made.get(name)
@@ -212,7 +211,9 @@ class Gate:
         try:
             return getattr(found, name)
         except AttributeRefused as refusal:
-            raise ImportRefused(str(refusal), name=module) from None
+            if f"{module}.{name}" in builders():
+                return self.find(f"{module}.{name}")
+            raise ModuleRefused(str(refusal), name=module) from None
         except AttributeError:
             pass
         below = f"{module}.{name}"
@@ -225,9 +226,14 @@ class Gate:
 
     def function(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         """``__import__``."""
-        from ..guards import exact_name
+        from safeexec_backends.local.language.guards import exact_name
 
         name = "." * level + exact_name(name)
+        if type(fromlist) is list and not fromlist and name in _INTERNAL:
+            # CPython's C code imports what it needs through the builtins of whoever runs, in just this form, and takes the
+            # module from sys.modules: datetime.strptime wants _strptime. The answer is for nobody.
+            importlib.import_module(name)
+            return None
         if not fromlist:
             return self.top(name)
         found = self.find(name)
@@ -245,6 +251,15 @@ def _covers(pattern: str, name: str) -> bool:
     # A module named in the policy comes with the submodules whose facades belong to it, such as collections.abc.
     return name.startswith(pattern + ".") and name in builders()
 
+
+_INTERNAL = frozenset(
+    """_strptime time datetime _pydatetime re copyreg warnings encodings io _io locale json.decoder typing sqlite3 sqlite3.dbapi2
+    sqlite3.dump unicodedata zoneinfo zoneinfo._common zoneinfo._tzpath collections collections.abc functools array traceback
+    numbers decimal weakref types threading operator enum abc contextvars linecache asyncio asyncio.events asyncio.base_events
+    asyncio.futures asyncio.tasks asyncio.coroutines asyncio.exceptions asyncio.base_futures asyncio.base_tasks
+    string.templatelib annotationlib _collections_abc math random struct tokenize""".split()
+)
+"""What C code imports while a program runs."""
 
 _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}
 

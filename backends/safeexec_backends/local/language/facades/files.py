@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import Refused
+from safeexec_backends.local.language.guards import LanguageRefused, as_builtin, deny_class, exact_name
 
-from ..guards import exact_name
 from . import make
 
 if TYPE_CHECKING:
-    from .. import RestrictedLanguage
+    from safeexec_backends.local.language import RestrictedLanguage
 
 Exports = dict[str, Any]
 _roots: list[str] = []
@@ -25,6 +25,9 @@ _roots: list[str] = []
 
 class PathRefused(PermissionError, Refused):
     """A path outside of what a program may touch."""
+
+
+as_builtin(PathRefused, "PermissionError")
 
 
 def set_roots(*roots: str) -> None:
@@ -77,13 +80,9 @@ def open_file(
     if buffering == 0:
         raise ValueError("unbuffered files are not available in this sandbox")
     mode = exact_name(mode)
-    path = check(file)
-    try:
-        opened = builtins.open(path, mode, buffering, encoding, errors, newline)
-    except OSError as error:
-        error.filename = text_path(file)
-        raise
-    return opened
+    path = text_path(file)
+    check(path)
+    return builtins.open(path, mode, buffering, encoding, errors, newline)
 
 
 # -- os --------------------------------------------------------------------------------------------------------------------
@@ -157,15 +156,17 @@ def _listdir(path: Any = ".") -> list[str]:
 
 
 def _scandir(path: Any = ".") -> Any:
-    check(path)
-    return os.scandir(text_path(path))
+    text = text_path(path)
+    check(text)
+    return os.scandir(text)
 
 
 def _walk(top: Any, topdown: bool = True, onerror: Any = None, followlinks: bool = False) -> Iterator[Any]:
-    check(top)
+    text = text_path(top)  # asked once: a program's own path could answer differently the second time
+    check(text)
     if followlinks:
         raise ValueError("walk() does not follow links in this sandbox")
-    return os.walk(text_path(top), bool(topdown), onerror, False)
+    return os.walk(text, bool(topdown), onerror, False)
 
 
 def _makedirs(name: Any, mode: int = 0o777, exist_ok: bool = False) -> None:
@@ -198,7 +199,9 @@ def _os(language: RestrictedLanguage) -> Exports:
         "path": make("os.path", _os_path(language)), "cpu_count": lambda: 1, "getlogin": lambda: "sandbox",
         "getpid": os.getpid,
     }  # fmt: skip
-    for name in """getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
+    for (
+        name
+    ) in """getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
         PathLike stat_result F_OK R_OK W_OK X_OK strerror""".split():
         exports[name] = getattr(os, name)
     return exports
@@ -326,14 +329,14 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
             return iter([self / name for name in _listdir(self)])
 
         def glob(self, pattern: str) -> Iterator[Any]:
-            check(self)
-            real = pathlib.Path(str(self))
-            return iter([type(self)(str(p)) for p in real.glob(_inside(pattern))])
+            text = text_path(self)
+            check(text)
+            return iter([type(self)(str(p)) for p in pathlib.Path(text).glob(_inside(pattern))])
 
         def rglob(self, pattern: str) -> Iterator[Any]:
-            check(self)
-            real = pathlib.Path(str(self))
-            return iter([type(self)(str(p)) for p in real.rglob(_inside(pattern))])
+            text = text_path(self)
+            check(text)
+            return iter([type(self)(str(p)) for p in pathlib.Path(text).rglob(_inside(pattern))])
 
         def walk(self, top_down: bool = True, on_error: Any = None) -> Iterator[Any]:
             for folder, folders, files in _walk(self, top_down, on_error):
@@ -408,7 +411,9 @@ def _shutil(language: RestrictedLanguage) -> Exports:
 def _glob(language: RestrictedLanguage) -> Exports:
     import glob
 
-    def find(pathname: Any, *, root_dir: Any = None, recursive: bool = False, include_hidden: bool = False) -> list[str]:
+    def find(
+        pathname: Any, *, root_dir: Any = None, recursive: bool = False, include_hidden: bool = False
+    ) -> list[str]:
         pattern = text_path(pathname)
         if root_dir is not None:
             root_dir = text_path(root_dir)
@@ -510,7 +515,9 @@ def _tempfile(language: RestrictedLanguage) -> Exports:
         return io.StringIO() if "b" not in exact_name(mode) else io.BytesIO()
 
     def mkstemp(suffix: Any = None, prefix: Any = None, dir: Any = None, text: bool = False) -> Any:
-        raise Refused("mkstemp() gives a file descriptor, which is no use in this sandbox: use NamedTemporaryFile")
+        raise LanguageRefused(
+            "mkstemp() gives a file descriptor, which is no use in this sandbox: use NamedTemporaryFile"
+        )
 
     return {
         "gettempdir": gettempdir, "mkdtemp": mkdtemp, "TemporaryDirectory": TemporaryDirectory, "mkstemp": mkstemp,
@@ -523,10 +530,10 @@ def _part(text: Any) -> str | None:
     """A suffix or prefix: no way into another directory."""
     if text is None:
         return None
-    text = exact_name(text)
-    if "/" in text or "\0" in text:
+    part = exact_name(text)
+    if "/" in part or "\0" in part:
         raise PathRefused("a file name may not hold a slash")
-    return text
+    return part
 
 
 # -- files in files --------------------------------------------------------------------------------------------------------
@@ -544,12 +551,21 @@ def _io(language: RestrictedLanguage) -> Exports:
 def _gzip(language: RestrictedLanguage) -> Exports:
     import gzip
 
-    def GzipFile(filename: Any = None, mode: Any = None, compresslevel: int = 9, fileobj: Any = None, mtime: Any = None) -> Any:
+    class GzipFile(gzip.GzipFile):
         """As `gzip.GzipFile`."""
-        mode = exact_name(mode or "rb")
-        if fileobj is None:
-            fileobj = open_file(filename, mode.replace("t", "").replace("b", "") + "b")
-        return gzip.GzipFile("", mode, compresslevel, fileobj, mtime)
+
+        def __init__(self, filename: Any = None, mode: Any = None, compresslevel: int = 9, fileobj: Any = None,
+                     mtime: Any = None) -> None:  # fmt: skip
+            mode = exact_name(mode or "rb")
+            if fileobj is None:
+                fileobj = open_file(filename, mode.replace("t", "").replace("b", "") + "b")
+                super().__init__("", mode, compresslevel, fileobj, mtime)
+                self.myfileobj = fileobj  # closed with it
+            else:
+                super().__init__("", mode, compresslevel, fileobj, mtime)
+
+    GzipFile.__module__ = __name__
+    deny_class(gzip.GzipFile)
 
     def open_(filename: Any, mode: Any = "rb", compresslevel: int = 9, encoding: Any = None, errors: Any = None,
               newline: Any = None) -> Any:  # fmt: skip
@@ -559,9 +575,7 @@ def _gzip(language: RestrictedLanguage) -> Exports:
         if hasattr(filename, "read") or hasattr(filename, "write"):
             raw = GzipFile(None, mode.replace("t", ""), compresslevel, filename)
         else:
-            file = open_file(filename, mode.replace("t", "").replace("b", "") + "b")
-            raw = GzipFile(None, mode.replace("t", ""), compresslevel, file)
-            raw.myfileobj = file  # closed with it
+            raw = GzipFile(filename, mode.replace("t", ""), compresslevel)
         return io.TextIOWrapper(raw, encoding, errors, newline) if "t" in mode else raw
 
     open_.__name__ = "open"
@@ -578,7 +592,8 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
         def __init__(self, file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> None:
             if not hasattr(file, "read") and not hasattr(file, "write"):
                 file = check(file)
-            super().__init__(file, exact_name(mode), *args, **kwargs)
+            raw: Any = super()
+            raw.__init__(file, exact_name(mode), *args, **kwargs)
 
         def extract(self, member: Any, path: Any = None, pwd: Any = None) -> str:
             return super().extract(member, check(os.getcwd() if path is None else path), pwd)
@@ -590,6 +605,7 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
             super().write(check(filename), text_path(filename) if arcname is None else arcname, *args, **kwargs)
 
     ZipFile.__module__ = __name__
+    deny_class(zipfile.ZipFile)
 
     def is_zipfile(filename: Any) -> bool:
         return zipfile.is_zipfile(filename if hasattr(filename, "read") else check(filename))
@@ -621,32 +637,44 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
                 return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK
 
-    def connect(database: Any, timeout: float = 5.0, detect_types: int = 0, isolation_level: Any = "",
-                check_same_thread: bool = True, factory: Any = None, cached_statements: int = 128,
-                uri: bool = False, **more: Any) -> sqlite3.Connection:  # fmt: skip
-        """As `sqlite3.connect`, in memory or within the places that `open` allows."""
-        name = text_path(database)
-        if uri:
-            if name not in ("file::memory:", "file::memory:?cache=shared"):
-                raise PathRefused("database URIs are not available in this sandbox")
-        elif name not in (":memory:", ""):
-            name = check(name)
-        if factory is not None:
+    class Connection(sqlite3.Connection):
+        """As `sqlite3.Connection`, in memory or within the places that `open` allows."""
+
+        def __init__(self, database: Any, timeout: float = 5.0, detect_types: int = 0, isolation_level: Any = "",
+                     check_same_thread: bool = True, factory: Any = None, cached_statements: int = 128,
+                     uri: bool = False, **more: Any) -> None:  # fmt: skip
+            name = text_path(database)
+            if uri:
+                if name not in ("file::memory:", "file::memory:?cache=shared"):
+                    raise PathRefused("database URIs are not available in this sandbox")
+            elif name not in (":memory:", ""):
+                name = check(name)
+            super().__init__(name, timeout, detect_types, isolation_level, check_same_thread,
+                             cached_statements=cached_statements, uri=uri, **more)  # fmt: skip
+            super().set_authorizer(authorize)
+
+    Connection.__module__ = __name__
+    deny_class(sqlite3.Connection)
+
+    def connect(database: Any, *args: Any, **kwargs: Any) -> sqlite3.Connection:
+        """As `sqlite3.connect`."""
+        if kwargs.pop("factory", None) is not None or len(args) > 4:
             raise TypeError("connect() takes no factory in this sandbox")
-        made = sqlite3.connect(name, timeout, detect_types, isolation_level, check_same_thread,
-                               cached_statements=cached_statements, uri=uri, **more)  # fmt: skip
-        made.set_authorizer(authorize)
-        return made
+        return Connection(database, *args, **kwargs)
 
     shown = [
         n
         for n in dir(sqlite3)
-        if n.startswith("SQLITE_") or (isinstance(getattr(sqlite3, n), type) and issubclass(getattr(sqlite3, n), Exception))
+        if n.startswith("SQLITE_")
+        or (isinstance(getattr(sqlite3, n), type) and issubclass(getattr(sqlite3, n), Exception))
     ]
     shown += """Binary Date DateFromTicks PARSE_COLNAMES PARSE_DECLTYPES Row Time TimeFromTicks Timestamp TimestampFromTicks
         adapters apilevel complete_statement converters paramstyle register_adapter register_converter sqlite_version
         sqlite_version_info threadsafety Cursor""".split()
-    return {n: getattr(sqlite3, n) for n in shown if hasattr(sqlite3, n)} | {"connect": connect}
+    return {n: getattr(sqlite3, n) for n in shown if hasattr(sqlite3, n)} | {
+        "connect": connect,
+        "Connection": Connection,
+    }
 
 
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {

@@ -7,21 +7,20 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec.guest import Refused
-
-from .. import names
-from ..guards import (
+from safeexec_backends.local.language.guards import (
     MAIN,
     AttributeRefused,
+    LanguageRefused,
     exact_name,
     is_class,
     is_guest_class,
     native_metaclass,
 )
+
 from . import reviewed
 
 if TYPE_CHECKING:
-    from .. import RestrictedLanguage
+    from safeexec_backends.local.language import RestrictedLanguage
 
 Exports = dict[str, Any]
 
@@ -73,7 +72,10 @@ def _functools(language: RestrictedLanguage) -> Exports:
     guards = language.guards
 
     def update_wrapper(
-        wrapper: Any, wrapped: Any, assigned: Any = functools.WRAPPER_ASSIGNMENTS, updated: Any = functools.WRAPPER_UPDATES
+        wrapper: Any,
+        wrapped: Any,
+        assigned: Any = functools.WRAPPER_ASSIGNMENTS,
+        updated: Any = functools.WRAPPER_UPDATES,
     ) -> Any:
         """As `functools.update_wrapper`; the names are read and set as the program itself would."""
         for name in assigned:
@@ -160,7 +162,7 @@ def type_hints(
 
     found: dict[str, Any] = {}
     if is_class(obj):
-        for base in reversed(type.__dict__["__mro__"].__get__(obj)):  # type: ignore[attr-defined]
+        for base in reversed(type.__dict__["__mro__"].__get__(obj)):
             if is_guest_class(base):
                 found.update(getattr(base, "__annotations__", {}) if "__annotations__" in vars(base) else {})
     else:
@@ -169,7 +171,9 @@ def type_hints(
 
 
 def _typing(language: RestrictedLanguage) -> Exports:
-    def get_type_hints(obj: Any, globalns: Any = None, localns: Any = None, include_extras: bool = False) -> dict[str, Any]:
+    def get_type_hints(
+        obj: Any, globalns: Any = None, localns: Any = None, include_extras: bool = False
+    ) -> dict[str, Any]:
         """As `typing.get_type_hints`; annotations that are text are evaluated in the program's language."""
         return type_hints(language, obj, globalns, localns, include_extras)
 
@@ -206,9 +210,8 @@ def _collections(language: RestrictedLanguage) -> Exports:
         if isinstance(field_names, str):
             field_names = str.__str__(field_names).replace(",", " ").split()
         fields = [exact_name(n) for n in field_names]
-        kind: type = collections.namedtuple(  # type: ignore[misc]
-            exact_name(typename), fields, rename=bool(rename), defaults=defaults, module=MAIN
-        )
+        make: Any = collections.namedtuple
+        kind: type = make(exact_name(typename), fields, rename=bool(rename), defaults=defaults, module=MAIN)
         return kind
 
     return reviewed("collections") | {"namedtuple": namedtuple}
@@ -274,14 +277,14 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
     import keyword
 
     guards = language.guards
-    class_dict = type.__dict__["__dict__"].__get__  # type: ignore[attr-defined]
-    class_mro = type.__dict__["__mro__"].__get__  # type: ignore[attr-defined]
+    class_dict = type.__dict__["__dict__"].__get__
+    class_mro = type.__dict__["__mro__"].__get__
 
     def check_name(name: Any) -> str:
         """A field's name becomes source text of the methods that dataclasses writes: it must be a name."""
         if type(name) is not str or not name.isidentifier() or keyword.iskeyword(name):
             raise TypeError(f"Field names must be valid identifiers: {name!r}")
-        if name in names.SUSPECT or (name[:2] == "__" and name[-2:] == "__"):
+        if name[:2] == "__" and name[-2:] == "__":
             raise AttributeRefused(f"a field cannot be called {name!r} in this sandbox")
         return name
 
@@ -292,11 +295,14 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                 continue
             meta = type(base)
             if not native_metaclass(base) and any(
-                is_guest_class(m) and (class_dict(m).keys() & {"__getattribute__", "__getattr__"} or any(
-                    n.startswith("__dataclass") for n in class_dict(m)))
+                is_guest_class(m)
+                and (
+                    class_dict(m).keys() & {"__getattribute__", "__getattr__"}
+                    or any(n.startswith("__dataclass") for n in class_dict(m))
+                )
                 for m in class_mro(meta)
             ):
-                raise Refused("dataclass() does not take classes whose metaclass answers for their attributes")
+                raise LanguageRefused("dataclass() does not take classes whose metaclass answers for their attributes")
             if base is cls:
                 continue
             known = class_dict(base).get("__dataclass_fields__")
@@ -319,11 +325,11 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                 raise TypeError("__annotations__ must be a dict")
             checked = {check_name(name): value for name, value in annotations.items()}
             # While dataclasses reads it, code of the program may run (descriptors, __class__ of defaults): it must find
-            # nothing to change. 3.13 makes a copy itself and wants a dict.
+            # nothing to change. 3.12 makes a copy itself and wants a dict.
             import sys
 
             type.__setattr__(cls, "__annotations__",
-                             types.MappingProxyType(checked) if sys.version_info < (3, 13) else checked)  # fmt: skip
+                             types.MappingProxyType(checked) if sys.version_info < (3, 12) else checked)  # fmt: skip
             try:
                 made = dataclasses.dataclass(**options)(cls)
             finally:
@@ -384,7 +390,7 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
         if isinstance(obj, dict):
             pairs = [(_walk(k, factory, as_dict), _walk(v, factory, as_dict)) for k, v in obj.items()]
             if hasattr(kind, "default_factory"):
-                made: Any = kind(obj.default_factory)  # type: ignore[call-arg, attr-defined]
+                made: Any = kind(obj.default_factory)
                 for k, v in pairs:
                     made[k] = v
                 return made
@@ -414,7 +420,9 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                 continue
             if not f.init:
                 if f.name in changes:
-                    raise ValueError(f"field {f.name} is declared with init=False, it cannot be specified with replace()")
+                    raise ValueError(
+                        f"field {f.name} is declared with init=False, it cannot be specified with replace()"
+                    )
                 continue
             if f.name not in changes:
                 if kind == "_FIELD_INITVAR" and f.default is dataclasses.MISSING:
@@ -460,7 +468,13 @@ def _inspect(language: RestrictedLanguage) -> Exports:
         raise OSError("could not get source code")
 
     table = {n: getattr(inspect, n) for n in shown if hasattr(inspect, n)}
-    return table | {"signature": signature, "getmembers": getmembers, "getsource": getsource, "_empty": inspect.Parameter.empty, "Signature": inspect.Signature}
+    return table | {
+        "signature": signature,
+        "getmembers": getmembers,
+        "getsource": getsource,
+        "_empty": inspect.Parameter.empty,
+        "Signature": inspect.Signature,
+    }
 
 
 def _ast(language: RestrictedLanguage) -> Exports:
@@ -484,7 +498,9 @@ def _uuid(language: RestrictedLanguage) -> Exports:
 
     def uuid1(node_: int | None = None, clock_seq: int | None = None) -> uuid.UUID:
         """As `uuid.uuid1`, with a random node: the standard one runs programs to find the hardware address."""
-        return uuid.uuid1(node if node_ is None else node_, clock_seq if clock_seq is not None else random.getrandbits(14))
+        return uuid.uuid1(
+            node if node_ is None else node_, clock_seq if clock_seq is not None else random.getrandbits(14)
+        )
 
     def getnode() -> int:
         """A random number that says nothing of the machine."""
@@ -516,4 +532,3 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "uuid": _uuid,
     "__future__": _future,
 }
-
