@@ -15,7 +15,7 @@ OFF = dict.fromkeys(
     ("test_imports_restrict", "test_policy_of_a_session_replaces_the_executors"), "the language wall is off"
 )
 
-TestBothWalls = conformance("local")
+TestBothWalls = conformance("local", modules=("numpy", "pandas", "PIL", "matplotlib"))
 TestFullPython = conformance(
     "local",
     policy=Policy(imports="*"),
