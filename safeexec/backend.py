@@ -1,0 +1,173 @@
+"""What a sandbox implements to stand behind an Executor.
+
+A backend says where the guest program lives and how frames travel. The core does the rest: the protocol, the clock, tools, caps. Whoever writes one
+owes its users the duties named below; ``safeexec.testing`` checks them.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+from safeexec import wire
+from safeexec.policy import Policy
+from safeexec.wire import Frame
+
+OnFrame = Callable[[Frame], bool]
+
+
+class Wall(NamedTuple):
+    """One line of ``Executor.isolation``: whether a wall stands, and if not, why and what holds instead."""
+
+    active: bool
+    reason: str = ""
+
+
+class GuestDied(Exception):
+    """The guest is gone. `kind` is one of "memory", "crash", "time", "output", "protocol"."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+
+class Guest(ABC):
+    """One live sandbox with the guest program in it.
+
+    Duties: nothing that runs in it reaches host files, host memory, the network or another session; when it is killed, closed or the host
+    dies, no process, container, file or thread of it stays.
+    """
+
+    @abstractmethod
+    def exchange(self, frame: Frame, on_frame: OnFrame) -> None:
+        """Send `frame`, then hand every frame that comes to `on_frame`, in this thread, until it returns True.
+
+        Waits without a limit: the core's watchdog calls :meth:`interrupt` and :meth:`kill` when one passes. Raises GuestDied when the guest
+        is gone, ``wire.WireError`` when it sends what is no frame; exceptions of `on_frame` pass through.
+        """
+
+    @abstractmethod
+    def send(self, frame: Frame) -> None:
+        """Send a frame while an exchange runs: the answer to a tool call. From any thread. Raises GuestDied."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Ask the step to stop: KeyboardInterrupt in the guest's code. From any thread; never raises for a guest that is gone."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the guest at once, whatever it does; a running exchange raises GuestDied. From any thread, more than once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything. Idempotent."""
+
+
+class Backend(ABC):
+    """One kind of sandbox, set up for one Executor."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def start(self, policy: Policy) -> Guest:
+        """A fresh guest that waits for its first request. From any thread.
+
+        Raises BackendUnavailable with what to do, PolicyError for a field of `policy` it cannot honour: none is ever ignored.
+        """
+
+    @property
+    @abstractmethod
+    def isolation(self) -> Mapping[str, Wall]:
+        """Which walls really stand: found out, not assumed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything, guests included. Idempotent."""
+
+
+class StreamGuest(Guest):
+    """A guest at the other end of a socket, or of a pair of file descriptors.
+
+    Owns them and closes them. Subclasses supply `interrupt`, `kill` and `death`.
+    """
+
+    def __init__(self, stream: socket.socket | tuple[int, int], max_frame: int) -> None:
+        self._send_lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._fds = (-1, -1)
+        if isinstance(stream, socket.socket):
+            stream.setblocking(True)
+            self._socket = stream
+            self._reader = wire.FrameReader(stream.recv_into, max_frame)
+        else:
+            self._fds = stream
+            self._reader = wire.FrameReader(self._readinto, max_frame)
+
+    def _readinto(self, view: memoryview) -> int:
+        return os.readv(self._fds[0], [view])
+
+    def exchange(self, frame: Frame, on_frame: OnFrame) -> None:
+        try:
+            self._write(wire.pack(*frame))
+            while not on_frame(self._reader.next()):
+                pass
+        except (EOFError, OSError) as error:
+            raise self.death() from error
+
+    def send(self, frame: Frame) -> None:
+        try:
+            self._write(wire.pack(*frame))
+        except OSError as error:
+            raise self.death() from error
+
+    def _write(self, buffers: Sequence[wire.Blob]) -> None:
+        with self._send_lock:
+            if self._socket is not None:
+                if len(buffers) == 1:
+                    self._socket.sendall(buffers[0])
+                    return
+                for buffer in buffers:
+                    self._socket.sendall(buffer)
+                return
+            for buffer in buffers:
+                view = memoryview(buffer)
+                while len(view):
+                    view = view[os.write(self._fds[1], view) :]
+
+    def hang_up(self) -> None:
+        """Shut the stream, so that a blocked exchange ends; the descriptors stay until :meth:`close`."""
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def alive(self) -> bool:
+        """Whether the stream is still open, without reading from it."""
+        if self._socket is None:
+            return self._fds[0] >= 0
+        try:
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN | select.POLLHUP)
+            return not any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
+        except (OSError, ValueError):
+            return False
+
+    @abstractmethod
+    def death(self) -> GuestDied:
+        """Why the stream ended, found out after the fact. May wait briefly for the exit status."""
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        else:
+            for fd in set(self._fds):
+                if fd >= 0:
+                    os.close(fd)
+            self._fds = (-1, -1)

@@ -1,0 +1,279 @@
+"""Runs the tool calls of one step: each in a thread of its own, or on an event loop, with a time limit."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from safeexec import threads, wire
+from safeexec.errors import ProtocolError
+from safeexec.policy import Limits
+from safeexec.result import ToolCall
+from safeexec.tools import HostTool
+
+if TYPE_CHECKING:
+    import asyncio
+
+MAX_PARALLEL = 32
+"""Calls of one step that run at once; more wait for their turn."""
+
+_loop: asyncio.AbstractEventLoop | None = None
+_loop_lock = threading.Lock()
+
+
+def shared_loop() -> asyncio.AbstractEventLoop:
+    """The event loop on which asynchronous tools of synchronous sessions run, in a daemon thread of its own."""
+    import asyncio  # 30 ms that only asynchronous tools need
+
+    global _loop
+    with _loop_lock:
+        if _loop is None or _loop.is_closed():
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="safeexec-tools", daemon=True).start()
+        return _loop
+
+
+def _after_fork() -> None:
+    global _loop, _loop_lock
+    _loop, _loop_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class Call:
+    """One call under way."""
+
+    __slots__ = ("arguments", "cancel", "deadline", "number", "settled", "started", "tool")
+
+    def __init__(self, number: int, tool: HostTool, arguments: Mapping[str, Any]) -> None:
+        self.number = number
+        self.tool = tool
+        self.arguments = arguments
+        self.started = 0.0
+        self.deadline = float("inf")
+        self.settled = False
+        self.cancel: Callable[[], object] | None = None
+
+
+class Broker:
+    """The tool calls of one step.
+
+    `send` carries answers to the guest, from any thread; `on_busy` and `on_idle` stop and restart the guest's clock.
+    """
+
+    def __init__(
+        self,
+        tools: Mapping[str, HostTool],
+        limits: Limits,
+        send: Callable[[wire.Frame], None],
+        on_busy: Callable[[], None],
+        on_idle: Callable[[], None],
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._tools = tools
+        self._limits = limits
+        self._send = send
+        self._on_busy = on_busy
+        self._on_idle = on_idle
+        self._own_loop = loop
+        self._lock = threading.Lock()
+        self._running: dict[int, Call] = {}
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._active = 0
+        self._seen = 0
+        self._closed = False
+        self.log: list[ToolCall] = []
+
+    # -- from the thread that reads frames -------------------------------------------------------------------------------
+
+    def request(self, header: wire.Header, blobs: Any) -> None:
+        """Take a ``call`` frame. Raises ProtocolError for one that no honest guest sends."""
+        number, name, args, kwargs = header.get("id"), header.get("tool"), header.get("a"), header.get("k")
+        if type(number) is not int or type(name) is not str or type(args) is not list or type(kwargs) is not dict:
+            raise ProtocolError("a malformed tool call")
+        if number <= self._seen:
+            raise ProtocolError("a tool call out of order")
+        self._seen = number
+        decoder = wire.Decoder(blobs)
+        args = [decoder.decode(node) for node in args]
+        kwargs = {key: decoder.decode(node) for key, node in kwargs.items()}
+        limit = self._limits.tool_calls
+        if limit is not None and len(self.log) + len(self._running) >= limit:
+            self._refuse(number, "RuntimeError", f"more than {limit} tool calls in one step (Limits.tool_calls)")
+            return
+        tool = self._tools.get(name)
+        if tool is None:
+            self._refuse(number, "NameError", f"there is no tool {name!r:.100}")
+            return
+        try:
+            positional, named, shown = tool.bind(args, kwargs)
+        except (TypeError, ValueError) as error:
+            self._refuse(number, type(error).__name__, str(error))
+            return
+        call = Call(number, tool, shown)
+        with self._lock:
+            self._running[number] = call
+            first = len(self._running) == 1
+        if first:
+            self._on_busy()
+        start = self._starter(call, positional, named)
+        if tool.is_async:  # takes no thread
+            start()
+            return
+        with self._lock:
+            if self._active >= MAX_PARALLEL:
+                self._waiting.append(start)
+                return
+            self._active += 1
+        start()
+
+    def _refuse(self, number: int, kind: str, message: str) -> None:
+        self._send(({"t": "failure", "id": number, "type": kind, "message": message[:20_000]}, ()))
+
+    def _starter(self, call: Call, args: list[Any], kwargs: dict[str, Any]) -> Callable[[], None]:
+        context = contextvars.copy_context()
+
+        def begin() -> None:
+            call.started = monotonic()
+            if self._limits.tool_time is not None:
+                call.deadline = call.started + self._limits.tool_time
+
+        def in_thread() -> None:
+            try:
+                value = context.run(call.tool.call, *args, **kwargs)
+            except BaseException as error:
+                self._settle(call, None, error)
+            else:
+                if inspect.iscoroutine(value):  # a plain function or object that returned one
+                    self._on_loop(call, value)
+                else:
+                    self._settle(call, value, None)
+            self._next()
+
+        def start_thread() -> None:
+            begin()
+            threads.start(in_thread)
+
+        def start_async() -> None:
+            begin()
+            try:
+                self._on_loop(call, context.run(call.tool.call, *args, **kwargs))
+            except Exception as error:
+                self._settle(call, None, error)
+
+        return start_async if call.tool.is_async else start_thread
+
+    def _on_loop(self, call: Call, coroutine: Any) -> None:
+        import asyncio
+
+        loop = self._own_loop
+        if loop is None or loop.is_closed():
+            loop = shared_loop()
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        call.cancel = future.cancel
+
+        def finished(done: Any) -> None:
+            if done.cancelled():
+                self._settle(call, None, TimeoutError("the call was cancelled"))
+                return
+            error = done.exception()
+            self._settle(call, None if error else done.result(), error)
+
+        future.add_done_callback(finished)
+
+    def _next(self) -> None:
+        with self._lock:
+            if self._closed or not self._waiting:
+                self._active -= 1
+                return
+            start = self._waiting.popleft()
+        start()
+
+    # -- from the thread that ran the tool, or the watchdog --------------------------------------------------------------
+
+    def _settle(self, call: Call, value: Any, error: BaseException | None) -> None:
+        with self._lock:
+            if call.settled:  # abandoned: the late result is dropped
+                return
+            call.settled = True
+        header: wire.Header = {"t": "result", "id": call.number}
+        blobs: Any = ()
+        if error is None:
+            encoder = wire.Encoder(self._limits.value, strict=True)
+            try:
+                header["v"] = encoder.encode(value)
+                blobs = encoder.blobs
+            except Exception as trouble:
+                text = f"{call.tool.name}() returned {trouble}" if isinstance(trouble, wire.NotPlain) else str(trouble)
+                error = TypeError(text.replace("cannot be passed", "which is not plain data"))
+        failure = None
+        if error is not None:
+            # Type name and message only: a traceback or a chained exception would carry host paths and host values.
+            kind, message = type(error).__name__, _message(error)
+            failure = f"{kind}: {message}"
+            header = {"t": "failure", "id": call.number, "type": kind, "message": message}
+            if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+                header["type"] = "RuntimeError"
+            blobs = ()
+        with self._lock:
+            self.log.append(ToolCall(call.tool.name, call.arguments, failure, monotonic() - call.started))
+            self._running.pop(call.number, None)
+            idle = not self._running
+        if idle:
+            self._on_idle()
+        try:
+            self._send((header, blobs))
+        except Exception:  # the guest is gone: the thread that reads its frames finds that out and says why
+            return
+
+    def check(self, now: float) -> None:
+        """Abandon calls that ran past their time."""
+        for call in list(self._running.values()):
+            if now >= call.deadline and not call.settled:
+                limit = self._limits.tool_time
+                self._abandon(call, TimeoutError(f"{call.tool.name}() took longer than {limit:g} s (Limits.tool_time)"))
+
+    def _abandon(self, call: Call, error: BaseException) -> None:
+        cancel = call.cancel
+        self._settle(call, None, error)
+        if cancel is not None:
+            cancel()
+
+    def stop(self) -> None:
+        """The step is over or interrupted: abandon what still runs, and let a guest that waits for it go on."""
+        with self._lock:
+            self._closed = True
+            self._waiting.clear()
+            calls = list(self._running.values())
+        for call in calls:
+            with self._lock:
+                if call.settled:
+                    continue
+                call.settled = True
+                self._running.pop(call.number, None)
+                idle = not self._running
+                self.log.append(ToolCall(call.tool.name, call.arguments, "abandoned", monotonic() - call.started))
+            if call.cancel is not None:
+                call.cancel()
+            if idle:
+                self._on_idle()
+            try:
+                self._send(({"t": "failure", "id": call.number, "type": "KeyboardInterrupt", "message": ""}, ()))
+            except Exception:  # as in _settle
+                continue
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its message cannot be shown)"
+    return text if len(text) <= 20_000 else text[:19_999] + "…"

@@ -1,0 +1,186 @@
+"""The executor: a sandbox of one kind, set up once, from which sessions are made."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from safeexec.backend import Backend, Wall
+from safeexec.errors import NotSupported, PolicyError, SessionClosed
+from safeexec.policy import Limits, Policy
+from safeexec.registry import load_backend
+from safeexec.result import Result
+from safeexec.session import Session
+from safeexec.step import OnOutput
+from safeexec.tools import Tools, collect
+
+DEFAULT_SANDBOX = "wasm"
+
+
+class Executor:
+    """Runs untrusted Python in the named sandbox. Thread-safe; owns compiled code, pools and workers until :meth:`close`.
+
+    `sandbox` is a name ("wasm", "local", "docker", …) or a Backend; `backend_options` go to the sandbox. Raises BackendUnavailable when the
+    sandbox cannot run here, saying what to do, and PolicyError for a policy it cannot honour.
+    """
+
+    def __init__(
+        self, sandbox: str | Backend = DEFAULT_SANDBOX, *, policy: Policy | None = None, **backend_options: Any
+    ) -> None:
+        self.policy = Policy() if policy is None else policy
+        if not isinstance(self.policy, Policy):
+            raise PolicyError(f"policy must be a safeexec.Policy, not {type(policy).__name__}")
+        if isinstance(sandbox, Backend):
+            if backend_options:
+                raise TypeError(f"options {sorted(backend_options)} go to the Backend itself when one is passed")
+            self._backend = sandbox
+        else:
+            make: Any = load_backend(sandbox)
+            self._backend = make(self.policy, **backend_options)
+        self._closed = False
+        self._lock = threading.Lock()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<safeexec.Executor {self.sandbox!r}>"
+
+    @property
+    def sandbox(self) -> str:
+        """The sandbox's name."""
+        return self._backend.name
+
+    @property
+    def isolation(self) -> Mapping[str, Wall]:
+        """Which walls really stand here: name to ``(active, reason)``."""
+        return self._backend.isolation
+
+    def session(
+        self, tools: Tools = (), variables: Mapping[str, Any] | None = None, *, policy: Policy | None = None
+    ) -> Session:
+        """A fresh session, with host functions it may call and variables to start with.
+
+        `policy` replaces the executor's for this session. Raises ToolError, PolicyError, BackendUnavailable.
+        """
+        return self._session(tools, variables, policy, None)
+
+    def _session(self, tools: Tools, variables: Mapping[str, Any] | None, policy: Policy | None, loop: Any) -> Session:
+        found = collect(tools)
+        chosen = self.policy if policy is None else policy
+        if self._closed:
+            raise SessionClosed("the executor is closed")
+        guest = self._backend.start(chosen)
+        session = Session(guest, chosen, found, {} if variables is None else variables, loop)
+        with self._lock:
+            self._sessions.add(session)
+            closed = self._closed
+        if closed:  # closed while the session was made
+            session.close()
+            raise SessionClosed("the executor is closed")
+        return session
+
+    def run(
+        self,
+        code: str,
+        *,
+        tools: Tools = (),
+        variables: Mapping[str, Any] | None = None,
+        policy: Policy | None = None,
+        on_output: OnOutput | None = None,
+    ) -> Result:
+        """Run one step in a fresh session that is gone afterwards."""
+        with self.session(tools, variables, policy=policy) as session:
+            return session.run(code, on_output=on_output)
+
+    def restore(self, image: Any, tools: Tools = (), variables: Mapping[str, Any] | None = None) -> Session:
+        """A session from a snapshot. Raises NotSupported where the sandbox cannot."""
+        raise NotSupported(f"the {self.sandbox} sandbox cannot restore snapshots")
+
+    def close(self) -> None:
+        """End all sessions and free everything. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.close()
+        self._backend.close()
+
+
+# -- one-shot runs ----------------------------------------------------------------------------------------------------------
+
+_MAX_SHARED = 4
+_shared: OrderedDict[Any, Executor] = OrderedDict()
+_shared_lock = threading.Lock()
+
+
+def run(
+    code: str,
+    *,
+    sandbox: str = DEFAULT_SANDBOX,
+    policy: Policy | None = None,
+    limits: Limits | None = None,
+    tools: Tools = (),
+    variables: Mapping[str, Any] | None = None,
+    on_output: OnOutput | None = None,
+    **backend_options: Any,
+) -> Result:
+    """Run one step in a fresh sandbox. The executor behind it is kept for the next call that wants the same kind."""
+    chosen = Policy() if policy is None else policy
+    if limits is not None:
+        chosen = chosen.replace(limits=limits)
+    executor = _shared_executor(sandbox, chosen, backend_options)
+    return executor.run(code, tools=tools, variables=variables, policy=chosen, on_output=on_output)
+
+
+def _shared_executor(sandbox: str, policy: Policy, options: dict[str, Any]) -> Executor:
+    # Only what a sandbox may prepare for is part of the key; limits, files and environment belong to the session.
+    prepared = (policy.imports, policy.packages, policy.network, policy.require, policy.rollback)
+    key = (sandbox, prepared, tuple(sorted((k, repr(v)) for k, v in options.items())), policy.limits)
+    with _shared_lock:
+        executor = _shared.get(key)
+        if executor is not None:
+            _shared.move_to_end(key)
+            return executor
+    executor = Executor(sandbox, policy=policy.replace(files={}, env={}), **options)
+    with _shared_lock:
+        _shared[key] = executor
+        old = _shared.popitem(last=False)[1] if len(_shared) > _MAX_SHARED else None
+    if old is not None:
+        old.close()
+    return executor
+
+
+def close_shared() -> None:
+    """Close the executors that :func:`run` keeps. Happens by itself when the process ends."""
+    with _shared_lock:
+        executors = list(_shared.values())
+        _shared.clear()
+    for executor in executors:
+        executor.close()
+
+
+def _after_fork() -> None:
+    # A forked child must not use, or end, what belongs to its parent.
+    global _shared_lock
+    _shared_lock = threading.Lock()
+    _shared.clear()
+
+
+atexit.register(close_shared)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

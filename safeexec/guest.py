@@ -1,0 +1,826 @@
+"""The guest: the program that runs inside every sandbox.
+
+Standard library only, CPython 3.9 and later, shipped into the sandbox as text together with ``wire.py``. It keeps one namespace, runs one
+step at a time, streams what the step writes, calls the host's tools, and answers with plain data. It defends nothing: whatever runs beside it may
+rewrite it, so the host believes no frame of it.
+
+A host drives it with :meth:`Guest.handle`, one request frame at a time, or lets :meth:`Guest.serve` read them.
+"""
+
+import ast
+import builtins
+import io
+import linecache
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+try:
+    from safeexec import wire
+except ImportError:  # shipped as text: the two files arrive as top-level modules
+    import safeexec_wire as wire  # type: ignore[import-not-found, no-redef, unused-ignore]
+
+PROTOCOL = 1
+_COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect costs 5 ms
+_CHUNK = 64 * 1024
+_FLOOD = 16
+"""A step that goes on writing after this many times its output limit is ended."""
+_MAX_FILES = 2_000
+_MAX_DISPLAYS = 100
+
+
+class Refused(Exception):
+    """The sandbox's language policy refuses this. Mixed into ImportError, AttributeError… where code would expect those."""
+
+
+class ImportRefused(ImportError, Refused):
+    """An import that the policy does not allow."""
+
+
+class ToolError(Exception):
+    """A host tool failed with an exception that has no built-in name here: `type` is its class name."""
+
+    def __init__(self, type: str, message: str) -> None:
+        super().__init__("{}: {}".format(type, message))
+        self.type = type
+        self.message = message
+
+
+class OutputFlood(BaseException):
+    """The step goes on writing far past its limit."""
+
+
+def _tool_exceptions() -> Dict[str, Callable[[str], BaseException]]:
+    table: Dict[str, Callable[[str], BaseException]] = {}
+    for name, item in vars(builtins).items():
+        if isinstance(item, type) and issubclass(item, Exception) and not issubclass(item, UnicodeError):
+            if item.__name__ == name and not name.endswith("ExceptionGroup"):
+                table[name] = item
+    return table
+
+
+class Python:
+    """The whole language: what runs where the sandbox's wall is not the language."""
+
+    hidden: Tuple[str, ...] = ()
+
+    def namespace(self) -> Dict[str, Any]:
+        """The globals of a fresh session: those of a module called ``__main__``, as ``dataclasses`` and ``pickle`` expect."""
+        module = types.ModuleType("__main__")
+        module.__dict__["__builtins__"] = builtins
+        sys.modules["__main__"] = module
+        setattr(builtins, "print", fast_print)
+        setattr(builtins, "input", refuse_input)
+        for name in ("exit", "quit"):
+            setattr(builtins, name, leave)
+        return module.__dict__
+
+    def compile(self, source: str, filename: str) -> List[types.CodeType]:
+        """Code objects to evaluate in order; the last yields the step's value."""
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        tree = compile(source, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+        codes = []
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        if tree.body:
+            codes.append(compile(tree, filename, "exec", flags, dont_inherit=True))
+        if last is not None:
+            codes.append(compile(ast.Expression(last.value), filename, "eval", flags, dont_inherit=True))
+        return codes
+
+
+def fast_print(
+    *objects: Any, sep: Optional[str] = " ", end: Optional[str] = "\n", file: Any = None, flush: bool = False
+) -> None:
+    """``print`` with one write per call, so that one call is one frame."""
+    for name, text in (("sep", sep), ("end", end)):
+        if text is not None and not isinstance(text, str):
+            raise TypeError("{} must be None or a string, not {}".format(name, type(text).__name__))
+    target = sys.stdout if file is None else file
+    if target is None:
+        return
+    target.write((" " if sep is None else sep).join([str(o) for o in objects]) + ("\n" if end is None else end))
+    if flush:
+        target.flush()
+
+
+def refuse_input(prompt: object = "", /) -> str:
+    """There is nobody to ask."""
+    raise RuntimeError("input() is not available in a sandbox: pass the value as a variable, a file or a tool")
+
+
+def leave(code: object = None) -> None:
+    """``exit()`` and ``quit()``."""
+    raise SystemExit(code)
+
+
+class FdChannel:
+    """Frames over two file descriptors, or one that is a socket."""
+
+    def __init__(self, read_fd: int, write_fd: Optional[int] = None, max_frame: int = 2**31) -> None:
+        self._read_fd = read_fd
+        self._write_fd = read_fd if write_fd is None else write_fd
+        self._reader = wire.FrameReader(self._readinto, max_frame)
+
+    def _readinto(self, view: memoryview) -> int:
+        return os.readv(self._read_fd, [view])
+
+    def recv(self) -> wire.Frame:
+        """The next frame, waiting for it. Raises EOFError when the host is gone."""
+        return self._reader.next()
+
+    def buffered(self) -> bool:
+        """Whether a frame may wait without the descriptor being readable."""
+        return self._reader.buffered()
+
+    def send(self, header: wire.Header, blobs: Sequence[wire.Blob] = ()) -> None:
+        """Write one frame whole."""
+        buffers = wire.pack(header, blobs)
+        sizes = sum(len(b) for b in buffers)
+        if sizes <= _CHUNK:
+            data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+            sent = os.write(self._write_fd, data)
+            if sent == len(data):
+                return
+            buffers = [memoryview(data)[sent:]]
+        for buffer in buffers:
+            view = memoryview(buffer)
+            while len(view):
+                view = view[os.write(self._write_fd, view) :]
+
+    def watch(self, loop: Any, callback: Callable[[], None]) -> None:
+        """Call `callback` from the event loop whenever a frame may be waiting."""
+        loop.add_reader(self._read_fd, callback)
+        if self.buffered():
+            loop.call_soon(callback)
+
+    def unwatch(self, loop: Any) -> None:
+        """Undo :meth:`watch`."""
+        loop.remove_reader(self._read_fd)
+
+
+class _Bytes(io.RawIOBase):
+    """``sys.stdout.buffer``."""
+
+    def __init__(self, stream: "Stream") -> None:
+        self._stream = stream
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        raw = bytes(data)
+        self._stream._emit(raw)
+        return len(raw)
+
+
+class Stream(io.TextIOBase):
+    """``sys.stdout`` or ``sys.stderr``: every write is a frame at once, so nothing is lost when the guest is killed."""
+
+    def __init__(self, guest: "Guest", number: int) -> None:
+        self._guest = guest
+        self._number = number
+        self._left = 0
+        self._flood = 0
+        self.truncated = False
+        self.buffer = _Bytes(self)
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+    name = property(lambda self: "<stdout>" if self._number == 1 else "<stderr>")
+    mode = "w"
+
+    def reset(self, limit: int) -> None:
+        self._left = limit
+        self._flood = limit * _FLOOD
+        self.truncated = False
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError("write() argument must be str, not {}".format(type(text).__name__))
+        if text:
+            if len(text) > self._left + 4 * _CHUNK:  # far past the limit: do not encode what will be dropped
+                self._emit(text[: self._left + 1].encode("utf-8", "backslashreplace"), len(text))
+            else:
+                self._emit(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def _emit(self, data: bytes, size: Optional[int] = None) -> None:
+        size = len(data) if size is None else size
+        if size > self._left:
+            self._flood -= size
+            if not self.truncated:
+                self.truncated = True
+                data = data[: self._left]
+                self._left = 0
+            else:
+                data = b""
+            if self._flood < 0:
+                raise OutputFlood
+        else:
+            self._left -= size
+        for start in range(0, len(data), _CHUNK):
+            self._guest.send({"t": "out", "s": self._number}, [data[start : start + _CHUNK]])
+
+
+class _Slot:
+    """Where the answer to one tool call is put; `wake` is called then."""
+
+    __slots__ = ("done", "error", "value", "wake")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.value: Any = None
+        self.error: Optional[BaseException] = None
+        self.wake: Optional[Callable[[], None]] = None
+
+
+class Tool:
+    # A function of the host. Calling it waits for its value; ``await tool.aio(…)`` lets others run meanwhile. (No docstring: each tool has its own.)
+
+    __slots__ = ("__doc__", "__name__", "__qualname__", "_call", "_start", "_text")
+
+    def __init__(self, guest: "Guest", name: str, text: str, doc: str) -> None:
+        self.__name__ = self.__qualname__ = name
+        self.__doc__ = doc
+        self._text = text
+        self._call = guest.call
+        self._start = guest.call_async
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(self.__name__, args, kwargs)
+
+    async def aio(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._start(self.__name__, args, kwargs)
+
+    def __repr__(self) -> str:
+        return "<tool {}>".format(self._text)
+
+
+class Guest:
+    """One session's interpreter state, driven by request frames."""
+
+    def __init__(self, channel: Any, language: Any = None) -> None:
+        self._channel = channel
+        self._language = language if language is not None else Python()
+        self._namespace: Optional[Dict[str, Any]] = None
+        self._own: Dict[str, Any] = {}
+        self._steps = 0
+        self._running = False
+        self._shield = 0
+        self._interrupted = False
+        self._send_lock = threading.RLock()
+        self._read_lock = threading.RLock()
+        self._pending: Dict[int, _Slot] = {}
+        self._calls = 0
+        self._loop: Any = None
+        self._watched: Dict[Any, int] = {}
+        self._exceptions: Optional[Dict[str, Callable[[str], BaseException]]] = None
+        self._limits = {"output": 1_000_000, "value": 16 * 2**20}
+        self._stdout = Stream(self, 1)
+        self._stderr = Stream(self, 2)
+        self._root = ""
+        self._files: Dict[str, Tuple[int, int]] = {}
+        self._displays = 0
+        self._display_left = 0
+        self._hidden = (__file__, wire.__file__)
+
+    # -- the host's side -------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Answer requests until the host hangs up."""
+        try:
+            signal.signal(signal.SIGINT, self.on_interrupt)
+        except (ValueError, AttributeError, OSError):  # not the main thread, or no signals here
+            pass
+        while True:
+            try:
+                header, blobs = self._channel.recv()
+            except EOFError:
+                return
+            self.handle(header, blobs)
+
+    def handle(self, header: wire.Header, blobs: Sequence[wire.Blob] = ()) -> None:
+        """Answer one request frame with any number of frames, the last of them ``done``."""
+        kind = header.get("t")
+        answer: Dict[str, Any] = {"t": "done", "id": header.get("id")}
+        if kind in ("result", "failure"):  # an answer to a call whose step is over
+            return
+        try:
+            if kind == "run":
+                self._run(header, answer)
+                return
+            encoder = getattr(self, "_do_" + str(kind))(header, blobs, answer)
+        except BaseException as error:
+            encoder = None
+            answer["fail"] = {"type": type(error).__name__, "message": _text(error, 2000)}
+            if isinstance(error, OSError) and error.errno is not None:
+                answer["fail"]["errno"] = error.errno
+        self.send(answer, encoder.blobs if encoder is not None else ())
+
+    def on_interrupt(self, *_: Any) -> None:
+        """Raise KeyboardInterrupt in the running step; not while a frame is being read or written."""
+        if not self._running:
+            return
+        if self._shield:
+            self._interrupted = True
+        else:
+            raise KeyboardInterrupt
+
+    def _open_shield(self) -> None:
+        self._shield -= 1
+        if self._interrupted and not self._shield:
+            self._interrupted = False
+            if self._running:
+                raise KeyboardInterrupt
+
+    def send(self, header: wire.Header, blobs: Sequence[wire.Blob] = ()) -> None:
+        """Send one frame; an interrupt waits until it is out whole."""
+        self._shield += 1
+        try:
+            with self._send_lock:
+                self._channel.send(header, blobs)
+        finally:
+            self._open_shield()
+
+    # -- requests other than run -----------------------------------------------------------------------------------------
+
+    def _do_init(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        self._limits.update(header.get("limits", {}))
+        if header.get("cwd"):
+            os.chdir(header["cwd"])
+        self._root = os.getcwd() if header.get("files", True) else ""
+        os.environ.update(header.get("env", {}))
+        sys.stdout, sys.stderr = self._stdout, self._stderr
+        self._stdout.reset(self._limits["output"])
+        self._stderr.reset(self._limits["output"])
+        namespace = self._language.namespace()
+        self._namespace = namespace
+        self._own = {"display": self.display, "ToolError": ToolError}
+        namespace.update(self._own)
+        self._add_tools(header.get("tools", ()))
+        if self._root:
+            self._files = self._scan()
+        answer["python"] = "{}.{}.{}".format(*sys.version_info[:3])
+        answer["protocol"] = PROTOCOL
+
+    def _add_tools(self, specs: Sequence[Any]) -> None:
+        for spec in specs:
+            tool = Tool(self, spec["name"], spec.get("text", spec["name"]), spec.get("doc", ""))
+            self._own[spec["name"]] = tool
+            self._globals()[spec["name"]] = tool
+
+    def _do_tools(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        self._add_tools(header["tools"])
+
+    def _globals(self) -> Dict[str, Any]:
+        if self._namespace is None:
+            raise RuntimeError("the session was not initialised")
+        return self._namespace
+
+    def _do_get(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> wire.Encoder:
+        encoder = wire.Encoder(self._limits["value"])
+        answer["v"] = encoder.encode(self._globals()[header["name"]])
+        return encoder
+
+    def _do_set(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        decoder = wire.Decoder(blobs, array=_array, table=_table)
+        values = {name: decoder.decode(node) for name, node in header["v"].items()}
+        self._globals().update(values)
+
+    def _do_del(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        del self._globals()[header["name"]]
+
+    def _do_names(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        answer["v"] = [
+            name
+            for name, value in self._globals().items()
+            if isinstance(name, str) and not name.startswith("__") and self._own.get(name, self) is not value
+        ]
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._root or ".", name)
+
+    def _do_read(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> wire.Encoder:
+        encoder = wire.Encoder(2**31)
+        with open(self._path(header["name"]), "rb") as file:
+            file.seek(header.get("at", 0))
+            answer["v"] = encoder.encode(file.read(header["size"]))
+        return encoder
+
+    def _do_write(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        path = self._path(header["name"])
+        folder = os.path.dirname(path)
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        with open(path, "ab" if header.get("append") else "wb") as file:
+            file.write(blobs[0])
+        if not header.get("quiet"):
+            self._files = self._scan()
+
+    def _do_rescan(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        self._files = self._scan()
+
+    def _do_remove(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        os.remove(self._path(header["name"]))
+
+    def _do_list(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> wire.Encoder:
+        encoder = wire.Encoder(self._limits["value"])
+        answer["v"] = encoder.encode([[name, size] for name, (size, _) in self._scan().items()])
+        return encoder
+
+    # -- a step ----------------------------------------------------------------------------------------------------------
+
+    def _run(self, header: wire.Header, answer: Dict[str, Any]) -> None:
+        self._steps += 1
+        filename = "<step {}>".format(self._steps)
+        self._stdout.reset(self._limits["output"])
+        self._stderr.reset(self._limits["output"])
+        self._displays = 0
+        self._display_left = self._limits["value"]
+        sys.stdout, sys.stderr = self._stdout, self._stderr
+        blobs: Sequence[wire.Blob] = ()
+        started = time.process_time()
+        error: Optional[BaseException] = None
+        try:
+            self._running = True
+            try:
+                value = self._execute(header["code"], filename)
+                if value is not None:
+                    blobs = self._answer_value(value, answer)
+                if "matplotlib.pyplot" in sys.modules:
+                    self._show_figures()
+            finally:
+                self._running = False
+        except BaseException as caught:
+            error = caught
+        self._interrupted = False
+        try:
+            if error is not None:
+                blobs = ()
+                answer.pop("v", None)
+                answer["error"] = self._describe(error, filename)
+            self._finish(answer, started)
+            self.send(answer, blobs)
+        except MemoryError:
+            del error
+            self.send(
+                {"t": "done", "id": header["id"], "error": {"kind": "memory", "type": "MemoryError", "message": ""}}
+            )
+
+    def _execute(self, source: str, filename: str) -> Any:
+        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        if self._steps > 1000:  # a session of a million steps must not keep a million sources
+            linecache.cache.pop("<step {}>".format(self._steps - 1000), None)
+        value = None
+        namespace = self._globals()
+        for code in self._language.compile(source, filename):
+            value = eval(code, namespace)
+            if code.co_flags & _COROUTINE:
+                value = self._await(value)
+        return value
+
+    def _finish(self, answer: Dict[str, Any], started: float) -> None:
+        answer["cpu"] = time.process_time() - started
+        answer["rss"] = _peak_memory()
+        if self._stdout.truncated or self._stderr.truncated:
+            answer["cut"] = True
+        if self._root:
+            files = self._scan()
+            if files != self._files:
+                old = self._files
+                answer["files"] = [[name, files[name][0]] for name in files if files[name] != old.get(name)]
+                self._files = files
+
+    def _answer_value(self, value: Any, answer: Dict[str, Any]) -> Sequence[wire.Blob]:
+        if type(value) not in (int, str, float, bool, list, dict, tuple, bytes, set):
+            self._show(value, rich_only=True)
+        encoder = wire.Encoder(self._limits["value"])
+        try:
+            answer["v"] = encoder.encode(value)
+        except wire.TooLarge:
+            encoder = wire.Encoder(self._limits["value"])
+            answer["v"] = encoder.encode(wire.Opaque(type(value).__name__, wire.describe(value)))
+            answer["cut"] = True
+        return encoder.blobs
+
+    def _await(self, coroutine: Any) -> Any:
+        import asyncio
+
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.new_event_loop()
+        loop = self._loop
+        task = loop.create_task(coroutine)
+        try:
+            return loop.run_until_complete(task)
+        except BaseException:
+            if not task.done():  # an interrupt left the loop: give the step's own task the chance to clean up
+                task.cancel()
+                try:
+                    loop.run_until_complete(task)
+                except BaseException:
+                    pass
+            raise
+
+    def _describe(self, error: BaseException, filename: str) -> Dict[str, Any]:
+        kind = "exception"
+        if isinstance(error, SystemExit):
+            kind = "exit"
+        elif isinstance(error, MemoryError):
+            kind = "memory"
+        elif isinstance(error, OutputFlood):
+            kind = "output"
+        elif isinstance(error, Refused):
+            kind = "policy"
+        answer: Dict[str, Any] = {"kind": kind, "type": _type_name(error), "message": _text(error, 20_000)}
+        if kind == "output":
+            answer["type"], answer["message"] = "OutputLimitExceeded", "the step wrote far more than its output limit"
+        elif kind == "exit":
+            code = error.code if isinstance(error, SystemExit) else None
+            answer["message"] = "0" if code is None else _text(code, 20_000)
+        try:
+            line = getattr(error, "lineno", None) if isinstance(error, (SyntaxError, Refused)) else None
+            if kind != "output":
+                answer["traceback"] = self._traceback(error)
+            if type(line) is not int:
+                line = None
+                tb = error.__traceback__
+                while tb is not None:
+                    if tb.tb_frame.f_code.co_filename == filename:
+                        line = tb.tb_lineno
+                    tb = tb.tb_next
+            answer["line"] = line
+        except Exception as trouble:
+            answer.setdefault("traceback", "(no traceback: {})".format(type(trouble).__name__))
+        return answer
+
+    def _traceback(self, error: BaseException) -> str:
+        hidden = self._hidden + tuple(self._language.hidden)
+        report = traceback.TracebackException(type(error), error, error.__traceback__, limit=-200)
+        queue: List[Any] = [report]
+        seen = set()
+        while queue:
+            item = queue.pop()
+            if item is None or id(item) in seen:
+                continue
+            seen.add(id(item))
+            frames = [f for f in item.stack if not f.filename.startswith(hidden)]
+            while frames and item is report and not frames[0].filename.startswith("<step "):
+                frames.pop(0)  # the event loop that ran the step
+            item.stack = traceback.StackSummary.from_list(frames)
+            queue += [item.__cause__, item.__context__, *(getattr(item, "exceptions", None) or ())]
+        text = "".join(report.format())
+        return text if len(text) <= 50_000 else text[:25_000] + "\n[…]\n" + text[-25_000:]
+
+    # -- displays --------------------------------------------------------------------------------------------------------
+
+    def display(self, *values: Any) -> None:
+        """Show values richly: figures, pictures, tables, anything with ``_repr_html_`` and its kind."""
+        for value in values:
+            if not self._show(value):
+                self._send_display({"text/plain": wire.describe(value, 20_000)})
+
+    def _show(self, value: Any, rich_only: bool = False) -> bool:
+        data = _rich(value)
+        if not data:
+            return False
+        self._send_display(data)
+        return True
+
+    def _send_display(self, data: Dict[str, Any]) -> None:
+        kept = []
+        for mime, body in data.items():
+            raw = body.encode("utf-8", "backslashreplace") if isinstance(body, str) else bytes(body)
+            if self._displays < _MAX_DISPLAYS and len(raw) <= self._display_left:
+                self._display_left -= len(raw)
+                kept.append((mime, raw))
+            else:
+                self._stdout.truncated = True
+        if kept:
+            self._displays += 1
+            self.send({"t": "display", "m": [mime for mime, _ in kept]}, [raw for _, raw in kept])
+
+    def _show_figures(self) -> None:
+        pyplot = sys.modules["matplotlib.pyplot"]
+        for number in pyplot.get_fignums():
+            self._show(pyplot.figure(number))
+        pyplot.close("all")
+
+    def _scan(self) -> Dict[str, Tuple[int, int]]:
+        """Regular files below the working directory: name to (size, mtime)."""
+        found: Dict[str, Tuple[int, int]] = {}
+        folders = [""]
+        while folders and len(found) < _MAX_FILES:
+            folder = folders.pop()
+            try:
+                entries = os.scandir(os.path.join(self._root, folder))
+            except OSError:
+                continue
+            with entries:
+                for entry in entries:
+                    name = folder + entry.name
+                    try:
+                        if entry.is_dir(follow_symlinks=False):
+                            if len(folders) < _MAX_FILES and entry.name != "__pycache__":
+                                folders.append(name + "/")
+                        elif entry.is_file(follow_symlinks=False):
+                            info = entry.stat(follow_symlinks=False)
+                            found[name] = (info.st_size, info.st_mtime_ns)
+                    except OSError:
+                        continue
+                    if len(found) >= _MAX_FILES:
+                        break
+        return found
+
+    # -- tools -----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[int, _Slot]:
+        encoder = wire.Encoder(self._limits["value"], strict=True)
+        try:
+            header: Dict[str, Any] = {"t": "call", "tool": name, "a": [encoder.encode(a) for a in args], "k": {}}
+            for key, value in kwargs.items():
+                header["k"][key] = encoder.encode(value)
+        except wire.NotPlain as error:
+            raise TypeError("{}(): {}; pass plain data".format(name, error)) from None
+        except wire.TooLarge as error:
+            raise ValueError("{}(): the arguments are too large: {}".format(name, error)) from None
+        slot = _Slot()
+        self._calls += 1
+        number = header["id"] = self._calls
+        self._pending[number] = slot
+        self.send(header, encoder.blobs)
+        return number, slot
+
+    def call(self, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        """Call a host tool and wait for its value."""
+        number, slot = self._begin(name, args, kwargs)
+        try:
+            while not slot.done:
+                self._shield += 1
+                try:
+                    with self._read_lock:
+                        if not slot.done:
+                            self._receive()
+                finally:
+                    self._open_shield()
+        finally:
+            self._pending.pop(number, None)
+        if slot.error is not None:
+            raise slot.error
+        return slot.value
+
+    async def call_async(self, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+        """Call a host tool; other tasks of the event loop run meanwhile."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        number, slot = self._begin(name, args, kwargs)
+
+        def wake() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        slot.wake = wake
+        self._watched[loop] = self._watched.get(loop, 0) + 1
+        if self._watched[loop] == 1:
+            self._channel.watch(loop, self._drain)
+        try:
+            await future
+        finally:
+            self._pending.pop(number, None)
+            self._watched[loop] -= 1
+            if not self._watched[loop]:
+                del self._watched[loop]
+                self._channel.unwatch(loop)
+        if slot.error is not None:
+            raise slot.error
+        return slot.value
+
+    def _drain(self) -> None:
+        self._shield += 1
+        try:
+            if self._pending:
+                self._receive()
+            while self._pending and self._channel.buffered():
+                self._receive()
+        finally:
+            self._open_shield()
+
+    def _receive(self) -> None:
+        """Take one answer of the host and hand it to the call that waits for it."""
+        header, blobs = self._channel.recv()
+        slot = self._pending.get(header.get("id", 0))
+        if slot is None:
+            return
+        if header["t"] == "result":
+            slot.value = wire.Decoder(blobs, array=_array, table=_table).decode(header.get("v"))
+        else:
+            slot.error = self._tool_error(str(header.get("type")), str(header.get("message")))
+        slot.done = True
+        if slot.wake is not None:
+            slot.wake()
+
+    def _tool_error(self, name: str, message: str) -> BaseException:
+        if name == "KeyboardInterrupt":
+            return KeyboardInterrupt()
+        if self._exceptions is None:
+            self._exceptions = _tool_exceptions()
+        make = self._exceptions.get(name)
+        return make(message) if make is not None else ToolError(name, message)
+
+
+def _array(dtype: str, shape: Tuple[int, ...], data: bytes) -> Any:
+    plain = wire.Array(dtype, shape, data)
+    try:
+        return plain.to_numpy()
+    except ImportError:
+        return plain
+
+
+def _table(columns: Dict[str, Any], index: Optional[List[Any]]) -> Any:
+    plain = wire.Table(columns, index)
+    try:
+        return plain.to_pandas()
+    except ImportError:
+        return plain
+
+
+_MIMES = (
+    ("_repr_html_", "text/html"),
+    ("_repr_markdown_", "text/markdown"),
+    ("_repr_svg_", "image/svg+xml"),
+    ("_repr_png_", "image/png"),
+    ("_repr_jpeg_", "image/jpeg"),
+    ("_repr_latex_", "text/latex"),
+    ("_repr_json_", "application/json"),
+)
+
+
+def _rich(value: Any) -> Dict[str, Any]:
+    """The rich forms of `value`, by the protocol that notebooks use."""
+    kind = type(value)
+    if isinstance(value, type):
+        return {}
+    if kind.__module__ == "matplotlib.figure" and hasattr(value, "savefig"):
+        stream = io.BytesIO()
+        value.savefig(stream, format="png", bbox_inches="tight")
+        return {"image/png": stream.getvalue()}
+    data: Dict[str, Any] = {}
+    for method, mime in _MIMES:
+        function = getattr(kind, method, None)
+        if function is None:
+            continue
+        try:
+            body = function(value)
+            if isinstance(body, tuple):
+                body = body[0]
+            if mime == "application/json" and not isinstance(body, str):
+                import json
+
+                body = json.dumps(body)
+        except Exception:  # a display that fails is no display: the value itself still arrives
+            continue
+        if isinstance(body, (str, bytes)) and body:
+            data[mime] = body
+    return data
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    if isinstance(error, Refused):  # shown as what user code would catch it as
+        for base in kind.__mro__:
+            if base.__module__ == "builtins" and base not in (Exception, BaseException, object):
+                return base.__name__
+        return "PolicyError"
+    return str(kind.__name__)[:200]
+
+
+def _text(error: Any, length: int) -> str:
+    try:
+        text = str(error)
+    except BaseException as trouble:
+        return "<str() raised {}>".format(type(trouble).__name__)
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _peak_memory() -> int:
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,376 @@
+"""A session: one guest, one namespace, one step at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, MutableMapping
+from time import monotonic
+from typing import Any
+
+from safeexec import wire
+from safeexec.backend import Guest
+from safeexec.errors import (
+    BackendUnavailable,
+    LimitExceeded,
+    NotSupported,
+    PolicyError,
+    ProtocolError,
+    SessionBusy,
+    SessionClosed,
+    StepTimeout,
+)
+from safeexec.files import Files
+from safeexec.policy import Policy
+from safeexec.result import ERROR_KINDS, FileInfo, GuestError, Result, Usage
+from safeexec.step import OnOutput, Step, number_field, text_field
+from safeexec.tools import HostTool, Tools, collect
+
+_DISCARD = ("time", "memory", "output", "crash", "protocol")
+
+
+class Session:
+    """Made by :meth:`Executor.session`. State lives from step to step; `close`, `interrupt` and `kill` work from any thread."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        policy: Policy,
+        tools: Mapping[str, HostTool],
+        variables: Mapping[str, Any],
+        loop: Any = None,
+    ) -> None:
+        self._guest = guest
+        self.policy = policy
+        self._tools = dict(tools)
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._step: Step | None = None
+        self._requests = 0
+        self._closed: str | None = None
+        self._peak = 0
+        self.variables: MutableMapping[str, Any] = Variables(self)
+        """The guest's global variables, by copy: reading one decodes it, writing one encodes it."""
+        self.files = Files(self)
+        """The working directory."""
+        try:
+            self._start(variables)
+        except SessionClosed as error:
+            self._end("it could not be started")
+            raise BackendUnavailable(f"the sandbox did not start: {self._closed}") from error
+        except BaseException:
+            self._end("it could not be started")
+            raise
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<safeexec.Session {'open' if self._closed is None else 'closed'}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended."""
+        return self._closed is not None
+
+    def _start(self, variables: Mapping[str, Any]) -> None:
+        limits = self.policy.limits
+        header: wire.Header = {
+            "t": "init",
+            "limits": {"output": limits.output, "value": limits.value},
+            "env": dict(self.policy.env),
+            "tools": [tool.spec() for tool in self._tools.values()],
+        }
+        self._request(header)
+        for name in self.policy.files:
+            self.files.put(name, self.policy.file_bytes(name), quiet=True)
+        if self.policy.files:
+            self._request({"t": "rescan"})
+        if variables:
+            self._set(variables)
+
+    # -- running ---------------------------------------------------------------------------------------------------------
+
+    def run(self, code: str, *, on_output: OnOutput | None = None) -> Result:
+        """Run one step and return what came of it.
+
+        `on_output` is called with each piece of output as it arrives, in this thread; what it raises ends the step and is raised here.
+        Raises SessionBusy while another step runs, SessionClosed after the end; the guest's own failures are in ``result.error``.
+        """
+        if not isinstance(code, str):
+            raise TypeError(f"code must be a string, not {type(code).__name__}")
+        try:
+            code.encode()
+        except UnicodeEncodeError:
+            return Result(
+                error=GuestError("exception", "SyntaxError", "the code has characters that are not valid Unicode")
+            )
+        self._acquire()
+        try:
+            step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop)
+            self._perform(step, {"t": "run", "code": code})
+            result = self._result(step)
+            if result.error is not None and result.error.kind in _DISCARD:
+                self._end(f"its last step ended in {result.error.kind!r}: {result.error.message}")
+            if step.callback_error is not None:
+                raise step.callback_error
+            return result
+        finally:
+            self._lock.release()
+
+    def _acquire(self) -> None:
+        if self._closed is not None:
+            raise SessionClosed(f"the session is closed: {self._closed}")
+        if not self._lock.acquire(blocking=False):
+            raise SessionBusy("the session is running a step; it runs one at a time")
+        if self._closed is not None:
+            self._lock.release()
+            raise SessionClosed(f"the session is closed: {self._closed}")
+
+    def _perform(self, step: Step, header: wire.Header, blobs: Any = ()) -> None:
+        self._requests += 1
+        header["id"] = self._requests
+        self._step = step
+        try:
+            step.perform(header, blobs)
+        except BaseException:
+            self._end("the host interrupted it")
+            raise
+        finally:
+            self._step = None
+
+    def _result(self, step: Step) -> Result:
+        error: GuestError | None = None
+        value: Any = None
+        files: tuple[FileInfo, ...] = ()
+        cpu = 0.0
+        try:
+            if step.broken is not None:
+                raise ProtocolError(step.broken)
+            if step.died is None:
+                answer = step.answer
+                error = _guest_error(answer.get("error"))
+                if error is None and "v" in answer:
+                    value = wire.Decoder(step.blobs).decode(answer["v"])
+                cpu = number_field(answer, "cpu")
+                self._peak = max(self._peak, int(number_field(answer, "rss")))
+                files = _file_list(answer.get("files", []))
+                step.truncated = step.truncated or answer.get("cut") is True
+        except (ProtocolError, wire.WireError) as trouble:
+            error, value, files = GuestError("protocol", "ProtocolError", str(trouble)), None, ()
+        if step.expired is not None:
+            trace = error or GuestError("time", "", "")
+            error = GuestError("time", "TimeoutError", step.expired, trace.traceback, trace.line)
+            value = None
+        elif step.died is not None:
+            if step.interrupted:
+                error = GuestError(
+                    "exception", "KeyboardInterrupt", "the step was interrupted and did not stop by itself"
+                )
+                self._end("its last step had to be killed when it was interrupted")
+            else:
+                error = GuestError(step.died.kind, _DEATHS.get(step.died.kind, "GuestDied"), step.died.message)
+        calls = tuple(step.broker.log) if step.broker is not None else ()
+        out, err = step.streams
+        return Result(
+            value=value,
+            stdout=out.text(),
+            stderr=err.text(),
+            error=error,
+            displays=tuple(step.displays),
+            files=files,
+            usage=Usage(monotonic() - step.clock.started, cpu, self._peak, len(calls)),
+            tool_calls=calls,
+            truncated=step.truncated or out.truncated or err.truncated,
+        )
+
+    # -- other requests --------------------------------------------------------------------------------------------------
+
+    def _request(self, header: wire.Header, blobs: Any = ()) -> tuple[wire.Header, Any]:
+        """A request that runs no step. Raises the host's exceptions for the guest's refusals."""
+        self._acquire()
+        try:
+            step = Step(self._guest, self.policy.limits)
+            self._perform(step, header, blobs)
+            if step.died is not None or step.broken is not None:
+                reason = str(step.died) if step.died is not None else str(step.broken)
+                if step.expired is not None:
+                    reason = step.expired
+                self._end(reason)
+                if step.expired is not None:
+                    raise StepTimeout(reason)
+                if step.broken is not None:
+                    raise ProtocolError(reason)
+                raise SessionClosed(f"the session is lost: {reason}")
+            fail = step.answer.get("fail")
+            if fail is not None:
+                _raise_failure(fail)
+            return step.answer, step.blobs
+        finally:
+            self._lock.release()
+
+    def _decoded(self, header: wire.Header) -> Any:
+        answer, blobs = self._request(header)
+        try:
+            return wire.Decoder(blobs).decode(answer.get("v"))
+        except wire.WireError as error:
+            self._end(str(error))
+            raise ProtocolError(str(error)) from None
+
+    def _set(self, variables: Mapping[str, Any]) -> None:
+        encoder = wire.Encoder(self.policy.limits.value, strict=True)
+        nodes = {}
+        for name, value in variables.items():
+            if not isinstance(name, str) or not name.isidentifier():
+                raise PolicyError(f"{name!r} is not a variable name")
+            try:
+                nodes[name] = encoder.encode(value)
+            except wire.NotPlain as error:
+                raise TypeError(f"variable {name!r}: {error}; pass plain data, or a function through tools=") from None
+            except wire.TooLarge as error:
+                raise LimitExceeded(f"variable {name!r}: {error} (Limits.value)") from None
+        self._request({"t": "set", "v": nodes}, encoder.blobs)
+
+    def add_tools(self, tools: Tools) -> None:
+        """Make more host tools callable from the next step on. A name that is in use is replaced."""
+        found = collect(tools)
+        self._request({"t": "tools", "tools": [tool.spec() for tool in found.values()]})
+        self._tools.update(found)
+
+    # -- ending ----------------------------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Stop the running step, if any: KeyboardInterrupt in the guest, and the guest's end if that does not help. From any thread."""
+        step = self._step
+        if step is not None:
+            step.interrupt()
+
+    def kill(self) -> None:
+        """End the session at once, whatever runs in it. From any thread."""
+        if self._closed is None:
+            self._closed = "it was killed"
+        self._guest.kill()
+        self._end("it was killed")
+
+    def close(self) -> None:
+        """End the session and free what it holds. From any thread; a running step ends first. Idempotent."""
+        if self._closed is None:
+            self._closed = "it was closed"
+        self._end("it was closed")
+
+    def _end(self, reason: str) -> None:
+        if self._closed is None:
+            self._closed = reason
+        self._guest.kill()
+        if self._step is None:
+            self._guest.close()
+            return
+        # A step still reads from the guest, here (a callback closed the session) or in another thread: what it reads from must not go.
+        threading.Thread(target=self._close_later, name="safeexec-close", daemon=True).start()
+
+    def _close_later(self) -> None:
+        with self._lock:
+            self._guest.close()
+
+    def fork(self, tools: Tools | None = None, reseed: bool = False) -> Session:
+        """An independent session with the same state. Raises NotSupported where the sandbox cannot."""
+        raise NotSupported("this sandbox cannot fork a session")
+
+    def snapshot(self) -> Any:
+        """The session's state as plain bytes. Raises NotSupported where the sandbox cannot."""
+        raise NotSupported("this sandbox cannot take snapshots")
+
+
+_DEATHS = {"memory": "MemoryError", "time": "TimeoutError", "output": "OutputLimitExceeded", "crash": "Crash"}
+
+
+def _guest_error(data: Any) -> GuestError | None:
+    if data is None:
+        return None
+    if type(data) is not dict or data.get("kind") not in ERROR_KINDS:
+        raise ProtocolError("a malformed error")
+    line = data.get("line")
+    if line is not None and (type(line) is not int or not 0 <= line < 2**31):
+        raise ProtocolError("a malformed line number")
+    return GuestError(
+        data["kind"], text_field(data, "type", 400), text_field(data, "message"), text_field(data, "traceback"), line
+    )
+
+
+def _file_list(data: Any) -> tuple[FileInfo, ...]:
+    if type(data) is not list or len(data) > 10_000:
+        raise ProtocolError("a malformed list of files")
+    files = []
+    for item in data:
+        if type(item) is not list or len(item) != 2 or type(item[0]) is not str or type(item[1]) is not int:
+            raise ProtocolError("a malformed list of files")
+        files.append(FileInfo(item[0][:4096], max(0, item[1])))
+    return tuple(files)
+
+
+def _raise_failure(fail: Any) -> None:
+    if type(fail) is not dict:
+        raise ProtocolError("a malformed failure")
+    kind, message = text_field(fail, "type", 200), text_field(fail, "message", 5000)
+    if kind == "KeyError":
+        raise KeyError(message.strip("'"))
+    if kind == "TooLarge":
+        raise LimitExceeded(f"{message} (Limits.value)")
+    for known in (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+        if kind == known.__name__:
+            raise known(message)
+    if kind == "OSError":
+        raise OSError(message)
+    raise ProtocolError(f"the guest refused a request: {kind}: {message}")
+
+
+class Variables(MutableMapping[str, Any]):
+    """See :attr:`Session.variables`. Raises KeyError for a missing name, TypeError for a value with no plain form, LimitExceeded."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __getitem__(self, name: str) -> Any:
+        if not isinstance(name, str):
+            raise KeyError(name)
+        try:
+            return self._session._decoded({"t": "get", "name": name})
+        except KeyError:
+            raise KeyError(name) from None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._session._set({name: value})
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Set several variables in one request."""
+        self._session._set(dict(*args, **kwargs))
+
+    def __delitem__(self, name: str) -> None:
+        try:
+            self._session._request({"t": "del", "name": name})
+        except KeyError:
+            raise KeyError(name) from None
+
+    def _names(self) -> list[str]:
+        answer, _ = self._session._request({"t": "names"})
+        names = answer.get("v")
+        if type(names) is not list or not all(type(name) is str for name in names):
+            raise ProtocolError("a malformed list of names")
+        return names
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def __bool__(self) -> bool:
+        return True

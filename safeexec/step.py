@@ -1,0 +1,252 @@
+"""One request to a guest: the frames that answer it, the clocks that bound it."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+from safeexec import watchdog, wire
+from safeexec.backend import Guest, GuestDied
+from safeexec.broker import Broker
+from safeexec.errors import ProtocolError
+from safeexec.policy import Limits
+from safeexec.result import Display
+
+GRACE = 0.1
+"""Seconds between the soft interrupt of a step that ran out of time and its end."""
+INTERRUPT_GRACE = 0.5
+MAX_DISPLAYS = 100
+_MAX_ERROR = 400_000
+_TEXT_MIMES = ("text/", "image/svg+xml", "application/json", "application/javascript")
+
+
+class Output(str):
+    """A piece of output as it arrives: text, and in `stream` "stdout" or "stderr"."""
+
+    stream: str
+
+    def __new__(cls, text: str, stream: str) -> Output:
+        self = super().__new__(cls, text)
+        self.stream = stream
+        return self
+
+
+OnOutput = Callable[[Output], object]
+
+
+class _Capture:
+    """One output stream of a step, cut at the limit whatever the guest sends."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.name = name
+        self._left = limit
+        self._text = io.StringIO()
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self.truncated = False
+
+    def add(self, data: wire.Blob) -> str:
+        size = len(data)
+        if size > self._left:
+            self.truncated = True
+            data = data[: self._left]
+            size = self._left
+        self._left -= size
+        text = self._decode(bytes(data)) if size else ""
+        if text:
+            self._text.write(text)
+        return text
+
+    def text(self) -> str:
+        return self._text.getvalue()
+
+
+class Clock:
+    """The three clocks of a step. The guest's stands still while a host tool runs."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.started = monotonic()
+        self._limits = limits
+        self._used = 0.0
+        self._since: float | None = self.started
+        self._lock = threading.Lock()
+
+    def pause(self) -> None:
+        with self._lock:
+            if self._since is not None:
+                self._used += monotonic() - self._since
+                self._since = None
+
+    def resume(self) -> None:
+        with self._lock:
+            if self._since is None:
+                self._since = monotonic()
+
+    def expired(self, now: float) -> str | None:
+        """Which limit has passed, as a sentence; None while none has."""
+        limits = self._limits
+        if limits.wall is not None and now - self.started >= limits.wall:
+            return f"the step took longer than {limits.wall:g} s, tools included (Limits.wall)"
+        if limits.time is not None:
+            with self._lock:
+                used = self._used + (0.0 if self._since is None else now - self._since)
+            if used >= limits.time:
+                return f"the step ran longer than {limits.time:g} s (Limits.time)"
+        return None
+
+
+class Step:
+    """Sends one request and gathers what comes back.
+
+    `answer` is the header of the closing ``done`` frame and `blobs` its blobs; `died` is set when the guest ended instead, `broken` when it broke the
+    protocol, `expired` when a clock ran out.
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        limits: Limits,
+        tools: Any = None,
+        on_output: OnOutput | None = None,
+        loop: Any = None,
+    ) -> None:
+        self._guest = guest
+        self._limits = limits
+        self._on_output = on_output
+        self._number = 0
+        self._kill_at = float("inf")
+        self._lock = threading.Lock()
+        self._over = False
+        self.clock = Clock(limits)
+        self.broker: Broker | None = None
+        if tools is not None:
+            self.broker = Broker(tools, limits, guest.send, self.clock.pause, self.clock.resume, loop)
+        self.streams = (_Capture("stdout", limits.output), _Capture("stderr", limits.output))
+        self.displays: list[Display] = []
+        self._display_left = limits.value
+        self.truncated = False
+        self.answer: wire.Header = {}
+        self.blobs: Sequence[wire.Blob] = ()
+        self.expired: str | None = None
+        self.interrupted = False
+        self.died: GuestDied | None = None
+        self.broken: str | None = None
+        self.callback_error: BaseException | None = None
+
+    def perform(self, header: wire.Header, blobs: Sequence[wire.Blob] = ()) -> None:
+        """Run the request to its end. Raises nothing the guest could cause."""
+        self._number = header["id"]
+        key = id(self)
+        watchdog.watch(key, self._check)
+        try:
+            self._guest.exchange((header, blobs), self._on_frame)
+        except GuestDied as death:
+            self.died = death
+        except (wire.WireError, ProtocolError) as error:
+            self.broken = str(error)
+        except BaseException:  # Ctrl-C in the thread that waits: the guest must not go on alone
+            self._guest.kill()
+            raise
+        finally:
+            watchdog.unwatch(key)
+            with self._lock:
+                self._over = True
+            if self.broker is not None:
+                self.broker.stop()
+
+    def interrupt(self) -> None:
+        """End the step softly, and for good if it does not obey. From any thread."""
+        with self._lock:
+            if self._over:
+                return
+            self.interrupted = True
+            self._kill_at = min(self._kill_at, monotonic() + INTERRUPT_GRACE)
+            self._guest.interrupt()
+        if self.broker is not None:
+            self.broker.stop()
+
+    def _check(self, now: float) -> None:
+        if now >= self._kill_at:
+            self._guest.kill()
+            return
+        if self.broker is not None:
+            self.broker.check(now)
+        if self.expired is None:
+            expired = self.clock.expired(now)
+            if expired is not None:
+                with self._lock:
+                    if self._over:
+                        return
+                    self.expired = expired
+                    self._kill_at = min(self._kill_at, now + GRACE)
+                    self._guest.interrupt()
+                if self.broker is not None:
+                    self.broker.stop()
+
+    # -- frames: everything from here on reads hostile input ---------------------------------------------------------------
+
+    def _on_frame(self, frame: wire.Frame) -> bool:
+        header, blobs = frame
+        kind = header.get("t")
+        if kind == "out":
+            self._output(header.get("s"), blobs)
+        elif kind == "call":
+            if self.broker is None:
+                raise ProtocolError("a tool call outside a step")
+            self.broker.request(header, blobs)
+        elif kind == "display":
+            self._display(header.get("m"), blobs)
+        elif kind == "done":
+            if header.get("id") != self._number or type(header.get("id")) is not int:
+                raise ProtocolError("an answer to a request that was not made")
+            self.answer, self.blobs = header, blobs
+            return True
+        else:
+            raise ProtocolError("a frame of unknown kind")
+        return False
+
+    def _output(self, number: Any, blobs: Sequence[wire.Blob]) -> None:
+        if type(number) is not int or number not in (1, 2) or len(blobs) != 1:
+            raise ProtocolError("a malformed output frame")
+        stream = self.streams[number - 1]
+        text = stream.add(blobs[0])
+        if text and self._on_output is not None and self.callback_error is None:
+            try:
+                self._on_output(Output(text, stream.name))
+            except BaseException as error:  # the caller's own error: end the step, then raise it there
+                self.callback_error = error
+                self.interrupt()
+
+    def _display(self, mimes: Any, blobs: Sequence[wire.Blob]) -> None:
+        if type(mimes) is not list or len(mimes) != len(blobs) or len(mimes) > 20:
+            raise ProtocolError("a malformed display")
+        data: dict[str, str | bytes] = {}
+        for mime, blob in zip(mimes, blobs, strict=True):
+            if type(mime) is not str or len(mime) > 100 or not wire._MIME.match(mime):
+                raise ProtocolError("a malformed display")
+            self._display_left -= len(blob)
+            if self._display_left < 0 or len(self.displays) >= MAX_DISPLAYS:
+                self.truncated = True
+                return
+            data[mime] = str(blob, "utf-8", "replace") if mime.startswith(_TEXT_MIMES) else bytes(blob)
+        if data:
+            self.displays.append(Display(data))
+
+
+def text_field(header: Any, name: str, limit: int = _MAX_ERROR) -> str:
+    """A string field of a guest's header. Raises ProtocolError."""
+    value = header.get(name, "")
+    if type(value) is not str:
+        raise ProtocolError(f"field {name!r} is not a string")
+    return value[:limit]
+
+
+def number_field(header: Any, name: str) -> float:
+    """A non-negative number field of a guest's header. Raises ProtocolError."""
+    value = header.get(name, 0)
+    if type(value) not in (int, float) or not 0 <= value < 2**62:
+        raise ProtocolError(f"field {name!r} is not a number")
+    return float(value)

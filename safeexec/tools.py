@@ -1,0 +1,178 @@
+"""Host functions that code in a sandbox may call.
+
+Into the sandbox go a tool's name, its description, and of each parameter the name, kind and whether it has a default. Everything else stays here:
+defaults are filled in on the host, arguments are checked before the call, and an exception crosses as type name and message only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_type_hints
+
+from safeexec.errors import ToolError
+
+Tools = Sequence[Any] | Mapping[str, Any]
+
+_JSON_TYPES: dict[str, Any] = {
+    "string": str,
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+}
+_EXACT = frozenset((str, int, float, bool, list, dict))
+_STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class HostTool:
+    """A callable of the host with a name, a signature and validators for its parameters.
+
+    Raises ToolError when `source` is not callable, has no usable name, or its signature cannot be read.
+    """
+
+    def __init__(self, source: Any, name: str | None = None) -> None:
+        inputs = getattr(source, "inputs", None)
+        shaped = isinstance(inputs, Mapping) and hasattr(source, "description")
+        if not callable(source):
+            raise ToolError(
+                f"a tool must be callable, or have name, description, inputs and __call__; got {source!r:.200}"
+            )
+        chosen = name or (getattr(source, "name", None) if shaped else None) or getattr(source, "__name__", None)
+        chosen = chosen or getattr(source, "name", None)
+        if not isinstance(chosen, str) or not chosen.isidentifier() or keyword.iskeyword(chosen) or chosen[:2] == "__":
+            raise ToolError(f"tool name {chosen!r} is not a name that code could call; pass tools={{'name': function}}")
+        self.name = chosen
+        self.call: Callable[..., Any] = source
+        self.is_async = inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(
+            getattr(source, "__call__", None)  # noqa: B004  the method itself is asked, not whether there is one
+        )
+        self.description = str(source.description if shaped else inspect.getdoc(source) or "")
+        self._keywords_only_call = shaped
+        self.parameters = _from_inputs(source.inputs) if shaped else _from_signature(source, chosen)
+        self._signature = inspect.Signature(list(self.parameters.values()))
+        self._simple = all(p.kind in _POSITIONAL for p in self.parameters.values()) and not shaped
+        self._order = list(self.parameters)
+        self._required = sum(p.default is p.empty for p in self.parameters.values())
+        self._validators: dict[str, Any] = {}
+
+    def spec(self) -> dict[str, Any]:
+        """What the guest is told."""
+        shown = []
+        for parameter in self.parameters.values():
+            star = _STARS.get(parameter.kind, "")
+            shown.append(star + parameter.name + ("=…" if parameter.default is not parameter.empty else ""))
+        return {"name": self.name, "doc": self.description[:20_000], "text": f"{self.name}({', '.join(shown)})"}
+
+    def bind(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+        """Check arguments against the signature: positional and keyword arguments to call with, and all by name for the log.
+
+        Raises TypeError or ValueError with a message the guest's author can act on.
+        """
+        if self._simple and not kwargs and self._required <= len(args) <= len(self._order):
+            named = dict(zip(self._order, args, strict=False))
+            checked = [self._check(key, value) for key, value in named.items()]
+            return checked, {}, named
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}(): {error}; it is {self.spec()['text']}") from None
+        named = dict(bound.arguments)
+        for key, value in bound.arguments.items():
+            kind = self.parameters[key].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[key] = tuple(self._check(key, item) for item in value)
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[key] = {k: self._check(key, item) for k, item in value.items()}
+            else:
+                bound.arguments[key] = self._check(key, value)
+        if self._keywords_only_call:
+            return [], dict(bound.arguments), named
+        return list(bound.args), dict(bound.kwargs), named
+
+    def _check(self, name: str, value: Any) -> Any:
+        wanted = self.parameters[name].annotation
+        if wanted is inspect.Parameter.empty or wanted is Any or (type(value) is wanted and wanted in _EXACT):
+            return value
+        validator = self._validators.get(name)
+        if validator is None:
+            validator = self._validators[name] = _validator(wanted)
+        if validator is False:
+            return value
+        import pydantic
+
+        try:
+            return validator.validate_python(value)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = "".join(f"[{part!r}]" for part in first["loc"])
+            shown = repr(value)
+            shown = shown if len(shown) <= 100 else shown[:99] + "…"
+            raise ValueError(f"{self.name}(): argument {name!r}{where}: {first['msg']}; got {shown}") from None
+
+
+def _validator(annotation: Any) -> Any:
+    """A pydantic validator, or False for an annotation that pydantic cannot check (a class of the host's own)."""
+    import pydantic
+
+    try:
+        return pydantic.TypeAdapter(annotation)
+    except pydantic.errors.PydanticUserError:
+        return False
+
+
+def _from_inputs(inputs: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+    required: list[inspect.Parameter] = []
+    optional: list[inspect.Parameter] = []
+    for name, about in inputs.items():
+        about = about if isinstance(about, Mapping) else {}
+        wanted = about.get("type", "any")
+        annotation = _JSON_TYPES.get(wanted, Any) if isinstance(wanted, str) else Any
+        is_optional = bool(about.get("nullable")) or "default" in about
+        if is_optional and annotation is not Any:
+            annotation = annotation | None
+        default = None if is_optional else inspect.Parameter.empty
+        parameter = inspect.Parameter(
+            name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation
+        )
+        (optional if is_optional else required).append(parameter)
+    return {p.name: p for p in required + optional}
+
+
+def _from_signature(source: Any, name: str) -> dict[str, inspect.Parameter]:
+    try:
+        signature = inspect.signature(source)
+    except (TypeError, ValueError) as error:
+        raise ToolError(f"tool {name!r}: its signature cannot be read ({error}); wrap it in a function") from error
+    try:
+        hints = get_type_hints(source if inspect.isroutine(source) else source.__call__, include_extras=True)
+    except Exception:  # a hint that names something missing must not make the tool unusable: it is then not checked
+        hints = {}
+    parameters = {}
+    for parameter in signature.parameters.values():
+        annotation = hints.get(parameter.name, parameter.annotation)
+        parameters[parameter.name] = parameter.replace(
+            annotation=parameter.empty if isinstance(annotation, str) else annotation
+        )
+    return parameters
+
+
+def collect(tools: Tools) -> dict[str, HostTool]:
+    """Name to tool, from a sequence or a mapping. Raises ToolError for a name used twice."""
+    pairs: list[tuple[str | None, Any]]
+    if isinstance(tools, Mapping):
+        pairs = [(str(key), value) for key, value in tools.items()]
+    elif callable(tools) or isinstance(tools, str | bytes):
+        raise ToolError("tools must be a sequence of callables or a mapping of names to callables")
+    else:
+        pairs = [(None, value) for value in tools]
+    found: dict[str, HostTool] = {}
+    for name, source in pairs:
+        tool = source if isinstance(source, HostTool) and name is None else HostTool(source, name)
+        if tool.name in found:
+            raise ToolError(f"two tools are called {tool.name!r}")
+        found[tool.name] = tool
+    return found

@@ -1,0 +1,828 @@
+"""Frames and the value codec: what travels between a host and its guest.
+
+Both ends use this one file; inside a sandbox it runs on CPython 3.9 and later, so it needs nothing but the standard
+library.
+
+A frame on a byte stream is ``u32 total | u32 header length | header | blobs``: little-endian, ``total`` counts everything
+behind itself, the header is one JSON object in UTF-8, and its field ``b`` lists the lengths of the blobs that follow.
+
+A value is a JSON node plus blobs. JSON's own types stand for themselves; everything else is an object with a ``$`` field that
+names its kind. Nothing is ever pickled, evaluated, or rebuilt by class name. The reader treats its input as hostile: size, depth,
+node count and each blob's use are bounded *before* anything is built from them.
+"""
+
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from uuid import UUID
+
+Blob = Union[bytes, bytearray, memoryview]
+Header = Dict[str, Any]
+Frame = Tuple[Header, Sequence[Blob]]
+
+MAX_DEPTH = 100
+"""Containers nested deeper than this are not encoded, and refused when read."""
+MAX_NODES = 2_000_000
+"""Upper bound on the values inside one value, whatever the size limit."""
+MAX_HEADER = 48 * 2**20
+MAX_BLOBS = 200_000
+INLINE = 1024
+"""Strings longer than this travel as blobs: a blob costs no escaping and cannot hide brackets."""
+MAX_SCALAR = 64 * 1024
+"""Digits of a Fraction or Decimal: reducing a fraction is quadratic in them, so a hostile one could stall the reader."""
+FRAME_OVERHEAD = 64 * 1024
+
+_PREFIX = struct.Struct("<II")
+_INT_BOUND = 2**63
+
+
+class WireError(ValueError):
+    """The bytes are not a frame or not a value of this protocol."""
+
+
+class TooLarge(WireError):
+    """A value has more bytes or nodes than the limit allows."""
+
+
+class NotPlain(TypeError):
+    """A value has no plain form and the caller asked for nothing else."""
+
+
+# -- plain stand-ins for what has no built-in type ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """A value that does not travel: the name of its type and its ``repr``, cut to a few thousand characters."""
+
+    type: str
+    repr: str
+
+    def __repr__(self) -> str:
+        return "<{}: {}>".format(self.type, self.repr)
+
+
+@dataclass(frozen=True)
+class Array:
+    """An n-dimensional array: numpy's dtype string, shape, and the elements in C order."""
+
+    dtype: str
+    shape: Tuple[int, ...]
+    data: bytes
+
+    def __repr__(self) -> str:
+        return "Array(dtype={!r}, shape={!r}, {} bytes)".format(self.dtype, self.shape, len(self.data))
+
+    def to_numpy(self) -> Any:
+        """The array as a new ``numpy.ndarray``. Raises ImportError without numpy."""
+        import numpy
+
+        return numpy.frombuffer(self.data, dtype=numpy.dtype(self.dtype)).reshape(self.shape).copy()
+
+
+@dataclass(frozen=True)
+class Image:
+    """An encoded picture. The bytes are the guest's: nothing has looked inside."""
+
+    mime: str
+    data: bytes
+
+    def __repr__(self) -> str:
+        return "Image(mime={!r}, {} bytes)".format(self.mime, len(self.data))
+
+    def to_pil(self) -> Any:
+        """The picture as a ``PIL.Image.Image``: this is where the guest's bytes are first parsed. Needs pillow."""
+        import io
+
+        import PIL.Image
+
+        return PIL.Image.open(io.BytesIO(self.data), formats=("PNG", "JPEG", "GIF", "WEBP", "BMP"))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data frame: column name to values (a list or an :class:`Array`), and the row labels unless they are 0, 1, 2…"""
+
+    columns: Dict[str, Any]
+    index: Optional[List[Any]] = None
+
+    def to_pandas(self) -> Any:
+        """The table as a ``pandas.DataFrame``. Needs pandas."""
+        import pandas
+
+        columns = {k: v.to_numpy() if isinstance(v, Array) else v for k, v in self.columns.items()}
+        return pandas.DataFrame(columns, index=self.index)
+
+
+# -- frames ---------------------------------------------------------------------------------------------------------------
+
+_dump = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def _refuse_constant(name: str) -> Any:
+    raise WireError("{} is not JSON".format(name))
+
+
+_scan: Any = getattr(json.JSONDecoder(parse_constant=_refuse_constant), "scan_once")
+
+
+def pack(header: Header, blobs: Sequence[Blob] = ()) -> List[Blob]:
+    """The buffers of one frame, in order. Sets the header's ``b``."""
+    size = 0
+    if blobs:
+        lengths = [len(b) for b in blobs]
+        header["b"] = lengths
+        size = sum(lengths)
+    text = _dump(header).encode()
+    head = _PREFIX.pack(4 + len(text) + size, len(text)) + text
+    return [head, *blobs] if blobs else [head]
+
+
+def _strip_strings(raw: bytes) -> bytes:
+    return re.sub(rb'"[^"\\]*(?:\\.[^"\\]*)*"', b"", raw)
+
+
+def check_json(raw: bytes, max_nodes: int = MAX_NODES, max_depth: int = 2 * MAX_DEPTH + 16) -> None:
+    """Refuse JSON text that would be deep or large once parsed, by looking at its punctuation only.
+
+    A parser that recurses into a million brackets can overflow the C stack, and ``[[],[],…`` grows thirty-fold when built.
+    """
+    opening = raw.count(b"[") + raw.count(b"{")
+    if opening > max_depth or opening + raw.count(b",") > max_nodes:
+        bare = _strip_strings(raw)
+        if bare.count(b"[") + bare.count(b"{") + bare.count(b",") > max_nodes:
+            raise TooLarge("more than {} values in one frame".format(max_nodes))
+        brackets = bare.translate(None, bytes(set(range(256)) - set(b"[]{}"))).replace(b"{", b"[").replace(b"}", b"]")
+        for _ in range(max_depth):
+            if not brackets:
+                break
+            shorter = brackets.replace(b"[]", b"")
+            if len(shorter) == len(brackets):
+                break
+            brackets = shorter
+        if brackets:
+            raise WireError("nested deeper than {}, or unbalanced".format(max_depth))
+    # int() of a long digit string is quadratic where the interpreter's own limit was switched off.
+    if len(raw) > 4000 and re.search(rb"[0-9]{4000}", raw):
+        raise WireError("a number of thousands of digits")
+
+
+def unpack(body: Blob, max_nodes: int = MAX_NODES) -> Frame:
+    """One frame from the bytes behind its ``total`` field. Blobs are views of `body`. Raises WireError."""
+    view = memoryview(body)
+    if len(view) < 4:
+        raise WireError("a frame of {} bytes".format(len(view)))
+    length = int.from_bytes(view[:4], "little")
+    if length > len(view) - 4 or length > MAX_HEADER:
+        raise WireError("a header of {} bytes in a frame of {}".format(length, len(view)))
+    raw = bytes(view[4 : 4 + length])
+    check_json(raw, max_nodes)
+    try:
+        text = raw.decode()
+        header, end = _scan(text, 0)
+    except (ValueError, StopIteration, RecursionError, MemoryError) as error:
+        raise WireError("the header is not JSON: {}".format(type(error).__name__)) from None
+    if end != len(text) or type(header) is not dict:
+        raise WireError("the header is not one JSON object")
+    lengths = header.pop("b", None)
+    rest = len(view) - 4 - length
+    if lengths is None:
+        if rest:
+            raise WireError("{} bytes behind a frame without blobs".format(rest))
+        return header, ()
+    if type(lengths) is not list or len(lengths) > MAX_BLOBS:
+        raise WireError("the blob lengths are not a list, or too many")
+    blobs: List[Blob] = []
+    start = 4 + length
+    for size in lengths:
+        if type(size) is not int or size < 0 or size > len(view) - start:
+            raise WireError("a blob runs past the end of its frame")
+        blobs.append(view[start : start + size])
+        start += size
+    if start != len(view):
+        raise WireError("bytes behind the last blob")
+    return header, blobs
+
+
+class FrameReader:
+    """Cuts a byte stream into frames.
+
+    `readinto` fills a writable buffer and returns how many bytes it got, 0 at the end of the stream (``socket.recv_into``'s shape).
+    A frame larger than `max_frame` bytes is refused before memory is set aside for it.
+    """
+
+    def __init__(self, readinto: Callable[[memoryview], int], max_frame: int, max_nodes: int = MAX_NODES) -> None:
+        self._readinto = readinto
+        self._max = max_frame
+        self._max_nodes = max_nodes
+        self._buffer = memoryview(bytearray(65536))
+        self._start = 0
+        self._end = 0
+
+    def _fill(self) -> None:
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._end == len(self._buffer) or self._start > 32768:
+            rest = bytes(self._buffer[self._start : self._end])
+            self._buffer[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+        count = self._readinto(self._buffer[self._end :])
+        if not count:
+            raise EOFError
+        self._end += count
+
+    def buffered(self) -> bool:
+        """Whether bytes wait here that a poll on the stream would not show."""
+        return self._end > self._start
+
+    def next(self) -> Frame:
+        """The next frame, waiting for it. Raises EOFError at the end of the stream, WireError for what is no frame."""
+        while self._end - self._start < 4:
+            self._fill()
+        total = int.from_bytes(self._buffer[self._start : self._start + 4], "little")
+        if total > self._max:
+            raise TooLarge("a frame of {} bytes, {} allowed".format(total, self._max))
+        if total + 4 <= len(self._buffer):
+            while self._end - self._start < total + 4:
+                self._fill()
+            start = self._start + 4
+            self._start = start + total
+            return unpack(bytes(self._buffer[start : start + total]), self._max_nodes)
+        have = self._end - self._start - 4
+        body = bytearray(total)
+        view = memoryview(body)
+        view[:have] = self._buffer[self._start + 4 : self._end]
+        self._start = self._end = 0
+        while have < total:
+            count = self._readinto(view[have:])
+            if not count:
+                raise EOFError
+            have += count
+        return unpack(body, self._max_nodes)
+
+
+# -- encoding -------------------------------------------------------------------------------------------------------------
+
+_PLAIN = frozenset((type(None), bool, int, float, str))
+_isfinite = math.isfinite
+
+
+class Encoder:
+    """Turns values into nodes and blobs.
+
+    `limit` bounds bytes, `strict` raises :class:`NotPlain` where the lenient form would send an :class:`Opaque`. One encoder
+    may encode several values into one frame; its `blobs` go behind the header.
+    """
+
+    def __init__(self, limit: int = 16 * 2**20, strict: bool = False) -> None:
+        self.blobs: List[Blob] = []
+        self._left = limit
+        self._nodes = max_nodes(limit)
+        self._strict = strict
+        self._path: Dict[int, None] = {}
+
+    def encode(self, value: Any) -> Any:
+        """The node for `value`. Raises TooLarge, and NotPlain when strict."""
+        return self._node(value, 0)
+
+    def _blob(self, data: Blob) -> int:
+        self._left -= len(data)
+        if self._left < 0:
+            raise TooLarge("the value is larger than its limit")
+        self.blobs.append(data)
+        return len(self.blobs) - 1
+
+    def _spend(self, count: int) -> None:
+        self._nodes -= count
+        if self._nodes < 0:
+            raise TooLarge("the value has too many parts")
+
+    def _node(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        self._nodes -= 1
+        if self._nodes < 0:
+            raise TooLarge("the value has too many parts")
+        if kind is str:
+            return self._str(value)
+        if value is None or kind is bool:
+            return value
+        if kind is int:
+            if -_INT_BOUND < value < _INT_BOUND:
+                return value
+            return self._long(value)
+        if kind is float:
+            return value if _isfinite(value) else {"$": "float", "v": repr(value)}
+        if kind is list or kind is dict or kind is tuple:
+            return self._container(value, kind, depth)
+        return self._other(value, kind, depth)
+
+    def _str(self, value: str) -> Any:
+        if len(value) <= INLINE:
+            if value.isascii():
+                self._left -= len(value)
+                if self._left < 0:
+                    raise TooLarge("the value is larger than its limit")
+                return value
+            try:
+                self._left -= len(value.encode())
+                if self._left < 0:
+                    raise TooLarge("the value is larger than its limit")
+                return value
+            except UnicodeEncodeError:
+                pass
+        return {"$": "str", "i": self._blob(value.encode("utf-8", "surrogatepass"))}
+
+    def _long(self, value: int) -> Any:
+        text = "%x" % value
+        self._left -= len(text)
+        if self._left < 0:
+            raise TooLarge("the value is larger than its limit")
+        return {"$": "int", "v": text} if len(text) <= INLINE else {"$": "int", "i": self._blob(text.encode())}
+
+    def _flat(self, items: Sequence[Any]) -> bool:
+        """Whether JSON can take these items as they are; checked at C speed, for long lists of numbers or short strings."""
+        kinds = set(map(type, items))
+        if len(kinds) != 1:
+            return False
+        kind = kinds.pop()
+        if kind is int:
+            return bool(-_INT_BOUND < min(items) and max(items) < _INT_BOUND)
+        if kind is float:
+            return all(map(_isfinite, items))
+        if kind is str:
+            if all(map(str.isascii, items)):
+                sizes = list(map(len, items))
+                if max(sizes) <= INLINE:
+                    self._left -= sum(sizes)
+                    if self._left < 0:
+                        raise TooLarge("the value is larger than its limit")
+                    return True
+            return False
+        plain: bool = kind is bool
+        return plain
+
+    def _list(self, items: Any, depth: int) -> List[Any]:
+        if len(items) > 8:
+            self._spend(len(items))
+            if self._flat(items):
+                return list(items)
+            self._nodes += len(items)
+        depth += 1
+        return [self._node(item, depth) for item in items]
+
+    def _container(self, value: Any, kind: type, depth: int) -> Any:
+        key = id(value)
+        if key in self._path:
+            return self._opaque(value, "…")
+        if depth >= MAX_DEPTH:
+            return self._opaque(value, "… (nested too deep)")
+        self._path[key] = None
+        try:
+            if kind is list:
+                return self._list(value, depth)
+            if kind is tuple:
+                return {"$": "tuple", "v": self._list(value, depth)}
+            return self._dict(value, depth)
+        finally:
+            del self._path[key]
+
+    def _dict(self, value: Any, depth: int) -> Any:
+        items = list(dict.items(value))
+        depth += 1
+        if "$" not in value and all(type(k) is str and len(k) <= INLINE and k.isascii() for k, _ in items):
+            self._left -= sum(len(k) for k, _ in items)
+            return {k: self._node(v, depth) for k, v in items}
+        flat = []
+        for k, v in items:
+            flat.append(self._node(k, depth))
+            flat.append(self._node(v, depth))
+        return {"$": "dict", "v": flat}
+
+    def _opaque(self, value: Any, text: Optional[str] = None) -> Any:
+        if self._strict:
+            raise NotPlain("a value of type {} cannot be passed".format(type(value).__name__))
+        return {
+            "$": "opaque",
+            "t": self._str(_safe(type(value).__name__, 200)),
+            "r": self._str(describe(value) if text is None else text),
+        }
+
+    def _other(self, value: Any, kind: type, depth: int) -> Any:
+        # Subclasses are taken apart with the base type's own methods: an overridden __iter__ has no say.
+        encode = _SPECIAL.get(kind)
+        if encode is not None:
+            return encode(self, value, depth)
+        if isinstance(value, Enum):
+            return self._node(value.value, depth + 1) if depth < MAX_DEPTH else self._opaque(value)
+        foreign = self._foreign(value, kind, depth)
+        if foreign is not None:
+            return foreign
+        for base, convert in _BASES:
+            if isinstance(value, base):
+                plain = convert(value)
+                if type(plain) is base:
+                    if base in (list, dict, tuple):
+                        return self._shallow(value, plain, base, depth)
+                    return self._node(plain, depth)
+        for base in _SPECIAL:
+            if isinstance(value, base):
+                return _SPECIAL[base](self, value, depth)
+        if is_dataclass(value) and not isinstance(value, type):
+            plain = {f.name: getattr(value, f.name, None) for f in fields(value)}
+            return self._shallow(value, plain, dict, depth)
+        return self._opaque(value)
+
+    def _shallow(self, owner: Any, plain: Any, kind: type, depth: int) -> Any:
+        """Encode the plain copy of `owner`, remembering `owner` so that a cycle through it is seen."""
+        key = id(owner)
+        if key in self._path:
+            return self._opaque(owner, "…")
+        self._path[key] = None
+        try:
+            return self._container(plain, kind, depth)
+        finally:
+            del self._path[key]
+
+    def _foreign(self, value: Any, kind: type, depth: int) -> Any:
+        """Arrays, frames and pictures, known by their shape so that no library is imported to look for them."""
+        module = kind.__module__.partition(".")[0] if isinstance(kind.__module__, str) else ""
+        if module == "numpy" and hasattr(value, "dtype") and hasattr(value, "tobytes"):
+            if getattr(value, "ndim", None) == 0 and not hasattr(value, "sort"):
+                item = value.item()
+                return self._node(item, depth) if type(item).__module__ != "numpy" else self._opaque(value)
+            dtype = value.dtype.str
+            if item_size(dtype) is None:
+                return self._node(value.tolist(), depth + 1) if depth < MAX_DEPTH else self._opaque(value)
+            if value.nbytes > self._left:
+                raise TooLarge("the value is larger than its limit")
+            return {"$": "array", "d": dtype, "s": list(value.shape), "i": self._blob(value.tobytes())}
+        if isinstance(value, Array):
+            return {"$": "array", "d": value.dtype, "s": list(value.shape), "i": self._blob(value.data)}
+        if module == "pandas" and kind.__name__ in ("DataFrame", "Series") and depth < MAX_DEPTH:
+            frame = value if kind.__name__ == "DataFrame" else value.to_frame()
+            labels = frame.index
+            plain_index = type(labels).__name__ == "RangeIndex" and labels.start == 0 and labels.step == 1
+            columns = []
+            for position, name in enumerate(frame.columns):
+                column = frame.iloc[:, position]
+                data = column.to_numpy()
+                if data.dtype.kind in "biufcmM":
+                    columns.append([_safe(name, 1000), self._node(data, depth + 1)])
+                else:
+                    columns.append([_safe(name, 1000), self._node(column.tolist(), depth + 1)])
+            names = [self._str(c[0]) for c in columns]
+            index = None if plain_index else self._node(labels.tolist(), depth + 1)
+            return {"$": "table", "n": names, "v": [c[1] for c in columns], "x": index}
+        if isinstance(value, Table) and depth < MAX_DEPTH:
+            return {
+                "$": "table",
+                "n": [self._str(n) for n in value.columns],
+                "v": [self._node(v, depth + 1) for v in value.columns.values()],
+                "x": None if value.index is None else self._node(value.index, depth + 1),
+            }
+        if isinstance(value, Image):
+            return {"$": "image", "m": self._str(value.mime), "i": self._blob(value.data)}
+        if module == "PIL" and hasattr(value, "save") and hasattr(value, "getpixel"):
+            import io
+
+            stream = io.BytesIO()
+            value.save(stream, "PNG")
+            return {"$": "image", "m": "image/png", "i": self._blob(stream.getvalue())}
+        if isinstance(value, Opaque):
+            if self._strict:
+                raise NotPlain("a value of type {} cannot be passed".format(value.type))
+            return {"$": "opaque", "t": self._str(value.type), "r": self._str(value.repr)}
+        return None
+
+
+def max_nodes(limit: int) -> int:
+    """How many parts a value of at most `limit` bytes may have."""
+    return min(MAX_NODES, max(1000, limit // 8))
+
+
+def _safe(value: Any, length: int) -> str:
+    try:
+        return str(value)[:length]
+    except Exception:
+        return "?"
+
+
+def describe(value: Any, length: int = 4000) -> str:
+    """``repr(value)``, never raising an Exception and never much longer than `length`; containers are cut before, not after."""
+    import reprlib
+
+    short = reprlib.Repr()
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = short.maxfrozenset = short.maxdeque = 50
+    short.maxarray = 50
+    short.maxstring = short.maxother = length
+    short.maxlevel = 6
+    try:
+        text = short.repr(value)
+        return text if len(text) <= length else text[: length - 1] + "…"
+    except Exception:
+        return "<{} object>".format(type(value).__name__)
+
+
+def _tz(value: Any) -> Any:
+    offset = value.utcoffset()
+    return None if offset is None else offset.total_seconds()
+
+
+def _encode_set(e: Encoder, v: Any, depth: int) -> Any:
+    if depth >= MAX_DEPTH:
+        return e._opaque(v, "… (nested too deep)")
+    base = set if isinstance(v, set) else frozenset
+    return {"$": base.__name__, "v": e._list(list(base.__iter__(v)), depth)}
+
+
+def _encode_decimal(e: Encoder, v: Any, depth: int) -> Any:
+    text = Decimal.__str__(v)
+    return {"$": "decimal", "v": text} if len(text) <= MAX_SCALAR else e._opaque(v, text[:200] + "…")
+
+
+def _encode_fraction(e: Encoder, v: Any, depth: int) -> Any:
+    if max(v.numerator.bit_length(), v.denominator.bit_length()) > 4 * MAX_SCALAR:
+        return e._opaque(v, "a fraction of {} bits".format(v.numerator.bit_length() + v.denominator.bit_length()))
+    return {"$": "fraction", "v": ["%x" % v.numerator, "%x" % v.denominator]}
+
+
+def _encode_bytes(e: Encoder, v: Any, depth: int) -> Any:
+    return {"$": "bytes", "i": e._blob(bytes(memoryview(v)))}
+
+
+def _encode_datetime(e: Encoder, v: Any, depth: int) -> Any:
+    return {
+        "$": "datetime",
+        "v": [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, v.fold],
+        "z": _tz(v),
+    }
+
+
+# datetime before date: it is a subclass of it.
+_SPECIAL: Dict[type, Callable[[Encoder, Any, int], Any]] = {
+    bytes: _encode_bytes,
+    bytearray: _encode_bytes,
+    memoryview: _encode_bytes,
+    set: _encode_set,
+    frozenset: _encode_set,
+    complex: lambda e, v, d: {"$": "complex", "v": [e._node(v.real, d), e._node(v.imag, d)]},
+    range: lambda e, v, d: {"$": "range", "v": [e._node(v.start, d), e._node(v.stop, d), e._node(v.step, d)]},
+    datetime: _encode_datetime,
+    date: lambda e, v, d: {"$": "date", "v": [v.year, v.month, v.day]},
+    time: lambda e, v, d: {"$": "time", "v": [v.hour, v.minute, v.second, v.microsecond, v.fold], "z": _tz(v)},
+    timedelta: lambda e, v, d: {"$": "timedelta", "v": [v.days, v.seconds, v.microseconds]},
+    timezone: lambda e, v, d: {"$": "timezone", "v": v.utcoffset(None).total_seconds()},
+    Decimal: _encode_decimal,
+    Fraction: _encode_fraction,
+    UUID: lambda e, v, d: {"$": "uuid", "v": "%032x" % v.int},
+}
+
+_BASES: Tuple[Tuple[type, Callable[[Any], Any]], ...] = (
+    (str, str.__str__),
+    (int, lambda v: int.__add__(v, 0)),
+    (float, float.__pos__),
+    (dict, lambda v: {k: dict.__getitem__(v, k) for k in dict.__iter__(v)}),
+    (list, lambda v: list(list.__iter__(v))),
+    (tuple, lambda v: tuple(tuple.__iter__(v))),
+)
+
+
+# -- decoding -------------------------------------------------------------------------------------------------------------
+
+_DTYPE = re.compile(
+    r"[<>|=]?(?:b1|[iu][1248]|f(?:2|4|8|12|16)|c(?:8|16|24|32)|S\d{1,9}|U\d{1,8}|[mM]8(?:\[\d{0,4}[A-Za-zμ]{1,2}\])?)\Z"
+)
+_MIME = re.compile(r"[a-z]+/[a-z0-9.+-]+\Z")
+_KINDS = frozenset(_PLAIN)
+
+
+def item_size(dtype: str) -> Optional[int]:
+    """Bytes per element of a plain numpy dtype string; None for every other (objects, records)."""
+    if type(dtype) is not str or not _DTYPE.match(dtype):
+        return None
+    body = dtype.lstrip("<>|=")
+    if body[0] in "mM":
+        return 8
+    return int(body[1:]) * (4 if body[0] == "U" else 1)
+
+
+class Decoder:
+    """Turns nodes and blobs back into values; whatever arrives, it either builds plain data or raises WireError.
+
+    `array`, `image` and `table` build the richer kinds: by default the inert stand-ins of this module.
+    """
+
+    def __init__(
+        self,
+        blobs: Sequence[Blob],
+        array: Callable[..., Any] = Array,
+        image: Callable[..., Any] = Image,
+        table: Callable[..., Any] = Table,
+    ) -> None:
+        self._blobs: List[Optional[Blob]] = list(blobs)
+        self._array = array
+        self._image = image
+        self._table = table
+
+    def decode(self, node: Any) -> Any:
+        """The value of `node`. Raises WireError."""
+        try:
+            return self._value(node, 0)
+        except WireError:
+            raise
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
+            raise WireError("a malformed value: {}".format(type(error).__name__)) from None
+
+    def _value(self, node: Any, depth: int) -> Any:
+        kind = type(node)
+        if kind in _KINDS:
+            return node
+        if depth > MAX_DEPTH + 4:
+            raise WireError("a value nested deeper than {}".format(MAX_DEPTH))
+        depth += 1
+        if kind is list:
+            if set(map(type, node)) <= _KINDS:
+                return node
+            return [self._value(item, depth) for item in node]
+        if kind is not dict:
+            raise WireError("a malformed value")
+        tag = node.get("$")
+        if tag is None:
+            return {key: self._value(item, depth) for key, item in node.items()}
+        if type(tag) is not str:
+            raise WireError("a malformed value")
+        build = _BUILD.get(tag)
+        if build is None:
+            raise WireError("a value of unknown kind")
+        return build(self, node, depth)
+
+    def blob(self, index: Any) -> Blob:
+        # Each blob serves once: a million references to one blob would be a million copies of it.
+        if type(index) is not int or not 0 <= index < len(self._blobs):
+            raise WireError("a reference to no blob")
+        data = self._blobs[index]
+        if data is None:
+            raise WireError("a blob referred to twice")
+        self._blobs[index] = None
+        return data
+
+    def _list(self, node: Any, depth: int) -> List[Any]:
+        if type(node) is not list:
+            raise WireError("a malformed value")
+        return [self._value(item, depth) for item in node]
+
+    def _distinct(self, items: List[Any]) -> None:
+        # Crafted keys that all hash alike would make building the set or dict take hours.
+        if len(items) > 500 and 2 * len(set(map(hash, items))) < len(items):
+            raise WireError("keys that collide")
+
+    def _str(self, node: Any) -> str:
+        text = node if type(node) is str else self._value(node, MAX_DEPTH)
+        if type(text) is not str:
+            raise WireError("not a string")
+        return text
+
+
+def _ints(node: Any, count: int) -> List[int]:
+    if type(node) is not list or len(node) != count or set(map(type, node)) != {int}:
+        raise WireError("a malformed value")
+    return node
+
+
+def _hex(text: Any, limit: int = MAX_SCALAR) -> int:
+    if type(text) is not str or len(text) > limit or not re.match(r"-?[0-9a-f]+\Z", text):
+        raise WireError("a malformed number")
+    return int(text, 16)
+
+
+def _zone(seconds: Any) -> Optional[timezone]:
+    if seconds is None:
+        return None
+    if type(seconds) not in (int, float) or not -86400 < seconds < 86400:
+        raise WireError("a malformed time zone")
+    return timezone(timedelta(seconds=seconds))
+
+
+def _decode_int(d: Decoder, n: Any, depth: int) -> int:
+    if "i" in n:
+        return _hex(bytes(d.blob(n["i"])).decode("ascii"), 2**62)
+    return _hex(n["v"])
+
+
+def _decode_float(d: Decoder, n: Any, depth: int) -> float:
+    if n["v"] not in ("nan", "inf", "-inf"):
+        raise WireError("a malformed float")
+    return float(n["v"])
+
+
+def _decode_complex(d: Decoder, n: Any, depth: int) -> complex:
+    real, imag = d._list(n["v"], depth)
+    if type(real) is not float or type(imag) is not float:
+        raise WireError("a malformed complex")
+    return complex(real, imag)
+
+
+def _decode_range(d: Decoder, n: Any, depth: int) -> range:
+    parts = d._list(n["v"], depth)
+    if len(parts) != 3 or set(map(type, parts)) != {int}:
+        raise WireError("a malformed range")
+    return range(*parts)
+
+
+def _decode_dict(d: Decoder, n: Any, depth: int) -> Dict[Any, Any]:
+    flat = d._list(n["v"], depth)
+    keys = flat[::2]
+    if len(flat) % 2:
+        raise WireError("a key without a value")
+    d._distinct(keys)
+    return dict(zip(keys, flat[1::2]))
+
+
+def _decode_set(d: Decoder, n: Any, depth: int) -> Any:
+    items = d._list(n["v"], depth)
+    d._distinct(items)
+    return set(items) if n["$"] == "set" else frozenset(items)
+
+
+def _decode_datetime(d: Decoder, n: Any, depth: int) -> datetime:
+    v = _ints(n["v"], 8)
+    return datetime(*v[:7], tzinfo=_zone(n["z"]), fold=v[7])  # type: ignore[misc, arg-type]
+
+
+def _decode_time(d: Decoder, n: Any, depth: int) -> time:
+    v = _ints(n["v"], 5)
+    return time(*v[:4], tzinfo=_zone(n["z"]), fold=v[4])  # type: ignore[misc, arg-type]
+
+
+def _decode_decimal(d: Decoder, n: Any, depth: int) -> Decimal:
+    text = n["v"]
+    if type(text) is not str or len(text) > MAX_SCALAR:
+        raise WireError("a malformed decimal")
+    return Decimal(text)
+
+
+def _decode_array(d: Decoder, n: Any, depth: int) -> Any:
+    dtype, shape = n["d"], n["s"]
+    size = item_size(dtype)
+    if size is None or type(shape) is not list or len(shape) > 32:
+        raise WireError("a malformed array")
+    total = size
+    for length in shape:
+        if type(length) is not int or not 0 <= length < 2**48:
+            raise WireError("a malformed array")
+        total *= length
+    data = d.blob(n["i"])
+    if total != len(data):
+        raise WireError("an array whose bytes do not fit its shape")
+    return d._array(dtype, tuple(shape), bytes(data))
+
+
+def _decode_image(d: Decoder, n: Any, depth: int) -> Any:
+    mime = d._str(n["m"])
+    if len(mime) > 100 or not _MIME.match(mime):
+        raise WireError("a malformed image")
+    return d._image(mime, bytes(d.blob(n["i"])))
+
+
+def _decode_table(d: Decoder, n: Any, depth: int) -> Any:
+    if type(n["n"]) is not list:
+        raise WireError("a malformed table")
+    names = [d._str(name) for name in n["n"]]
+    values = d._list(n["v"], depth)
+    index = None if n["x"] is None else d._value(n["x"], depth)
+    if len(names) != len(values) or not (index is None or type(index) is list):
+        raise WireError("a malformed table")
+    return d._table(dict(zip(names, values)), index)
+
+
+_BUILD: Dict[str, Callable[[Decoder, Any, int], Any]] = {
+    "str": lambda d, n, depth: str(d.blob(n["i"]), "utf-8", "surrogatepass"),
+    "bytes": lambda d, n, depth: bytes(d.blob(n["i"])),
+    "int": _decode_int,
+    "float": _decode_float,
+    "complex": _decode_complex,
+    "tuple": lambda d, n, depth: tuple(d._list(n["v"], depth)),
+    "set": _decode_set,
+    "frozenset": _decode_set,
+    "dict": _decode_dict,
+    "range": _decode_range,
+    "datetime": _decode_datetime,
+    "date": lambda d, n, depth: date(*_ints(n["v"], 3)),
+    "time": _decode_time,
+    "timedelta": lambda d, n, depth: timedelta(*_ints(n["v"], 3)),
+    "timezone": lambda d, n, depth: _zone(n["v"]) or timezone.utc,
+    "decimal": _decode_decimal,
+    "fraction": lambda d, n, depth: Fraction(_hex(n["v"][0]), _hex(n["v"][1])),
+    "uuid": lambda d, n, depth: UUID(int=_hex(n["v"], 32)),
+    "array": _decode_array,
+    "image": _decode_image,
+    "table": _decode_table,
+    "opaque": lambda d, n, depth: Opaque(d._str(n["t"])[:400], d._str(n["r"])[:8000]),
+}

@@ -1,0 +1,77 @@
+"""The guest in a bare subprocess: no wall at all. What the core is tested against without a sandbox around it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import safeexec
+from safeexec.backend import Backend, Guest, GuestDied, StreamGuest, Wall
+from safeexec.policy import Policy
+
+_MAIN = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from safeexec import guest
+guest.Guest(guest.FdChannel(int(sys.argv[1]))).serve()
+"""
+
+
+class PlainGuest(StreamGuest):
+    def __init__(self, policy: Policy, python: str = sys.executable) -> None:
+        ours, theirs = socket.socketpair()
+        self._home = TemporaryDirectory()
+        with theirs:
+            self.process = subprocess.Popen(
+                [python, "-I", "-c", _MAIN, str(theirs.fileno()), str(Path(safeexec.__file__).parents[1])],
+                pass_fds=[theirs.fileno()],
+                cwd=self._home.name,
+                env={"MPLBACKEND": "Agg", "PYTHONDONTWRITEBYTECODE": "1"},
+                start_new_session=True,
+            )
+        super().__init__(ours, policy.limits.value + 2**20)
+
+    def interrupt(self) -> None:
+        try:
+            os.kill(self.process.pid, signal.SIGINT)
+        except ProcessLookupError:
+            return
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.hang_up()
+
+    def death(self) -> GuestDied:
+        self.kill()
+        return GuestDied("crash", f"the process ended with {self.process.wait()}")
+
+    def close(self) -> None:
+        self.kill()
+        self.process.wait()
+        super().close()
+        self._home.cleanup()
+
+
+class PlainBackend(Backend):
+    name = "plain"
+
+    def __init__(self, policy: Policy | None = None, **options: Any) -> None:
+        self._options = options
+
+    def start(self, policy: Policy) -> Guest:
+        return PlainGuest(policy, **self._options)
+
+    @property
+    def isolation(self) -> Mapping[str, Wall]:
+        return {"process": Wall(True, "")}
+
+    def close(self) -> None:
+        pass
