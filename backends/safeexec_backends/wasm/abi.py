@@ -369,7 +369,9 @@ def _callback(function: HostFunction, parameters: str, result: str) -> Any:
     def call(_data: int, _caller: int, raw: Any, _slots: int) -> int:
         host: Host = _local.host
         try:
-            if plain:
+            if not span:
+                value = function(host)
+            elif plain:
                 value = function(host, *raw[0:span:4])
             else:
                 arguments: list[int | float] = []

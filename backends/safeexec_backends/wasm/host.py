@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from . import abi
@@ -15,6 +15,7 @@ SIGNAL_WORD: Final = 64  # see image/helpers.wat
 SIGINT: Final = 2
 ENVIRONMENT: Final = {"HOME": "/sandbox", "LANG": "C.UTF-8", "TZ": "UTC"}
 MAX_FRAME: Final = 64 << 20
+Buffer = bytes | bytearray | memoryview
 
 
 class Killed(Exception):
@@ -51,15 +52,14 @@ class Host(abi.Host):
         self.failure = None
         self.parts: list[bytes] = []
         self.parts_size = 0
-        self.inbox: deque[bytes] = deque()
-        self.next: bytes | None = None
+        self.inbox: deque[Sequence[Buffer]] = deque()
         self._wake = threading.Condition(threading.Lock())
         self._interrupts = 0
 
     # From any thread
 
-    def post(self, frame: bytes) -> None:
-        """Queue a frame for the guest."""
+    def post(self, frame: Sequence[Buffer]) -> None:
+        """Queue a frame for the guest, given as its buffers in order."""
         with self._wake:
             self.inbox.append(frame)
             self._wake.notify()
@@ -102,13 +102,34 @@ class Host(abi.Host):
             if self.killed:
                 raise Killed
 
-    def receive(self) -> bytes:
-        """The next frame for the guest. Raises Killed."""
+    def wait(self, seconds: float) -> int:
+        """Wait until a frame is there, an interrupt comes or the time is over (never, if negative); 1 for a frame. Raises Killed."""
+        with self._wake:
+            before = self._interrupts
+            deadline = float("inf") if seconds < 0 else time.monotonic() + seconds
+            while not self.killed and not self.inbox and self._interrupts == before:
+                left = min(deadline - time.monotonic(), 3600.0)
+                if not left > 0:
+                    return 0
+                self._wake.wait(left)
+            if self.killed:
+                raise Killed
+            return int(bool(self.inbox))
+
+    def receive(self) -> int:
+        """Wait for the next frame; its size. Raises Killed."""
         with self._wake:
             while not self.inbox:
                 if self.killed:
                     raise Killed
                 self._wake.wait()
+            return sum(len(buffer) for buffer in self.inbox[0])
+
+    def take(self, size: int) -> Sequence[Buffer]:
+        """The frame whose size was asked for. Raises ProtocolViolation for another size."""
+        with self._wake:
+            if not self.inbox or sum(len(buffer) for buffer in self.inbox[0]) != size:
+                raise ProtocolViolation("a frame was fetched that did not wait")
             return self.inbox.popleft()
 
     def part(self, data: bytes) -> None:

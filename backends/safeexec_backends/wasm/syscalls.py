@@ -21,13 +21,15 @@ AT_FDCWD = 0xFFFFFF9C  # -100
 
 
 class HostCall(NamedTuple):
-    """One host function and its signature."""
+    """One host function, its signature, and the module it is imported from."""
 
     function: Callable[..., Any]
     parameters: str
     result: str
+    namespace: str
 
 
+ENV, WASI, HOST = "env", "wasi_snapshot_preview1", "host"
 TABLE: dict[str, HostCall] = {}
 
 
@@ -43,7 +45,7 @@ def syscall(name: str, parameters: str, result: str = "i") -> Callable[[Callable
             except Fault:
                 return -e.EFAULT
 
-        TABLE[name] = HostCall(call, parameters, result)
+        TABLE[name] = HostCall(call, parameters, result, ENV)
         return function
 
     return register
@@ -62,17 +64,19 @@ def wasi(name: str, parameters: str) -> Callable[[Callable[..., None]], Callable
                 return e.EFAULT
             return 0
 
-        TABLE[name] = HostCall(call, parameters, "i")
+        TABLE[name] = HostCall(call, parameters, "i", WASI)
         return function
 
     return register
 
 
-def plain(name: str, parameters: str = "", result: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def plain(
+    name: str, parameters: str = "", result: str = "", namespace: str = ENV
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function that has no way to report an error; a Fault ends the guest."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        TABLE[name] = HostCall(function, parameters, result)
+        TABLE[name] = HostCall(function, parameters, result, namespace)
         return function
 
     return register

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
 
 from . import errno as e
 from .abi import MASK32, PAGE
 from .errno import Errno
 from .fs import O_APPEND, Device, Directory, File, Open
 from .host import Host
-from .syscalls import open_at, plain, s32, syscall, wasi
+from .syscalls import open_at, s32, syscall, wasi
 
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
 _LOCKS = (5, 6, 7, 12, 13, 14)  # F_GETLK, F_SETLK, F_SETLKW and their 64-bit forms
@@ -163,7 +162,8 @@ def fd_sync(host: Host, descriptor: int) -> None:
 @wasi("fd_fdstat_get", "ii")
 def fd_fdstat_get(host: Host, descriptor: int, buffer: int) -> None:
     node = open_at(host, descriptor).node
-    kind = 2 if isinstance(node, Device) else 3 if isinstance(node, Directory) else 4
+    # No device is called a character device here: isatty() would take that for a terminal.
+    kind = 0 if isinstance(node, Device) else 3 if isinstance(node, Directory) else 4
     host.memory.write(buffer, bytes((kind,)) + bytes(23))
 
 
@@ -306,11 +306,5 @@ def _write_back(
     return 0
 
 
-_register: Callable[[Callable[..., int]], Callable[..., int]]
 for _name in ("_msync_js", "_munmap_js"):
     syscall(_name, "iiiiil")(_write_back)
-
-
-@plain("sleep", "d")
-def sleep(host: Host, milliseconds: float) -> None:
-    host.sleep(milliseconds / 1000 if milliseconds == milliseconds else 0.0)

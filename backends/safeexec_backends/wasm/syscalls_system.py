@@ -9,8 +9,8 @@ import time
 from . import errno as e
 from .abi import MAX_PAGES, PAGE, Trap
 from .errno import Errno
-from .host import Exited, Host
-from .syscalls import plain, syscall, wasi
+from .host import Exited, Host, Killed
+from .syscalls import HOST, WASI, plain, s32, syscall, wasi
 
 _MAX_RANDOM = 1 << 20
 _CLOCKS = {0: time.time_ns, 1: time.monotonic_ns, 2: time.thread_time_ns, 3: time.thread_time_ns}
@@ -45,6 +45,8 @@ def get_now(_host: Host) -> float:
 def random_get(host: Host, buffer: int, length: int) -> None:
     host.memory.check(buffer, length)
     for start in range(0, length, _MAX_RANDOM):
+        if host.killed:
+            raise Killed
         host.memory.write(buffer + start, os.urandom(min(_MAX_RANDOM, length - start)))
 
 
@@ -193,12 +195,7 @@ def setitimer(_host: Host, _which: int, _timeout: float) -> int:
     raise Errno(e.ENOSYS)  # nothing can interrupt the guest but the host
 
 
-@plain("__call_sighandler", "ii")
-def call_signal_handler(_host: Host, _handler: int, _signal: int) -> None:
-    raise Exited("a signal handler of C code was called")
-
-
-@plain("proc_exit", "i")
+@plain("proc_exit", "i", namespace=WASI)
 def proc_exit(_host: Host, code: int) -> None:
     raise Exited(f"exit({code})")
 
@@ -232,31 +229,40 @@ def dlsym(_host: Host, _handle: int, _name: int, _index: int) -> int:
 # The frame device (image/helpers.wat)
 
 
-@plain("part", "ii")
+@plain("part", "ii", namespace=HOST)
 def part(host: Host, pointer: int, length: int) -> None:
     host.part(host.memory.read(pointer, length))
 
 
-@plain("send")
+@plain("send", namespace=HOST)
 def send(host: Host) -> None:
     host.send()
 
 
-@plain("reply_size", "", "i")
+@plain("wait", "i", "i", namespace=HOST)
+def wait(host: Host, milliseconds: int) -> int:
+    return host.wait(s32(milliseconds) / 1000)
+
+
+@plain("reply_size", "", "i", namespace=HOST)
 def reply_size(host: Host) -> int:
-    host.next = host.receive()
-    return len(host.next)
+    return host.receive()
 
 
-@plain("reply", "ii")
+@plain("reply", "ii", namespace=HOST)
 def reply(host: Host, pointer: int, size: int) -> None:
-    data, host.next = host.next, None
-    if data is None or len(data) != size:
-        raise Trap("a frame was fetched out of order")
-    host.memory.write(pointer, data)
+    host.memory.check(pointer, size)
+    for buffer in host.take(size):
+        host.memory.write(pointer, buffer)
+        pointer += len(buffer)
 
 
-@plain("missing", "i")
+@plain("missing", "i", namespace=HOST)
 def missing(host: Host, index: int) -> None:
     name = host.missing[index] if index < len(host.missing) else "?"
     raise Trap(f"the guest called {name}, which does not exist without JavaScript")
+
+
+@plain("sleep", "d", namespace=HOST)
+def sleep(host: Host, milliseconds: float) -> None:
+    host.sleep(milliseconds / 1000 if milliseconds == milliseconds else 0.0)

@@ -11,6 +11,7 @@
   (type $two (func (param i32 i32) (result i32)))
   (type $one (func (param i32) (result i32)))
   (type $zero (func (result i32)))
+  (type $handler (func (param i32)))
 
   (import "main" "memory" (memory 0))
   (import "main" "__indirect_function_table" (table 0 funcref))
@@ -21,11 +22,13 @@
   (import "main" "PyBuffer_Release" (func $release_buffer (param i32)))
   (import "main" "PyErr_Print" (func $print_error))
   (import "main" "PyLong_FromLong" (func $int (param i32) (result i32)))
+  (import "main" "PyLong_AsLong" (func $as_int (param i32) (result i32)))
   (import "main" "Py_DecRef" (func $decref (param i32)))
 
   (import "host" "sleep" (func $sleep (param f64)))
   (import "host" "part" (func $part (param i32 i32)))
   (import "host" "send" (func $send))
+  (import "host" "wait" (func $wait (param i32) (result i32)))
   (import "host" "reply_size" (func $reply_size (result i32)))
   (import "host" "reply" (func $reply (param i32 i32)))
 
@@ -53,6 +56,10 @@
   (func (export "emscripten_thread_sleep") (param $milliseconds f64)
     (call $sleep (local.get $milliseconds)))
 
+  ;; raise() of C code: the handler is a pointer.
+  (func (export "__call_sighandler") (param $handler i32) (param $signal i32)
+    (call_indirect (type $handler) (local.get $signal) (local.get $handler)))
+
   ;; METH_FASTCALL: send(*buffers) -> 0. One frame, given in parts, so that a large blob is copied once.
   (func (export "safeexec_send") (param $self i32) (param $arguments i32) (param $count i32) (result i32)
     (block $done
@@ -76,6 +83,10 @@
     (if (i32.eqz (local.get $object)) (then (return (i32.const 0))))
     (call $reply (call $bytes_data (local.get $object)) (local.get $size))
     (local.get $object))
+
+  ;; METH_O: wait(milliseconds) -> whether a frame waits; -1 waits for as long as it takes.
+  (func (export "safeexec_wait") (param $self i32) (param $milliseconds i32) (result i32)
+    (call $int (call $wait (call $as_int (local.get $milliseconds)))))
 
   ;; The host's way in: hand the waiting frame to the guest program. 0, or -1 after an exception that it let through.
   (func (export "safeexec_step") (result i32)

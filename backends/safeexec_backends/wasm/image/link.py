@@ -55,12 +55,14 @@ _DECLINE = frozenset(
         "_emscripten_log_formatted",
         "_emscripten_get_progname",
         "gc_register_proxies",
+        "__hiwire_deduplicate_new",  # runs in a constructor
     }
 )
 _ENOSYS = 52  # in WASI's numbering, which emscripten uses
 _ZERO = {b"\x7f": b"\x41\x00", b"\x7e": b"\x42\x00", b"\x7d": b"\x43" + bytes(4), b"\x7c": b"\x44" + bytes(8)}
 _ZERO |= {b"\x6f": b"\xd0\x6f", b"\x70": b"\xd0\x70"}
 # Host functions that the helpers use. `missing` takes the index of the name in Linked.missing and does not return.
+GLOBAL_PREFIX = "safeexec_global_"
 _MISSING = Import("host", "missing", KIND_FUNCTION, b"")
 
 
@@ -188,6 +190,12 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
         Export(name, KIND_FUNCTION, first_helper + index)
         for name, index in helper_exports.items()
         if name not in taken
+    ]
+    # So that the image builder can read them after the boot.
+    new_exports += [
+        Export(f"{GLOBAL_PREFIX}{index}", KIND_GLOBAL, index)
+        for index, item in enumerate(module.read_globals())
+        if item.mutable
     ]
     module.write_exports(new_exports)
     return Linked(module.dump(), tuple(i.name for i in stubbed), {name: size + n for n, name in enumerate(pointers)})
