@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import tempfile
@@ -103,7 +102,6 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
         "missing": linked.missing,
         "random": found["random"],
         "memory": size,
-        "compiled": hashlib.sha256(compiled).hexdigest(),
     }
     return Image(compiled, files, facts)
 
