@@ -78,11 +78,12 @@ def interesting(body: bytes, position: int) -> Iterator[tuple[int, int, int]]:
         yield op, start, position
 
 
-def renumber_calls(body: bytes, position: int, functions: Sequence[bytes]) -> tuple[bytes, bool]:
+def renumber_calls(body: bytes, position: int, functions: Sequence[bytes], watched: frozenset[int]) -> tuple[bytes, bool, bool]:
     """Give every function index in a body its new number (`functions[old]` is the encoded new one).
 
-    Returns the body and False, or, for a body with legacy exception handling, the body unchanged and True.
+    Returns the body, whether it uses legacy exception handling (then it is unchanged), and whether it calls one of `watched`.
     """
+    found = False
     parts: list[bytes] = []
     end = len(body)
     copied = 0
@@ -99,18 +100,20 @@ def renumber_calls(body: bytes, position: int, functions: Sequence[bytes]) -> tu
             index, position = unsigned(body, position)
             parts.append(functions[index])
             copied = position
+            if index in watched:
+                found = True
         elif op == BR_TABLE:
             count, position = unsigned(body, position)
             for _ in range(count + 1):
                 _, position = unsigned(body, position)
         elif op == TRY:
-            return body, True
+            return body, True, found
         else:
             raise FormatError(f"opcode {op:#x} at {position - 1}")
     if not parts:
-        return body, False
+        return body, False, found
     parts.append(body[copied:])
-    return b"".join(parts), False
+    return b"".join(parts), False, found
 
 
 _STEP: Final = re.compile(_PLAIN, re.DOTALL).match

@@ -61,6 +61,12 @@ _DECLINE = frozenset(
 _ENOSYS = 52  # in WASI's numbering, which emscripten uses
 _ZERO = {b"\x7f": b"\x41\x00", b"\x7e": b"\x42\x00", b"\x7d": b"\x43" + bytes(4), b"\x7c": b"\x44" + bytes(8)}
 _ZERO |= {b"\x6f": b"\xd0\x6f", b"\x70": b"\xd0\x70"}
+# CPython measures its stack by the stack pointer of linear memory, but it is the machine's stack that overflows first, and many
+# recursive functions keep nothing in linear memory. Each function that checks for recursion, and the destructor of all objects, is
+# therefore charged this many bytes of linear stack per call: the check then sees them, and raises RecursionError in time.
+_CHARGE = 64
+_CHARGED = "_Py_Dealloc"
+_RECURSION_CHECKS = ("Py_EnterRecursiveCall", "_Py_CheckRecursiveCall", "_Py_ReachedRecursionLimitWithMargin")
 # Host functions that the helpers use. `missing` takes the index of the name in Linked.missing and does not return.
 GLOBAL_PREFIX = "safeexec_global_"
 _MISSING = Import("host", "missing", KIND_FUNCTION, b"")
@@ -83,6 +89,17 @@ def _stub(name: str, kind: FunctionType, number: int, missing: int) -> bytes:
     else:
         code = b"\x41" + i32_constant(number)[1:-1] + b"\x10" + encode_unsigned(missing) + b"\x00"
     return b"\x00" + code + b"\x0b"
+
+
+def _charging(parameters: int, original: int, stack_pointer: int) -> bytes:
+    """The body of a wrapper that lowers the stack pointer while the original runs."""
+
+    def move(op: int) -> bytes:
+        pointer = encode_unsigned(stack_pointer)
+        return b"\x23" + pointer + b"\x41" + i32_constant(_CHARGE)[1:-1] + bytes((op,)) + b"\x24" + pointer
+
+    arguments = b"".join(b"\x20" + encode_unsigned(n) for n in range(parameters))
+    return b"\x00" + move(0x6B) + arguments + b"\x10" + encode_unsigned(original) + move(0x6A) + b"\x0b"
 
 
 def link(source: bytes, provided: Collection[str], pointers: Collection[str]) -> Linked:
@@ -152,9 +169,13 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
     all_types = types.all
     tags = [all_types[t] for t in module.read_tags()]
     bodies = []
-    for kind, body in zip(functions, module.read_bodies(), strict=True):
-        new, legacy = renumber_calls(body, skip_locals(body)[2], encoded)
+    checks = frozenset(exported[name] for name in _RECURSION_CHECKS)
+    charged = [exported[_CHARGED] - len(old_functions)]
+    for number, (kind, body) in enumerate(zip(functions, module.read_bodies(), strict=True)):
+        new, legacy, recursive = renumber_calls(body, skip_locals(body)[2], encoded, checks)
         bodies.append(translate(body, all_types[kind], tags, types, encoded) if legacy else new)
+        if recursive and number + len(old_functions) not in checks:
+            charged.append(number)
     for body in helper.read_bodies():
         bodies.append(
             relocate(body, function=helper_function, type_index=type_map.__getitem__, global_index=_no_globals)
@@ -163,8 +184,17 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
     for number, (item, kind) in enumerate(zip(stubbed, stub_types, strict=True)):
         bodies.append(_stub(item.name, all_types[kind], number, missing_index))
 
+    # The body of a charged function moves to the end; its old number is that of the wrapper, so that every call pays.
+    stack_pointer = next(e.index for e in exports if e.name == "__stack_pointer" and e.kind == KIND_GLOBAL)
+    for number in charged:
+        original = own + len(bodies)
+        bodies.append(bodies[number])
+        bodies[number] = _charging(len(all_types[functions[number]].parameters), original, stack_pointer)
+
     module.write_imports(new_imports)
-    module.write_functions([*functions, *(type_map[t] for t in helper_functions), *stub_types])
+    module.write_functions(
+        [*functions, *(type_map[t] for t in helper_functions), *stub_types, *(functions[n] for n in charged)]
+    )
     module.write_bodies(bodies)
     module.write_types(types.all)
     # The imported globals came first; as defined globals they keep their numbers. They are emscripten's GOT for functions
