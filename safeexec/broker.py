@@ -8,6 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 MAX_PARALLEL = 32
 """Calls of one step that run at once; more wait for their turn."""
+
+MAX_HELD = 4
+"""Arguments of all calls under way, as a multiple of ``Limits.value``."""
 
 _loop: asyncio.AbstractEventLoop | None = None
 _loop_lock = threading.Lock()
@@ -51,9 +55,10 @@ if hasattr(os, "register_at_fork"):
 class Call:
     """One call under way."""
 
-    __slots__ = ("arguments", "cancel", "deadline", "number", "settled", "started", "tool")
+    __slots__ = ("arguments", "cancel", "deadline", "number", "settled", "size", "started", "tool")
 
-    def __init__(self, number: int, tool: HostTool, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, number: int, tool: HostTool, arguments: Mapping[str, Any], size: int) -> None:
+        self.size = size
         self.number = number
         self.tool = tool
         self.arguments = arguments
@@ -90,6 +95,10 @@ class Broker:
         self._active = 0
         self._seen = 0
         self._closed = False
+        self._held = 0
+        self._log_left = limits.value
+        self.abandoned: list[int] = []
+        """Calls the step ended without; a guest that still waits for one is told with its next request."""
         self.log: list[ToolCall] = []
 
     # -- from the thread that reads frames -------------------------------------------------------------------------------
@@ -109,6 +118,12 @@ class Broker:
         if limit is not None and len(self.log) + len(self._running) >= limit:
             self._refuse(number, "RuntimeError", f"more than {limit} tool calls in one step (Limits.tool_calls)")
             return
+        if self._held + header["n"] > MAX_HELD * self._limits.value:
+            # A thousand calls with the largest arguments must not all lie in the host's memory.
+            self._refuse(
+                number, "RuntimeError", "the arguments of the calls under way are too large together (Limits.value)"
+            )
+            return
         tool = self._tools.get(name)
         if tool is None:
             self._refuse(number, "NameError", f"there is no tool {name!r:.100}")
@@ -118,9 +133,14 @@ class Broker:
         except (TypeError, ValueError) as error:
             self._refuse(number, type(error).__name__, str(error))
             return
-        call = Call(number, tool, shown)
+        size = header["n"]
+        if size > self._log_left:  # the log outlives the calls
+            shown = {key: wire.Opaque(type(value).__name__, "…") for key, value in shown.items()}
+        self._log_left -= min(size, self._log_left)
+        call = Call(number, tool, shown, size)
         with self._lock:
             self._running[number] = call
+            self._held += size
             first = len(self._running) == 1
         if first:
             self._on_busy()
@@ -226,6 +246,7 @@ class Broker:
         with self._lock:
             self.log.append(ToolCall(call.tool.name, call.arguments, failure, monotonic() - call.started))
             self._running.pop(call.number, None)
+            self._held -= call.size
             idle = not self._running
         if idle:
             self._on_idle()
@@ -235,11 +256,13 @@ class Broker:
             return
 
     def check(self, now: float) -> None:
-        """Abandon calls that ran past their time."""
+        """Abandon calls that ran past their time. Does not block: a guest that does not read must not stop the watchdog."""
         for call in list(self._running.values()):
-            if now >= call.deadline and not call.settled:
+            if now >= call.deadline:
+                call.deadline = float("inf")
                 limit = self._limits.tool_time
-                self._abandon(call, TimeoutError(f"{call.tool.name}() took longer than {limit:g} s (Limits.tool_time)"))
+                error = TimeoutError(f"{call.tool.name}() took longer than {limit:g} s (Limits.tool_time)")
+                threads.start(partial(self._abandon, call, error))
 
     def _abandon(self, call: Call, error: BaseException) -> None:
         cancel = call.cancel
@@ -247,8 +270,8 @@ class Broker:
         if cancel is not None:
             cancel()
 
-    def stop(self) -> None:
-        """The step is over or interrupted: abandon what still runs, and let a guest that waits for it go on."""
+    def stop(self, tell: bool) -> None:
+        """The step is over or interrupted: abandon what still runs. `tell` the guest, which may wait for it; that may block."""
         with self._lock:
             self._closed = True
             self._waiting.clear()
@@ -259,12 +282,17 @@ class Broker:
                     continue
                 call.settled = True
                 self._running.pop(call.number, None)
+                self._held -= call.size
                 idle = not self._running
-                self.log.append(ToolCall(call.tool.name, call.arguments, "abandoned", monotonic() - call.started))
+                lasted = monotonic() - call.started if call.started else 0.0
+                self.log.append(ToolCall(call.tool.name, call.arguments, "abandoned", lasted))
             if call.cancel is not None:
                 call.cancel()
             if idle:
                 self._on_idle()
+            if not tell:
+                self.abandoned.append(call.number)
+                continue
             try:
                 self._send(({"t": "failure", "id": call.number, "type": "KeyboardInterrupt", "message": ""}, ()))
             except Exception:  # as in _settle

@@ -294,6 +294,8 @@ class Guest:
         self._stderr = Stream(self, 2)
         self._root = ""
         self._files: Dict[str, Tuple[int, int]] = {}
+        self._folders: Dict[str, int] = {}
+        self._scanned = 0
         self._displays = 0
         self._display_left = 0
         self._hidden = (__file__, wire.__file__)
@@ -455,6 +457,8 @@ class Guest:
         blobs: Sequence[wire.Blob] = ()
         started = time.process_time()
         error: Optional[BaseException] = None
+        for number in header.get("dead", ()):  # calls the host gave up when an earlier step ended
+            self._resolve(number, RuntimeError("the step that made this call has ended"))
         try:
             self._running = True
             try:
@@ -499,7 +503,7 @@ class Guest:
         if self._stdout.truncated or self._stderr.truncated:
             answer["cut"] = True
         if self._root:
-            files = self._scan()
+            files = self._files if self._unchanged() else self._scan()
             if files != self._files:
                 old = self._files
                 answer["files"] = [[name, files[name][0]] for name in files if files[name] != old.get(name)]
@@ -619,14 +623,33 @@ class Guest:
             self._show(pyplot.figure(number))
         pyplot.close("all")
 
+    def _unchanged(self) -> bool:
+        """Whether a scan would find what the last one found. A folder's time changes with its entries, a file's with its content."""
+        try:
+            for path, mtime in self._folders.items():
+                # Some file systems stamp time in ticks of milliseconds: a folder that changed just before the scan proves nothing.
+                if os.stat(path).st_mtime_ns != mtime or mtime > self._scanned - 50_000_000:
+                    return False
+            for name, known in self._files.items():
+                info = os.stat(os.path.join(self._root, name))
+                if (info.st_size, info.st_mtime_ns) != known or known[1] > self._scanned - 50_000_000:
+                    return False
+        except OSError:
+            return False
+        return True
+
     def _scan(self) -> Dict[str, Tuple[int, int]]:
         """Regular files below the working directory: name to (size, mtime)."""
         found: Dict[str, Tuple[int, int]] = {}
         folders = [""]
+        self._folders = {}
+        self._scanned = time.time_ns()
         while folders and len(found) < _MAX_FILES:
             folder = folders.pop()
+            path = os.path.join(self._root, folder)
             try:
-                entries = os.scandir(os.path.join(self._root, folder))
+                self._folders[path] = os.stat(path).st_mtime_ns
+                entries = os.scandir(path)
             except OSError:
                 continue
             with entries:
@@ -723,16 +746,20 @@ class Guest:
     def _receive(self) -> None:
         """Take one answer of the host and hand it to the call that waits for it."""
         header, blobs = self._channel.recv()
-        slot = self._pending.get(header.get("id", 0))
-        if slot is None:
+        number = header.get("id", 0)
+        if number not in self._pending:
             return
         if header["t"] == "result":
-            slot.value = wire.Decoder(blobs, array=_array, table=_table).decode(header.get("v"))
+            self._resolve(number, None, wire.Decoder(blobs, array=_array, table=_table).decode(header.get("v")))
         else:
-            slot.error = self._tool_error(str(header.get("type")), str(header.get("message")))
-        slot.done = True
-        if slot.wake is not None:
-            slot.wake()
+            self._resolve(number, self._tool_error(str(header.get("type")), str(header.get("message"))))
+
+    def _resolve(self, number: int, error: Optional[BaseException], value: Any = None) -> None:
+        slot = self._pending.get(number)
+        if slot is not None:
+            slot.error, slot.value, slot.done = error, value, True
+            if slot.wake is not None:
+                slot.wake()
 
     def _tool_error(self, name: str, message: str) -> BaseException:
         if name == "KeyboardInterrupt":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
 from time import monotonic
 from typing import Any
@@ -48,10 +49,14 @@ class Session:
         self._requests = 0
         self._closed: str | None = None
         self._peak = 0
+        self._abandoned: list[int] = []
         self.variables: MutableMapping[str, Any] = Variables(self)
         """The guest's global variables, by copy: reading one decodes it, writing one encodes it."""
         self.files = Files(self)
         """The working directory."""
+        # A session that is dropped without close() must not leave its guest behind.
+        self._finalizer = weakref.finalize(self, _discard, guest)
+        self._finalizer.atexit = False
         try:
             self._start(variables)
         except SessionClosed as error:
@@ -113,7 +118,12 @@ class Session:
         self._acquire()
         try:
             step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop)
-            self._perform(step, {"t": "run", "code": code})
+            header: wire.Header = {"t": "run", "code": code}
+            if self._abandoned:
+                header["dead"], self._abandoned = self._abandoned, []
+            self._perform(step, header)
+            if step.broker is not None:
+                self._abandoned = step.broker.abandoned
             result = self._result(step)
             if result.error is not None and result.error.kind in _DISCARD:
                 self._end(f"its last step ended in {result.error.kind!r}: {result.error.message}")
@@ -173,6 +183,8 @@ class Session:
                     "exception", "KeyboardInterrupt", "the step was interrupted and did not stop by itself"
                 )
                 self._end("its last step had to be killed when it was interrupted")
+            elif self._closed is not None:
+                error = GuestError("crash", "SessionClosed", f"{self._closed} while the step ran")
             else:
                 error = GuestError(step.died.kind, _DEATHS.get(step.died.kind, "GuestDied"), step.died.message)
         calls = tuple(step.broker.log) if step.broker is not None else ()
@@ -267,6 +279,7 @@ class Session:
         if self._closed is None:
             self._closed = reason
         self._guest.kill()
+        self._finalizer.detach()
         if self._step is None:
             self._guest.close()
             return
@@ -284,6 +297,11 @@ class Session:
     def snapshot(self) -> Any:
         """The session's state as plain bytes. Raises NotSupported where the sandbox cannot."""
         raise NotSupported("this sandbox cannot take snapshots")
+
+
+def _discard(guest: Guest) -> None:
+    guest.kill()
+    guest.close()
 
 
 _DEATHS = {"memory": "MemoryError", "time": "TimeoutError", "output": "OutputLimitExceeded", "crash": "Crash"}

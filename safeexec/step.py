@@ -6,10 +6,11 @@ import codecs
 import io
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
-from safeexec import watchdog, wire
+from safeexec import threads, watchdog, wire
 from safeexec.backend import Guest, GuestDied
 from safeexec.broker import Broker
 from safeexec.errors import ProtocolError
@@ -44,12 +45,15 @@ class _Capture:
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self._left = limit
-        self._text = io.StringIO()
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._text: io.StringIO | None = None  # made by the first piece: most steps leave one stream alone
+        self._decode: Callable[[bytes], str] = str
         self.truncated = False
 
     def add(self, data: wire.Blob) -> str:
         size = len(data)
+        if self._text is None:
+            self._text = io.StringIO()
+            self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         if size > self._left:
             self.truncated = True
             data = data[: self._left]
@@ -61,7 +65,7 @@ class _Capture:
         return text
 
     def text(self) -> str:
-        return self._text.getvalue()
+        return "" if self._text is None else self._text.getvalue()
 
 
 class Clock:
@@ -122,8 +126,8 @@ class Step:
         self._over = False
         self.clock = Clock(limits)
         self.broker: Broker | None = None
-        if tools is not None:
-            self.broker = Broker(tools, limits, guest.send, self.clock.pause, self.clock.resume, loop)
+        self._tools = tools
+        self._loop = loop
         self.streams = (_Capture("stdout", limits.output), _Capture("stderr", limits.output))
         self.displays: list[Display] = []
         self._display_left = limits.value
@@ -155,36 +159,36 @@ class Step:
             with self._lock:
                 self._over = True
             if self.broker is not None:
-                self.broker.stop()
+                self.broker.stop(tell=False)
 
     def interrupt(self) -> None:
         """End the step softly, and for good if it does not obey. From any thread."""
+        self.interrupted = True
+        self._soften(monotonic() + INTERRUPT_GRACE)
+
+    def _soften(self, kill_at: float) -> None:
         with self._lock:
             if self._over:
                 return
-            self.interrupted = True
-            self._kill_at = min(self._kill_at, monotonic() + INTERRUPT_GRACE)
+            self._kill_at = min(self._kill_at, kill_at)
             self._guest.interrupt()
         if self.broker is not None:
-            self.broker.stop()
+            self.broker.stop(tell=True)
 
     def _check(self, now: float) -> None:
+        # Neither may block here: one guest that does not read, or one slow daemon, must not stop the clocks of all others.
         if now >= self._kill_at:
-            self._guest.kill()
+            self._kill_at = float("inf")
+            threads.start(self._guest.kill)
             return
         if self.broker is not None:
             self.broker.check(now)
         if self.expired is None:
             expired = self.clock.expired(now)
             if expired is not None:
-                with self._lock:
-                    if self._over:
-                        return
-                    self.expired = expired
-                    self._kill_at = min(self._kill_at, now + GRACE)
-                    self._guest.interrupt()
-                if self.broker is not None:
-                    self.broker.stop()
+                self.expired = expired
+                self._kill_at = min(self._kill_at, now + GRACE)
+                threads.start(partial(self._soften, now + GRACE))
 
     # -- frames: everything from here on reads hostile input ---------------------------------------------------------------
 
@@ -195,7 +199,10 @@ class Step:
             self._output(header.get("s"), blobs)
         elif kind == "call":
             if self.broker is None:
-                raise ProtocolError("a tool call outside a step")
+                if self._tools is None:
+                    raise ProtocolError("a tool call outside a step")
+                clock = self.clock
+                self.broker = Broker(self._tools, self._limits, self._guest.send, clock.pause, clock.resume, self._loop)
             self.broker.request(header, blobs)
         elif kind == "display":
             self._display(header.get("m"), blobs)

@@ -1,0 +1,169 @@
+"""The system call wall: an allow-list. What is not named here does not exist for the process.
+
+Most refused calls fail with EPERM, as libraries expect of a container. Calls newer than the list fail with ENOSYS, so that C libraries fall
+back to the calls they used before. A few have no use but escape: they end the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from collections.abc import Iterable
+
+from safeexec_backends._hardening import bpf, libc
+from safeexec_backends._hardening.bpf import MaskedOneOf, OneOf, Rule, Within
+from safeexec_backends._hardening.syscalls import NUMBERS
+
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*, linux/audit.h
+
+_PERM = bpf.errno(errno.EPERM)
+_NOSYS = bpf.errno(errno.ENOSYS)
+
+# Memory, time, signals of one's own, threads, and files (which files, the file-system walls decide).
+_ALLOWED = """
+read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close close_range sendfile copy_file_range
+open openat openat2 creat access faccessat faccessat2 stat lstat fstat newfstatat statx statfs fstatfs readlink readlinkat
+getcwd chdir fchdir getdents getdents64 mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
+chmod fchmod fchmodat fchmodat2 umask utime utimes utimensat futimesat truncate ftruncate fallocate fadvise64 readahead
+fsync fdatasync flock dup dup2 dup3 pipe pipe2
+poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
+mmap munmap mprotect mremap madvise brk msync mincore membarrier
+rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack pause restart_syscall
+alarm setitimer getitimer nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times
+timerfd_create timerfd_settime timerfd_gettime
+futex set_robust_list set_tid_address rseq sched_yield sched_getaffinity getcpu exit exit_group wait4 waitid
+getpid getppid gettid getuid geteuid getgid getegid getresuid getresgid getgroups getpgid getpgrp getsid getpriority
+getrlimit setrlimit getrusage sysinfo uname getrandom
+sendto recvfrom getsockopt setsockopt getsockname getpeername shutdown
+""".split()
+
+# No library that belongs in a sandbox makes these calls: the process that makes one is attacking.
+_DEADLY = """
+ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise process_mrelease
+bpf perf_event_open userfaultfd keyctl add_key request_key
+mount umount2 pivot_root chroot setns unshare open_tree move_mount fsopen fsconfig fsmount fspick mount_setattr
+open_by_handle_at name_to_handle_at init_module finit_module delete_module kexec_load kexec_file_load reboot
+swapon swapoff acct quotactl syslog settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname vhangup
+iopl ioperm modify_ldt lookup_dcookie nfsservctl
+""".split()
+
+# shutil.copy2 and friends ask for extended attributes and take only "not supported" for a no.
+_UNSUPPORTED = """
+getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr
+""".split()
+
+# Probed by C libraries, which have another way: clone3 hides its flags behind a pointer no filter can follow.
+_ABSENT = "clone3 io_uring_setup io_uring_enter io_uring_register vmsplice".split()
+
+# Modes and times of files. Landlock does not guard them: where it is the only file wall, these calls do nothing and say so to nobody, since
+# copying a file is one of them and must not fail.
+_ATTRIBUTES = "chmod fchmod fchmodat fchmodat2 utime utimes utimensat futimesat".split()
+
+# CLONE_VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID DETACHED CHILD_SETTID: what a C library's thread needs.
+_THREAD_FLAGS = 0x017D0F00
+_THREAD = 0x00010900  # CLONE_THREAD | CLONE_SIGHAND | CLONE_VM
+
+_PRCTL = (
+    2,
+    3,
+    15,
+    16,
+    21,
+    23,
+    39,
+)  # GET_PDEATHSIG, GET_DUMPABLE, SET_NAME, GET_NAME, GET_SECCOMP, CAPBSET_READ, GET_NO_NEW_PRIVS
+_FCNTL = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    36,
+    37,
+    38,
+    1030,
+    1032,
+)  # dup, flags, locks, pipe size: not F_SETOWN, which signals others
+_IOCTL = (
+    0x5451,
+    0x5450,
+    0x5421,
+    0x541B,
+)  # FIOCLEX, FIONCLEX, FIONBIO, FIONREAD: not TIOCSTI, which types into a terminal
+
+
+def _rules(own_pid: int) -> dict[str, Rule]:
+    return {
+        # A process would outlive its cell and is not needed: threads only.
+        "clone": Rule((Within(0, _THREAD_FLAGS, _THREAD),), _PERM),
+        # A stream pair is already connected; a datagram pair could be addressed to any socket of the host by name.
+        "socketpair": Rule((OneOf(0, (1,)), MaskedOneOf(1, 0xF, (1,))), _PERM),
+        "kill": Rule((OneOf(0, (own_pid,)),), _PERM),
+        "tgkill": Rule((OneOf(0, (own_pid,)),), _PERM),
+        "prlimit64": Rule((OneOf(0, (0, own_pid)),), _PERM),
+        "prctl": Rule((OneOf(0, _PRCTL),), _PERM),
+        "fcntl": Rule((OneOf(1, _FCNTL),), bpf.errno(errno.EINVAL)),
+        "ioctl": Rule((OneOf(1, _IOCTL),), bpf.errno(errno.ENOTTY)),
+    }
+
+
+def probe() -> str:
+    """Why this wall cannot stand here; empty when it can."""
+    if reason := libc.supported():
+        return reason
+    try:
+        # SECCOMP_GET_ACTION_AVAIL asks without changing anything.
+        libc.syscall("seccomp", 2, 0, ctypes.create_string_buffer(bpf.KILL_PROCESS.to_bytes(4, "little"), 4))
+    except OSError as error:
+        return f"the kernel has no seccomp filters ({error.strerror})"
+    return ""
+
+
+def build(own_pid: int, allow: Iterable[str] = (), private_files: bool = True) -> bytes:
+    """The filter for a process whose id, in its own pid namespace, is `own_pid`; `allow` names further calls to let through.
+
+    `private_files` is False where the process can name the host's files, having no private root.
+    """
+    return bpf.encode(program(own_pid, allow, private_files))
+
+
+def program(
+    own_pid: int, allow: Iterable[str] = (), private_files: bool = True, machine: str = libc.MACHINE
+) -> list[bpf.Instruction]:
+    """The same, as instructions."""
+    numbers = NUMBERS[machine]
+    actions: dict[int, bpf.Action] = dict.fromkeys(numbers.values(), _PERM)
+    table: dict[str, bpf.Action] = {
+        **dict.fromkeys(_UNSUPPORTED, bpf.errno(errno.EOPNOTSUPP)),
+        **dict.fromkeys(_ABSENT, _NOSYS),
+        **dict.fromkeys(_DEADLY, bpf.KILL_PROCESS),
+        **dict.fromkeys(_ALLOWED, bpf.ALLOW),
+        **_rules(own_pid),
+        **dict.fromkeys(allow, bpf.ALLOW),
+    }
+    if not private_files:
+        table |= dict.fromkeys(_ATTRIBUTES, bpf.errno(0))
+        table["truncate"] = _PERM  # by path: Landlock guards it from ABI 3 on only
+    for name, action in table.items():
+        if name in numbers:
+            actions[numbers[name]] = action
+        elif not any(name in other for other in NUMBERS.values()):
+            raise ValueError(f"unknown system call {name}")
+    return bpf.assemble(ARCHITECTURES[machine], actions, default=_PERM, beyond=_NOSYS)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+def apply(filter: bytes) -> None:
+    """Put the whole process, every thread of it, behind `filter`, for good. Needs no_new_privs. Raises OSError."""
+    buffer = ctypes.create_string_buffer(filter, len(filter))
+    fprog = _Program(len(filter) // 8, ctypes.addressof(buffer))
+    # SECCOMP_SET_MODE_FILTER with SECCOMP_FILTER_FLAG_TSYNC: a thread left outside would be a way out.
+    thread = libc.syscall("seccomp", 1, 1, fprog)
+    if thread != 0:
+        raise OSError(errno.ESRCH, f"seccomp: thread {thread} could not be put behind the filter")

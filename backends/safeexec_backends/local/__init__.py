@@ -1,0 +1,19 @@
+"""The ``local`` sandbox: the host's own Python in hardened processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from safeexec_backends.local.backend import LocalBackend
+
+__all__ = ["LocalBackend"]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: the zygote imports this package too and must not load the host's half.
+    if name == "LocalBackend":
+        from safeexec_backends.local.backend import LocalBackend
+
+        return LocalBackend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,249 @@
+"""A cell: the process of one session, from its fork to the guest program behind every wall.
+
+Runs in the zygote's child. Any failure before the guest starts ends the process: a cell with a hole in its walls never serves.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from safeexec_backends._hardening import (
+    descriptors,
+    landlock,
+    libc,
+    mounts,
+    namespaces,
+    privileges,
+    rlimits,
+    seccomp,
+)
+
+UID = 1000
+"""What a cell's own user namespace calls its one user."""
+_CHANNEL, _STATUS, _PROC, _PROC_STATUS = 3, 4, 5, 6
+
+WALLS = (
+    "seccomp",
+    "landlock",
+    "user_namespace",
+    "mount_namespace",
+    "pid_namespace",
+    "network_namespace",
+    "ipc_namespace",
+    "uts_namespace",
+    "cgroup_namespace",
+    "unprivileged_uid",
+    "capabilities",
+    "no_new_privs",
+    "not_dumpable",
+    "rlimits",
+    "closed_fds",
+    "empty_environment",
+    "parent_death",
+)
+"""The operating-system walls of a cell, in the order they are reported."""
+
+
+@dataclass
+class Plan:
+    """What the zygote found out, done once, for all its cells."""
+
+    missing: dict[str, str] = field(default_factory=dict)
+    """Walls that cannot stand, and why."""
+    outer: tuple[int, int] = (0, 0)
+    """uid and gid outside the cells' user namespaces."""
+    readable: tuple[str, ...] = ()
+    """Where no private root can be built: what Landlock lets cells read."""
+    covered: tuple[str, ...] = ()
+    """Paths of the private root that lie below /tmp."""
+    namespaces: dict[str, str] = field(default_factory=dict)
+    """The host's namespaces, to compare with."""
+    proc: int = -1
+    """An open /proc."""
+    zygote: int = -1
+    """A pidfd of the zygote: readable once it is dead."""
+    filter: bytes = b""
+    """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
+
+    def stands(self, wall: str) -> bool:
+        """Whether a wall is to be raised."""
+        return wall not in self.missing
+
+
+@dataclass
+class Order:
+    """What the host asks of one cell."""
+
+    memory: int
+    disk: int
+    processes: int
+    baseline: int
+    folder: str = ""
+    """Where no private root exists: this cell's own folder, with work and tmp in it."""
+    probe: bool = False
+
+
+def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
+    """Raise every wall of `plan` around this process, once and for good. Raises OSError when one does not stand."""
+    if plan.stands("parent_death"):
+        privileges.die_with_parent()
+        # Had the zygote died before the line above, no signal would ever come.
+        if plan.zygote >= 0 and select.select([plan.zygote], [], [], 0)[0]:
+            os._exit(1)
+    if plan.stands("user_namespace"):
+        namespaces.map_ids(plan.proc, UID, UID, *plan.outer)
+    if plan.stands("mount_namespace"):
+        mounts.storage(order.disk, plan.covered)
+        work, temporary = mounts.WORK, mounts.TEMPORARY
+    else:
+        work, temporary = f"{order.folder}/work", f"{order.folder}/tmp"
+    if plan.stands("uts_namespace"):
+        namespaces.hostname("sandbox")
+    if os.getpid() != os.getsid(0):
+        os.setsid()
+    os.chdir(work)
+    os.umask(0o077)
+    kept = [channel, status]
+    if order.probe and libc.READY:
+        # A probe keeps these to look at itself from the outside; it never runs anyone's code. Opened now: Landlock will refuse it.
+        kept += [plan.proc, os.open("self/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)]
+    descriptors.keep(kept)
+    os.environ.clear()
+    rlimits.apply(limits(order))
+    if libc.READY:
+        _lock(plan, order, work, temporary)
+
+
+def limits(order: Order) -> dict[str, int]:
+    """The resource limits of a cell."""
+    return rlimits.plan(
+        address_space=order.baseline + order.memory if order.baseline else None,
+        file_size=order.disk,
+        processes=order.processes,
+    )
+
+
+def _lock(plan: Plan, order: Order, work: str, temporary: str) -> None:
+    privileges.drop_capabilities()
+    privileges.no_new_privileges()
+    privileges.undumpable()
+    if plan.stands("landlock"):
+        readable = ["/"] if plan.stands("mount_namespace") else list(plan.readable)
+        landlock.apply(readable, [work, temporary, os.devnull])
+    if plan.stands("seccomp"):
+        own = os.getpid()
+        seccomp.apply(plan.filter if own == 1 and plan.filter else seccomp.build(own, private_files=plan.stands("mount_namespace")))
+
+
+def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None:
+    """Become a cell and run `serve(descriptor of the channel)`; never returns."""
+    code = 1
+    try:
+        # No handler yet: an interrupt that comes before the guest is ready must not break the set-up.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            enter(plan, order, channel, status)
+            status = _STATUS
+            if order.probe:
+                os.write(status, json.dumps({"walls": examine(plan, order)}).encode() + b"\n")
+                os._exit(0)
+        except BaseException as error:
+            text = f"{type(error).__name__}: {error}"
+            os.write(status if _is_open(status) else _STATUS, json.dumps({"setup": text}).encode() + b"\n")
+            os._exit(1)
+        os.close(_STATUS)
+        reseed()
+        if order.folder:
+            tempfile.tempdir = f"{order.folder}/tmp"
+        serve(_CHANNEL)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def reseed() -> None:
+    """Fresh randomness: what the zygote drew must not repeat in every session."""
+    random = sys.modules.get("random")
+    if random is not None:
+        random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def examine(plan: Plan, order: Order) -> dict[str, str]:
+    """Which walls really stand around this process: wall to "" or the reason why not. By effect wherever there is one to see."""
+    found: dict[str, str] = {}
+    fields = privileges.status(_PROC_STATUS) if libc.READY else {}
+    inside = namespaces.identities(_PROC) if libc.READY else {}
+    for wall in WALLS:
+        if not plan.stands(wall):
+            found[wall] = plan.missing[wall]
+            continue
+        try:
+            found[wall] = _check(wall, plan, order, fields, inside)
+        except OSError as error:
+            found[wall] = f"could not be verified ({error})"
+    return found
+
+
+def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], inside: Mapping[str, str]) -> str:
+    bad = "it was raised but does not hold"
+    if wall in namespaces.FLAGS:
+        if wall not in namespaces.differing(inside, plan.namespaces):
+            return bad
+        if wall == "pid_namespace" and os.getpid() != 1:
+            return bad
+        if wall == "mount_namespace" and (os.path.exists("/proc/self") or os.path.exists("/etc/passwd")):
+            return bad
+        return ""
+    if wall == "seccomp":
+        return "" if fields["Seccomp"] == "2" and _refused(errno.EPERM, os.execv, "/nowhere", ["x"]) else bad
+    if wall == "landlock":
+        return "" if _refused(errno.EACCES, os.open, "/dev/zero", os.O_WRONLY) else bad
+    if wall == "unprivileged_uid":
+        return "" if plan.outer[0] != 0 and os.getuid() != 0 else bad
+    if wall == "capabilities":
+        return "" if privileges.holds_no_capability(dict(fields)) else bad
+    if wall == "no_new_privs":
+        return "" if privileges.has_no_new_privileges() else bad
+    if wall == "not_dumpable":
+        return "" if privileges.is_undumpable() else bad
+    if wall == "rlimits":
+        return rlimits.standing(limits(order))
+    if wall == "closed_fds":
+        return (
+            ""
+            if {fd for fd in range(4096) if _is_open(fd)} <= {0, 1, 2, _CHANNEL, _STATUS, _PROC, _PROC_STATUS}
+            else bad
+        )
+    if wall == "empty_environment":
+        return "" if not os.environ else bad
+    if wall == "parent_death":
+        return "" if privileges.dies_with_parent() else bad
+    return bad
+
+
+def _refused(code: int, call: Any, *arguments: Any) -> bool:
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno == code
+    return False
