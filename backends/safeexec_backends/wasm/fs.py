@@ -154,6 +154,7 @@ class FileSystem:
         self.quota = quota
         self.used = 0
         self.inodes = 0
+        self.changes = 0  # counts every change, so that the host knows when to look again
         self.umask = 0o022
         self.root = Directory()
         self.root.entries.update(base)
@@ -263,12 +264,14 @@ class FileSystem:
         if self.inodes >= self.quota.inodes:
             raise Errno(e.ENOSPC)
         self.inodes += 1
+        self.changes += 1
         node.links += 1
         directory.entries[name] = node
         directory.mtime = node.mtime
 
     def _unlink(self, directory: Directory, name: str) -> None:
         node = directory.entries.pop(name)
+        self.changes += 1
         directory.mtime = time.time_ns()
         if node.readonly:
             return
@@ -301,8 +304,13 @@ class FileSystem:
         else:
             del data[size:]
         self.used += growth
-        node.mtime = time.time_ns()
+        self.touch(node)
         return data
+
+    def touch(self, node: Node) -> None:
+        """Note that a node has changed."""
+        self.changes += 1
+        node.mtime = time.time_ns()
 
     # Directory operations
 
@@ -367,6 +375,7 @@ class FileSystem:
             self._unlink(target, found.name)
         del directory.entries[name]
         target.entries[found.name] = node
+        self.changes += 1
         directory.mtime = target.mtime = time.time_ns()
 
     def change_directory(self, path: str) -> None:

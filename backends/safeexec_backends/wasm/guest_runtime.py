@@ -9,6 +9,7 @@ import json
 import selectors
 import signal
 import sys
+import time
 
 import safeexec_guest  # type: ignore[import-not-found]
 import safeexec_wire as wire  # type: ignore[import-not-found]
@@ -100,7 +101,31 @@ def fit():
     signal.signal(signal.SIGINT, guest.on_interrupt)
 
 
-guest = safeexec_guest.Guest(channel)
+class Guest(safeexec_guest.Guest):
+    """The guest program, without what the host measures better: processor time, memory, changed files."""
+
+    def _finish(self, answer, started):
+        if self._stdout.truncated or self._stderr.truncated:
+            answer["cut"] = True
+
+    def _scan(self):
+        return {}
+
+    def _do_list(self, header, blobs, answer):
+        encoder = wire.Encoder(self._limits["value"])
+        answer["v"] = encoder.encode([[name, size] for name, (size, _) in super()._scan().items()])
+        return encoder
+
+
+class Clock:
+    """Stands for the `time` module in the guest program, whose figures the host replaces."""
+
+    process_time = float
+    time_ns = staticmethod(time.time_ns)
+
+
+safeexec_guest.time = Clock
+guest = Guest(channel)
 
 
 def handle(frame):

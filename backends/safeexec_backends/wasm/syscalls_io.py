@@ -66,6 +66,7 @@ def _write(host: Host, file: Open, position: int | None, data: bytes) -> int:
             if not isinstance(content, bytearray):
                 raise Errno(e.EROFS)
             content[start:end] = data
+            host.files.touch(node)
         if position is None:
             file.position = start + len(data)
     elif isinstance(node, Device) and node.name in ("stdout", "stderr"):
@@ -303,6 +304,7 @@ def _write_back(
         raise Errno(e.EINVAL)
     data = host.memory.read(address, length)[: max(len(node.data) - offset, 0)]
     node.data[offset : offset + len(data)] = data
+    host.files.touch(node)
     return 0
 
 

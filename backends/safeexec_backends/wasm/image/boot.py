@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from .. import abi, syscalls_files, syscalls_io, syscalls_system
+from .. import abi
 from ..fs import Directory, Quota
+from ..functions import host_functions
 from ..host import Host
-from ..syscalls import HOST, TABLE
+from ..limits import STACK_PROTECTION
+from ..syscalls import HOST
 
-# Importing them fills the table.
-_REGISTERED = (syscalls_files, syscalls_io, syscalls_system)
-PROVIDED: Final = frozenset(name for name, call in TABLE.items() if call.namespace != HOST)
+PROVIDED: Final = frozenset(name for namespace, name in host_functions() if namespace != HOST)
 POINTERS: Final = ("safeexec_send", "safeexec_receive", "safeexec_wait")
 STDLIB: Final = "/lib/python314.zip"
 SITE: Final = "/lib/site-packages"
@@ -29,13 +29,6 @@ _FORBIDDEN = frozenset(
 
 class BootError(Exception):
     """The interpreter did not start, or code that the builder ran in it failed."""
-
-
-def host_functions() -> dict[tuple[str, str], tuple[abi.HostFunction, str, str]]:
-    """The host functions in the form that Program wants."""
-    return {
-        (call.namespace, name): (call.function, call.parameters, call.result) for name, call in TABLE.items()
-    }
 
 
 class Interpreter:
@@ -116,6 +109,14 @@ class Interpreter:
             function = call("PyCMethod_New", definition, 0, 0, 0)
             if not function or call("PyObject_SetAttrString", module, self.string(name), function) & abi.MASK32:
                 raise BootError(f"_safeexec_device.{name} could not be made")
+
+    def protect_stack(self) -> None:
+        """Tell CPython how much of its stack it may use before it raises RecursionError."""
+        base = self.instance.call("emscripten_stack_get_base")
+        state = self.instance.call("PyThreadState_Get")
+        low = base - STACK_PROTECTION
+        if self.instance.call("PyUnstable_ThreadState_SetStackProtection", state, low, STACK_PROTECTION):
+            raise BootError("the stack protection was refused")
 
     def run(self, code: str) -> str:
         """Run a program; return what it printed. Raises BootError with its traceback."""

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .. import abi
 from ..fs import base_tree
-from .boot import HANDLER_WORD, POINTERS, PROVIDED, SITE, STDLIB, BootError, Interpreter, host_functions
+from .boot import HANDLER_WORD, POINTERS, PROVIDED, SITE, STDLIB, BootError, Interpreter
+from ..functions import host_functions
+from ..limits import NATIVE_STACK
 from .freeze import freeze
 from .library import compile_library, select, time_zones
 from .link import link
+from .pins import guest_files
 
 STAGES: Final = ("fetch", "link", "compile", "library", "boot", "freeze", "compile image", "verify", "done")
-BUILD_STACK: Final = 4 << 20
-GUEST_FILES: Final = "lib/safeexec/"
 ZONES: Final = "usr/share/zoneinfo/"
 Progress = Callable[[str, int, int], None]
 
@@ -56,16 +55,6 @@ class Image(NamedTuple):
     facts: Mapping[str, Any]
 
 
-def guest_files() -> dict[str, bytes]:
-    """The guest program and its protocol, as text, from the core."""
-    found = {"safeexec_runtime": resources.files("safeexec_backends.wasm").joinpath("guest_runtime.py").read_bytes()}
-    for module, name in (("safeexec.guest", "safeexec_guest"), ("safeexec.wire", "safeexec_wire")):
-        spec = importlib.util.find_spec(module)
-        assert spec is not None and spec.origin is not None
-        found[name] = Path(spec.origin).read_bytes()
-    return {f"{GUEST_FILES}{name}.py": data for name, data in found.items()}
-
-
 def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
     """Build an image. `progress(stage, number, of)` is called as each stage begins. Raises BootError, FormatError, EngineError."""
 
@@ -75,7 +64,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
     begin("link")
     linked = link(wasm, PROVIDED, POINTERS)
     begin("compile")
-    engine = abi.Engine(BUILD_STACK)
+    engine = abi.Engine(NATIVE_STACK)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "linked"
         path.write_bytes(engine.compile(linked.module))
@@ -88,6 +77,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
     interpreter = Interpreter(program, base_tree(files), linked.missing)
     interpreter.start((STDLIB, SITE))
     interpreter.add_device(linked.table)
+    interpreter.protect_stack()
     found = json.loads(interpreter.run(_PRELUDE))
     memory = interpreter.host.memory
     memory.set_u32(HANDLER_WORD, found["handler"])

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .. import abi
+from .pins import PINS, guest_files
 
 COMPILED, FILES, FACTS = "image.cwasm", "files.bin", "image.json"
 _CHUNK: Final = 8 << 20
@@ -71,20 +72,18 @@ def _processor() -> str:
 @cache
 def key() -> str:
     """What the image depends on, as one digest: wasmtime, processor, the builder's own code, the guest program, the pinned inputs."""
-    from . import build, sources
-
     digest = hashlib.sha256()
 
     def add(data: bytes) -> None:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
 
-    for text in (str(_FORMAT), _wasmtime(), platform.machine(), _processor(), repr(sources.PINS)):
+    for text in (str(_FORMAT), _wasmtime(), platform.machine(), _processor(), repr(PINS)):
         add(text.encode())
     folder = Path(__file__).parent
     for path in sorted([*folder.glob("*.py"), folder / "helpers.wat", *folder.parent.glob("*.py")]):
         add(path.read_bytes())
-    for data in build.guest_files().values():
+    for data in guest_files().values():
         add(data)
     return digest.hexdigest()[:32]
 

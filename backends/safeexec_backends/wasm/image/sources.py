@@ -14,13 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-VERSION: Final = "314.0.7"
-WASM: Final = "pyodide.asm.wasm"
-LIBRARY: Final = "python_stdlib.zip"
-PINS: Final = {
-    WASM: "cc36e3cab04fdfc9a63ff13eb52eae2b911bf46c025cc7b281f394bd3de1d5e6",
-    LIBRARY: "fa1957e5777068fc4f7437f96d860ae2fbe9c19732ba06c84e004ec16dd7dd7a",
-}
+from .pins import LIBRARY, PINS, VERSION, WASM
+
 DATA_WHEEL: Final = "safeexec_wasm_data"
 _RELEASES: Final = "https://github.com/pyodide/pyodide/releases/download/{0}/pyodide-core-{0}.tar.bz2"
 _MAX_FILE: Final = 64 << 20
