@@ -4,12 +4,16 @@ Shipped as text. `_safeexec_device` is the frame device (image/helpers.wat).
 """
 
 import _safeexec_device as device  # type: ignore[import-not-found]
+import _ctypes
 import asyncio
+import gc
 import json
+import linecache
 import selectors
 import signal
 import sys
 import time
+import types
 
 import safeexec_guest  # type: ignore[import-not-found]
 import safeexec_wire as wire  # type: ignore[import-not-found]
@@ -131,3 +135,72 @@ guest = Guest(channel)
 def handle(frame):
     """The host's way in."""
     guest.handle(*split(frame))
+
+
+class Drain(Channel):
+    """A channel to nowhere, for warming up."""
+
+    def send(self, header, blobs=()):
+        wire.pack(header, blobs)
+
+
+WARM = (
+    "1 + 1",
+    "x = [1, 2.5, 'a', None, {'k': (1, 2)}]\nfor i in range(3):\n    print(i, x)\nx",
+    "def f(n):\n    return n if n < 2 else f(n - 1) + f(n - 2)\nf(5)",
+    "import math, json\njson.dumps({'pi': math.pi})",
+    "class A:\n    def __init__(self, x):\n        self.x = x\nA(1).x",
+    "1 / 0",
+)
+
+
+def warm():
+    """Run what every session runs, often enough that the interpreter has specialised it.
+
+    Otherwise each session would specialise the same code again, and every page it does that in would become its own.
+    """
+    stdout, stderr, main = sys.stdout, sys.stderr, sys.modules["__main__"]
+    for _ in range(60):
+        probe = Guest(Drain())
+        init = wire.pack({"t": "init", "id": 1, "limits": {}, "env": {}, "tools": [], "files": True})
+        probe.handle(*split(bytes(init[0][4:])))
+        for code in WARM:
+            probe.handle(*split(bytes(wire.pack({"t": "run", "id": 2, "code": code})[0][4:])))
+        encoder = wire.Encoder()
+        nodes = {"v": encoder.encode([1, "a", b"x", {"k": 1.5}])}
+        buffers = wire.pack({"t": "set", "id": 3, "v": nodes}, encoder.blobs)
+        probe.handle(*split(b"".join(buffers)[4:]))
+        for kind in ("get", "del"):
+            probe.handle(*split(bytes(wire.pack({"t": kind, "id": 4, "name": "v"})[0][4:])))
+    sys.stdout, sys.stderr, sys.modules["__main__"] = stdout, stderr, main
+    linecache.clearcache()
+
+
+def immortalise():
+    """Give every object of the image the reference count that is never written again.
+
+    They live as long as the image does; counting references to them would only make private copies of the pages they are in.
+    """
+
+    class Word(_ctypes._SimpleCData):
+        _type_ = "I"
+
+    count = Word.from_address
+    seen = {}  # keeps what it names alive: some of it is made by being asked for, and would be gone when it is written to
+    pending = [sys.modules, *gc.get_objects()]
+    while pending:
+        item = pending.pop()
+        number = id(item)
+        if number in seen or item is seen or item is pending:
+            continue
+        seen[number] = item
+        if isinstance(item, types.CodeType):
+            pending += (item.co_consts, item.co_names, item.co_varnames, item.co_cellvars, item.co_freevars)
+            pending += (item.co_filename, item.co_name, item.co_qualname, item.co_linetable, item.co_exceptiontable)
+        pending += gc.get_referents(item)
+    for number in seen:
+        count(number).value = IMMORTAL
+    seen.clear()
+
+
+IMMORTAL = 5 << 28  # _Py_IMMORTAL_INITIAL_REFCNT of a 32-bit CPython 3.14 (Include/refcount.h)

@@ -40,10 +40,14 @@ safeexec_runtime.fit()
 asyncio.run(asyncio.sleep(0))
 word = id(random._inst) + 8
 print(json.dumps({"handler": id(safeexec_runtime.handle), "random": word, "state": random.getstate()[1]}))
-for module in ("_safeexec_device", "safeexec_runtime", "__main__"):
-    del sys.modules[module]
+del word
+safeexec_runtime.warm()
+gc.collect()
+safeexec_runtime.immortalise()
 gc.collect()
 gc.freeze()
+for module in ("_safeexec_device", "safeexec_runtime", "__main__"):
+    del sys.modules[module]
 """
 
 
@@ -82,6 +86,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
     memory = interpreter.host.memory
     memory.set_u32(HANDLER_WORD, found["handler"])
     _check_random(memory, found["random"], found["state"])
+    interpreter.fill_holes()
     begin("freeze")
     frozen = freeze(linked.module, interpreter.instance)
     size = memory.size

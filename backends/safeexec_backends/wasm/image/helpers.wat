@@ -23,6 +23,8 @@
   (import "main" "PyErr_Print" (func $print_error))
   (import "main" "PyLong_FromLong" (func $int (param i32) (result i32)))
   (import "main" "PyLong_AsLong" (func $as_int (param i32) (result i32)))
+  (import "main" "malloc" (func $malloc (param i32) (result i32)))
+  (import "main" "free" (func $free (param i32)))
   (import "main" "Py_DecRef" (func $decref (param i32)))
 
   (import "host" "sleep" (func $sleep (param f64)))
@@ -55,6 +57,17 @@
   ;; Emscripten busy-waits without threads; the host can wait properly, and be woken to kill.
   (func (export "emscripten_thread_sleep") (param $milliseconds f64)
     (call $sleep (local.get $milliseconds)))
+
+  ;; `import ctypes` makes one closure to try it out. Closures can be made, and never called: there is no foreign function.
+  (func (export "ffi_closure_alloc_js") (param $size i32) (param $code i32) (result i32)
+    (local $closure i32)
+    (local.set $closure (call $malloc (local.get $size)))
+    (i32.store (local.get $code) (local.get $closure))
+    (local.get $closure))
+  (func (export "ffi_closure_free_js") (param $closure i32)
+    (call $free (local.get $closure)))
+  (func (export "ffi_prep_closure_loc_js") (param i32 i32 i32 i32 i32) (result i32)
+    (i32.const 0))
 
   ;; raise() of C code: the handler is a pointer.
   (func (export "__call_sighandler") (param $handler i32) (param $signal i32)
