@@ -7,16 +7,17 @@ owes its users the duties named below; ``safeexec.testing`` checks them.
 from __future__ import annotations
 
 import os
-import select
-import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from safeexec import wire
 from safeexec.policy import Policy
 from safeexec.wire import Frame
+
+if TYPE_CHECKING:
+    import socket
 
 OnFrame = Callable[[Frame], bool]
 
@@ -101,7 +102,7 @@ class StreamGuest(Guest):
         self._send_lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._fds = (-1, -1)
-        if isinstance(stream, socket.socket):
+        if not isinstance(stream, tuple):
             stream.setblocking(True)
             self._socket = stream
             self._reader = wire.FrameReader(stream.recv_into, max_frame)
@@ -144,7 +145,7 @@ class StreamGuest(Guest):
         """Shut the stream, so that a blocked exchange ends; the descriptors stay until :meth:`close`."""
         if self._socket is not None:
             try:
-                self._socket.shutdown(socket.SHUT_RDWR)
+                self._socket.shutdown(2)  # SHUT_RDWR
             except OSError:
                 pass
 
@@ -152,6 +153,8 @@ class StreamGuest(Guest):
         """Whether the stream is still open, without reading from it."""
         if self._socket is None:
             return self._fds[0] >= 0
+        import select
+
         try:
             poll = select.poll()
             poll.register(self._socket, select.POLLIN | select.POLLHUP)

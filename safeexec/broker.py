@@ -301,7 +301,9 @@ class Broker:
 
 def _message(error: BaseException) -> str:
     try:
-        text = str(error)
+        # str() of a KeyError is the repr of its key; the guest's own KeyError would put quotes around that once more.
+        plain = type(error) is KeyError and len(error.args) == 1 and type(error.args[0]) is str
+        text = error.args[0] if plain else str(error)
     except Exception:
         text = "(its message cannot be shown)"
     return text if len(text) <= 20_000 else text[:19_999] + "…"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safeexec.errors import LimitExceeded, ProtocolError
@@ -12,6 +11,8 @@ from safeexec.names import check_collisions, check_name
 from safeexec.result import FileInfo
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from safeexec.session import Session
 
 _CHUNK = 4 * 2**20
@@ -78,6 +79,8 @@ class Files:
         Nothing is saved unless every name is safe and no two collide; what exists is replaced, but never through a symbolic link.
         Raises UnsafeName, FileNotFoundError, OSError.
         """
+        from pathlib import Path
+
         chosen = [info.name for info in self.list()] if names is None else list(names)
         for name in chosen:
             check_name(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from safeexec.errors import PolicyError
@@ -133,6 +132,8 @@ class Policy:
         if isinstance(content, bytes):
             data = content
         else:
+            from pathlib import Path  # 5 ms that few policies need
+
             path = Path(content)
             try:
                 if not path.is_file():

@@ -49,7 +49,9 @@ def main() -> None:
             error = None if result.error is None else [result.error.kind, result.error.type, result.error.message]
             results[name] = {"value": result.value, "error": error, "stdout": result.stdout}
         after = executor.run("'alive'").value
-    json.dump({"isolation": isolation, "results": results, "after": after, "uid": os.getuid()}, sys.stdout, default=repr)
+    json.dump(
+        {"isolation": isolation, "results": results, "after": after, "uid": os.getuid()}, sys.stdout, default=repr
+    )
 
 
 if __name__ == "__main__":

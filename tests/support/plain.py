@@ -14,6 +14,7 @@ from typing import Any
 
 import safeexec
 from safeexec.backend import Backend, Guest, GuestDied, StreamGuest, Wall
+from safeexec.errors import PolicyError
 from safeexec.policy import Policy
 
 _MAIN = """
@@ -67,6 +68,14 @@ class PlainBackend(Backend):
         self._options = options
 
     def start(self, policy: Policy) -> Guest:
+        # Without a wall nothing but the core's own limits can be honoured: the rest is refused, never ignored.
+        asked = [f"Limits.{name}" for name in ("memory", "disk", "processes") if name in policy.limits.changed()]
+        asked += [name for name in ("packages", "network") if getattr(policy, name)]
+        asked += [f"require: {wall}" for wall in policy.require or () if wall not in self.isolation]
+        asked += ["imports"] if policy.imports not in (None, ("*",)) else []
+        asked += ["rollback"] if policy.rollback in ("limits", "errors") else []
+        if asked:
+            raise PolicyError(f"the plain process cannot honour {', '.join(asked)}")
         return PlainGuest(policy, **self._options)
 
     @property

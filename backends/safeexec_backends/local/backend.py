@@ -295,15 +295,31 @@ class _ZygoteProcess:
     def close(self) -> None:
         """End it and every cell it has. Idempotent."""
         self._socket.close()
-        try:
-            self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process.poll() is None:
+            self._process.terminate()
+            if not _gone(self._process.pid, 5.0):
+                self._process.kill()
+        self._process.wait()
         if self._process.stderr is not None:
             self._process.stderr.close()
         if self._folder and os.path.exists(self._folder):
             remove_tree(self._folder)  # a zygote that was killed could not
+
+
+def _gone(pid: int, timeout: float) -> bool:
+    """Whether a child of ours ends within `timeout` seconds; the child is left to be waited for."""
+    if not hasattr(os, "pidfd_open"):
+        deadline = time.monotonic() + timeout
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+    pidfd = os.pidfd_open(pid)
+    try:
+        return bool(select.select([pidfd], [], [], timeout)[0])
+    finally:
+        os.close(pidfd)
 
 
 class LocalGuest(StreamGuest):

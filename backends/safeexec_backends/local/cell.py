@@ -6,15 +6,14 @@ Runs in the zygote's child. Any failure before the guest starts ends the process
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import select
 import signal
 import sys
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from safeexec_backends._hardening import (
     descriptors,
@@ -29,7 +28,7 @@ from safeexec_backends._hardening import (
 
 UID = 1000
 """What a cell's own user namespace calls its one user."""
-_CHANNEL, _STATUS, _PROC, _PROC_STATUS = 3, 4, 5, 6
+_CHANNEL, _STATUS, _PROC, _PROC_STATUS, _PROC_FDS = 3, 4, 5, 6, 7
 
 WALLS = (
     "seccomp",
@@ -53,34 +52,33 @@ WALLS = (
 """The operating-system walls of a cell, in the order they are reported."""
 
 
-@dataclass
 class Plan:
     """What the zygote found out, done once, for all its cells."""
 
-    missing: dict[str, str] = field(default_factory=dict)
-    """Walls that cannot stand, and why."""
-    outer: tuple[int, int] = (0, 0)
-    """uid and gid outside the cells' user namespaces."""
-    readable: tuple[str, ...] = ()
-    """Where no private root can be built: what Landlock lets cells read."""
-    covered: tuple[str, ...] = ()
-    """Paths of the private root that lie below /tmp."""
-    namespaces: dict[str, str] = field(default_factory=dict)
-    """The host's namespaces, to compare with."""
-    proc: int = -1
-    """An open /proc."""
-    zygote: int = -1
-    """A pidfd of the zygote: readable once it is dead."""
-    filter: bytes = b""
-    """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        """Walls that cannot stand, and why."""
+        self.outer = (0, 0)
+        """uid and gid outside the cells' user namespaces."""
+        self.readable: tuple[str, ...] = ()
+        """Where no private root can be built: what Landlock lets cells read."""
+        self.covered: tuple[str, ...] = ()
+        """Paths of the private root that lie below /tmp."""
+        self.namespaces: dict[str, str] = {}
+        """The host's namespaces, to compare with."""
+        self.proc = -1
+        """An open /proc."""
+        self.zygote = -1
+        """A pidfd of the zygote: readable once it is dead."""
+        self.filter = b""
+        """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
 
     def stands(self, wall: str) -> bool:
         """Whether a wall is to be raised."""
         return wall not in self.missing
 
 
-@dataclass
-class Order:
+class Order(NamedTuple):
     """What the host asks of one cell."""
 
     memory: int
@@ -115,7 +113,8 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
     kept = [channel, status]
     if order.probe and libc.READY:
         # A probe keeps these to look at itself from the outside; it never runs anyone's code. Opened now: Landlock will refuse it.
-        kept += [plan.proc, os.open("self/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)]
+        own = [os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc) for name in ("status", "fd")]
+        kept += [plan.proc, *own]
     descriptors.keep(kept)
     os.environ.clear()
     rlimits.apply(limits(order))
@@ -141,7 +140,11 @@ def _lock(plan: Plan, order: Order, work: str, temporary: str) -> None:
         landlock.apply(readable, [work, temporary, os.devnull])
     if plan.stands("seccomp"):
         own = os.getpid()
-        seccomp.apply(plan.filter if own == 1 and plan.filter else seccomp.build(own, private_files=plan.stands("mount_namespace")))
+        seccomp.apply(
+            plan.filter
+            if own == 1 and plan.filter
+            else seccomp.build(own, private_files=plan.stands("mount_namespace"))
+        )
 
 
 def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None:
@@ -150,6 +153,7 @@ def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None
     try:
         # No handler yet: an interrupt that comes before the guest is ready must not break the set-up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             enter(plan, order, channel, status)
             status = _STATUS
@@ -161,8 +165,11 @@ def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None
             os.write(status if _is_open(status) else _STATUS, json.dumps({"setup": text}).encode() + b"\n")
             os._exit(1)
         os.close(_STATUS)
+        gc.enable()
         reseed()
         if order.folder:
+            import tempfile
+
             tempfile.tempdir = f"{order.folder}/tmp"
         serve(_CHANNEL)
         code = 0
@@ -229,11 +236,7 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
     if wall == "rlimits":
         return rlimits.standing(limits(order))
     if wall == "closed_fds":
-        return (
-            ""
-            if {fd for fd in range(4096) if _is_open(fd)} <= {0, 1, 2, _CHANNEL, _STATUS, _PROC, _PROC_STATUS}
-            else bad
-        )
+        return "" if {int(name) for name in os.listdir(_PROC_FDS)} <= set(range(_PROC_FDS + 2)) else bad
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":

@@ -16,11 +16,9 @@ import select
 import signal
 import socket
 import sys
-import tempfile
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from safeexec_backends._hardening import landlock, libc, mounts, namespaces, privileges, seccomp
 from safeexec_backends._hardening.folders import remove_tree
@@ -37,8 +35,7 @@ _EXTRA_IMPORTS = {
 """What a package's users always want, and what is slow to import in every session."""
 
 
-@dataclass
-class Cell:
+class Cell(NamedTuple):
     """A live cell."""
 
     pid: int
@@ -92,6 +89,13 @@ class Zygote:
                 if wall not in _PORTABLE:
                     missing.setdefault(wall, f"not available on this system: {libc.supported()}")
         self._plan.missing = missing
+        if "mount_namespace" in missing:
+            missing["mount_namespace"] += (
+                "; instead, files lie in a private folder below the host's temporary directory, Limits.disk bounds each of them and not "
+                "their sum, and changes of their modes and times have no effect"
+            )
+        if libc.READY:
+            self._choose_identity()
         if not self._plan.stands("mount_namespace"):
             self._make_folder()
         if libc.READY:
@@ -103,17 +107,22 @@ class Zygote:
     def _probe(self) -> dict[str, str]:
         """Let one cell look around itself: which walls really stand."""
         order = {"memory": 2**28, "disk": 2**20, "processes": 8, "imports": [], "preload": [], "probe": True}
-        probe = self._make(order)
-        os.close(probe.ends[0])
-        with open(probe.ends[1], "rb") as pipe:
-            line = pipe.readline()
-        os.waitpid(probe.pid, 0)
-        self._forget(probe)
-        report = json.loads(line or b"{}")
-        if "walls" not in report:
-            raise RuntimeError(f"a sandbox process cannot be set up: {report.get('setup', 'it died')}")
-        walls: dict[str, str] = report["walls"]
-        return walls
+        report: dict[str, Any] = {}
+        for attempt in range(2):
+            try:
+                probe = self._make(order)
+            except OSError as error:
+                report = {"setup": str(error)}
+            else:
+                os.close(probe.ends[0])
+                with open(probe.ends[1], "rb") as pipe:
+                    report = json.loads(pipe.readline() or b"{}")
+            if "walls" in report:
+                walls: dict[str, str] = report["walls"]
+                return walls
+            if attempt == 0 and libc.READY:
+                self._grantable()
+        raise RuntimeError(f"a sandbox process cannot be set up: {report.get('setup', 'it died')}")
 
     def _prepare_linux(self, missing: dict[str, str]) -> None:
         plan = self._plan
@@ -138,21 +147,34 @@ class Zygote:
         if "user_namespace" in missing:
             missing.setdefault("mount_namespace", "cells have no user namespace to mount in")
         if "mount_namespace" not in missing:
-            reason = _attempt(lambda: self._private_root(root))
+            reason = self._try_private_root() if root else _attempt(self._private_root_as_user)
             if reason:
                 missing["mount_namespace"] = reason
-            else:
-                self._private_root(root)
+            elif not root:
+                self._private_root_as_user()
 
-    def _private_root(self, root: bool) -> None:
+    def _try_private_root(self) -> str:
+        """Build the private root as root; why that failed, everything being as before then, or empty."""
+        before = os.open("self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._plan.proc)
+        try:
+            libc.syscall("unshare", namespaces.FLAGS["mount_namespace"])
+            self._private_root()
+            return ""
+        except OSError as error:
+            libc.syscall("setns", before, namespaces.FLAGS["mount_namespace"])
+            return f"{namespaces.explain(error)}: {error}"
+        finally:
+            os.close(before)
+
+    def _private_root_as_user(self) -> None:
         plan = self._plan
-        if root:
-            libc.syscall("unshare", namespaces.flags(["mount_namespace"]))
-        else:
-            libc.syscall("unshare", namespaces.flags(["user_namespace", "mount_namespace"]))
-            namespaces.map_ids(plan.proc, *plan.outer, *plan.outer)
-        plan.covered = tuple(mounts.private_root(self._readable()))
-        mounts.scratch(16 * 2**20, plan.outer)
+        libc.syscall("unshare", namespaces.flags(["user_namespace", "mount_namespace"]))
+        namespaces.map_ids(plan.proc, *plan.outer, *plan.outer)
+        self._private_root()
+
+    def _private_root(self) -> None:
+        self._plan.covered = tuple(mounts.private_root(self._readable()))
+        mounts.scratch(16 * 2**20, self._plan.outer)
 
     def _readable(self) -> list[str]:
         readable = [p for p in self._setup["readable"] if os.path.exists(p)]
@@ -160,21 +182,22 @@ class Zygote:
             readable += _package_files(name, readable)
         return readable
 
-    def _drop(self) -> None:
+    def _choose_identity(self) -> None:
         plan, missing = self._plan, self._plan.missing
-        if os.geteuid() == 0:
-            outside = not plan.stands("mount_namespace")
-            closed = next((p for p in self._readable() if not _public(p)), None) if outside else None
+        if os.geteuid() == 0 and not plan.stands("mount_namespace"):
+            closed = next((p for p in self._readable() if not _public(p)), None)
             if closed is not None:
                 # Without a private root an unprivileged uid could not reach the interpreter's own library.
                 missing.setdefault("unprivileged_uid", f"{closed} is in a folder that only root may enter")
+        if not plan.stands("unprivileged_uid"):
+            plan.outer = (os.geteuid(), os.getegid())
+
+    def _drop(self) -> None:
+        plan, missing = self._plan, self._plan.missing
+        if os.geteuid() == 0:
             privileges.drop_bounding_set()
             if plan.stands("unprivileged_uid"):
                 privileges.become(*plan.outer)
-            else:
-                plan.outer = (0, 0)
-        elif plan.outer[0] == 0:
-            missing.setdefault("unprivileged_uid", "the process is root")
         privileges.no_new_privileges()
         if not plan.stands("mount_namespace"):
             plan.readable = (*self._readable(), *mounts.DEVICES)
@@ -183,14 +206,14 @@ class Zygote:
         privileges.undumpable(False)
         if plan.stands("seccomp"):
             plan.filter = seccomp.build(1, private_files=plan.stands("mount_namespace"))
-        self._grantable()
-
-    def _grantable(self) -> None:
-        """Find out which namespaces the kernel gives cells."""
-        plan, missing = self._plan, self._plan.missing
         if not plan.stands("user_namespace"):
             for wall in namespaces.FLAGS:
                 missing.setdefault(wall, "cells have no user namespace, which an unprivileged process needs for it")
+
+    def _grantable(self) -> None:
+        """Not every namespace was granted: find out which are."""
+        plan, missing = self._plan, self._plan.missing
+        if not plan.stands("user_namespace"):
             return
         wanted = [wall for wall in namespaces.FLAGS if plan.stands(wall)]
         if not _trial(plan, wanted):
@@ -206,10 +229,13 @@ class Zygote:
                 missing[wall] = reason
 
     def _make_folder(self) -> None:
+        import tempfile
+
         self._folder = tempfile.mkdtemp(prefix="safeexec-")
-        if os.geteuid() == 0:
-            os.chown(self._folder, *self._plan.outer)
         os.mkdir(f"{self._folder}/zygote", 0o700)
+        if libc.READY:
+            for path in (self._folder, f"{self._folder}/zygote"):
+                os.chown(path, *self._plan.outer)
 
     # -- for every cell ----------------------------------------------------------------------------------------------------
 
@@ -495,6 +521,7 @@ def _package_files(name: str, known: Sequence[str]) -> list[str]:
 
 def main(descriptor: int, package: str) -> None:
     """Serve the host at the other end of `descriptor`. `package` is the folder of the safeexec package."""
+    gc.disable()  # nothing here is garbage yet; cells turn it on again
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
     # The package without its __init__: a zygote needs the guest and the wire, not the executor that stands on them.
@@ -511,6 +538,9 @@ def main(descriptor: int, package: str) -> None:
         return
     control.send(sock, reply)
     try:
+        # The host says good-bye by a signal, too: it does not wait for an import to end.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         zygote.serve()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         zygote.close()

@@ -1,0 +1,19 @@
+"""The ``safeexec`` command, also as ``python -m safeexec``.
+
+``python -m`` puts the current directory before the installed packages, as it always does; in a directory that is not trusted, use the command.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    from safeexec.cli.main import main as cli
+
+    return cli()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

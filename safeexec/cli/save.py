@@ -1,0 +1,100 @@
+"""``--save-files``: what a step made, copied to the host under safe names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from safeexec.cli.exits import Failure
+from safeexec.errors import SafeExecError, SessionClosed
+from safeexec.names import check_collisions
+from safeexec.result import Display, Result
+from safeexec.session import Session
+from safeexec.text import iframe
+
+_PICTURES = {
+    "image/png": ".png",
+    "image/jpeg": ".jpg",
+    "image/gif": ".gif",
+    "image/webp": ".webp",
+    "image/bmp": ".bmp",
+}
+_PAGES = {"text/html": ".html", "image/svg+xml": ".svg.html"}
+
+
+def make_saver(directory: str | None) -> Saver | None:
+    """A Saver for ``--save-files``. Raises Failure, before anything ran, for a directory that cannot be made."""
+    if directory is None:
+        return None
+    try:
+        return Saver(directory)
+    except OSError as error:
+        raise Failure(f"--save-files: {directory}: {error.strerror}; give a directory that can be made") from None
+
+
+class Saver:
+    """Saves the files and displays of one step after the other below `directory`. Displays are numbered through."""
+
+    def __init__(self, directory: str) -> None:
+        """Make `directory` if it is missing. Raises OSError."""
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._number = 0
+
+    def save(self, session: Session, result: Result) -> tuple[tuple[Path, ...], str | None]:
+        """The paths written, and what went wrong if anything did."""
+        names = [info.name for info in result.files]
+        displays = self._displays(result, {name.casefold() for name in names})
+        paths: list[Path] = []
+        try:
+            # Pictures first: they are here already, whatever has become of the session.
+            for name, data in displays.items():
+                paths.append(_write(self.directory, name, data))
+            if names:
+                check_collisions([*names, *displays])
+                paths += session.files.save(self.directory, names)
+        except SessionClosed:
+            return tuple(paths), "the files could not be saved: they were lost with the session"
+        except (SafeExecError, OSError) as error:
+            return tuple(paths), f"not everything could be saved: {error}"
+        return tuple(paths), None
+
+    def _displays(self, result: Result, taken: set[str]) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for display in result.displays:
+            self._number += 1
+            for suffix, data in _contents(display):
+                name, other = f"display-{self._number}{suffix}", 0
+                while name in taken:  # the program has a file of that name
+                    other += 1
+                    name = f"display-{self._number}-{other}{suffix}"
+                found[name] = data
+        return found
+
+
+def _contents(display: Display) -> Iterator[tuple[str, bytes]]:
+    for mime, data in display.data.items():
+        if mime in _PICTURES and isinstance(data, bytes):
+            yield _PICTURES[mime], data
+        elif mime in _PAGES and isinstance(data, str):
+            # Never as it is: opened in a browser it would run scripts with the rights of a local file.
+            page = (
+                '<!doctype html><meta charset="utf-8"><title>display</title><style>iframe{height:95vh}</style>\n'
+                f"{iframe(data)}\n"
+            )
+            yield _PAGES[mime], page.encode("utf-8", "replace")
+
+
+def _write(directory: Path, name: str, data: bytes) -> Path:
+    """Write a file; one that exists is replaced, and a symbolic link is replaced, not followed."""
+    path, temporary = directory / name, directory / f".{name}.{os.getpid()}.part"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path

@@ -1,0 +1,53 @@
+"""The program that ``safeexec run`` was given, as text. Nothing here parses or compiles it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import IO
+
+from safeexec.cli.exits import Failure
+
+MAX_PROGRAM = 16 * 2**20
+"""Bytes. A program without end (/dev/zero, say) must not fill the host's memory."""
+
+_COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=]", re.MULTILINE)
+
+
+def read_program(path: str | None, code: str | None) -> str:
+    """The source: `code`, the file at `path`, or standard input. Raises Failure."""
+    if code is not None:
+        if path is not None:
+            raise Failure("give FILE or -c CODE, not both")
+        return code
+    if path is not None and path != "-":
+        try:
+            with open(path, "rb") as file:
+                return _decode(_read(file, path), path)
+        except OSError as error:
+            raise Failure(
+                f"{path}: {error.strerror or error}; give the path of a Python file that can be read"
+            ) from None
+    if sys.stdin is None or (path is None and sys.stdin.isatty()):
+        raise Failure("nothing to run: give FILE, -c CODE, or - for standard input ('safeexec repl' is interactive)")
+    return _decode(_read(sys.stdin.buffer, "standard input"), "standard input")
+
+
+def _read(file: IO[bytes], name: str) -> bytes:
+    data = file.read(MAX_PROGRAM + 1)
+    if len(data) > MAX_PROGRAM:
+        raise Failure(f"{name} is larger than {MAX_PROGRAM // 2**20} MiB; that is no program")
+    return data
+
+
+def _decode(data: bytes, name: str) -> str:
+    encoding = "utf-8-sig"
+    try:
+        if _COOKIE.search(b"\n".join(data.split(b"\n", 2)[:2])):  # PEP 263
+            from io import BytesIO
+            from tokenize import detect_encoding
+
+            encoding = detect_encoding(BytesIO(data).readline)[0]
+        return data.decode(encoding)
+    except (UnicodeDecodeError, SyntaxError, LookupError) as error:
+        raise Failure(f"{name} is not text in {encoding}: {error}; save it as UTF-8") from None

@@ -1,0 +1,75 @@
+"""Amounts as people write them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import click
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
+_FACTOR = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def size(value: object) -> int:
+    """Bytes: a whole number, or text such as "512K", "256M", "1.5G" (binary units). Raises ValueError."""
+    match = (
+        _SIZE.fullmatch(str(value).strip()) if isinstance(value, str | int) and not isinstance(value, bool) else None
+    )
+    if match is None or len(match[1]) > 20:
+        raise ValueError(f"{value!r:.80} is not a size; write bytes, or a number with K, M or G such as 256M")
+    number = float(match[1]) * _FACTOR[match[2].upper()]
+    if not 1 <= number < 2**63:
+        raise ValueError(f"{value!r:.80} is not a possible size")
+    return int(number)
+
+
+def seconds(value: object) -> float:
+    """Seconds, more than 0. Raises ValueError."""
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not 1e-3 <= number < 1e9:
+        raise ValueError(f"{value!r:.80} is not a number of seconds such as 5 or 0.5")
+    return number
+
+
+def human(count: int) -> str:
+    """A number of bytes for people."""
+    amount = float(count)
+    for unit in ("bytes", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
+class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic in new versions only
+    """An option's size in bytes. `minimum` catches a forgotten unit."""
+
+    name = "size"
+
+    def __init__(self, minimum: int = 1) -> None:
+        self._minimum = minimum
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if number < self._minimum:
+            self.fail(f"{value} is {number} bytes, less than {human(self._minimum)}; write e.g. 256M", param, ctx)
+        return number
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """An option's number of seconds."""
+
+    name = "seconds"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return seconds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
