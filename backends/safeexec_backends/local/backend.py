@@ -25,6 +25,12 @@ from safeexec.policy import DEFAULT_IMPORTS, Policy
 from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends.local import control
 
+_LANGUAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "language")
+"""Read by cells that are forked before the zygote has imported all of it. Where this package is installed from a clone, it lies elsewhere than
+the libraries."""
+_FACADES = [
+    f"safeexec_backends.local.language.facades.{name}" for name in ("table", "guarded", "files", "system", "views", "aio")
+]
 _MINIMUM = "seccomp and one of landlock or mount_namespace"
 _WEAKER = "Policy(require=()), or --allow-weak on the command line, runs it with fewer walls"
 
@@ -93,11 +99,11 @@ class LocalBackend(Backend):
     def _launch(self) -> None:
         self._zygote = zygote = _ZygoteProcess(
             {
-                "readable": _library(),
+                "readable": [*_library(), _LANGUAGE],
                 "deny": self._deny,
                 "imports": _third_party(self._policy),
                 "language": self._language,
-                "idle": [m for m in DEFAULT_IMPORTS if m != "os"],
+                "idle": [*_FACADES, *(m for m in DEFAULT_IMPORTS if m != "os")],
                 "skip": sorted(self._skip),
                 "first": _order(self._policy),
             }
