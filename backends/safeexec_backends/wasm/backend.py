@@ -51,13 +51,18 @@ class WasmBackend(Backend):
         self._guests: weakref.WeakSet[WasmGuest] = weakref.WeakSet()
         self._lock = threading.Lock()
 
-    @staticmethod
-    def _check(policy: Policy) -> None:
+    def _check(self, policy: Policy) -> None:
         for field in ("packages", "network"):
             if getattr(policy, field):
                 raise PolicyError(f"the wasm sandbox does not support Policy.{field} yet")
         if policy.rollback not in (None, "never"):
             raise PolicyError("the wasm sandbox does not support Policy.rollback yet")
+        walls = self.isolation
+        for name in policy.require or ():
+            if name not in walls:
+                raise PolicyError(f"require: there is no wall {name!r}; there are {', '.join(walls)}")
+            if not walls[name].active:
+                raise PolicyError(f"require: the wall {name!r} does not stand: {walls[name].reason}")
 
     def start(self, policy: Policy) -> Guest:
         self._check(policy)

@@ -6,6 +6,7 @@ Shipped as text. `_safeexec_device` is the frame device (image/helpers.wat).
 import _safeexec_device as device  # type: ignore[import-not-found]
 import _ctypes
 import asyncio
+import builtins
 import gc
 import json
 import linecache
@@ -105,8 +106,34 @@ def fit():
     signal.signal(signal.SIGINT, guest.on_interrupt)
 
 
+class Gate:
+    """`__import__` that keeps the session's own code to the policy's names. A rule, not a wall: the wall is WebAssembly."""
+
+    def __init__(self, namespace, patterns):
+        self.namespace = namespace
+        self.exact = frozenset(p for p in patterns if not p.endswith(".*"))
+        self.packages = tuple(p[:-2] for p in patterns if p.endswith(".*"))
+        self.original = builtins.__import__
+
+    def allows(self, name):
+        return name in self.exact or any(name == p or name.startswith(p + ".") for p in self.packages)
+
+    def __call__(self, name, globals=None, locals=None, fromlist=(), level=0):
+        if level == 0 and (globals is None or globals.get("__name__") == "__main__") and not self.allows(name):
+            below = [name + "." + item for item in fromlist or ()]
+            if not below or not all(map(self.allows, below)):
+                raise safeexec_guest.ImportRefused("import of {!r} is not allowed".format(name), name=name)
+        return self.original(name, globals, locals, fromlist, level)
+
+
 class Guest(safeexec_guest.Guest):
     """The guest program, without what the host measures better: processor time, memory, changed files."""
+
+    def _do_init(self, header, blobs, answer):
+        super()._do_init(header, blobs, answer)
+        patterns = header.get("imports")
+        if patterns is not None:
+            builtins.__import__ = Gate(self._globals(), patterns)
 
     def _finish(self, answer, started):
         if self._stdout.truncated or self._stderr.truncated:

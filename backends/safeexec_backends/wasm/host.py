@@ -54,7 +54,6 @@ class Host(abi.Host):
         self.parts_size = 0
         self.inbox: deque[Sequence[Buffer]] = deque()
         self._wake = threading.Condition(threading.Lock())
-        self._interrupts = 0
 
     # From any thread
 
@@ -67,7 +66,6 @@ class Host(abi.Host):
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the guest, also when it sleeps."""
         with self._wake:
-            self._interrupts += 1
             if self.memory.size:
                 self.memory.set_u32(SIGNAL_WORD, SIGINT)
             self._wake.notify()
@@ -88,26 +86,25 @@ class Host(abi.Host):
 
     # From the guest's thread
 
-    def sleep(self, seconds: float) -> None:
-        """Wait; an interrupt ends it early. Raises Killed."""
+    def sleep(self, seconds: float) -> float:
+        """Wait; an interrupt ends it early. Returns the seconds that were left. Raises Killed."""
         with self._wake:
-            before = self._interrupts
             deadline = time.monotonic() + seconds
-            while not self.killed and self._interrupts == before:
+            while not self.killed:
                 # An hour at a time: the condition refuses waits beyond what a C time_t holds.
                 left = min(deadline - time.monotonic(), 3600.0)
                 if not left > 0:
-                    return
+                    return 0.0
+                if self.memory.u32(SIGNAL_WORD):  # also one that came just before
+                    return left
                 self._wake.wait(left)
-            if self.killed:
-                raise Killed
+            raise Killed
 
     def wait(self, seconds: float) -> int:
         """Wait until a frame is there, an interrupt comes or the time is over (never, if negative); 1 for a frame. Raises Killed."""
         with self._wake:
-            before = self._interrupts
             deadline = float("inf") if seconds < 0 else time.monotonic() + seconds
-            while not self.killed and not self.inbox and self._interrupts == before:
+            while not self.killed and not self.inbox and not self.memory.u32(SIGNAL_WORD):
                 left = min(deadline - time.monotonic(), 3600.0)
                 if not left > 0:
                     return 0

@@ -58,6 +58,8 @@ class WasmGuest(Guest):
         self._on_frame: OnFrame = _nobody
         self._done = False
         self._started = 0.0
+        imports = policy.imports
+        self._imports = None if imports is None or "*" in imports else list(imports)
         self._files: dict[str, tuple[int, int]] = {}
         self._changes = 0
 
@@ -67,7 +69,10 @@ class WasmGuest(Guest):
         with self._running:
             if self._dead is not None:
                 raise self._dead
-            first, *rest = wire.pack(*frame)
+            header, blobs = frame
+            if self._imports is not None and header.get("t") == "init":
+                header = {**header, "imports": self._imports}
+            first, *rest = wire.pack(header, blobs)
             self._host.post([memoryview(first)[4:], *rest])
             self._on_frame = on_frame
             self._done = False

@@ -51,7 +51,9 @@ def syscall(name: str, parameters: str, result: str = "i") -> Callable[[Callable
     return register
 
 
-def wasi(name: str, parameters: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def wasi(
+    name: str, parameters: str, namespace: str = WASI
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a WASI function: it returns 0, or the error number that it raised."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -64,7 +66,7 @@ def wasi(name: str, parameters: str) -> Callable[[Callable[..., None]], Callable
                 return e.EFAULT
             return 0
 
-        TABLE[name] = HostCall(call, parameters, "i", WASI)
+        TABLE[name] = HostCall(call, parameters, "i", namespace)
         return function
 
     return register

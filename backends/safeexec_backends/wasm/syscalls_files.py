@@ -243,12 +243,13 @@ def truncate64(host: Host, path: int, size: int) -> int:
 
 
 def _statfs(host: Host, size: int, buffer: int) -> int:
-    # struct statfs: type bsize, blocks bfree bavail files ffree (u32 each), fsid[2], namelen frsize flags spare[4]
+    # struct statfs: u32 type bsize, u64 blocks bfree bavail files ffree, u32 fsid[2] namelen frsize flags
     quota, files = host.files.quota, host.files
     blocks, free = quota.bytes // 4096, (quota.bytes - files.used) // 4096
     inodes = quota.inodes
-    data = struct.pack("<16I", 0x01021994, 4096, blocks, free, free, inodes, inodes - files.inodes, 0, 0, NAME_MAX, 4096,
-                       0, 0, 0, 0, 0)  # fmt: skip
+    data = struct.pack(
+        "<2I5Q5I", 0x01021994, 4096, blocks, free, free, inodes, inodes - files.inodes, 0, 0, NAME_MAX, 4096, 0
+    )
     if size < len(data):
         raise Errno(e.EINVAL)
     host.memory.write(buffer, data)

@@ -266,3 +266,24 @@ def missing(host: Host, index: int) -> None:
 @plain("sleep", "d", namespace=HOST)
 def sleep(host: Host, milliseconds: float) -> None:
     host.sleep(milliseconds / 1000 if milliseconds == milliseconds else 0.0)
+
+
+_TIMER_ABSTIME = 1
+
+
+@wasi("clock_sleep", "iiii", namespace=HOST)
+def clock_sleep(host: Host, clock: int, flags: int, wanted: int, left: int) -> None:
+    """clock_nanosleep: 0, or EINTR when the host interrupts."""
+    read = _CLOCKS.get(clock)
+    seconds, nanoseconds = struct.unpack("<qi", host.memory.read(wanted, 12))  # struct timespec
+    if read is None or seconds < 0 or not 0 <= nanoseconds < 1_000_000_000:
+        raise Errno(e.EINVAL)
+    duration = seconds + nanoseconds / 1e9
+    if flags & _TIMER_ABSTIME:
+        duration -= read() / 1e9
+    remaining = host.sleep(duration)
+    if remaining > 0:
+        if left and not flags & _TIMER_ABSTIME:
+            whole = int(remaining)
+            host.memory.write(left, struct.pack("<qi", whole, int((remaining - whole) * 1e9)))
+        raise Errno(e.EINTR)

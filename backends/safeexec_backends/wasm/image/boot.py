@@ -98,6 +98,10 @@ class Interpreter:
             pointer += 8
         memory.write(table, b"".join(entries) + bytes(pointer + 8 - table - 8 * len(entries)))
 
+    def listen_for_signals(self) -> None:
+        """Make the evaluation loop look at the signal word (helpers.wat)."""
+        self.host.memory.set_u32(self.instance.global_value("Py_EMSCRIPTEN_SIGNAL_HANDLING"), 1)
+
     def add_device(self, table: Mapping[str, int]) -> None:
         """Make the module `_safeexec_device`, whose functions are WebAssembly."""
         call, memory = self.instance.call, self.host.memory

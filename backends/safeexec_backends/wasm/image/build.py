@@ -82,6 +82,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
     interpreter.start((STDLIB, SITE))
     interpreter.add_device(linked.table)
     interpreter.protect_stack()
+    interpreter.listen_for_signals()
     found = json.loads(interpreter.run(_PRELUDE))
     memory = interpreter.host.memory
     memory.set_u32(HANDLER_WORD, found["handler"])

@@ -23,11 +23,13 @@
   (import "main" "PyErr_Print" (func $print_error))
   (import "main" "PyLong_FromLong" (func $int (param i32) (result i32)))
   (import "main" "PyLong_AsLong" (func $as_int (param i32) (result i32)))
+  (import "main" "PyErr_CheckSignals" (func $check_signals (result i32)))
   (import "main" "malloc" (func $malloc (param i32) (result i32)))
   (import "main" "free" (func $free (param i32)))
   (import "main" "Py_DecRef" (func $decref (param i32)))
 
   (import "host" "sleep" (func $sleep (param f64)))
+  (import "host" "clock_sleep" (func $clock_sleep (param i32 i32 i32 i32) (result i32)))
   (import "host" "part" (func $part (param i32 i32)))
   (import "host" "send" (func $send))
   (import "host" "wait" (func $wait (param i32) (result i32)))
@@ -57,6 +59,10 @@
   ;; Emscripten busy-waits without threads; the host can wait properly, and be woken to kill.
   (func (export "emscripten_thread_sleep") (param $milliseconds f64)
     (call $sleep (local.get $milliseconds)))
+
+  ;; time.sleep() calls this one, and raises KeyboardInterrupt when it returns EINTR.
+  (func (export "clock_nanosleep") (param $clock i32) (param $flags i32) (param $wanted i32) (param $left i32) (result i32)
+    (call $clock_sleep (local.get $clock) (local.get $flags) (local.get $wanted) (local.get $left)))
 
   ;; `import ctypes` makes one closure to try it out. Closures can be made, and never called: there is no foreign function.
   (func (export "ffi_closure_alloc_js") (param $size i32) (param $code i32) (result i32)
@@ -99,7 +105,10 @@
 
   ;; METH_O: wait(milliseconds) -> whether a frame waits; -1 waits for as long as it takes.
   (func (export "safeexec_wait") (param $self i32) (param $milliseconds i32) (result i32)
-    (call $int (call $wait (call $as_int (local.get $milliseconds)))))
+    (local $result i32)
+    (local.set $result (call $wait (call $as_int (local.get $milliseconds))))
+    (if (i32.lt_s (call $check_signals) (i32.const 0)) (then (return (i32.const 0))))
+    (call $int (local.get $result)))
 
   ;; The host's way in: hand the waiting frame to the guest program. 0, or -1 after an exception that it let through.
   (func (export "safeexec_step") (result i32)
