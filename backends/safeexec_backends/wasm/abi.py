@@ -29,6 +29,8 @@ _VALUE_KINDS = {"i": 0, "l": 1, "f": 2, "d": 3}  # wasm_valkind_t; the letters o
 _TRAP_CODES = {0: "stack overflow", 1: "memory access out of bounds", 5: "call through a null pointer"}
 _TRAP_CODES |= {6: "call with a wrong signature", 9: "the guest stopped itself", 10: "interrupted"}
 STACK_OVERFLOW: Final = 0
+_MAX_DEPTH: Final = 4  # a host function may call the guest's allocator, which may call a host function
+_HEADROOM: Final = 60
 
 _CALLBACK = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, POINTER(c_uint32), c_size_t)
 _FINALIZER = ctypes.CFUNCTYPE(None, c_void_p)
@@ -455,6 +457,16 @@ class Program:
         return int(self._lib.functype_new(byref(vectors[0]), byref(vectors[1])))
 
 
+def _headroom(frames: int) -> None:
+    """Raise RecursionError now if the host's own stack of Python frames is nearly used up.
+
+    Inside a host function it would come too late: ctypes cannot report an exception from the very call of a callback, and the guest
+    would read "success" from a function that did not run.
+    """
+    if frames:
+        _headroom(frames - 1)
+
+
 class Instance:
     """One instance in a store of its own. Used by one thread at a time; `memory_limit` is in bytes.
 
@@ -466,6 +478,7 @@ class Instance:
         self.program = program
         self.host = host
         self._functions: dict[str, Any] = {}
+        self._depth = 0
         self._raw = (c_uint32 * 64)()
         self._store = lib.store_new(program.engine.pointer, None, _NO_FINALIZER)
         # Bytes of memory, table elements, instances, tables, memories; -1 keeps the default.
@@ -510,6 +523,10 @@ class Instance:
         if function is None:
             extern = self._functions[name + " "] = self._export(name, _FUNCTION)
             function = self._functions[name] = byref(extern, _Extern.of.offset)
+        if self._depth >= _MAX_DEPTH:
+            raise Trap("the guest re-entered itself too often")
+        if self._depth == 0:
+            _headroom(_HEADROOM)
         lib, host, raw = self._lib, self.host, self._raw
         slot = 0
         for argument in arguments:
@@ -518,9 +535,11 @@ class Instance:
         trap = c_void_p()
         previous = getattr(_local, "host", None)
         _local.host = host
+        self._depth += 1
         try:
             error = lib.call(self._context, function, raw, max(len(arguments), 1), byref(trap))
         finally:
+            self._depth -= 1
             _local.host = previous
         if error or trap.value:
             self._raise(error, trap.value)

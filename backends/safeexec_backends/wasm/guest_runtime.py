@@ -36,9 +36,11 @@ class Channel:
         return device.wait(0) == 1
 
     def watch(self, loop, callback):
-        self.watchers[loop] = callback
-        if self.buffered():
-            loop.call_soon(callback)
+        def if_there():  # another callback of the same turn may have taken the frame, and to wait would block the loop
+            if self.buffered():
+                callback()
+
+        self.watchers[loop] = if_there
 
     def unwatch(self, loop):
         self.watchers.pop(loop, None)
