@@ -10,9 +10,12 @@ import sys
 
 def main() -> int:
     """Run the command line and return its exit code."""
-    from safeexec.cli.main import main as cli
+    try:
+        from safeexec.cli.main import main as cli
 
-    return cli()
+        return cli()
+    except KeyboardInterrupt:  # while it was still being imported
+        return 130
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import click
 
 import safeexec
 from safeexec.cli import exits
+from safeexec.cli.interrupts import Terminated, terminable
 from safeexec.errors import SafeExecError
 from safeexec.registry import COMMANDS, entry_points
 
@@ -98,6 +99,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return exits.of_error(error)
     except (KeyboardInterrupt, click.Abort):
         return exits.INTERRUPTED
+    except Terminated as error:
+        return error.exit_code
     except exits.OutputLost as error:
         _abandon_stdout()
         exits.complain(f"the output cannot be written ({error}), so the program was ended; write it elsewhere")
@@ -114,7 +117,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _invoke(args: list[str]) -> int:
     # Not click's own main(): it turns a closed pipe and Ctrl-C into exit code 1.
     try:
-        with commands.make_context("safeexec", args) as ctx:
+        with terminable(), commands.make_context("safeexec", args) as ctx:
             code = commands.invoke(ctx)
     except click.exceptions.Exit as end:
         code = end.exit_code

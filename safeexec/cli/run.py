@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import threading
+from typing import TYPE_CHECKING
 
 import click
 
 from safeexec.cli import exits
 from safeexec.cli.interrupts import Interrupts
 from safeexec.cli.options import Options, note_config, shared
-from safeexec.cli.render import Screen
-from safeexec.cli.save import Saver, make_saver
 from safeexec.cli.source import read_program
 from safeexec.errors import SafeExecError
 from safeexec.executor import Executor
 from safeexec.result import GuestError, Result
 from safeexec.session import Session
+
+if TYPE_CHECKING:
+    from safeexec.cli.render import Screen
+    from safeexec.cli.save import Saver
 
 
 @click.command("run", context_settings={"help_option_names": ["-h", "--help"]}, epilog=exits.HELP)
@@ -38,16 +43,16 @@ def command(ctx: click.Context, options: Options, program: str | None, code: str
     error, displays, files, saved, usage, tool_calls, truncated, rolled_back. Values that JSON lacks are objects with a "$type"; bytes are
     base64.
     """
-    screen = Screen(sys.stdout, sys.stderr)
     source = read_program(program, code)
     try:
         policy = options.policy()
         tools = options.tools()
-        saver = make_saver(options.save_files)
-        note = note_config(ctx)
-        if note is not None and screen.err.tty:
-            screen.note(note)
+        saver = _saver(options)
+        _note(ctx)
+        # What shows the result is imported while the sandbox starts: that takes a tenth of a second, most of it in another process.
+        threading.Thread(target=importlib.import_module, args=["safeexec.cli.render"], daemon=True).start()
         with Executor(options.sandbox, policy=policy) as executor, executor.session(tools) as session:
+            screen = _screen()
             with Interrupts(session) as interrupts:
                 result = session.run(source, on_output=None if as_json else screen.output)
             if interrupts.happened:
@@ -56,14 +61,32 @@ def command(ctx: click.Context, options: Options, program: str | None, code: str
             if as_json:
                 return _document(options, screen, session, result, saver, exit_code)
             return _show(program, screen, session, result, saver, exit_code)
-    except SafeExecError as error:
+    except (SafeExecError, KeyboardInterrupt) as error:
         if as_json:
-            _host_trouble(options, screen, error, exits.of_error(error))
+            trouble_code = exits.of_error(error) if isinstance(error, SafeExecError) else exits.INTERRUPTED
+            trouble = Result(error=GuestError("host", type(error).__name__, str(error)))
+            _document(options, _screen(), None, trouble, None, trouble_code)
         raise
-    except KeyboardInterrupt as error:
-        if as_json:
-            _host_trouble(options, screen, error, exits.INTERRUPTED)
-        raise
+
+
+def _screen() -> Screen:
+    from safeexec.cli.render import Screen
+
+    return Screen(sys.stdout, sys.stderr)
+
+
+def _note(ctx: click.Context) -> None:
+    note = note_config(ctx)
+    if note is not None and sys.stderr is not None and sys.stderr.isatty():
+        _screen().note(note)
+
+
+def _saver(options: Options) -> Saver | None:
+    if options.save_files is None:
+        return None
+    from safeexec.cli.save import make_saver
+
+    return make_saver(options.save_files)
 
 
 def _show(
@@ -79,11 +102,11 @@ def _show(
 
 
 def _document(
-    options: Options, screen: Screen, session: Session, result: Result, saver: Saver | None, exit_code: int
+    options: Options, screen: Screen, session: Session | None, result: Result, saver: Saver | None, exit_code: int
 ) -> int:
     from safeexec.cli import document
 
-    saved, trouble = saver.save(session, result) if saver is not None else ((), None)
+    saved, trouble = saver.save(session, result) if saver is not None and session is not None else ((), None)
     interrupted = exit_code == exits.INTERRUPTED
     exit_code = _unsaved(trouble, exit_code)
     data = document.of_result(
@@ -98,13 +121,3 @@ def _unsaved(trouble: str | None, exit_code: int) -> int:
         return exit_code
     exits.complain(trouble)
     return exit_code or exits.GUEST
-
-
-def _host_trouble(options: Options, screen: Screen, error: BaseException, exit_code: int) -> None:
-    from safeexec.cli import document
-
-    result = Result(error=GuestError("host", type(error).__name__, str(error)))
-    data = document.of_result(
-        result, sandbox=options.sandbox, exit_code=exit_code, interrupted=exit_code == exits.INTERRUPTED
-    )
-    screen.out.raw_line(document.dump(data, 2 if screen.out.tty else None))

@@ -69,6 +69,7 @@ class Base:
     _modules: ClassVar[frozenset[str]]
     _package: ClassVar[str | None]
     _deviations: ClassVar[Mapping[str, str]]
+    _shared: ClassVar[Session | None] = None
     executor: ClassVar[Executor]
 
     @classmethod
@@ -119,6 +120,13 @@ class Base:
         if limits:
             policy = self.limits(**limits)
         return self.executor.session(tools, variables, policy=policy)
+
+    def shared(self) -> Session:
+        """One session for the many small tests that leave nothing in it; a new one when it was closed."""
+        cls = type(self)
+        if cls._shared is None or cls._shared.closed:
+            cls._shared = self.executor.session()
+        return cls._shared
 
     def run(self, code: str, tools: Any = (), variables: Any = None, **limits: Any) -> Result:
         """One step in a fresh session."""

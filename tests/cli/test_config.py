@@ -21,11 +21,13 @@ def test_options_win_over_environment_over_files(cli: Command, monkeypatch: pyte
 def test_pyproject_is_read_and_safeexec_toml_comes_first(cli: Command) -> None:
     Path("pyproject.toml").write_text("[tool.safeexec]\ntimeout = 0.2\n")
     assert cli("run", "-c", SLOW).code == 3
-    Path("safeexec.toml").write_text("memory = '128M'\n")
+    Path("safeexec.toml").write_text("output-limit = '10K'\n")
     assert cli("run", "-c", SLOW).code == 0
 
 
-@pytest.mark.parametrize("text", ["[project]\nname = 'x'\n", "[tool.other]\nsafeexec = 1\n", "tool = 3\nx = 'safeexec'\n"])
+@pytest.mark.parametrize(
+    "text", ["[project]\nname = 'x'\n", "[tool.other]\nsafeexec = 1\n", "tool = 3\nx = 'safeexec'\n"]
+)
 def test_other_peoples_pyproject_does_not_matter(cli: Command, text: str) -> None:
     Path("pyproject.toml").write_text(text)
     assert cli("run", "-c", "1").out == "1\n"

@@ -56,7 +56,9 @@ VALUES: list[tuple[Any, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "expected"), VALUES, ids=[type(v).__name__ + str(i) for i, (v, _) in enumerate(VALUES)])
+@pytest.mark.parametrize(
+    ("value", "expected"), VALUES, ids=[type(v).__name__ + str(i) for i, (v, _) in enumerate(VALUES)]
+)
 def test_every_value_is_strict_ascii_json(value: Any, expected: Any) -> None:
     def refuse(name: str) -> Any:
         raise AssertionError(f"{name} is not JSON")

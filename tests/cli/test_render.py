@@ -56,7 +56,10 @@ def everywhere(text: str) -> tuple[Result, tuple[Output, ...]]:
     result = Result(
         value=[Opaque(text, text), Opaque(text, text)],
         error=GuestError("exception", text, text, trace, 1),
-        displays=(Display({"text/plain": text}), Display({"text/html": text, "image/png": text.encode("utf-8", "replace")})),
+        displays=(
+            Display({"text/plain": text}),
+            Display({"text/html": text, "image/png": text.encode("utf-8", "replace")}),
+        ),
         files=(FileInfo(text, 1),),
         truncated=True,
     )
@@ -90,10 +93,10 @@ def test_colours_are_ours_alone(case: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_markup_is_text() -> None:
     text = "[red]x[/red] [link=http://evil]y[/link] :smile: [/]"
+    benign = "x" * len(text)
     result, pieces = everywhere(text)
     seen = _OURS.sub("", shown(result, pieces))
-    benign = _OURS.sub("", shown(*everywhere("harmless")))
-    assert seen.replace(text, "harmless") == benign
+    assert seen.replace(text, benign) == _OURS.sub("", shown(*everywhere(benign)))
 
 
 def test_a_line_end_in_two_pieces_stays_one_and_a_lone_return_is_shown() -> None:
@@ -138,7 +141,10 @@ def test_a_huge_error_is_cut() -> None:
         ([10**5000], f"[{hex(10**5000)}]"),
         ({(1, 10**5000)}, f"{{(1, {hex(10**5000)})}}"),
         (Opaque("T", "<T object>"), "<T object>"),
-        (Array("<i8", (2, 2), b"".join(n.to_bytes(8, "little") for n in (1, 2, 3, 4))), "array([[1, 2], [3, 4]], dtype='<i8')"),
+        (
+            Array("<i8", (2, 2), b"".join(n.to_bytes(8, "little") for n in (1, 2, 3, 4))),
+            "array([[1, 2], [3, 4]], dtype='<i8')",
+        ),
         (Array(">u2", (), b"\1\0"), "array(256, dtype='>u2')"),
         (Array("|b1", (2,), b"\1\0"), "array([True, False], dtype='|b1')"),
         (Array("<f8", (2**47, 2**47, 0), b""), "array([], shape=(140737488355328, 140737488355328, 0), dtype='<f8')"),

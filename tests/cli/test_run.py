@@ -120,7 +120,9 @@ def test_files_are_placed_under_their_own_names(cli: Command) -> None:
 
 
 def test_tools_of_the_current_directory_are_called_on_the_host(cli: Command) -> None:
-    Path("my_cli_tools.py").write_text("class box:\n    @staticmethod\n    def double(n: int) -> int:\n        return 2 * n\n")
+    Path("my_cli_tools.py").write_text(
+        "class box:\n    @staticmethod\n    def double(n: int) -> int:\n        return 2 * n\n"
+    )
     ran = cli("run", "--tool", "my_cli_tools:box.double", "-c", "double(21)")
     assert (ran.code, ran.out) == (0, "42\n")
     assert sys.path[-1] == str(Path.cwd()), "the current directory must not come before the installed packages"
@@ -188,7 +190,9 @@ def test_unsafe_names_are_refused_and_nothing_is_saved(cli: Command, name: str) 
 
 
 def test_links_are_not_files_that_are_saved(cli: Command) -> None:
-    ran = cli("run", "--save-files", "out", "-c", "import os; os.symlink('/etc/passwd', 'p'); open('ok', 'w').write('1')")
+    ran = cli(
+        "run", "--save-files", "out", "-c", "import os; os.symlink('/etc/passwd', 'p'); open('ok', 'w').write('1')"
+    )
     assert ran.code == 0
     assert [path.name for path in Path("out").iterdir()] == ["ok"]
 

@@ -221,7 +221,7 @@ import os, signal, threading
 sent = []
 for pid in (victim_pid, driver_pid, os.getppid(), 1 if os.getpid() != 1 else 2, -1, -victim_pid, 0):
     for number in (signal.SIGKILL, signal.SIGSTOP, 0):
-        if pid == os.getppid() == 0:
+        if pid == os.getppid() == 0:  # itself, in a pid namespace of its own
             continue
         try:
             os.kill(pid, number)
@@ -574,8 +574,10 @@ class Report:
 RUNS: dict[str, dict[str, Any]] = {
     "root": {"uid": 0},
     "nobody": {"uid": 65534},
-    "root, no namespaces": {"uid": 0, "deny_namespaces": True},
-    "nobody, no namespaces": {"uid": 65534, "deny_namespaces": True},
+    "root, no namespaces": {"uid": 0, "deny_namespaces": "all"},
+    "nobody, no namespaces": {"uid": 65534, "deny_namespaces": "all"},
+    "root, no namespaces for cells": {"uid": 0, "deny_namespaces": "late"},
+    "nobody, no namespaces for cells": {"uid": 65534, "deny_namespaces": "late"},
     "root, no Landlock": {"uid": 0, "options": {"_deny": ["landlock"]}},
 }
 

@@ -92,9 +92,13 @@ def test_a_weaker_word_at_the_executor_does_not_weaken_a_stricter_session() -> N
 
 
 def test_required_walls_fail_closed() -> None:
-    assert "'uts_namespace' is required" in refused(Policy(require=("seccomp", "uts_namespace")), _deny=["uts_namespace"])
+    assert "'uts_namespace' is required" in refused(
+        Policy(require=("seccomp", "uts_namespace")), _deny=["uts_namespace"]
+    )
     assert "'language' is required" in refused(Policy(require=("language",)))
-    assert "seccomp" in refused(Policy(require=("landlock",)), _deny=["seccomp"])  # naming one does not waive the minimum
+    assert "seccomp" in refused(
+        Policy(require=("landlock",)), _deny=["seccomp"]
+    )  # naming one does not waive the minimum
     with pytest.raises(PolicyError, match="no wall 'moat'"):
         make(Policy(require=("moat",)))
     make(Policy(require=("seccomp", "landlock", "mount_namespace"))).close()
@@ -102,7 +106,12 @@ def test_required_walls_fail_closed() -> None:
 
 @pytest.mark.parametrize(
     "policy",
-    [Policy(packages=("numpy",)), Policy(network=("example.com",)), Policy(rollback="limits"), Policy(rollback="errors")],
+    [
+        Policy(packages=("numpy",)),
+        Policy(network=("example.com",)),
+        Policy(rollback="limits"),
+        Policy(rollback="errors"),
+    ],
 )
 def test_what_cannot_be_honoured_is_refused(policy: Policy) -> None:
     made = make()
@@ -148,12 +157,19 @@ def test_environment_variables_of_the_policy_arrive_alone(monkeypatch: pytest.Mo
 def test_third_party_modules_are_imported_ahead_of_the_session() -> None:
     policy = Policy(imports=("numpy.*", "matplotlib.*"), limits=Limits(memory=512 * 2**20))
     with Executor("local", policy=policy, _language="full") as executor:
-        assert executor.run("import sys; 'numpy' in sys.modules, 'matplotlib.pyplot' in sys.modules").value == (True, True)
-        result = executor.run("import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\nplt.savefig('x.png')\nopen('x.png','rb').read(4)")
+        assert executor.run("import sys; 'numpy' in sys.modules, 'matplotlib.pyplot' in sys.modules").value == (
+            True,
+            True,
+        )
+        result = executor.run(
+            "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\nplt.savefig('x.png')\nopen('x.png','rb').read(4)"
+        )
         assert result.value == b"\x89PNG", result.error
 
 
-def test_a_hostile_sitecustomize_or_working_directory_is_not_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_sitecustomize_or_working_directory_is_not_loaded(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     marker = tmp_path / "marker"
     for name in ("sitecustomize", "usercustomize", "json", "socket"):
         (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'w').close()\n")

@@ -5,6 +5,7 @@ Runs in the zygote's child. Any failure before the guest starts ends the process
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import json
@@ -62,8 +63,8 @@ class Plan:
         """uid and gid outside the cells' user namespaces."""
         self.readable: tuple[str, ...] = ()
         """Where no private root can be built: what Landlock lets cells read."""
-        self.covered: tuple[str, ...] = ()
-        """Paths of the private root that lie below /tmp."""
+        self.covered: tuple[mounts.Covered, ...] = ()
+        """What the private root has below /tmp."""
         self.namespaces: dict[str, str] = {}
         """The host's namespaces, to compare with."""
         self.proc = -1
@@ -99,6 +100,9 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
             os._exit(1)
     if plan.stands("user_namespace"):
         namespaces.map_ids(plan.proc, UID, UID, *plan.outer)
+    if plan.proc >= 0:
+        with contextlib.suppress(OSError):  # no wall: should the host itself run out of memory, cells go first
+            _write(plan.proc, "self/oom_score_adj", b"1000")
     if plan.stands("mount_namespace"):
         mounts.storage(order.disk, plan.covered)
         work, temporary = mounts.WORK, mounts.TEMPORARY
@@ -117,17 +121,26 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
         kept += [plan.proc, *own]
     descriptors.keep(kept)
     os.environ.clear()
-    rlimits.apply(limits(order))
+    rlimits.apply(limits(plan, order))
     if libc.READY:
         _lock(plan, order, work, temporary)
 
 
-def limits(order: Order) -> dict[str, int]:
+def _write(proc: int, name: str, data: bytes) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def limits(plan: Plan, order: Order) -> dict[str, int]:
     """The resource limits of a cell."""
     return rlimits.plan(
         address_space=order.baseline + order.memory if order.baseline else None,
         file_size=order.disk,
-        processes=order.processes,
+        # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
+        processes=order.processes if plan.stands("user_namespace") else None,
     )
 
 
@@ -234,7 +247,7 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
     if wall == "not_dumpable":
         return "" if privileges.is_undumpable() else bad
     if wall == "rlimits":
-        return rlimits.standing(limits(order))
+        return rlimits.standing(limits(plan, order))
     if wall == "closed_fds":
         return "" if {int(name) for name in os.listdir(_PROC_FDS)} <= set(range(_PROC_FDS + 2)) else bad
     if wall == "empty_environment":

@@ -10,6 +10,8 @@ reached and asserts that no such name yields anything dangerous), those of the p
 
 import sys
 
+from .direct import DIRECT as DIRECT
+
 NEVER_BOUND = frozenset(["__builtins__", "__build_class__", "__loader__", "__spec__"])
 """Without ``__builtins__`` in its globals a function gets the real ones."""
 NEVER_READ = NEVER_BOUND
@@ -94,15 +96,3 @@ FUNCTION_DUNDERS = frozenset(
 """What a program may set on its functions; not the code, the globals or the closure."""
 
 EXCEPTION_DUNDERS = frozenset(["__traceback__", "__cause__", "__context__", "__suppress_context__", "__notes__"])
-
-DIRECT = frozenset(
-    """
-    append extend insert remove pop clear index count sort reverse copy get items keys values update setdefault popitem fromkeys
-    add discard union intersection difference symmetric_difference issubset issuperset isdisjoint join split rsplit splitlines strip
-    lstrip rstrip lower upper title capitalize casefold swapcase replace startswith endswith find rfind rindex partition rpartition
-    zfill center ljust rjust encode decode isdigit isalpha isalnum isupper islower isspace isnumeric isdecimal istitle isidentifier
-    translate maketrans expandtabs removeprefix removesuffix hex fromhex bit_length to_bytes from_bytes as_integer_ratio is_integer
-    real imag conjugate numerator denominator send throw close read write readline readlines writelines seek tell flush getvalue
-    args value
-    """.split()
-)

@@ -335,8 +335,6 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
             for pattern in ast.walk(case.pattern):
                 if isinstance(pattern, ast.MatchClass):
                     self._class_pattern(pattern, before)
-                elif isinstance(pattern, ast.MatchValue):
-                    self._value_pattern(pattern.value)
         self.pass_through(node)
         if not before:
             return node
@@ -351,7 +349,7 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         for name in suspicious:
             if _is_dunder(name) or name in names.SUSPECT:
                 self.error(node, f"the attribute {name!r} cannot be used in a pattern")
-        if not node.patterns and not suspicious:
+        if not node.patterns and not suspicious and self._is_harmless_path(node.cls):
             return
         variable = self._variable("class")
         listed = _at(ast.Tuple([ast.Constant(n) for n in suspicious], ast.Load()), node)
@@ -359,13 +357,25 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         before.append(_at(ast.Assign([ast.Name(variable, ast.Store())], check), node.cls))
         node.cls = _at(ast.Name(variable, ast.Load()), node.cls)
 
-    def _value_pattern(self, node: ast.AST) -> None:
-        """A dotted name must stay one, so it cannot be guarded: only names that lead nowhere."""
+    def _is_harmless_path(self, node: ast.AST) -> bool:
+        """Whether a dotted name can stay one: patterns allow nothing else."""
         while isinstance(node, ast.Attribute):
-            if (node.attr[:1] == "_" and node.attr not in names.DUNDER_DIRECT) or node.attr in names.SUSPECT:
-                self.error(node, f"the attribute {node.attr!r} cannot be used in a pattern")
-            self.own.add(node.attr)
+            if not self.direct(node.attr) and (node.attr[:1] == "_" or node.attr in names.SUSPECT | names.MODULES):
+                return False
             node = node.value
+        return True
+
+    def visit_MatchValue(self, node: ast.MatchValue) -> ast.AST:
+        if not isinstance(node.value, ast.Attribute):
+            return self.pass_through(node)
+        if not self._is_harmless_path(node.value):
+            self.error(node, f"the attribute {node.value.attr!r} cannot be used in a pattern")
+        return node
+
+    def visit_MatchClass(self, node: ast.MatchClass) -> ast.AST:
+        node.patterns = [self.visit(p) for p in node.patterns]
+        node.kwd_patterns = [self.visit(p) for p in node.kwd_patterns]
+        return node  # its class is in a variable, or a harmless path
 
     # -- except* -----------------------------------------------------------------------------------------------------------
 
@@ -438,13 +448,13 @@ def _at(node: Any, place: Any) -> Any:
 _PASSED = """Module Interactive Expression Expr Assign AnnAssign Delete Return Raise Assert For AsyncFor While If With AsyncWith Try
     BoolOp BinOp UnaryOp NamedExpr IfExp Dict Set ListComp SetComp DictComp GeneratorExp Await Yield YieldFrom Compare Call
     FormattedValue JoinedStr TemplateStr Interpolation Subscript Starred List Tuple Slice comprehension arguments keyword withitem
-    match_case MatchValue MatchSequence MatchClass MatchOr TypeAlias"""
+    match_case MatchSequence MatchOr TypeAlias"""
 _LEAVES = """Pass Break Continue Constant Nonlocal MatchSingleton
     Load Store Del And Or Add BitAnd BitOr BitXor Div FloorDiv LShift Mod Mult MatMult Pow RShift Sub Invert Not UAdd USub
     Eq Gt GtE In Is IsNot Lt LtE NotEq NotIn"""
 _CAPTURES = "MatchAs MatchStar TypeVar ParamSpec TypeVarTuple"
 _OWN = """Attribute AugAssign Name Global arg ExceptHandler MatchMapping FunctionDef AsyncFunctionDef Lambda ClassDef Import
-    ImportFrom Match TryStar"""
+    ImportFrom Match MatchValue MatchClass TryStar"""
 
 _METHODS: dict[type, Any] = {}
 for _text, _method in ((_PASSED, Transformer.pass_through), (_LEAVES, Transformer.leaf), (_CAPTURES, Transformer._named)):

@@ -228,6 +228,11 @@ class Gate:
         from ..guards import exact_name
 
         name = "." * level + exact_name(name)
+        if type(fromlist) is list and not fromlist and name in _INTERNAL:
+            # CPython's C code imports what it needs through the builtins of whoever runs, in just this form, and takes the
+            # module from sys.modules: datetime.strptime wants _strptime. The answer is for nobody.
+            importlib.import_module(name)
+            return None
         if not fromlist:
             return self.top(name)
         found = self.find(name)
@@ -245,6 +250,15 @@ def _covers(pattern: str, name: str) -> bool:
     # A module named in the policy comes with the submodules whose facades belong to it, such as collections.abc.
     return name.startswith(pattern + ".") and name in builders()
 
+
+_INTERNAL = frozenset(
+    """_strptime time datetime _pydatetime re copyreg warnings encodings io _io locale json.decoder typing sqlite3 sqlite3.dbapi2
+    sqlite3.dump unicodedata zoneinfo zoneinfo._common zoneinfo._tzpath collections collections.abc functools array traceback
+    numbers decimal weakref types threading operator enum abc contextvars linecache asyncio asyncio.events asyncio.base_events
+    asyncio.futures asyncio.tasks asyncio.coroutines asyncio.exceptions asyncio.base_futures asyncio.base_tasks
+    string.templatelib annotationlib _collections_abc math random struct tokenize""".split()
+)
+"""What C code imports while a program runs."""
 
 _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}
 

@@ -77,13 +77,9 @@ def open_file(
     if buffering == 0:
         raise ValueError("unbuffered files are not available in this sandbox")
     mode = exact_name(mode)
-    path = check(file)
-    try:
-        opened = builtins.open(path, mode, buffering, encoding, errors, newline)
-    except OSError as error:
-        error.filename = text_path(file)
-        raise
-    return opened
+    path = text_path(file)
+    check(path)
+    return builtins.open(path, mode, buffering, encoding, errors, newline)
 
 
 # -- os --------------------------------------------------------------------------------------------------------------------

@@ -319,11 +319,11 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                 raise TypeError("__annotations__ must be a dict")
             checked = {check_name(name): value for name, value in annotations.items()}
             # While dataclasses reads it, code of the program may run (descriptors, __class__ of defaults): it must find
-            # nothing to change. 3.13 makes a copy itself and wants a dict.
+            # nothing to change. 3.12 makes a copy itself and wants a dict.
             import sys
 
             type.__setattr__(cls, "__annotations__",
-                             types.MappingProxyType(checked) if sys.version_info < (3, 13) else checked)  # fmt: skip
+                             types.MappingProxyType(checked) if sys.version_info < (3, 12) else checked)  # fmt: skip
             try:
                 made = dataclasses.dataclass(**options)(cls)
             finally:
