@@ -71,6 +71,8 @@ class Plan:
         """An open /proc."""
         self.zygote = -1
         """A pidfd of the zygote: readable once it is dead."""
+        self.allow: tuple[str, ...] = ()
+        """System calls that the seccomp filter lets through besides its own list."""
         self.filter = b""
         """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
 
@@ -86,6 +88,7 @@ class Order(NamedTuple):
     disk: int
     processes: int
     baseline: int
+    open_files: int = 256
     folder: str = ""
     """Where no private root exists: this cell's own folder, with work and tmp in it."""
     probe: bool = False
@@ -141,6 +144,7 @@ def limits(plan: Plan, order: Order) -> dict[str, int]:
         file_size=order.disk,
         # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
         processes=order.processes if plan.stands("user_namespace") else None,
+        open_files=order.open_files,
     )
 
 
@@ -156,7 +160,7 @@ def _lock(plan: Plan, order: Order, work: str, temporary: str) -> None:
         seccomp.apply(
             plan.filter
             if own == 1 and plan.filter
-            else seccomp.build(own, private_files=plan.stands("mount_namespace"))
+            else seccomp.build(own, plan.allow, private_files=plan.stands("mount_namespace"))
         )
 
 

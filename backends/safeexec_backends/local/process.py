@@ -38,6 +38,9 @@ class Threaded(Exception):
 class ZygoteProcess:
     """A running zygote and the socket to it."""
 
+    module = "safeexec_backends.local.zygote"
+    """Where its `main` is."""
+
     def __init__(self, setup: dict[str, Any]) -> None:
         """Raises BackendUnavailable when it does not come up."""
         ours, theirs = socket.socketpair()
@@ -50,7 +53,7 @@ class ZygoteProcess:
         package = str(Path(wire.__file__).parent)
         boot = (
             "import sys; sys.path[:] = sys.argv[4:] + [sys.argv[3]]; "
-            "from safeexec_backends.local.zygote import main; main(int(sys.argv[1]), sys.argv[2])"
+            f"from {self.module} import main; main(int(sys.argv[1]), sys.argv[2])"
         )
         with theirs:
             try:

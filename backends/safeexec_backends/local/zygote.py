@@ -211,6 +211,7 @@ class Zygote:
             disk=message["disk"],
             processes=message["processes"],
             baseline=self._address_space(),
+            open_files=message.get("open_files", 256),
             folder=folder,
             probe=message.get("probe", False),
         )
@@ -358,7 +359,7 @@ def _leave(*_: object) -> None:
     raise _Leave
 
 
-def main(descriptor: int, package: str) -> None:
+def main(descriptor: int, package: str, kind: type[Zygote] = Zygote) -> None:
     """Serve the host at the other end of `descriptor`. `package` is the folder of the safeexec package."""
     sys.argv, sys.orig_argv = [""], []  # cells have no use for the host's paths in them
     gc.disable()  # nothing here is garbage yet; cells turn it on again
@@ -369,7 +370,7 @@ def main(descriptor: int, package: str) -> None:
     module.__path__ = [package]
     sys.modules["safeexec"] = module
     setup, _ = control.receive(sock)
-    zygote = Zygote(sock, setup)
+    zygote = kind(sock, setup)
     try:
         reply = zygote.prepare()
     except Exception as error:
