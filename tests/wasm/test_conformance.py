@@ -8,3 +8,4 @@ from safeexec.testing import conformance
 from safeexec_backends.wasm import WasmBackend
 
 TestInProcess = conformance(partial(WasmBackend, workers=0))
+TestWorkers = conformance(partial(WasmBackend, workers=2))

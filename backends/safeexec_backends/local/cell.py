@@ -71,6 +71,8 @@ class Plan:
         """An open /proc."""
         self.zygote = -1
         """A pidfd of the zygote: readable once it is dead."""
+        self.pinned: tuple[int, ...] = ()
+        """Descriptors that cells keep under their numbers, because a library remembers them; each above all others that are kept."""
         self.allow: tuple[str, ...] = ()
         """System calls that the seccomp filter lets through besides its own list."""
         self.filter = b""
@@ -122,7 +124,10 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
         # A probe keeps these to look at itself from the outside; it never runs anyone's code. Opened now: Landlock will refuse it.
         own = [os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc) for name in ("status", "fd")]
         kept += [plan.proc, *own]
-    descriptors.keep(kept)
+    descriptors.keep([*kept, *plan.pinned])
+    for place, number in enumerate(plan.pinned, 3 + len(kept)):
+        os.dup2(place, number, inheritable=False)
+        os.close(place)
     os.environ.clear()
     rlimits.apply(limits(plan, order))
     if libc.READY:
@@ -253,7 +258,8 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
     if wall == "rlimits":
         return rlimits.standing(limits(plan, order))
     if wall == "closed_fds":
-        return "" if {int(name) for name in os.listdir(_PROC_FDS)} <= set(range(_PROC_FDS + 2)) else bad
+        allowed = {*range(_PROC_FDS + 2), *plan.pinned}
+        return "" if {int(name) for name in os.listdir(_PROC_FDS)} <= allowed else bad
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":

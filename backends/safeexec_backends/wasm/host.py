@@ -61,20 +61,28 @@ class Host(abi.Host):
         """Queue a frame for the guest, given as its buffers in order."""
         with self._wake:
             self.inbox.append(frame)
-            self._wake.notify()
+            self._notify()
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the guest, also when it sleeps."""
         with self._wake:
             if self.memory.size:
                 self.memory.set_u32(SIGNAL_WORD, SIGINT)
-            self._wake.notify()
+            self._notify()
+
+    def _notify(self) -> None:
+        """Wake the guest's thread if it waits; the lock is held."""
+        self._wake.notify()
+
+    def interrupted(self) -> bool:
+        """Whether an interrupt waits to be seen by the guest."""
+        return self.memory.u32(SIGNAL_WORD) != 0
 
     def kill(self) -> None:
         """Stop the guest at once; the instance is of no more use."""
         with self._wake:
             self.killed = True
-            self._wake.notify()
+            self._notify()
             if self.memory.size:
                 self.instance.program.engine.increment_epoch()
 
@@ -95,7 +103,7 @@ class Host(abi.Host):
                 left = min(deadline - time.monotonic(), 3600.0)
                 if not left > 0:
                     return 0.0
-                if self.memory.u32(SIGNAL_WORD):  # also one that came just before
+                if self.interrupted():  # also one that came just before
                     return left
                 self._wake.wait(left)
             raise Killed
@@ -104,7 +112,7 @@ class Host(abi.Host):
         """Wait until a frame is there, an interrupt comes or the time is over (never, if negative); 1 for a frame. Raises Killed."""
         with self._wake:
             deadline = float("inf") if seconds < 0 else time.monotonic() + seconds
-            while not self.killed and not self.inbox and not self.memory.u32(SIGNAL_WORD):
+            while not self.killed and not self.inbox and not self.interrupted():
                 left = min(deadline - time.monotonic(), 3600.0)
                 if not left > 0:
                     return 0

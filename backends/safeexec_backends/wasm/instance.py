@@ -6,17 +6,17 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final, NamedTuple, TypeVar
 
 from safeexec import wire
 from safeexec.backend import Guest, GuestDied, OnFrame
-from safeexec.policy import Policy
+from safeexec.policy import Limits, Policy
 from safeexec.wire import Frame
 
 from . import abi
 from .functions import host_functions
 from .errno import Errno
-from .fs import Directory, base_tree
+from .fs import Directory, FileSystem, base_tree
 from .host import Exited, Host, Killed, ProtocolViolation
 from .image.cache import Loaded
 from .limits import NATIVE_STACK, memory_limit, quota, with_enough_stack
@@ -38,20 +38,69 @@ class Runtime:
         self.memory = int(image.facts["memory"])
 
 
+H = TypeVar("H", bound=Host)
+
+
+def fresh(runtime: Runtime, limits: Limits, kind: type[H]) -> H:
+    """A new instance with its host state. Raises EngineError when there is no room."""
+    limit = memory_limit(runtime.memory, limits)
+    host = kind(runtime.base, quota(limits), limit, runtime.missing)
+    abi.Instance(runtime.program, host, limit)
+    # random's generator was frozen with the image: without this every session would draw the same numbers.
+    host.memory.write(runtime.random, _RANDOM_WORDS.to_bytes(4, "little") + os.urandom(4 * _RANDOM_WORDS))
+    return host
+
+
+Known = dict[str, tuple[int, int]]
+
+
+def file_report(files: FileSystem, known: Known) -> tuple[list[list[Any]], Known]:
+    """The files of the working directory that are new or changed since `known`, as [name, size]; and what is known now."""
+    now: Known = {}
+    for name, node in files.walk():
+        if len(now) >= _REPORTED_FILES:
+            break
+        now[name.encode(errors="surrogateescape").decode(errors="replace")] = (node.size, node.mtime)
+    return [[name, now[name][0]] for name in now if now[name] != known.get(name)], now
+
+
+class Reason(NamedTuple):
+    """Why an instance ended: GuestDied's kind and message."""
+
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException, host: Host | None) -> Reason:
+        """Read it off what a step raised."""
+        if isinstance(error, Killed) or (host is not None and host.killed):
+            return cls("crash", "the guest was killed")
+        if isinstance(error, ProtocolViolation):
+            return cls("protocol", str(error))
+        if isinstance(error, Exited):
+            return cls("crash", f"the interpreter ended itself: {error}")
+        if isinstance(error, abi.Trap):
+            if error.code == abi.STACK_OVERFLOW:
+                return cls("crash", "the guest overflowed its stack")
+            return cls("crash", f"the guest crashed: {error}")
+        if isinstance(error, abi.Fault | Errno):
+            return cls("crash", f"the guest passed a bad pointer: {error}")
+        if isinstance(error, abi.EngineError):
+            return cls("crash", f"there is no room for another instance: {error}")
+        return cls("crash", f"the host failed: {type(error).__name__}")
+
+
+_GUESTS_OWN: Final = (Killed, ProtocolViolation, Exited, abi.Trap, abi.Fault, Errno)
+
+
 class WasmGuest(Guest):
     """A guest whose code runs in the thread that calls :meth:`exchange`."""
 
     def __init__(self, runtime: Runtime, policy: Policy) -> None:
-        limit = memory_limit(runtime.memory, policy.limits)
         self._runtime = runtime
-        self._host = host = Host(runtime.base, quota(policy.limits), limit, runtime.missing)
+        self._host = host = fresh(runtime, policy.limits, Host)
         host.on_frame = self._frame
         host.on_output = self._raw_output
-        self._instance = abi.Instance(runtime.program, host, limit)
-        # random's generator was frozen with the image: without this every session would draw the same numbers.
-        host.memory.write(
-            runtime.random, _RANDOM_WORDS.to_bytes(4, "little") + os.urandom(4 * _RANDOM_WORDS)
-        )
         self._running = threading.Lock()
         self._dead: GuestDied | None = None
         self._closed = False
@@ -60,7 +109,7 @@ class WasmGuest(Guest):
         self._started = 0.0
         imports = policy.imports
         self._imports = None if imports is None or "*" in imports else list(imports)
-        self._files: dict[str, tuple[int, int]] = {}
+        self._files: Known = {}
         self._changes = 0
 
     # The exchange
@@ -83,17 +132,16 @@ class WasmGuest(Guest):
                 raise
             except BaseException as error:
                 # The instance was left in the middle of something: whatever the reason, it is not used again.
-                self._dead = self._death(error)
-                if self._dead is None:
-                    self._dead = GuestDied("crash", "the host's frame handler failed")
-                    raise
-                raise self._dead from error
+                self._dead = GuestDied(*Reason.of(error, self._host))
+                if isinstance(error, _GUESTS_OWN):
+                    raise self._dead from error
+                raise
             finally:
                 self._on_frame = _nobody
 
     def _step(self) -> None:
         self._started = time.thread_time()
-        status = self._instance.call(STEP)
+        status = self._host.instance.call(STEP)
         if not self._done:
             reason = "the guest program ended without an answer"
             raise GuestDied("crash" if status else "protocol", reason)
@@ -110,7 +158,8 @@ class WasmGuest(Guest):
             header["cpu"] = time.thread_time() - self._started
             header["rss"] = max(self._host.memory.size - self._runtime.memory, 0)
             if self._host.files.changes != self._changes:
-                self._report_files(header)
+                self._changes = self._host.files.changes
+                header["files"], self._files = file_report(self._host.files, self._files)
         self._done = self._on_frame((header, blobs))
 
     def _raw_output(self, stream: int, data: bytes) -> None:
@@ -122,33 +171,6 @@ class WasmGuest(Guest):
         if self._done:
             raise ProtocolViolation("output after the closing frame")
         self._done = self._on_frame((header, (blob,)))
-
-    def _report_files(self, header: wire.Header) -> None:
-        files = self._host.files
-        self._changes = files.changes
-        now: dict[str, tuple[int, int]] = {}
-        for name, node in files.walk():
-            if len(now) >= _REPORTED_FILES:
-                break
-            now[name] = (node.size, node.mtime)
-        if header.get("id") is not None:
-            header["files"] = [[name, now[name][0]] for name in now if now[name] != self._files.get(name)]
-        self._files = now
-
-    def _death(self, error: BaseException) -> GuestDied | None:
-        if isinstance(error, Killed) or self._host.killed:
-            return GuestDied("crash", "the guest was killed")
-        if isinstance(error, ProtocolViolation):
-            return GuestDied("protocol", str(error))
-        if isinstance(error, Exited):
-            return GuestDied("crash", f"the interpreter ended itself: {error}")
-        if isinstance(error, abi.Trap):
-            if error.code == abi.STACK_OVERFLOW:
-                return GuestDied("crash", "the guest overflowed its stack")
-            return GuestDied("crash", f"the guest crashed: {error}")
-        if isinstance(error, abi.Fault | Errno):
-            return GuestDied("crash", f"the guest passed a bad pointer: {error}")
-        return None
 
     # From any thread
 

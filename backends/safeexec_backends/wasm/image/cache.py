@@ -26,6 +26,11 @@ from .pins import PINS, guest_files
 COMPILED, FILES, FACTS = "image.cwasm", "files.bin", "image.json"
 _CHUNK: Final = 8 << 20
 _FORMAT: Final = 1
+# The code whose output an image is; what only loads and drives one is not among it.
+_BUILDER: Final = (
+    "binary.py", "boot.py", "build.py", "code.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
+    "../abi.py", "../limits.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
+)  # fmt: skip
 Note = Callable[[str, int, int], None]
 
 
@@ -81,8 +86,8 @@ def key() -> str:
     for text in (str(_FORMAT), _wasmtime(), platform.machine(), _processor(), repr(PINS)):
         add(text.encode())
     folder = Path(__file__).parent
-    for path in sorted([*folder.glob("*.py"), folder / "helpers.wat", *folder.parent.glob("*.py")]):
-        add(path.read_bytes())
+    for name in _BUILDER:
+        add((folder / name).read_bytes())
     for data in guest_files().values():
         add(data)
     return digest.hexdigest()[:32]
