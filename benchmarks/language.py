@@ -1,6 +1,6 @@
 """What the restricted language costs: each program plain and restricted, best of several runs.
 
-    python benchmarks/language.py [--json]
+python benchmarks/language.py [--json]
 """
 
 import json
@@ -17,9 +17,7 @@ PROGRAMS = {
         "import random\nr = random.Random(1)\nd = [r.random() for _ in range(60_000)]\n"
         "d.sort()\ns = sorted(d, key=lambda x: -x)"
     ),
-    "json": (
-        "import json\no = [{'k': i, 'v': [str(i)] * 5} for i in range(4000)]\njson.loads(json.dumps(o)) == o"
-    ),
+    "json": ("import json\no = [{'k': i, 'v': [str(i)] * 5} for i in range(4000)]\njson.loads(json.dumps(o)) == o"),
     "string building": (
         "p = []\nfor i in range(80_000):\n    p.append(f'{i:05d}'.replace('0', 'o').upper())\n"
         "s = ''.join(p)\nlen(s.split('O'))"

@@ -98,7 +98,11 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
             frame = language.caller(what, 3)
             space = frame.f_globals
             if locals is None:
-                locals = space if frame.f_locals is space else {k: v for k, v in dict(frame.f_locals).items() if " " not in k}
+                locals = (
+                    space
+                    if frame.f_locals is space
+                    else {k: v for k, v in dict(frame.f_locals).items() if " " not in k}
+                )
         else:
             known = language.behind(globals)
             space = globals if known is None else known
@@ -195,5 +199,3 @@ def _unparsed(tree: Any, mode: str) -> Any:
     import ast
 
     return compile(ast.unparse(tree), "<ast>", mode, ast.PyCF_ONLY_AST, dont_inherit=True)
-
-

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import io
 import sys
 import types
 from collections.abc import Callable
@@ -31,6 +32,8 @@ _class_dict = type.__dict__["__dict__"].__get__  # type: ignore[attr-defined]
 _class_mro = type.__dict__["__mro__"].__get__  # type: ignore[attr-defined]
 _class_module = type.__dict__["__module__"].__get__  # type: ignore[attr-defined]
 _class_name = type.__dict__["__name__"].__get__  # type: ignore[attr-defined]
+_class_flags = type.__dict__["__flags__"].__get__  # type: ignore[attr-defined]
+_IS_STR, _IS_EXCEPTION, _IS_CLASS = 1 << 28, 1 << 30, 1 << 31  # Py_TPFLAGS_*_SUBCLASS, Include/object.h
 _BuiltinMethod = type(len)
 _MethodDescriptor = type(str.join)
 _WrapperDescriptor = type(object.__setattr__)
@@ -82,7 +85,12 @@ def is_guest_frame(frame: types.FrameType) -> bool:
 
 def is_class(value: Any) -> bool:
     """``isinstance(value, type)``, not asking the value."""
-    return type in _class_mro(type(value))
+    return bool(_class_flags(type(value)) & _IS_CLASS)
+
+
+def is_exception(kind: type) -> bool:
+    """``issubclass(kind, BaseException)``, not asking the class."""
+    return bool(_class_flags(kind) & _IS_EXCEPTION)
 
 
 def _home(kind: type) -> tuple[Any, str]:
@@ -140,6 +148,17 @@ DENIED_IDS: dict[int, Any] = {
         builtins.__dict__, _guest_program.Guest, _guest_program.Stream, _guest_program.FdChannel,
     )
 }  # fmt: skip
+_DENIED_CLASSES: list[type] = []
+
+
+def deny_class(kind: type) -> None:
+    """Never show `kind` nor its constructor: it opens any file. What is shown is a subclass that checks the path."""
+    _DENIED_CLASSES.append(kind)
+    for item in (kind, _class_dict(kind).get("__init__"), _class_dict(kind).get("__new__")):
+        if item is not None:
+            DENIED_IDS[id(item)] = item
+
+
 _OUR_MODULES = ("safeexec", "RestrictedPython")
 _SHOWN_OF_OURS = ("safeexec_backends.local.language.facades",)
 
@@ -150,6 +169,12 @@ def _is_denied(result: Any) -> bool:
         return True
     if id(result) in DENIED_IDS and DENIED_IDS[id(result)] is result:
         return True
+    if kind is types.MethodType:
+        return id(result.__func__) in DENIED_IDS
+    if kind is _MethodWrapper or kind is _WrapperDescriptor:
+        return result.__objclass__ in _DENIED_CLASSES and result.__name__ in ("__init__", "__new__")
+    if kind is _BuiltinMethod and result.__name__ == "__new__":
+        return result.__self__ in _DENIED_CLASSES
     module = _class_module(kind)
     if type(module) is str and module.startswith(_OUR_MODULES) and not module.startswith(_SHOWN_OF_OURS):
         return kind is not _guest_program.Tool and kind is not _guest_program.ToolError and not issubclass(kind, Refused)
@@ -175,6 +200,10 @@ def describe(value: Any) -> str:
     return f"the class {_class_name(value)}" if is_class(value) else f"a {_class_name(type(value))} object"
 
 
+deny_class(io.FileIO)
+DENIED_TYPES.add(io.FileIO)
+
+
 class Guards:
     """The guards of one session.
 
@@ -186,6 +215,7 @@ class Guards:
 
         self._third_party = third_party
         self._formatting: Any = None
+        self._patterns: dict[tuple[int, tuple[str, ...], bool], tuple[type, type]] = {}
         self._make_formatting = make
         self.special: dict[str, Callable[[Any, str], Any]] = {
             "format": self._format,
@@ -219,7 +249,7 @@ class Guards:
 
     def _read(self, o: Any, name: str, reader: Callable[[Any, str], Any]) -> Any:
         kind = type(o)
-        if types.ModuleType in _class_mro(kind):
+        if types.ModuleType in _class_mro(kind) or _is_loop(kind):
             return self._refuse(o, name)
         if name[:1] == "_":
             if name[:2] == "__" and name[-2:] == "__":
@@ -234,7 +264,7 @@ class Guards:
             handler = self.special.get(name)
             if handler is not None:
                 return handler(o, name)
-            if name in names.SPECIAL and not self._may_read_private(o, kind, name):
+            if name not in names.SOFT and not _is_facade(kind) and not self._may_read_private(o, kind, name):
                 return self._refuse(o, name)
         result = reader(o, name)
         if _is_denied(result):
@@ -265,11 +295,10 @@ class Guards:
 
     def _may_read_private(self, o: Any, kind: type, name: str) -> bool:
         if is_guest_class(kind):
-            if kind not in PLAIN and native_metaclass(kind) and plain_bases(kind):
-                PLAIN.add(kind)  # a metaclass of the program's could make one class equal to another: those stay out
+            is_plain(kind)  # the next time without a call
             return not _native_owner(kind, name) and not (is_class(o) and _native_owner(o, name))
         if is_class(o):
-            return is_guest_class(o) and not _native_owner(o, name)
+            return is_guest_class(o) and not _native_owner(o, name) and not _native_owner(kind, name)
         if kind is _Super:
             owner = type(o.__self__)
             return not _native_owner(owner, name) and not (is_class(o.__self__) and _native_owner(o.__self__, name))
@@ -302,7 +331,7 @@ class Guards:
         found = getattr(o, name)
         kind = type(found)
         safe = self._formatters()[1 if name == "format" else 2]
-        if kind is _BuiltinMethod and str in _class_mro(type(found.__self__)) and found.__name__ in names.FORMATS:
+        if kind is _BuiltinMethod and _class_flags(type(found.__self__)) & _IS_STR and found.__name__ in names.FORMATS:
             return functools.partial(self._formatters()[1 if found.__name__ == "format" else 2], found.__self__)
         if kind is _MethodDescriptor and found.__objclass__ is str:
             return safe
@@ -417,7 +446,7 @@ class Guards:
         found = getattr(o, "__dict__")  # noqa: B009  # raises AttributeError where there is none
         if is_guest_class(kind) and plain_bases(kind):
             return found
-        if is_guest_function(o) or kind in _OPEN_TYPES or BaseException in _class_mro(kind) and not is_guest_class(kind):
+        if is_guest_function(o) or kind in _OPEN_TYPES or is_exception(kind) and not is_guest_class(kind):
             return found
         return {k: v for k, v in dict(found).items() if type(k) is str and (k[:1] != "_" or is_guest_class(kind)) and not _is_denied(v)}
 
@@ -437,9 +466,10 @@ class Guards:
         elif (
             is_guest_function(o)
             or kind in _OPEN_TYPES
-            or BaseException in _class_mro(kind)
+            or is_exception(kind)
             or _home(kind) in _OPEN_NAMES
             or self._is_third_party(kind)
+            or any(_home(base) == ("ast", "AST") for base in _class_mro(kind))  # compile() reads their text, not them
             or _is_facade(kind)  # says itself what may be set: sys.stdout
         ):
             return o
@@ -486,7 +516,7 @@ class Guards:
         elif is_guest_function(o):
             if name in names.FUNCTION_DUNDERS:
                 return
-        elif BaseException in _class_mro(kind):
+        elif is_exception(kind):
             if name in names.EXCEPTION_DUNDERS:
                 return
         elif kind in _OPEN_TYPES and name in ("__name__", "__doc__", "__wrapped__"):
@@ -512,35 +542,52 @@ class Guards:
 
     # -- match -------------------------------------------------------------------------------------------------------------
 
-    def match(self, kind: Any, positions: int, private: tuple[str, ...]) -> Any:
-        """The class of a pattern, or one that stands for it, whose ``__match_args__`` name nothing but harmless attributes."""
+    def match(self, kind: Any, positions: int, listed: tuple[str, ...]) -> Any:
+        """The class of a pattern, or one that stands for it.
+
+        :param positions: how many positional sub-patterns there are; ``__match_args__`` names their attributes.
+        :param listed: keyword names that need a look.
+        :raises AttributeRefused: when an attribute is named that a program may not read.
+        """
         if not is_class(kind):
             return kind  # CPython's TypeError
-        native = native_metaclass(kind)
-        if private and not (type(kind) is type and is_guest_class(kind)):
-            # Such a class alone cannot take an object of another class for its own.
-            raise AttributeRefused(f"the attribute {private[0]!r} cannot be used in a pattern of {describe(kind)}")
-        if not positions:
-            return kind
-        listed = getattr(kind, "__match_args__", ())
-        listed = listed if type(listed) is tuple else ()
-        for name in listed:
-            if type(name) is not str:
-                raise TypeError("__match_args__ elements must be strings")
-            if name in names.SUSPECT or (name[:1] == "_" and not (type(kind) is type and is_guest_class(kind))):
-                raise AttributeRefused(f"the attribute {name!r} cannot be used in a pattern")
+        named: Any = ()
+        if positions and (is_guest_class(kind) or not native_metaclass(kind)):
+            named = getattr(kind, "__match_args__", None)
+            if named is None:
+                return kind
+            if type(named) is not tuple or any(type(n) is not str for n in named):
+                raise TypeError("__match_args__ must be a tuple of strings")
+        elif not listed:
+            return kind  # a class of the library, which a program cannot change
+        strict = False
+        for name in (*named[:positions], *listed):
             if name[:2] == "__" and name[-2:] == "__":
                 raise AttributeRefused(f"the attribute {name!r} cannot be used in a pattern")
-        if native:
-            return kind
-        if not hasattr(kind, "__match_args__"):
-            return kind
+            strict = strict or name[:1] == "_" or name in names.SUSPECT or name in names.MODULES
+        # CPython asks the class twice, and the subject's own code may run between: what stands in answers the same each time.
+        key = (id(kind), named, strict)
+        known = self._patterns.get(key)
+        if known is None or known[0] is not kind:
+            known = self._patterns[key] = (kind, self._pattern_class(kind, named, strict))
+        return known[1]
 
-        class Meta(type):  # a metaclass of the program's could answer differently the second time
+    def _pattern_class(self, kind: type, named: tuple[str, ...], strict: bool) -> type:
+        class Meta(type):
             def __instancecheck__(cls, subject: Any) -> bool:
-                return isinstance(subject, kind)
+                return isinstance(subject, kind) and (not strict or is_plain(type(subject)))
 
-        return Meta(kind.__name__, (), {"__match_args__": listed})
+        return Meta(_class_name(kind), (), {"__match_args__": named})
+
+
+def is_plain(kind: type) -> bool:
+    """Whether every attribute of the instances of `kind` may be read."""
+    if kind in PLAIN:
+        return True
+    if is_guest_class(kind) and native_metaclass(kind) and plain_bases(kind):
+        PLAIN.add(kind)  # a metaclass of the program's could make one class equal to another: those stay out
+        return True
+    return False
 
 
 class _ClassSetter:
@@ -560,7 +607,7 @@ def exact_name(name: Any) -> str:
     """An attribute name as an exact str: a subclass could compare as one name and be another."""
     if type(name) is str:
         return name
-    if str in _class_mro(type(name)):
+    if _class_flags(type(name)) & _IS_STR:
         return str.__str__(name)
     raise TypeError(f"attribute name must be string, not {type(name).__name__!r}")
 
@@ -568,10 +615,10 @@ def exact_name(name: Any) -> str:
 _OPEN_TYPES: set[type] = {types.SimpleNamespace, functools.partial, type(functools.lru_cache(lambda: None))}
 _OPEN_NAMES = {
     ("decimal", "Context"), ("logging", "Logger"), ("logging", "RootLogger"), ("logging", "StreamHandler"),
-    ("logging", "LogRecord"), ("textwrap", "TextWrapper"), ("random", "Random"), ("sqlite3", "Connection"),
+    ("logging", "LogRecord"), ("textwrap", "TextWrapper"), ("random", "Random"), ("sqlite3", "Connection"), ("safeexec_backends.local.language.facades.files", "Connection"),
     ("sqlite3", "Cursor"), ("_thread", "_local"), ("threading", "Thread"), ("collections", "defaultdict"),
     ("collections", "Counter"), ("collections", "OrderedDict"), ("functools", "partial"), ("string", "Template"),
-    ("xml.etree.ElementTree", "Element"), ("argparse", "Namespace"), ("ast", "AST"),
+    ("xml.etree.ElementTree", "Element"), ("argparse", "Namespace")
 }  # fmt: skip
 """Standard library types whose attributes are settings by their documentation."""
 

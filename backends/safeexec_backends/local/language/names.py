@@ -15,6 +15,8 @@ from .direct import DIRECT as DIRECT
 NEVER_BOUND = frozenset(["__builtins__", "__build_class__", "__loader__", "__spec__"])
 """Without ``__builtins__`` in its globals a function gets the real ones."""
 NEVER_READ = NEVER_BOUND
+ONLY_METHOD = "__class__"
+"""Zero-argument ``super()`` takes its class from a variable of this name."""
 NOT_GLOBAL = frozenset(["__name__"])
 """Identity of this object in a class's ``__module__`` marks the class as the program's own (`guards.is_guest_class`)."""
 
@@ -36,6 +38,9 @@ SUSPECT = frozenset(
 )
 """Names that lead, or once led, from ordinary objects to frames, code, modules, loops and unguarded machinery. Never read directly."""
 
+SOFT = frozenset("obj raw buffer parser connection modules manager get_context get_coro".split())
+"""Of those, the ones that are read after a look at the result; the others only where the program defined them itself."""
+
 MODULES = frozenset(sys.stdlib_module_names)
 """An attribute of such a name may be a module that another module imported."""
 
@@ -53,7 +58,7 @@ PRIVATE_OK = frozenset(
 
 DUNDER_DIRECT = frozenset(
     """
-    __init__ __new__ __name__ __qualname__ __doc__ __module__ __class__ __call__ __len__ __iter__ __next__ __reversed__
+    __name__ __qualname__ __doc__ __module__ __class__ __call__ __len__ __iter__ __next__ __reversed__
     __getitem__ __setitem__ __delitem__ __contains__ __missing__ __length_hint__ __index__ __int__ __float__ __complex__ __bool__
     __repr__ __str__ __bytes__ __hash__ __format__ __fspath__ __eq__ __ne__ __lt__ __le__ __gt__ __ge__
     __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __mul__ __rmul__ __imul__ __matmul__ __rmatmul__ __imatmul__
@@ -70,7 +75,7 @@ DUNDER_DIRECT = frozenset(
 
 DUNDER_READ = DUNDER_DIRECT | frozenset(
     """
-    __self__ __func__ __wrapped__ __origin__ __args__ __parameters__ __annotations__ __defaults__ __kwdefaults__ __objclass__
+    __init__ __new__ __self__ __func__ __wrapped__ __origin__ __args__ __parameters__ __annotations__ __defaults__ __kwdefaults__ __objclass__
     __dataclass_fields__ __dataclass_params__ __type_params__ __value__ __bound__ __constraints__ __covariant__ __contravariant__
     __signature__ __text_signature__ __dir__ __file__ __path__ __package__ __metadata__ __supertype__ __total__
     __required_keys__ __optional_keys__ __static_attributes__ __firstlineno__ __orig_bases__ __orig_class__ __unpacked__

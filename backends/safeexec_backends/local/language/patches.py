@@ -24,6 +24,7 @@ def install() -> None:
     def reconstruct(x: Any, memo: Any, func: Any, args: Any, state: Any = None, *rest: Any, **options: Any) -> Any:
         # A program's __reduce__ names any object it can reach; copy would then write `state` into it.
         if is_guest_class(type(x)) and (state is not None or rest):
+
             def checked(*a: Any) -> Any:
                 made = func(*a)
                 if not is_guest_class(type(made)) or is_class(made):
@@ -34,5 +35,3 @@ def install() -> None:
         return original(x, memo, func, args, state, *rest, **options)
 
     copy._reconstruct = reconstruct  # type: ignore[attr-defined]
-
-

@@ -28,7 +28,9 @@ from safeexec.guest import Refused
 from . import names
 
 _MARK = "\0" + os.urandom(16).hex() + " "  # cannot be guessed, so no literal of a program turns into a guard
-_READ, _WRITABLE, _WRITABLE_DUNDER, _UPDATABLE = (_MARK + n for n in ("read", "writable", "writable_dunder", "updatable"))
+_READ, _WRITABLE, _WRITABLE_DUNDER, _UPDATABLE = (
+    _MARK + n for n in ("read", "writable", "writable_dunder", "updatable")
+)
 _TYPE, _PLAIN = _MARK + "type", _MARK + "plain"
 _IMPORT, _IMPORT_TOP, _IMPORT_FROM = _MARK + "import", _MARK + "import_top", _MARK + "import_from"
 _MATCH, _STAR = _MARK + "match", _MARK + "star"
@@ -132,7 +134,8 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         """A name that the program binds. Taking ``__builtins__`` away would make CPython use the real ones."""
         if name is None or name[:2] != "__":
             return
-        if name in names.NEVER_BOUND or (name in names.NOT_GLOBAL and self._scopes[-1] == "module"):
+        method = self._scopes[-1] == "class" and isinstance(node, ast.FunctionDef)
+        if name in names.NEVER_BOUND or (name == names.ONLY_METHOD and not method) or (name in names.NOT_GLOBAL and self._scopes[-1] == "module"):
             self.error(node, f"the name {name!r} belongs to the sandbox")
 
     # -- building ----------------------------------------------------------------------------------------------------------
@@ -223,7 +226,7 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
 
     def visit_Global(self, node: ast.Global) -> ast.stmt:
         for name in node.names:
-            if name in names.NEVER_BOUND or name in names.NOT_GLOBAL:
+            if name in names.NEVER_BOUND or name in names.NOT_GLOBAL or name == names.ONLY_METHOD:
                 self.error(node, f"the name {name!r} belongs to the sandbox")
         return node
 
@@ -346,9 +349,6 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
 
     def _class_pattern(self, node: ast.MatchClass, before: list[ast.stmt]) -> None:
         suspicious = [n for n in node.kwd_attrs if n[:1] == "_" or n in names.SUSPECT]
-        for name in suspicious:
-            if _is_dunder(name) or name in names.SUSPECT:
-                self.error(node, f"the attribute {name!r} cannot be used in a pattern")
         if not node.patterns and not suspicious and self._is_harmless_path(node.cls):
             return
         variable = self._variable("class")
@@ -406,7 +406,10 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         gone = [ast.Delete([ast.Name(n, ast.Del())]) for n in (rest, state)]
         body.append(
             ast.Try(
-                [ast.If(again, [ast.Raise(ast.Name(rest, ast.Load()))], [])], [], [], gone  # type: ignore[arg-type]
+                [ast.If(again, [ast.Raise(ast.Name(rest, ast.Load()))], [])],
+                [],
+                [],
+                gone,  # type: ignore[arg-type]
             )
         )
         catch = ast.ExceptHandler(self._call(_STAR, node), caught, body)
@@ -457,7 +460,11 @@ _OWN = """Attribute AugAssign Name Global arg ExceptHandler MatchMapping Functio
     ImportFrom Match MatchValue MatchClass TryStar"""
 
 _METHODS: dict[type, Any] = {}
-for _text, _method in ((_PASSED, Transformer.pass_through), (_LEAVES, Transformer.leaf), (_CAPTURES, Transformer._named)):
+for _text, _method in (
+    (_PASSED, Transformer.pass_through),
+    (_LEAVES, Transformer.leaf),
+    (_CAPTURES, Transformer._named),
+):
     for _name in _text.split():
         if hasattr(ast, _name):  # some exist only in later versions
             _METHODS[getattr(ast, _name)] = _method

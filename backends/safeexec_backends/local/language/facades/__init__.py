@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import ImportRefused
 
-from ..guards import AttributeRefused, WriteRefused
+from ..guards import PLAIN, AttributeRefused, WriteRefused
 
 if TYPE_CHECKING:
     from .. import RestrictedLanguage
@@ -26,10 +26,7 @@ class Facade:
     __delattr__ = __setattr__  # type: ignore[assignment]
 
     def __getattr__(self, name: str) -> Any:
-        module = _name(self)
-        if name[:2] == "__" or not _exists(module, name):
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        raise AttributeRefused(f"'{module}.{name}' is not available in this sandbox")
+        raise missing(self, name)
 
     def __dir__(self) -> Iterable[str]:
         return sorted(type(self).__slots__)
@@ -51,11 +48,14 @@ def _name(facade: Facade) -> str:
     return str(type(facade).__dict__.get("__name__", "module"))
 
 
-def _exists(module: str, name: str) -> bool:
-    """Whether the real module has it; for the message only."""
+def missing(facade: Facade, name: str) -> AttributeError:
+    """The error for a name that `facade` does not have: left out, or not there in the real module either."""
     import sys
 
-    return hasattr(sys.modules.get(module), name)
+    module = _name(facade)
+    if name[:2] != "__" and hasattr(sys.modules.get(module), name):
+        return AttributeRefused(f"'{module}.{name}' is not available in this sandbox")
+    return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
 def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facade:
@@ -72,6 +72,7 @@ def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facad
     facade: Facade = object.__new__(type("module", (Facade,), body))
     for key in names:
         object.__setattr__(facade, key, exports[key])
+    PLAIN.add(type(facade))  # all it has may be read
     return facade
 
 
@@ -212,6 +213,8 @@ class Gate:
         try:
             return getattr(found, name)
         except AttributeRefused as refusal:
+            if f"{module}.{name}" in builders():
+                return self.find(f"{module}.{name}")
             raise ImportRefused(str(refusal), name=module) from None
         except AttributeError:
             pass

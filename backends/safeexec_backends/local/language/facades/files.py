@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import Refused
 
-from ..guards import exact_name
+from ..guards import deny_class, exact_name
 from . import make
 
 if TYPE_CHECKING:
@@ -153,15 +153,17 @@ def _listdir(path: Any = ".") -> list[str]:
 
 
 def _scandir(path: Any = ".") -> Any:
-    check(path)
-    return os.scandir(text_path(path))
+    text = text_path(path)
+    check(text)
+    return os.scandir(text)
 
 
 def _walk(top: Any, topdown: bool = True, onerror: Any = None, followlinks: bool = False) -> Iterator[Any]:
-    check(top)
+    text = text_path(top)  # asked once: a program's own path could answer differently the second time
+    check(text)
     if followlinks:
         raise ValueError("walk() does not follow links in this sandbox")
-    return os.walk(text_path(top), bool(topdown), onerror, False)
+    return os.walk(text, bool(topdown), onerror, False)
 
 
 def _makedirs(name: Any, mode: int = 0o777, exist_ok: bool = False) -> None:
@@ -322,14 +324,14 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
             return iter([self / name for name in _listdir(self)])
 
         def glob(self, pattern: str) -> Iterator[Any]:
-            check(self)
-            real = pathlib.Path(str(self))
-            return iter([type(self)(str(p)) for p in real.glob(_inside(pattern))])
+            text = text_path(self)
+            check(text)
+            return iter([type(self)(str(p)) for p in pathlib.Path(text).glob(_inside(pattern))])
 
         def rglob(self, pattern: str) -> Iterator[Any]:
-            check(self)
-            real = pathlib.Path(str(self))
-            return iter([type(self)(str(p)) for p in real.rglob(_inside(pattern))])
+            text = text_path(self)
+            check(text)
+            return iter([type(self)(str(p)) for p in pathlib.Path(text).rglob(_inside(pattern))])
 
         def walk(self, top_down: bool = True, on_error: Any = None) -> Iterator[Any]:
             for folder, folders, files in _walk(self, top_down, on_error):
@@ -540,12 +542,21 @@ def _io(language: RestrictedLanguage) -> Exports:
 def _gzip(language: RestrictedLanguage) -> Exports:
     import gzip
 
-    def GzipFile(filename: Any = None, mode: Any = None, compresslevel: int = 9, fileobj: Any = None, mtime: Any = None) -> Any:
+    class GzipFile(gzip.GzipFile):
         """As `gzip.GzipFile`."""
-        mode = exact_name(mode or "rb")
-        if fileobj is None:
-            fileobj = open_file(filename, mode.replace("t", "").replace("b", "") + "b")
-        return gzip.GzipFile("", mode, compresslevel, fileobj, mtime)
+
+        def __init__(self, filename: Any = None, mode: Any = None, compresslevel: int = 9, fileobj: Any = None,
+                     mtime: Any = None) -> None:  # fmt: skip
+            mode = exact_name(mode or "rb")
+            if fileobj is None:
+                fileobj = open_file(filename, mode.replace("t", "").replace("b", "") + "b")
+                super().__init__("", mode, compresslevel, fileobj, mtime)
+                self.myfileobj = fileobj  # closed with it
+            else:
+                super().__init__("", mode, compresslevel, fileobj, mtime)
+
+    GzipFile.__module__ = __name__
+    deny_class(gzip.GzipFile)
 
     def open_(filename: Any, mode: Any = "rb", compresslevel: int = 9, encoding: Any = None, errors: Any = None,
               newline: Any = None) -> Any:  # fmt: skip
@@ -555,9 +566,7 @@ def _gzip(language: RestrictedLanguage) -> Exports:
         if hasattr(filename, "read") or hasattr(filename, "write"):
             raw = GzipFile(None, mode.replace("t", ""), compresslevel, filename)
         else:
-            file = open_file(filename, mode.replace("t", "").replace("b", "") + "b")
-            raw = GzipFile(None, mode.replace("t", ""), compresslevel, file)
-            raw.myfileobj = file  # closed with it
+            raw = GzipFile(filename, mode.replace("t", ""), compresslevel)
         return io.TextIOWrapper(raw, encoding, errors, newline) if "t" in mode else raw
 
     open_.__name__ = "open"
@@ -586,6 +595,7 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
             super().write(check(filename), text_path(filename) if arcname is None else arcname, *args, **kwargs)
 
     ZipFile.__module__ = __name__
+    deny_class(zipfile.ZipFile)
 
     def is_zipfile(filename: Any) -> bool:
         return zipfile.is_zipfile(filename if hasattr(filename, "read") else check(filename))
@@ -617,22 +627,30 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
                 return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK
 
-    def connect(database: Any, timeout: float = 5.0, detect_types: int = 0, isolation_level: Any = "",
-                check_same_thread: bool = True, factory: Any = None, cached_statements: int = 128,
-                uri: bool = False, **more: Any) -> sqlite3.Connection:  # fmt: skip
-        """As `sqlite3.connect`, in memory or within the places that `open` allows."""
-        name = text_path(database)
-        if uri:
-            if name not in ("file::memory:", "file::memory:?cache=shared"):
-                raise PathRefused("database URIs are not available in this sandbox")
-        elif name not in (":memory:", ""):
-            name = check(name)
-        if factory is not None:
+    class Connection(sqlite3.Connection):
+        """As `sqlite3.Connection`, in memory or within the places that `open` allows."""
+
+        def __init__(self, database: Any, timeout: float = 5.0, detect_types: int = 0, isolation_level: Any = "",
+                     check_same_thread: bool = True, factory: Any = None, cached_statements: int = 128,
+                     uri: bool = False, **more: Any) -> None:  # fmt: skip
+            name = text_path(database)
+            if uri:
+                if name not in ("file::memory:", "file::memory:?cache=shared"):
+                    raise PathRefused("database URIs are not available in this sandbox")
+            elif name not in (":memory:", ""):
+                name = check(name)
+            super().__init__(name, timeout, detect_types, isolation_level, check_same_thread,
+                             cached_statements=cached_statements, uri=uri, **more)  # fmt: skip
+            super().set_authorizer(authorize)
+
+    Connection.__module__ = __name__
+    deny_class(sqlite3.Connection)
+
+    def connect(database: Any, *args: Any, **kwargs: Any) -> sqlite3.Connection:
+        """As `sqlite3.connect`."""
+        if kwargs.pop("factory", None) is not None or len(args) > 4:
             raise TypeError("connect() takes no factory in this sandbox")
-        made = sqlite3.connect(name, timeout, detect_types, isolation_level, check_same_thread,
-                               cached_statements=cached_statements, uri=uri, **more)  # fmt: skip
-        made.set_authorizer(authorize)
-        return made
+        return Connection(database, *args, **kwargs)
 
     shown = [
         n
@@ -642,7 +660,7 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
     shown += """Binary Date DateFromTicks PARSE_COLNAMES PARSE_DECLTYPES Row Time TimeFromTicks Timestamp TimestampFromTicks
         adapters apilevel complete_statement converters paramstyle register_adapter register_converter sqlite_version
         sqlite_version_info threadsafety Cursor""".split()
-    return {n: getattr(sqlite3, n) for n in shown if hasattr(sqlite3, n)} | {"connect": connect}
+    return {n: getattr(sqlite3, n) for n in shown if hasattr(sqlite3, n)} | {"connect": connect, "Connection": Connection}
 
 
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {

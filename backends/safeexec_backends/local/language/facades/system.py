@@ -7,14 +7,14 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..guards import WriteRefused, exact_name
+from ..guards import PLAIN, WriteRefused, exact_name
 from . import Facade
 
 if TYPE_CHECKING:
     from .. import RestrictedLanguage
 
 Exports = dict[str, Any]
-_MAX_RECURSION = 20_000
+_MAX_RECURSION = 10_000
 
 
 class _Output:
@@ -188,7 +188,9 @@ def _sys(language: RestrictedLanguage) -> Exports:
     }
     for name, value in values.items():
         body[name] = staticmethod(value) if isinstance(value, types.FunctionType) else value
-    return {"": object.__new__(type("sys", (SysFacade,), body))}
+    kind = type("sys", (SysFacade,), body)
+    PLAIN.add(kind)
+    return {"": object.__new__(kind)}
 
 
 class SysFacade(Facade):
@@ -256,7 +258,9 @@ def _traceback(language: RestrictedLanguage) -> Exports:
     def keep(frame: traceback.FrameSummary) -> bool:
         return frame.filename[:1] == "<" and not frame.filename.startswith("<frozen")
 
-    def format_exception(exc: Any, /, value: Any = None, tb: Any = None, limit: Any = None, chain: bool = True) -> list[str]:
+    def format_exception(
+        exc: Any, /, value: Any = None, tb: Any = None, limit: Any = None, chain: bool = True
+    ) -> list[str]:
         """As `traceback.format_exception`, the program's own lines only."""
         error = value if value is not None else exc
         if not isinstance(error, BaseException):
@@ -305,7 +309,9 @@ def _logging(language: RestrictedLanguage) -> Exports:
     class Formatter(logging.Formatter):
         """As `logging.Formatter`; a template of the style ``{`` may not read attributes."""
 
-        def __init__(self, fmt: Any = None, datefmt: Any = None, style: str = "%", validate: bool = True, **more: Any) -> None:
+        def __init__(
+            self, fmt: Any = None, datefmt: Any = None, style: str = "%", validate: bool = True, **more: Any
+        ) -> None:
             if style == "{" and fmt is not None:
                 _tame(fmt)
             super().__init__(fmt, datefmt, style, validate, **more)  # type: ignore[arg-type]
@@ -328,7 +334,9 @@ def _logging(language: RestrictedLanguage) -> Exports:
     class FileHandler(StreamHandler):
         """Writes to a file in the places that `open` allows."""
 
-        def __init__(self, filename: Any, mode: str = "a", encoding: Any = None, delay: bool = False, errors: Any = None) -> None:
+        def __init__(
+            self, filename: Any, mode: str = "a", encoding: Any = None, delay: bool = False, errors: Any = None
+        ) -> None:
             self.baseFilename = str(filename)
             super().__init__(files.open_file(filename, mode, encoding=encoding, errors=errors))
 
@@ -346,9 +354,15 @@ def _logging(language: RestrictedLanguage) -> Exports:
                 handler.close()
         if not logging.root.handlers:
             if handlers is None:
-                made: Any = FileHandler(filename, filemode, encoding, errors=errors) if filename else StreamHandler(stream)
+                made: Any = (
+                    FileHandler(filename, filemode, encoding, errors=errors) if filename else StreamHandler(stream)
+                )
                 handlers = [made]
-            default = {"%": logging.BASIC_FORMAT, "{": "{levelname}:{name}:{message}", "$": "${levelname}:${name}:${message}"}
+            default = {
+                "%": logging.BASIC_FORMAT,
+                "{": "{levelname}:{name}:{message}",
+                "$": "${levelname}:${name}:${message}",
+            }
             formatter = Formatter(default[style] if format is None else format, datefmt, style)
             for handler in handlers:
                 if handler.formatter is None or type(handler.formatter) is Formatter:
