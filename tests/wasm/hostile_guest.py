@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wasmtime
+
 from safeexec_backends.wasm import abi
 from safeexec_backends.wasm.fs import Quota, base_tree
 from safeexec_backends.wasm.functions import host_functions

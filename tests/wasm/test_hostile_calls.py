@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from safeexec_backends.wasm import abi
 from safeexec_backends.wasm import errno as e
-
 from tests.wasm.hostile_guest import FUNCTIONS, SIZE, Hostile, words
 
 EDGES = (0, 1, 3, 64, SIZE - 1, SIZE, SIZE + 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFF9C, 0xFFFFFFFF)

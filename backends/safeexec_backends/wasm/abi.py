@@ -107,12 +107,8 @@ class _Library:
         self.module_delete = bind(slow, "wasmtime_module_delete", None, c_void_p)
         self.bytes_delete = bind(quick, "wasm_byte_vec_delete", None, POINTER(_ByteVector))
         self.valtype_new = bind(quick, "wasm_valtype_new", c_void_p, c_uint8)
-        self.valtypes_new = bind(
-            quick, "wasm_valtype_vec_new", None, POINTER(_ByteVector), c_size_t, POINTER(c_void_p)
-        )
-        self.functype_new = bind(
-            quick, "wasm_functype_new", c_void_p, POINTER(_ByteVector), POINTER(_ByteVector)
-        )
+        self.valtypes_new = bind(quick, "wasm_valtype_vec_new", None, POINTER(_ByteVector), c_size_t, POINTER(c_void_p))
+        self.functype_new = bind(quick, "wasm_functype_new", c_void_p, POINTER(_ByteVector), POINTER(_ByteVector))
         self.functype_delete = bind(quick, "wasm_functype_delete", None, c_void_p)
         self.linker_new = bind(quick, "wasmtime_linker_new", c_void_p, c_void_p)
         self.linker_delete = bind(slow, "wasmtime_linker_delete", None, c_void_p)

@@ -11,6 +11,4 @@ REGISTERED = (syscalls_files, syscalls_io, syscalls_system)
 
 def host_functions() -> dict[tuple[str, str], tuple[abi.HostFunction, str, str]]:
     """The table in the form that Program wants."""
-    return {
-        (call.namespace, name): (call.function, call.parameters, call.result) for name, call in TABLE.items()
-    }
+    return {(call.namespace, name): (call.function, call.parameters, call.result) for name, call in TABLE.items()}

@@ -1,9 +1,10 @@
+# mypy: ignore-errors
+# It is written against the CPython inside the image, whose private names a checker on the host does not know.
 """Runs inside the sandbox while the image is made: fits CPython to a machine without processes, sockets and JavaScript.
 
 Shipped as text. `_safeexec_device` is the frame device (image/helpers.wat).
 """
 
-import _safeexec_device as device  # type: ignore[import-not-found]
 import _ctypes
 import asyncio
 import builtins
@@ -16,6 +17,7 @@ import sys
 import time
 import types
 
+import _safeexec_device as device  # type: ignore[import-not-found]
 import safeexec_guest  # type: ignore[import-not-found]
 import safeexec_wire as wire  # type: ignore[import-not-found]
 
@@ -124,7 +126,7 @@ class Gate:
         if level == 0 and (globals is None or globals.get("__name__") == "__main__") and not self.allows(name):
             below = [name + "." + item for item in fromlist or ()]
             if not below or not all(map(self.allows, below)):
-                raise safeexec_guest.ImportRefused("import of {!r} is not allowed".format(name), name=name)
+                raise safeexec_guest.ImportRefused(f"import of {name!r} is not allowed", name=name)
         return self.original(name, globals, locals, fromlist, level)
 
 

@@ -14,9 +14,9 @@ from safeexec.policy import Limits, Policy
 from safeexec.wire import Frame
 
 from . import abi
-from .functions import host_functions
 from .errno import Errno
 from .fs import Directory, FileSystem, base_tree
+from .functions import host_functions
 from .host import Exited, Host, Killed, ProtocolViolation
 from .image.cache import Loaded
 from .limits import NATIVE_STACK, memory_limit, quota, with_enough_stack

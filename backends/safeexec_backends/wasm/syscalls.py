@@ -51,9 +51,7 @@ def syscall(name: str, parameters: str, result: str = "i") -> Callable[[Callable
     return register
 
 
-def wasi(
-    name: str, parameters: str, namespace: str = WASI
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def wasi(name: str, parameters: str, namespace: str = WASI) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a WASI function: it returns 0, or the error number that it raised."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:

@@ -32,7 +32,7 @@ def _vectors(host: Host, array: int, count: int) -> list[tuple[int, int]]:
     return ranges
 
 
-def _read(host: Host, file: Open, position: int | None, size: int) -> bytes | memoryview:
+def _read(host: Host, file: Open, position: int | None, size: int) -> bytes | bytearray | memoryview:
     node = file.node
     if not file.readable:
         raise Errno(e.EBADF)

@@ -87,7 +87,17 @@ def _write_tm(host: Host, seconds: int, buffer: int) -> None:
     host.memory.write(
         buffer,
         struct.pack(
-            "<10i", rest % 60, rest // 60 % 60, rest // 3600, day, month - 1, _i32(year - 1900), (days + 4) % 7, ordinal, 0, 0
+            "<10i",
+            rest % 60,
+            rest // 60 % 60,
+            rest // 3600,
+            day,
+            month - 1,
+            _i32(year - 1900),
+            (days + 4) % 7,
+            ordinal,
+            0,
+            0,
         ),
     )
 
@@ -106,7 +116,7 @@ def _make_time(host: Host, buffer: int) -> int:
     second, minute, hour, day, month, year = struct.unpack("<6i", host.memory.read(buffer, 24))
     years, month = divmod(month, 12)
     days = _days(year + 1900 + years, month + 1) + day - 1
-    seconds = days * 86400 + hour * 3600 + minute * 60 + second
+    seconds: int = days * 86400 + hour * 3600 + minute * 60 + second
     _write_tm(host, seconds, buffer)
     return seconds
 

@@ -12,7 +12,6 @@ from typing import Any
 from safeexec_backends.local import control
 from safeexec_backends.local import zygote as local
 
-
 _IMAGE_DESCRIPTOR = 64
 """Where the image's descriptors begin: above those that cells keep for themselves."""
 

@@ -32,10 +32,11 @@ def ensure(progress: Progress | None = None, source: Path | None = None, rebuild
             except (FileNotFoundError, cache.Damaged):
                 pass
         from . import build, sources
+        from .pins import VERSION
 
         last = len(build.STAGES) - 1
         report("fetch", 0, last)
-        originals = folder / f"pyodide-{sources.VERSION}"
+        originals = folder / f"pyodide-{VERSION}"
         found = sources.fetch(originals, source, lambda road: report(f"fetch from {road}", 0, last))
         for _ in sources.store(originals, found):
             pass

@@ -49,7 +49,7 @@ class Export(NamedTuple):
 
     name: str
     kind: int
-    index: int
+    number: int
 
 
 class FunctionType(NamedTuple):
@@ -313,7 +313,7 @@ class Module:
     def write_exports(self, items: Iterable[Export]) -> None:
         """Replace the export section."""
         self.sections[EXPORT] = encode_vector(
-            [encode_name(e.name) + bytes((e.kind,)) + encode_unsigned(e.index) for e in items]
+            [encode_name(e.name) + bytes((e.kind,)) + encode_unsigned(e.number) for e in items]
         )
 
     def read_tags(self) -> list[int]:

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from .. import abi
-from ..fs import Directory, Quota
-from ..functions import host_functions
-from ..host import Host
-from ..limits import STACK_PROTECTION
-from ..syscalls import HOST
+from safeexec_backends.wasm import abi
+from safeexec_backends.wasm.fs import Directory, Quota
+from safeexec_backends.wasm.functions import host_functions
+from safeexec_backends.wasm.host import Host
+from safeexec_backends.wasm.limits import STACK_PROTECTION
+from safeexec_backends.wasm.syscalls import HOST
 
 PROVIDED: Final = frozenset(name for namespace, name in host_functions() if namespace != HOST)
 POINTERS: Final = ("safeexec_send", "safeexec_receive", "safeexec_wait")
 STDLIB: Final = "/lib/python314.zip"
 SITE: Final = "/lib/site-packages"
 _METH_NOARGS, _METH_O, _METH_FASTCALL = 4, 8, 0x80
-_FUNCTIONS = (("send", "safeexec_send", _METH_FASTCALL), ("receive", "safeexec_receive", _METH_NOARGS))
-_FUNCTIONS += (("wait", "safeexec_wait", _METH_O),)
+_FUNCTIONS = (
+    ("send", "safeexec_send", _METH_FASTCALL),
+    ("receive", "safeexec_receive", _METH_NOARGS),
+    ("wait", "safeexec_wait", _METH_O),
+)
 HANDLER_WORD: Final = 68  # see helpers.wat
 # Built-in modules that exist to reach JavaScript or to test CPython by crashing it.
 _FORBIDDEN = frozenset(

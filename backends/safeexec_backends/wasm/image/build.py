@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from .. import abi
-from ..fs import base_tree
+from safeexec_backends.wasm import abi
+from safeexec_backends.wasm.fs import base_tree
+from safeexec_backends.wasm.functions import host_functions
+from safeexec_backends.wasm.limits import NATIVE_STACK
+
 from .boot import HANDLER_WORD, POINTERS, PROVIDED, SITE, STDLIB, BootError, Interpreter
-from ..functions import host_functions
-from ..limits import NATIVE_STACK
 from .freeze import freeze
 from .library import compile_library, select, time_zones
 from .link import link

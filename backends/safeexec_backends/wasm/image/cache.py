@@ -20,7 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from .. import abi
+from safeexec_backends.wasm import abi
+
 from .pins import PINS, guest_files
 
 COMPILED, FILES, FACTS = "image.cwasm", "files.bin", "image.json"
@@ -167,9 +168,7 @@ def locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def publish(
-    folder: Path, name: str, compiled: bytes, files: Mapping[str, bytes], facts: Mapping[str, Any]
-) -> Path:
+def publish(folder: Path, name: str, compiled: bytes, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
     """Write an image under a temporary name and rename it: a killed build leaves nothing that looks like one."""
     for leftover in folder.glob("building-*"):
         shutil.rmtree(leftover)  # of a killed build: this process holds the lock
@@ -183,7 +182,7 @@ def publish(
     complete = {
         **facts, "names": names, "files": digest_of(memoryview(content)), "compiled": digest_of(compiled)
     }  # fmt: skip
-    for file, data in ((COMPILED, compiled), (FILES, content), (FACTS, json.dumps(complete).encode())):
+    for file, data in ((COMPILED, compiled), (FILES, bytes(content)), (FACTS, json.dumps(complete).encode())):
         target = partial / file
         target.touch(mode=0o600)
         target.write_bytes(data)

@@ -78,7 +78,9 @@ def interesting(body: bytes, position: int) -> Iterator[tuple[int, int, int]]:
         yield op, start, position
 
 
-def renumber_calls(body: bytes, position: int, functions: Sequence[bytes], watched: frozenset[int]) -> tuple[bytes, bool, bool]:
+def renumber_calls(
+    body: bytes, position: int, functions: Sequence[bytes], watched: frozenset[int]
+) -> tuple[bytes, bool, bool]:
     """Give every function index in a body its new number (`functions[old]` is the encoded new one).
 
     Returns the body, whether it uses legacy exception handling (then it is unchanged), and whether it calls one of `watched`.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .. import abi
+from safeexec_backends.wasm import abi
+
 from .binary import (
     DATA,
     DATA_COUNT,
@@ -28,7 +29,7 @@ def freeze(linked: bytes, instance: abi.Instance) -> bytes:
     module = Module(linked)
     exports = module.read_exports()
     globals_ = module.read_globals()
-    names = {e.index: e.name for e in exports if e.kind == KIND_GLOBAL and e.name.startswith(GLOBAL_PREFIX)}
+    names = {e.number: e.name for e in exports if e.kind == KIND_GLOBAL and e.name.startswith(GLOBAL_PREFIX)}
     for index, item in enumerate(globals_):
         if item.mutable:
             if item.type != b"\x7f":
@@ -40,9 +41,7 @@ def freeze(linked: bytes, instance: abi.Instance) -> bytes:
     memory = bytes(instance.memory.view)
     if module.sections[MEMORY][:2] != b"\x01\x01":
         raise FormatError("not one memory with a maximum")
-    module.sections[MEMORY] = (
-        b"\x01\x01" + encode_unsigned(len(memory) // abi.PAGE) + encode_unsigned(abi.MAX_PAGES)
-    )
+    module.sections[MEMORY] = b"\x01\x01" + encode_unsigned(len(memory) // abi.PAGE) + encode_unsigned(abi.MAX_PAGES)
     empty = bytes(_BLOCK)
     first = 0
     while memory[first : first + _BLOCK] == empty:
@@ -50,9 +49,7 @@ def freeze(linked: bytes, instance: abi.Instance) -> bytes:
     last = len(memory)
     while memory[last - _BLOCK : last] == empty:
         last -= _BLOCK
-    module.sections[DATA] = (
-        b"\x01\x00" + i32_constant(first) + encode_unsigned(last - first) + memory[first:last]
-    )
+    module.sections[DATA] = b"\x01\x00" + i32_constant(first) + encode_unsigned(last - first) + memory[first:last]
     if DATA_COUNT in module.sections:
         module.sections[DATA_COUNT] = b"\x01"
     module.sections.pop(START, None)

@@ -7,8 +7,9 @@ import zipfile
 from collections.abc import Mapping
 from typing import Final
 
-from .. import abi
-from ..fs import File, base_tree
+from safeexec_backends.wasm import abi
+from safeexec_backends.wasm.fs import File, base_tree
+
 from .boot import STDLIB, Interpreter
 
 # Pyodide's glue needs JavaScript; the others need what this sandbox does not have (terminals, Tk) or are tests.

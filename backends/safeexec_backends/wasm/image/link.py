@@ -13,13 +13,8 @@ from typing import NamedTuple
 import wasmtime
 
 from .binary import (
-
-
     KIND_FUNCTION,
     KIND_GLOBAL,
-
-
-
     START,
     TABLE,
     Export,
@@ -118,7 +113,7 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
     imports = module.read_imports()
     exports = module.read_exports()
     functions = module.read_functions()
-    exported = {e.name: e.index for e in exports if e.kind == KIND_FUNCTION}
+    exported = {e.name: e.number for e in exports if e.kind == KIND_FUNCTION}
 
     old_functions = [i for i in imports if i.kind == KIND_FUNCTION]
     old_globals = [i for i in imports if i.kind == KIND_GLOBAL]
@@ -128,7 +123,7 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
     type_map = [_index(types, t) for t in helper_types]
     helper_imports = [i for i in helper.read_imports() if i.kind == KIND_FUNCTION]
     helper_functions = helper.read_functions()
-    helper_exports = {e.name: e.index - len(helper_imports) for e in helper.read_exports()}
+    helper_exports = {e.name: e.number - len(helper_imports) for e in helper.read_exports()}
 
     kept = [i for i in old_functions if i.name in provided and i.name not in helper_exports]
     unknown = set(provided) - {i.name for i in old_functions}
@@ -189,7 +184,7 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
         bodies.append(_stub(item.name, all_types[kind], number, missing_index))
 
     # The body of a charged function moves to the end; its old number is that of the wrapper, so that every call pays.
-    stack_pointer = next(e.index for e in exports if e.name == "__stack_pointer" and e.kind == KIND_GLOBAL)
+    stack_pointer = next(e.number for e in exports if e.name == "__stack_pointer" and e.kind == KIND_GLOBAL)
     for number in charged:
         original = own + len(bodies)
         bodies.append(bodies[number])
@@ -204,7 +199,8 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
     # The imported globals came first; as defined globals they keep their numbers. They are emscripten's GOT for functions
     # that exist only in browsers: null.
     module.write_globals(
-        [Global(i.description[:-1], i.description[-1] == 1, i32_constant(0)) for i in old_globals] + module.read_globals()
+        [Global(i.description[:-1], i.description[-1] == 1, i32_constant(0)) for i in old_globals]
+        + module.read_globals()
     )
     table = module.read_tables()
     size, after = unsigned(table[0], 2)
@@ -218,12 +214,10 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
     if START in module.sections:
         start, _ = unsigned(module.sections[START], 0)
         module.sections[START] = encoded[start]
-    new_exports = [e._replace(index=mapping[e.index]) if e.kind == KIND_FUNCTION else e for e in exports]
+    new_exports = [e._replace(number=mapping[e.number]) if e.kind == KIND_FUNCTION else e for e in exports]
     taken = {e.name for e in new_exports}
     new_exports += [
-        Export(name, KIND_FUNCTION, first_helper + index)
-        for name, index in helper_exports.items()
-        if name not in taken
+        Export(name, KIND_FUNCTION, first_helper + index) for name, index in helper_exports.items() if name not in taken
     ]
     # So that the image builder can read them after the boot.
     new_exports += [
@@ -243,5 +237,3 @@ def _index(types: Types, wanted: FunctionType) -> int:
 
 def _no_globals(index: int) -> int:
     raise FormatError(f"the helpers use global {index}")
-
-
