@@ -685,10 +685,11 @@ class Guest:
         except wire.TooLarge as error:
             raise ValueError("{}(): the arguments are too large: {}".format(name, error)) from None
         slot = _Slot()
-        self._calls += 1
-        number = header["id"] = self._calls
-        self._pending[number] = slot
-        self.send(header, encoder.blobs)
+        with self._send_lock:  # of several threads that call at once, numbers must leave in order
+            self._calls += 1
+            number = header["id"] = self._calls
+            self._pending[number] = slot
+            self.send(header, encoder.blobs)
         return number, slot
 
     def call(self, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ import keyword
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
+from safeexec import wire
 from safeexec.errors import ToolError
 
 Tools = Sequence[Any] | Mapping[str, Any]
@@ -41,8 +42,10 @@ class HostTool:
             raise ToolError(
                 f"a tool must be callable, or have name, description, inputs and __call__; got {source!r:.200}"
             )
-        chosen = name or (getattr(source, "name", None) if shaped else None) or getattr(source, "__name__", None)
-        chosen = chosen or getattr(source, "name", None)
+        chosen = name
+        if chosen is None:
+            chosen = (getattr(source, "name", None) if shaped else None) or getattr(source, "__name__", None)
+            chosen = chosen or getattr(source, "name", None)
         if not isinstance(chosen, str) or not chosen.isidentifier() or keyword.iskeyword(chosen) or chosen[:2] == "__":
             raise ToolError(f"tool name {chosen!r} is not a name that code could call; pass tools={{'name': function}}")
         self.name = chosen
@@ -109,8 +112,7 @@ class HostTool:
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = "".join(f"[{part!r}]" for part in first["loc"])
-            shown = repr(value)
-            shown = shown if len(shown) <= 100 else shown[:99] + "…"
+            shown = wire.describe(value, 100)  # cut before, not after: repr() of a value may take long, or fail
             raise ValueError(f"{self.name}(): argument {name!r}{where}: {first['msg']}; got {shown}") from None
 
 

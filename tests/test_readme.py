@@ -141,6 +141,18 @@ def test_an_unavailable_sandbox_is_an_error_that_says_so(tmp_path: Path) -> None
     assert done.stdout == ""
 
 
+def test_the_map_of_the_house_names_what_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    core, local = text.split("The `local` sandbox, in", 1)
+    for part, folder in ((core, ROOT / "safeexec"), (local, ROOT / "backends" / "safeexec_backends")):
+        named = re.findall(
+            r"`([\w/]+(?:\.py|/))`(?=[^|\n]*\|[^|\n]*\|\n)", part.partition("| file |")[2].partition("\n\n")[0]
+        )
+        assert len(named) > 5
+        for name in named:
+            assert (folder / name).exists(), name
+
+
 @pytest.mark.parametrize(
     "document",
     ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/decisions.md", "examples/README.md"],

@@ -86,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return code
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else "safeexec"
-        exits.complain(f"{error.format_message()} ('{path} --help' shows the options)")
+        exits.complain(f"{error.format_message()}{_variable(error)} ('{path} --help' shows the options)")
         return error.exit_code
     except exits.Failure as error:
         exits.complain(error.format_message())
@@ -122,6 +122,13 @@ def _invoke(args: list[str]) -> int:
     except click.exceptions.Exit as end:
         code = end.exit_code
     return code if type(code) is int else exits.OK
+
+
+def _variable(error: click.UsageError) -> str:
+    """The environment variable that a wrong value may have come from; new versions of click say it themselves."""
+    name = getattr(getattr(error, "param", None), "envvar", None)
+    known = isinstance(name, str) and name in os.environ and name not in error.format_message()
+    return f" (is it from {name}?)" if known else ""
 
 
 def _flush() -> None:

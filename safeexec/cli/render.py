@@ -135,15 +135,18 @@ class Screen:
             if not exits_clean(error) and not error.message.lstrip("-").isdecimal():
                 self.err.line(_cut(error.message))  # as Python does for sys.exit("message")
             return
-        if error.traceback:
-            trace = error.traceback.rstrip("\n")
-            if name is not None:
-                trace = trace.replace('File "<step 1>"', f'File "{name}"')
+        trace = error.traceback.rstrip("\n")
+        if error.kind == "policy" and trace.endswith(f": {error.message}"):
+            # Its last line names a class of the sandbox's own; what the program could catch it as says more.
+            trace = trace[: -len(error.message) - 2].rpartition("\n")[0]
+        if name is not None:
+            trace = trace.replace('File "<step 1>"', f'File "{name}"')
+        if trace:
             self.err.pieces(self._traceback(neutralise(_cut(trace))))
-        kind = neutralise_line(error.type, 200)
-        if not error.traceback or f"\n{error.type}" not in f"\n{error.traceback}":
+        if not _names(trace, error.type):
             message = neutralise(_cut(error.message))
-            self.err.pieces(self.err.styled(kind, "bold", "red") + (f": {message}" if message else ""))
+            kind = self.err.styled(neutralise_line(error.type, 200), "bold", "red")
+            self.err.pieces(kind + (f": {message}" if message else ""))
         hint = _HINTS.get(error.kind)
         if (error.kind == "policy" and error.type == "ImportError") or error.type == "ModuleNotFoundError":
             hint = _IMPORTS
@@ -198,6 +201,12 @@ class Screen:
         # On a terminal both streams share the line: what stdout left open must not run into ours.
         if stream.tty and self.out.tty:
             self.out.fresh()
+
+
+def _names(trace: str, kind: str) -> bool:
+    """Whether a line of the traceback says what kind of error it was, as ``kind`` or ``module.kind``."""
+    heads = [line.lstrip(" |") + ":" for line in trace.split("\n")]
+    return any(head.startswith(f"{kind}:") or f".{kind}:" in head for head in heads)
 
 
 def _cut(text: str) -> str:

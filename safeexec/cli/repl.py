@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import codeop
+import io
 import os
 import sys
 import warnings
@@ -45,6 +46,8 @@ def command(ctx: click.Context, options: Options) -> int:
     """
     screen = Screen(sys.stdout, sys.stderr)
     interactive = sys.stdin is not None and sys.stdin.isatty() and screen.out.tty
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text fail as a step, not as the session
     policy = options.policy()
     tools = options.tools()
     saver = make_saver(options.save_files)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-import threading
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +10,7 @@ import click
 from safeexec.cli import exits
 from safeexec.cli.interrupts import Interrupts
 from safeexec.cli.options import Options, note_config, shared
+from safeexec.cli.render import Screen
 from safeexec.cli.source import read_program
 from safeexec.errors import SafeExecError
 from safeexec.executor import Executor
@@ -19,7 +18,6 @@ from safeexec.result import GuestError, Result
 from safeexec.session import Session
 
 if TYPE_CHECKING:
-    from safeexec.cli.render import Screen
     from safeexec.cli.save import Saver
 
 
@@ -43,48 +41,37 @@ def command(ctx: click.Context, options: Options, program: str | None, code: str
     error, displays, files, saved, usage, tool_calls, truncated, rolled_back. Values that JSON lacks are objects with a "$type"; bytes are
     base64.
     """
+    screen = Screen(sys.stdout, sys.stderr)
     source = read_program(program, code)
     try:
         policy = options.policy()
         tools = options.tools()
         saver = _saver(options)
-        _note(ctx)
-        # What shows the result is imported while the sandbox starts: that takes a tenth of a second, most of it in another process.
-        threading.Thread(target=importlib.import_module, args=["safeexec.cli.render"], daemon=True).start()
+        note = note_config(ctx)
+        if note is not None and screen.err.tty:
+            screen.note(note)
         with Executor(options.sandbox, policy=policy) as executor, executor.session(tools) as session:
-            screen = _screen()
             with Interrupts(session) as interrupts:
                 result = session.run(source, on_output=None if as_json else screen.output)
             if interrupts.happened:
                 screen.interrupted()
             exit_code = exits.INTERRUPTED if interrupts.happened else exits.of_result(result)
             if as_json:
+                as_json = False  # one document, whatever happens while the sandbox is closed
                 return _document(options, screen, session, result, saver, exit_code)
             return _show(program, screen, session, result, saver, exit_code)
     except (SafeExecError, KeyboardInterrupt) as error:
         if as_json:
             trouble_code = exits.of_error(error) if isinstance(error, SafeExecError) else exits.INTERRUPTED
             trouble = Result(error=GuestError("host", type(error).__name__, str(error)))
-            _document(options, _screen(), None, trouble, None, trouble_code)
+            _document(options, screen, None, trouble, None, trouble_code)
         raise
-
-
-def _screen() -> Screen:
-    from safeexec.cli.render import Screen
-
-    return Screen(sys.stdout, sys.stderr)
-
-
-def _note(ctx: click.Context) -> None:
-    note = note_config(ctx)
-    if note is not None and sys.stderr is not None and sys.stderr.isatty():
-        _screen().note(note)
 
 
 def _saver(options: Options) -> Saver | None:
     if options.save_files is None:
         return None
-    from safeexec.cli.save import make_saver
+    from safeexec.cli.save import make_saver  # only those who save wait for it
 
     return make_saver(options.save_files)
 

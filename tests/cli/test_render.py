@@ -130,6 +130,36 @@ def test_hints_quote_nothing_of_the_program() -> None:
     assert "--allow-import M " in seen and "--allow-import evil" not in seen
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            GuestError("exception", "JSONDecodeError", "bad", "Traceback (m\njson.decoder.JSONDecodeError: bad\n"),
+            "Traceback (m\njson.decoder.JSONDecodeError: bad\n",
+        ),
+        (
+            GuestError("policy", "ImportError", "no:\nthat", "Traceback (m\n  x\nours.Refused: no:\nthat\n"),
+            "Traceback (m\n  x\nImportError: no:\nthat\n",
+        ),
+        (
+            GuestError("time", "TimeoutError", "late", "T\nKeyboardInterrupt\n"),
+            "T\nKeyboardInterrupt\nTimeoutError: late\n",
+        ),
+        (GuestError("crash", "Crash", ""), "Crash\n"),
+        (
+            GuestError(
+                "exception", "ExceptionGroup", "g (1 sub-exception)", "  + Exception Group\n  | ExceptionGroup: g\n"
+            ),
+            "  + Exception Group\n  | ExceptionGroup: g\n",
+        ),
+    ],
+)
+def test_an_error_is_named_once(error: GuestError, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert shown(Result(error=error)).startswith(expected)
+    assert shown(Result(error=error)).count(error.type) == expected.count(error.type)
+
+
 def test_a_huge_error_is_cut() -> None:
     assert len(shown(Result(error=GuestError("exception", "E", "x" * 400_000, "y" * 400_000)))) < 200_000
 

@@ -271,7 +271,7 @@ def test_a_reader_that_goes_away_ends_the_program() -> None:
     assert err.count("\n") == 1 and "went away" in err
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="n/a: the system has no /dev/full")
 @pytest.mark.parametrize("args", [["-c", "print(1)"], ["--json", "-c", "1"]])
 def test_a_full_disk_is_one_line(args: list[str]) -> None:
     with Path("/dev/full").open("wb") as full, process("run", *args, stdout=full, stderr=subprocess.PIPE) as child:

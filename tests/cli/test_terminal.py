@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import re
 import select
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -18,9 +20,13 @@ import pytest
 
 from tests.cli.conftest import ROOT
 
-pty = pytest.importorskip("pty")
+pty = pytest.importorskip("pty", reason="n/a: the system has no pseudo-terminals")
 
 _STYLE = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?2004[hl]")
+
+
+_LEAD = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+"""Makes the terminal the session's own, so that Ctrl-C typed there is a signal."""
 
 
 class Terminal:
@@ -36,13 +42,21 @@ class Terminal:
         }
         env.pop("NO_COLOR", None)
         env.pop("XDG_STATE_HOME", None)
-        self.pid, self._fd = pty.fork()
-        if self.pid == 0:
-            os.execve(sys.executable, [sys.executable, "-m", "tests.cli.launch", *args], env)
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+        self._fd, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _LEAD, sys.executable, "-m", "tests.cli.launch", *args],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=env,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self.pid = self._process.pid
         self._text = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
         self._at = 0
-        self._code: int | None = None
 
     def _read(self, deadline: float) -> bool:
         """Some more text; False at the end."""
@@ -53,7 +67,7 @@ class Terminal:
             data = os.read(self._fd, 65536)
         except OSError:  # how Linux says that the other side is closed
             return False
-        self._text += data.decode()
+        self._text += self._decode(data)
         return bool(data)
 
     def until(self, pattern: str, timeout: float = 30) -> str:
@@ -70,9 +84,7 @@ class Terminal:
         deadline = time.monotonic() + timeout
         while self._read(deadline):
             pass
-        _, status = os.waitpid(self.pid, 0)
-        self._code = os.waitstatus_to_exitcode(status)
-        return self._code, self._text[self._at :]
+        return self._process.wait(timeout), self._text[self._at :]
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
@@ -89,10 +101,21 @@ class Terminal:
             .removeprefix("\n")
         )
 
+    def interrupt_prompt(self) -> None:
+        """Ctrl-C at the prompt. One that comes while Python's line editor handles another key waits for the next key: press it again."""
+        for _ in range(10):
+            self.type("\x03")
+            try:
+                self.until("KeyboardInterrupt", timeout=2)
+            except AssertionError:
+                continue
+            self.until(">>> ")
+            return
+        raise AssertionError("Ctrl-C at the prompt does nothing")
+
     def close(self) -> None:
-        if self._code is None:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+        self._process.kill()
+        self._process.wait()
         os.close(self._fd)
 
 
@@ -200,8 +223,9 @@ def test_a_session(at_terminal: Spawn) -> None:
     assert repl.enter("print('no end', end='')") == "no end\n"
     assert "ZeroDivisionError: division by zero\n" in repl.enter("1 / 0")
     assert repl.enter("print('\\x1b[2J')") == "\\x1b[2J\n"
-    repl.type("half a line\x03")
-    assert "KeyboardInterrupt" in repl.until(">>> ")
+    repl.type("half a line")
+    repl.until("half a line")
+    repl.interrupt_prompt()
     assert repl.enter("x") == "'é'\n"
     repl.type("print('begin'); import time; time.sleep(4)\r")
     repl.until("begin\r\n")
@@ -216,7 +240,7 @@ def test_a_session(at_terminal: Spawn) -> None:
 
 
 def test_the_history_is_kept_for_the_user_alone(at_terminal: Spawn) -> None:
-    pytest.importorskip("readline")
+    pytest.importorskip("readline", reason="n/a: a Python without readline")
     repl = at_terminal("repl")
     repl.until(">>> ")
     repl.enter("remembered = 1")

@@ -338,7 +338,7 @@ print("survived", len(SLOW))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="n/a: counts on Linux' RLIMIT_AS")
 def test_all_of_it_in_a_process_with_little_memory() -> None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     done = subprocess.run([sys.executable, "-c", MEMORY, root], capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""The conformance suite on cells with the language wall off: what the operating system's walls owe by themselves."""
+"""The conformance suite on cells: with both walls, and with the language wall off, to see what the operating system's owe by themselves."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ OFF = dict.fromkeys(
     ("test_imports_restrict", "test_policy_of_a_session_replaces_the_executors"), "the language wall is off"
 )
 
+TestBothWalls = conformance("local", modules=("numpy", "pandas", "PIL", "matplotlib"))
 TestFullPython = conformance(
     "local",
     policy=Policy(imports="*"),

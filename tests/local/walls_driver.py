@@ -43,6 +43,7 @@ def main() -> None:
     policy = Policy(limits=Limits(**job.get("limits", {})), require=job.get("require"))
     results = {}
     with Executor("local", policy=policy, _language="full", **job.get("options", {})) as executor:
+        zygote = executor._backend._zygote  # type: ignore[attr-defined]
         isolation = {name: list(wall) for name, wall in executor.isolation.items()}
         for name, code in job["attacks"].items():
             result = executor.run(code, variables={**job.get("known", {}), **known})
@@ -50,7 +51,7 @@ def main() -> None:
             results[name] = {"value": result.value, "error": error, "stdout": result.stdout}
         after = executor.run("'alive'").value
     json.dump(
-        {"isolation": isolation, "results": results, "after": after, "uid": os.getuid()}, sys.stdout, default=repr
+        {"isolation": isolation, "results": results, "after": after, "folder": zygote._folder}, sys.stdout, default=repr
     )
 
 

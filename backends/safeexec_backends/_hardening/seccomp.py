@@ -27,7 +27,7 @@ getcwd chdir fchdir getdents getdents64 mkdir mkdirat rmdir unlink unlinkat rena
 chmod fchmod fchmodat fchmodat2 umask utime utimes utimensat futimesat truncate ftruncate fallocate fadvise64 readahead
 fsync fdatasync flock dup dup2 dup3 pipe pipe2
 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
-mmap munmap mprotect mremap madvise brk msync mincore membarrier
+mmap munmap mprotect mremap madvise brk msync membarrier
 rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack pause restart_syscall
 alarm setitimer getitimer nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times
 timerfd_create timerfd_settime timerfd_gettime

@@ -28,7 +28,13 @@ class LocalBackend(Backend):
     name: ClassVar[str] = "local"
 
     def __init__(
-        self, policy: Policy, *, _language: str = "restricted", _deny: Iterable[str] = (), **options: Any
+        self,
+        policy: Policy,
+        *,
+        _language: str = "restricted",
+        _deny: Iterable[str] = (),
+        _portable: bool = False,
+        **options: Any,
     ) -> None:
         if options:
             raise PolicyError(f"the local sandbox has no option {', '.join(sorted(options))}")
@@ -38,11 +44,13 @@ class LocalBackend(Backend):
             )
         self._language = _language
         self._deny = dict.fromkeys(_deny, "switched off")
+        self._portable = _portable
         self._policy = policy
         self._lock = threading.Lock()
         self._closed = False
         self._owner = os.getpid()
         self._skip: set[str] = set()
+        self._extra = set(library.own_packages(library.third_party(policy)))
         self._zygote: ZygoteProcess | None = None
         self._guests: set[LocalGuest] = set()
         try:
@@ -86,10 +94,11 @@ class LocalBackend(Backend):
                 {
                     "readable": library.readable(),
                     "deny": self._deny,
-                    "imports": library.third_party(self._policy),
+                    "extra": sorted(self._extra),
                     "language": self._language,
                     "idle": [m for m in DEFAULT_IMPORTS if m != "os"],
                     "skip": sorted(self._skip),
+                    "portable": self._portable,
                     "first": _order(self._policy),
                 }
             )
@@ -98,9 +107,14 @@ class LocalBackend(Backend):
             self._deny |= zygote.retry
             zygote.close()
         self._zygote = zygote
+        self._portable = zygote.portable
         self._walls = {name: Wall(not reason, reason) for name, reason in zygote.walls.items()}
 
     def _start(self, policy: Policy) -> LocalGuest:
+        extra = set(library.own_packages(library.third_party(policy)))
+        if not extra <= self._extra:
+            self._extra |= extra
+            self._retire()
         for _ in range(8):
             if self._zygote is None:
                 self._launch()
@@ -114,12 +128,20 @@ class LocalBackend(Backend):
                 self._zygote = None
             except Threaded as error:
                 self._skip.add(error.module)
-                old, self._zygote = self._zygote, None
-                old.retire()
+                self._retire()
+            except BaseException:
+                self._retire()  # interrupted amid an answer, or without one: what comes next on that socket is not known
+                raise
             else:
                 sock = socket.socket(fileno=stream)
                 return LocalGuest(sock, policy, self._zygote, pid, [*pidfd, -1][0], status, self._guests.discard)
         raise BackendUnavailable("the local sandbox's zygote dies as soon as it is started")
+
+    def _retire(self) -> None:
+        """Let the zygote end with its last cell; the next session gets a new one."""
+        old, self._zygote = self._zygote, None
+        if old is not None:
+            old.retire()
 
     # -- what can be honoured ----------------------------------------------------------------------------------------------
 
@@ -137,6 +159,8 @@ class LocalBackend(Backend):
             raise PolicyError(
                 "Limits.processes cannot be held here without a user namespace: " + self._walls["user_namespace"].reason
             )
+        if "memory" in changed and self._portable:
+            raise PolicyError("Limits.memory cannot be held on this system, which does not tell how much a process has")
         if policy.rollback in ("limits", "errors"):
             raise PolicyError("the local sandbox cannot undo a failed step: leave Policy.rollback None, or set 'never'")
         self._check_walls(policy)

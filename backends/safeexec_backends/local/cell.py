@@ -10,7 +10,6 @@ import errno
 import gc
 import json
 import os
-import select
 import signal
 import sys
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from safeexec_backends._hardening import (
     privileges,
     rlimits,
     seccomp,
+    waiting,
 )
 
 UID = 1000
@@ -101,7 +101,7 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
     if plan.stands("parent_death"):
         privileges.die_with_parent()
         # Had the zygote died before the line above, no signal would ever come.
-        if plan.zygote >= 0 and select.select([plan.zygote], [], [], 0)[0]:
+        if plan.zygote >= 0 and waiting.ready(plan.zygote, 0):
             os._exit(1)
     if plan.stands("user_namespace"):
         namespaces.map_ids(plan.proc, UID, UID, *plan.outer)
@@ -258,8 +258,10 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
     if wall == "rlimits":
         return rlimits.standing(limits(plan, order))
     if wall == "closed_fds":
-        allowed = {*range(_PROC_FDS + 2), *plan.pinned}
-        return "" if {int(name) for name in os.listdir(_PROC_FDS)} <= allowed else bad
+        fds = (
+            {int(name) for name in os.listdir(_PROC_FDS)} if libc.READY else {fd for fd in range(1024) if _is_open(fd)}
+        )
+        return "" if fds <= {*range(_PROC_FDS + 2), *plan.pinned} else bad
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":

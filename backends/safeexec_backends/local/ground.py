@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 
@@ -104,8 +103,7 @@ class Ground:
 
     def _readable(self) -> list[str]:
         readable = [p for p in self._setup["readable"] if os.path.exists(p)]
-        for name in self._setup["imports"]:
-            readable += _package_files(name, readable)
+        readable += [path for _, path in self._setup["extra"] if os.path.exists(path)]
         return readable
 
     def _choose_identity(self) -> None:
@@ -215,17 +213,3 @@ def _public(path: str) -> bool:
         if not os.stat(real).st_mode & 0o001:
             return False
     return True
-
-
-def _package_files(name: str, known: Sequence[str]) -> list[str]:
-    """Where a package that is not in the usual folders lies (a development install)."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    places = list(spec.submodule_search_locations or [])
-    if not places and spec.origin and spec.has_location:
-        places = [spec.origin]
-    return [p for p in places if os.path.exists(p) and not any(mounts.within(os.path.realpath(p), k) for k in known)]

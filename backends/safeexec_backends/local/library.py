@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 
@@ -15,25 +14,39 @@ def third_party(policy: Policy) -> list[str]:
     return sorted(names - sys.stdlib_module_names)
 
 
+def own_packages(names: list[str]) -> list[tuple[str, str]]:
+    """Packages among `names` that lie elsewhere than in the usual folders: the folder to import each from, and what it consists of."""
+    if not names:
+        return []
+    import importlib.util
+
+    usual = paths()
+    found = []
+    for name in names:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            continue
+        if spec is None:
+            continue
+        places = list(spec.submodule_search_locations or [])
+        if not places and spec.origin and spec.has_location:
+            places = [spec.origin]
+        for place in map(os.path.abspath, places):
+            folder = os.path.dirname(place)
+            if folder not in usual:
+                found.append((folder, place))
+    return found
+
+
 def paths() -> list[str]:
     """The entries of sys.path that are libraries: the standard library's and the installed packages' folders.
 
     Not the script's folder, the working directory or development installs: they hold the user's own files.
     """
     stdlib = os.path.dirname(os.__file__)
-    own = {stdlib, os.path.join(stdlib, "lib-dynload")}
-    zipped = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
-    kept = []
-    for path in sys.path:
-        name = os.path.basename(path)
-        if os.path.isabs(path) and (path in own or name == zipped or name in ("site-packages", "dist-packages")):
-            kept.append(path)
-    dynamic = importlib.util.find_spec("_ctypes")
-    if dynamic is not None and dynamic.origin and os.path.isabs(dynamic.origin):
-        folder = os.path.dirname(dynamic.origin)
-        if folder not in kept:
-            kept.append(folder)
-    return kept
+    names = (f"python{sys.version_info[0]}{sys.version_info[1]}.zip", "lib-dynload", "site-packages", "dist-packages")
+    return [p for p in sys.path if os.path.isabs(p) and (p == stdlib or os.path.basename(p) in names)]
 
 
 def readable() -> list[str]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import safeexec_backends
@@ -20,6 +18,7 @@ from safeexec.backend import GuestDied, StreamGuest
 from safeexec.errors import BackendUnavailable
 from safeexec.policy import Policy
 from safeexec_backends._hardening.folders import remove_tree
+from safeexec_backends._hardening.waiting import ready
 from safeexec_backends.local import control, library
 
 
@@ -35,6 +34,10 @@ class Threaded(Exception):
         self.module = module
 
 
+_ANSWER = 120.0
+"""Seconds a zygote may take to answer: it may have to import large packages first."""
+
+
 class ZygoteProcess:
     """A running zygote and the socket to it."""
 
@@ -46,19 +49,37 @@ class ZygoteProcess:
         ours, theirs = socket.socketpair()
         self._socket = ours
         self._lock = threading.Lock()
+        self._owner = os.getpid()
         self._live = 0
         self._retired = False
+        self._closed = False
         self._folder = ""
-        roots = [str(Path(next(iter(safeexec_backends.__path__))).parent)]
-        package = str(Path(wire.__file__).parent)
+        roots = [os.path.dirname(next(iter(safeexec_backends.__path__)))]
+        package = os.path.dirname(wire.__file__)
         boot = (
             "import sys; sys.path[:] = sys.argv[4:] + [sys.argv[3]]; "
             f"from {self.module} import main; main(int(sys.argv[1]), sys.argv[2])"
         )
+        if not sys.executable:
+            raise BackendUnavailable(
+                "the local sandbox needs a Python interpreter to start, and sys.executable names none"
+            )
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", boot, str(theirs.fileno()), package, *roots, *library.paths()],
+                    [
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        "-X",
+                        "utf8",
+                        "-c",
+                        boot,
+                        str(theirs.fileno()),
+                        package,
+                        *roots,
+                        *library.paths(),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
@@ -74,6 +95,8 @@ class ZygoteProcess:
                         "NUMEXPR_NUM_THREADS": "1",
                         "MALLOC_ARENA_MAX": "2",
                         "TZ": "UTC",
+                        # Some interpreters do not start without it.
+                        **{k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},
                     },
                 )
             except OSError as error:
@@ -81,18 +104,21 @@ class ZygoteProcess:
                 raise BackendUnavailable(f"the interpreter {sys.executable} could not be started: {error}") from error
         try:
             control.send(ours, setup)
-            ours.settimeout(60.0)
+            ours.settimeout(_ANSWER)
             reply, _ = control.receive(ours)
-            ours.settimeout(None)
-        except (EOFError, OSError) as error:
+        except BaseException as error:
             self._process.kill()
             said = self._process.communicate()[1].decode(errors="replace").strip()
             ours.close()
+            if not isinstance(error, EOFError | OSError):
+                raise
             raise BackendUnavailable(f"the local sandbox's zygote did not start: {said or error}") from error
         if "error" in reply:
             self.close()
             raise BackendUnavailable(f"the local sandbox's zygote could not be set up: {reply['error']}")
         self._folder = reply["folder"]
+        self.portable: bool = reply["portable"]
+        """Whether it makes do without system calls of its own, having none it knows here."""
         self.walls: dict[str, str] = reply.get("walls", {})
         self.retry: dict[str, str] = reply.get("retry", {})
         """Walls it found out too late that it cannot have: another one must be started without them."""
@@ -123,6 +149,11 @@ class ZygoteProcess:
             try:
                 control.send(self._socket, message)
                 return control.receive(self._socket, 3)
+            except TimeoutError as error:
+                self._process.kill()
+                raise BackendUnavailable(
+                    f"the local sandbox's zygote gave no answer for {_ANSWER:.0f} seconds"
+                ) from error
             except (OSError, EOFError, ValueError) as error:
                 raise ZygoteDied from error
 
@@ -145,6 +176,10 @@ class ZygoteProcess:
     def close(self) -> None:
         """End it and every cell it has. Idempotent."""
         self._socket.close()
+        with self._lock:
+            if self._closed or os.getpid() != self._owner:  # the child of a fork ends nothing of its parent's
+                return
+            self._closed = True
         if self._process.poll() is None:
             self._process.terminate()
             if not _gone(self._process.pid, 5.0):
@@ -165,9 +200,12 @@ def _gone(pid: int, timeout: float) -> bool:
                 return False
             time.sleep(0.001)
         return True
-    pidfd = os.pidfd_open(pid)
     try:
-        return bool(select.select([pidfd], [], [], timeout)[0])
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:  # a host that ignores SIGCHLD has its children waited for by the kernel
+        return True
+    try:
+        return ready(pidfd, timeout)
     finally:
         os.close(pidfd)
 
@@ -190,7 +228,9 @@ class LocalGuest(StreamGuest):
         self._zygote = zygote
         self._pidfd = pidfd
         self._status = status
+        self._owner = os.getpid()
         self._signal_lock = threading.Lock()
+        self._report_lock = threading.Lock()
         self._killed = False
         self._closed = False
         self._report: dict[str, Any] = {}
@@ -200,6 +240,8 @@ class LocalGuest(StreamGuest):
         self._signal(signal.SIGINT)
 
     def kill(self) -> None:
+        if os.getpid() != self._owner:  # the child of a fork ends nothing of its parent's
+            return
         self._killed = True
         self._signal(signal.SIGKILL)
         self.hang_up()
@@ -208,7 +250,7 @@ class LocalGuest(StreamGuest):
         # Through the pidfd: a process id could be another process's by the time the signal is sent. The lock keeps close() from
         # handing the descriptor's number to another file meanwhile.
         with self._signal_lock:
-            if self._closed:
+            if self._closed or os.getpid() != self._owner:
                 return
             if self._pidfd < 0:
                 self._zygote.signal(self.pid, number)
@@ -218,24 +260,29 @@ class LocalGuest(StreamGuest):
             except ProcessLookupError:
                 pass
 
-    def report(self, timeout: float) -> dict[str, Any]:
+    def _read_report(self, timeout: float) -> dict[str, Any]:
         """What the cell or its zygote said about its end, waiting for it up to `timeout` seconds."""
         deadline = time.monotonic() + timeout
         data = b""
-        while not self._report:
-            if not select.select([self._status], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                break
-            part = os.read(self._status, 65536)
-            data += part
-            if not part or data.endswith(b"\n"):
-                self._report = json.loads(data.splitlines()[0]) if data.strip() else {"lost": True}
-        return self._report
+        with self._report_lock:
+            while not self._report and not self._closed:
+                if not ready(self._status, deadline - time.monotonic()):
+                    break
+                part = os.read(self._status, 65536)
+                data += part
+                if not part or data.endswith(b"\n"):
+                    self._report = json.loads(data.splitlines()[0]) if data.strip() else {"lost": True}
+            return self._report
 
     def death(self) -> GuestDied:
-        with self._signal_lock:
-            report = {} if self._closed else self.report(5.0)
-        if self._killed or not report:
+        report = self._read_report(0.0 if self._killed else 0.5)
+        if not report and not self._killed and not self._dead():
+            # It lives on without its channel.
+            self.kill()
+            return GuestDied("crash", "the sandbox process closed its connection to the host")
+        if self._killed:
             return GuestDied("crash", "the sandbox process was killed by the host")
+        report = report or self._read_report(10.0)
         if "setup" in report:
             return GuestDied("crash", f"the sandbox process could not be set up: {report['setup']}")
         if "code" in report:
@@ -251,15 +298,20 @@ class LocalGuest(StreamGuest):
             return GuestDied("crash", f"the sandbox process was ended by {signal.Signals(number).name}")
         return GuestDied("crash", "the process that watches over the sandbox died")
 
+    def _dead(self) -> bool:
+        with self._signal_lock:
+            return self._closed or (self._pidfd >= 0 and ready(self._pidfd, 0.0))
+
     def close(self) -> None:
         self.kill()
-        with self._signal_lock:
+        with self._signal_lock, self._report_lock:
             if self._closed:
                 return
             self._closed = True
             if self._pidfd >= 0:
                 # A killed process may take a moment to be gone; after close() it is.
-                select.select([self._pidfd], [], [], 5.0)
+                if os.getpid() == self._owner:
+                    ready(self._pidfd, 5.0)
                 os.close(self._pidfd)
             os.close(self._status)
         super().close()

@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -18,7 +19,7 @@ import sys
 import types
 from typing import Any, NamedTuple
 
-from safeexec_backends._hardening import libc, namespaces
+from safeexec_backends._hardening import libc, namespaces, waiting
 from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends.local import cell, control
 from safeexec_backends.local.cell import Order
@@ -68,6 +69,7 @@ class Zygote:
         """The last order: what a spare is made for."""
         self._folder = ""
         self._made = 0
+        self._cleaners: list[int] = []
         self._idle: list[str] = []
         self._imported: set[str] = set()
         self._languages: dict[tuple[str, ...], Any] = {}
@@ -79,6 +81,7 @@ class Zygote:
 
     def prepare(self) -> control.Message:
         """Import what every cell needs, build the private root, give up privileges; the answer to the host."""
+        sys.path += [folder for folder, _ in self._setup["extra"] if folder not in sys.path]
         self._guest = importlib.import_module("safeexec.guest")
         self._language(())
         language = sys.modules.get(_LANGUAGE)
@@ -90,6 +93,8 @@ class Zygote:
             self._host_pidfd = os.pidfd_open(self._host)
             if os.getppid() != self._host:
                 os._exit(0)  # the host died meanwhile, and its id may be another's by now
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # every live cell takes two descriptors here
         self._ground.prepare()
         self._folder = self._ground.folder
         sys.dont_write_bytecode = True
@@ -110,13 +115,13 @@ class Zygote:
                 with open(probe.ends[1], "rb") as pipe:
                     report = json.loads(pipe.readline() or b"{}")
             if "walls" in report:
-                return {"walls": report["walls"], "folder": self._folder}
+                return {"walls": report["walls"], "folder": self._folder, "portable": not libc.READY}
             private_root = self._plan.stands("mount_namespace")
             if libc.READY:
                 self._ground.find_grantable()
             if private_root and not self._plan.stands("mount_namespace"):
                 # This process sits in a private root that its cells cannot have. Another one must start without.
-                return {"retry": self._plan.missing, "folder": self._folder}
+                return {"retry": self._plan.missing, "folder": self._folder, "portable": not libc.READY}
         raise RuntimeError(f"a sandbox process cannot be set up: {report.get('setup', 'it died')}")
 
     # -- for every cell ----------------------------------------------------------------------------------------------------
@@ -142,6 +147,7 @@ class Zygote:
                     self._answer(message)
                 else:
                     self._reap(self._cells[fd])
+            self._cleaners = [pid for pid in self._cleaners if os.waitpid(pid, os.WNOHANG)[0] == 0]
             busy = bool(events) or self._use_idle_time()
             if self._host_pidfd < 0:
                 for live in list(self._cells.values()):
@@ -317,7 +323,17 @@ class Zygote:
         del self._cells[live.pidfd if live.pidfd >= 0 else live.pid]
         os.close(live.status)
         if live.folder:
-            remove_tree(live.folder)
+            self._clean(live.folder)
+
+    def _clean(self, folder: str) -> None:
+        # In a process of its own: a session that made a million files must not keep others waiting.
+        pid = os.fork()
+        if pid == 0:
+            try:
+                remove_tree(folder)
+            finally:
+                os._exit(0)
+        self._cleaners.append(pid)
 
     def close(self) -> None:
         """End every cell and leave nothing behind."""
@@ -325,8 +341,11 @@ class Zygote:
             os.kill(live.pid, signal.SIGKILL)
         for live in self._cells.values():
             os.waitpid(live.pid, 0)
-        if self._folder:
-            remove_tree(self._folder)
+        for pid in self._cleaners:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        if self._ground.folder:
+            remove_tree(self._ground.folder)
 
 
 def _modules(package: str) -> list[str]:
@@ -344,7 +363,7 @@ def _modules(package: str) -> list[str]:
 
 
 def _ended(live: Cell) -> bool:
-    return live.pidfd >= 0 and bool(select.select([live.pidfd], [], [], 0)[0])
+    return live.pidfd >= 0 and waiting.ready(live.pidfd, 0)
 
 
 def _threads(proc: int) -> int:
@@ -361,6 +380,9 @@ def _leave(*_: object) -> None:
 
 def main(descriptor: int, package: str, kind: type[Zygote] = Zygote) -> None:
     """Serve the host at the other end of `descriptor`. `package` is the folder of the safeexec package."""
+    # What the host ignores or blocks would be ignored and blocked here: children never to be waited for, interrupts never to arrive.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     sys.argv, sys.orig_argv = [""], []  # cells have no use for the host's paths in them
     gc.disable()  # nothing here is garbage yet; cells turn it on again
     sock = socket.socket(fileno=descriptor)
@@ -370,12 +392,14 @@ def main(descriptor: int, package: str, kind: type[Zygote] = Zygote) -> None:
     module.__path__ = [package]
     sys.modules["safeexec"] = module
     setup, _ = control.receive(sock)
+    if setup["portable"]:
+        libc.READY = False
     zygote = kind(sock, setup)
     try:
         reply = zygote.prepare()
     except Exception as error:
+        zygote.close()  # before the host hears of it, and ends this process
         control.send(sock, {"error": f"{type(error).__name__}: {error}"})
-        zygote.close()
         return
     control.send(sock, reply)
     null = os.open(os.devnull, os.O_WRONLY)

@@ -45,7 +45,8 @@ def launch(image: Path) -> WasmZygoteProcess:
             {
                 "readable": library.readable(),
                 "deny": deny,
-                "imports": [],
+                "extra": [],
+                "portable": False,
                 "language": "full",
                 "idle": [],
                 "skip": [],

@@ -66,7 +66,13 @@ def dangers(values):
                 found.append(repr(item)[:80])
             if type(item) is type and issubclass(item, KINDS) and item is not object:
                 found.append(f"class {item.__name__}")
-            if type(item) is type and item.__module__ in ("os", "subprocess", "socket", "ctypes", "importlib._bootstrap"):
+            if type(item) is type and item.__module__ in (
+                "os",
+                "subprocess",
+                "socket",
+                "ctypes",
+                "importlib._bootstrap",
+            ):
                 found.append(f"class {item.__module__}.{item.__name__}")
             if type(item) is str and any(sign in item for sign in SIGNS):
                 found.append(item[:80])
@@ -97,7 +103,18 @@ def attack(source, imports=None):
     return [value, held], output.getvalue(), error
 
 
-STDLIB = [json.JSONEncoder, json.JSONDecoder, json, os, sys, int, str, collections.UserDict, types.FunctionType, asyncio.Queue]
+STDLIB = [
+    json.JSONEncoder,
+    json.JSONDecoder,
+    json,
+    os,
+    sys,
+    int,
+    str,
+    collections.UserDict,
+    types.FunctionType,
+    asyncio.Queue,
+]
 
 
 @pytest.mark.parametrize("source", attacks())
@@ -128,7 +145,10 @@ def test_the_attack_harness_sees_what_full_python_would_reach(tmp_path, monkeypa
     """The same check must fail for an unguarded language, or it proves nothing."""
     monkeypatch.chdir(tmp_path)
     namespace = {}
-    exec("import os\ndef g(): yield\nloot = g().gi_frame\nmore = [open, ().__class__.__base__.__subclasses__()]", namespace)
+    exec(
+        "import os\ndef g(): yield\nloot = g().gi_frame\nmore = [open, ().__class__.__base__.__subclasses__()]",
+        namespace,
+    )
     found = dangers([{k: v for k, v in namespace.items() if k != "__builtins__"}])
     assert {"module object", "frame object"} <= set(found)
     assert any("built-in function open" in f for f in found)

@@ -29,19 +29,23 @@ class RestrictedLanguage:
     """The restricted language, as :class:`safeexec.guest.Guest` takes it.
 
     :param imports: module patterns of the policy, or None for every module that has a facade.
-    :param environ: what ``os.environ`` holds; None for the process's environment when the session begins, which a cell keeps empty
-        but for the policy's own.
+    :param environ: what ``os.environ`` holds; None for what is put into the process's environment between now and the
+        beginning of the session, which is the policy's own.
     """
 
-    hidden: tuple[str, ...] = (os.path.dirname(os.path.abspath(__file__)) + os.sep,)
+    hidden: tuple[str, ...] = (
+        os.path.dirname(os.path.abspath(__file__)) + os.sep,
+        os.path.dirname(os.__file__) + os.sep,  # where the interpreter lies says something of the host
+        "<frozen ",
+    )
     """File-name prefixes left out of tracebacks."""
 
     def __init__(self, imports: tuple[str, ...] | None = None, environ: dict[str, str] | None = None) -> None:
         install()
-        self.gate = Gate(self, imports)
+        self.gate: Gate = Gate(self, imports)
         self.guards = Guards(third_party=_third_party(imports))
         self.main: dict[str, Any] = {}
-        self._ask_environ = environ is None
+        self._base_environ = dict(os.environ) if environ is None else None
         self.environ: dict[str, str] = dict(environ or {})
         self._streams: Any = None
         self._views: dict[int, tuple[dict[str, Any], Any]] = {}
@@ -55,6 +59,7 @@ class RestrictedLanguage:
                 "writable": guards.writable,
                 "writable_dunder": guards.writable_dunder,
                 "updatable": guards.updatable,
+                "updatable_dunder": guards.updatable_dunder,
                 "match": guards.match,
                 "star": star,
                 "type": type,
@@ -67,8 +72,9 @@ class RestrictedLanguage:
 
     def namespace(self) -> dict[str, Any]:
         """The globals of a fresh session."""
-        if self._ask_environ:
-            self.environ.update(os.environ)
+        if self._base_environ is not None:
+            now = dict(os.environ)
+            self.environ.update({k: v for k, v in now.items() if self._base_environ.get(k) != v})
         files.set_roots(os.getcwd(), "/tmp")
         self.main = {"__name__": MAIN, "__doc__": None, "__builtins__": self.builtins}
         return self.main
@@ -83,7 +89,10 @@ class RestrictedLanguage:
         tree = self._parse(source, filename, "exec")
         assert isinstance(tree, ast.Module)
         codes = []
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        last = None
+        if tree.body and isinstance(tree.body[-1], ast.Expr):
+            last = tree.body[-1]
+            del tree.body[-1]
         if tree.body:
             codes.append(self._generate(tree, source, filename, "exec"))
         if last is not None:
@@ -106,10 +115,8 @@ class RestrictedLanguage:
         """One code object from a syntax tree that the program built."""
         return self._generate(self._transform(tree), "", filename, mode)
 
-    def _parse(self, source: str, filename: str, mode: str) -> ast.AST:
-        return self._transform(
-            compile(source, filename, mode, _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)  # type: ignore[arg-type]
-        )
+    def _parse(self, source: str, filename: str, mode: str) -> Any:
+        return self._transform(compile(source, filename, mode, _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True))
 
     def _transform(self, tree: Any) -> Any:
         self._own |= transformer.attribute_names(tree)

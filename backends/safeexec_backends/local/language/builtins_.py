@@ -6,9 +6,9 @@ import builtins
 import types
 from typing import TYPE_CHECKING, Any
 
-from safeexec.guest import Refused, fast_print, leave, refuse_input
+from safeexec.guest import fast_print, leave, refuse_input
 
-from .guards import AttributeRefused, exact_name, is_guest_class
+from .guards import AttributeRefused, LanguageRefused, exact_name, is_guest_class
 
 if TYPE_CHECKING:
     from . import RestrictedLanguage
@@ -140,14 +140,17 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
         if ast is not None and flags == ast.PyCF_ONLY_AST:
             return compile(_text(source), exact_name(filename), exact_name(mode), flags, dont_inherit=True)
         if flags:
-            raise Refused("compile() takes no flags in this sandbox")
+            raise LanguageRefused("compile() takes no flags in this sandbox")
         mode = exact_name(mode)
+        # A traceback shows lines of the file that a code object names: it must not be a file.
+        filename = exact_name(filename)
+        filename = filename if filename[:1] == "<" else f"<{filename}>"
         if mode not in ("exec", "eval", "single"):
             raise ValueError("compile() mode must be 'exec', 'eval' or 'single'")
         if type(source).__module__ == "ast" and not is_guest_class(type(source)):
-            made = language.compile_tree(_unparsed(source, mode), exact_name(filename), mode)
+            made = language.compile_tree(_unparsed(source, mode), filename, mode)
         else:
-            made = language.compile_one(_text(source), exact_name(filename), mode)
+            made = language.compile_one(_text(source), filename, mode)
         shown = Code()
         codes[id(shown)] = (shown, made, mode)
         return shown
@@ -163,7 +166,7 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
         return open_file(file, mode, *args, **kwargs)
 
     def breakpoint_(*args: Any, **kwargs: Any) -> None:
-        raise Refused("there is no debugger in this sandbox")
+        raise LanguageRefused("there is no debugger in this sandbox")
 
     own = {
         "getattr": getattr_, "hasattr": hasattr_, "setattr": setattr_, "delattr": delattr_, "globals": globals_,

@@ -13,9 +13,9 @@ from . import names
 
 
 def _string() -> Any:
-    import _string  # the parser behind string.Formatter
+    import importlib
 
-    return _string
+    return importlib.import_module("_string")  # the parser behind string.Formatter
 
 
 def is_tame(template: str) -> bool:
@@ -104,7 +104,8 @@ def make(read: Callable[[Any, str], Any]) -> tuple[type, Callable[..., str], Cal
                 return value
             if conversion not in ("s", "r", "a"):
                 raise ValueError(f"Unknown conversion specifier {conversion!s}")
-            return {"s": str, "r": repr, "a": ascii}[conversion](value)
+            convert: dict[str, Callable[[Any], str]] = {"s": str, "r": repr, "a": ascii}
+            return convert[conversion](value)
 
         def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
             first, rest = field_name_split(str.__str__(field_name))

@@ -17,10 +17,10 @@ import io
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from safeexec import guest as _guest_program
-from safeexec.guest import Refused
+from safeexec.guest import ImportRefused, Refused
 
 from . import names
 
@@ -28,16 +28,16 @@ MAIN = "".join(["__", "main", "__"])  # not the interned "__main__": its identit
 _MARK = "safeexec program"
 _TOKEN = object()
 
-_class_dict = type.__dict__["__dict__"].__get__  # type: ignore[attr-defined]
-_class_mro = type.__dict__["__mro__"].__get__  # type: ignore[attr-defined]
-_class_module = type.__dict__["__module__"].__get__  # type: ignore[attr-defined]
-_class_name = type.__dict__["__name__"].__get__  # type: ignore[attr-defined]
-_class_flags = type.__dict__["__flags__"].__get__  # type: ignore[attr-defined]
+_class_dict = type.__dict__["__dict__"].__get__
+_class_mro = type.__dict__["__mro__"].__get__
+_class_module = type.__dict__["__module__"].__get__
+_class_name = type.__dict__["__name__"].__get__
+_class_flags = type.__dict__["__flags__"].__get__
 _IS_STR, _IS_EXCEPTION, _IS_CLASS = 1 << 28, 1 << 30, 1 << 31  # Py_TPFLAGS_*_SUBCLASS, Include/object.h
-_BuiltinMethod = type(len)
-_MethodDescriptor = type(str.join)
-_WrapperDescriptor = type(object.__setattr__)
-_MethodWrapper = type("".__len__)
+_BuiltinMethod: Any = type(len)
+_MethodDescriptor: Any = type(str.join)
+_WrapperDescriptor: Any = type(object.__setattr__)
+_MethodWrapper: Any = type("".__len__)
 _Super = super
 
 PLAIN: set[type] = set()
@@ -55,6 +55,25 @@ class AttributeRefused(AttributeError, Refused):
 
 class WriteRefused(TypeError, Refused):
     """A change to something that is not the program's."""
+
+
+class ModuleRefused(ImportRefused):
+    """An import that the policy does not allow."""
+
+
+class LanguageRefused(Refused):
+    """Something that the language leaves out."""
+
+
+def as_builtin(kind: type, name: str) -> None:
+    """Show `kind` in tracebacks and by ``type(e).__name__`` as what code catches it as."""
+    kind.__module__, kind.__name__, kind.__qualname__ = "builtins", name, name
+
+
+as_builtin(AttributeRefused, "AttributeError")
+as_builtin(WriteRefused, "TypeError")
+as_builtin(ModuleRefused, "ImportError")
+as_builtin(LanguageRefused, "PolicyError")
 
 
 def mark(table: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +94,7 @@ def is_guest_class(kind: type) -> bool:
 
 def is_guest_function(function: Any) -> bool:
     """Whether this is a function that a program defined."""
-    return type(function) is types.FunctionType and function.__builtins__.get(_MARK) is _TOKEN
+    return type(function) is types.FunctionType and cast(Any, function).__builtins__.get(_MARK) is _TOKEN
 
 
 def is_guest_frame(frame: types.FrameType) -> bool:
@@ -177,7 +196,9 @@ def _is_denied(result: Any) -> bool:
         return result.__self__ in _DENIED_CLASSES
     module = _class_module(kind)
     if type(module) is str and module.startswith(_OUR_MODULES) and not module.startswith(_SHOWN_OF_OURS):
-        return kind is not _guest_program.Tool and kind is not _guest_program.ToolError and not issubclass(kind, Refused)
+        return (
+            kind is not _guest_program.Tool and kind is not _guest_program.ToolError and not issubclass(kind, Refused)
+        )
     if kind is tuple or kind is list:
         return any(type(item) in DENIED_TYPES or id(item) in DENIED_IDS for item in result)
     return _is_loop(kind)
@@ -275,7 +296,7 @@ class Guards:
         raise AttributeRefused(f"{name!r} of {describe(o)} is not available in this sandbox")
 
     def _may_read_dunder(self, o: Any, kind: type, name: str) -> bool:
-        if name in names.DUNDER_READ:
+        if name in names.DUNDER_READ or (_is_facade(kind) and name in _class_dict(kind)):
             return True
         if name in ("__globals__", "__builtins__", "__closure__", "__loader__", "__spec__", "__cached__"):
             return False
@@ -335,7 +356,8 @@ class Guards:
             return functools.partial(self._formatters()[1 if found.__name__ == "format" else 2], found.__self__)
         if kind is _MethodDescriptor and found.__objclass__ is str:
             return safe
-        if _home(type(getattr(found, "__self__", None))) in (("logging", "StrFormatStyle"), ("logging", "StringTemplateStyle")):
+        owner = _home(type(getattr(found, "__self__", None)))
+        if owner in (("logging", "StrFormatStyle"), ("logging", "StringTemplateStyle")):  # hand theirs to str.format
             return self._refuse(o, name)
         if kind is types.MethodType and not is_guest_function(found.__func__):
             data = getattr(found.__self__, "data", None)
@@ -401,22 +423,22 @@ class Guards:
         return CodeView(function.__code__)
 
     def _get_method(self, o: Any, name: str) -> Any:
-        found = getattr(o, name)
+        found: Any = getattr(o, name)
         if is_guest_function(found) or (type(found) is types.MethodType and is_guest_function(found.__func__)):
             return found
         if type(found) is _MethodWrapper:
             target = found.__self__
             return lambda n: self._read(target, exact_name(n), lambda _, m: found(m))
         if type(found) is _WrapperDescriptor:
-            return lambda target, n: self._read(target, exact_name(n), found)
+            return lambda target, n: self._read(target, exact_name(n), lambda o, m: found(o, m))
         return self._refuse(o, name)
 
     def _set_method(self, o: Any, name: str) -> Any:
-        found = getattr(o, name)
+        found: Any = getattr(o, name)
         if is_guest_function(found) or (type(found) is types.MethodType and is_guest_function(found.__func__)):
             return found
         if type(found) is _MethodWrapper or type(found) is types.MethodType:
-            target = found.__self__
+            target: Any = found.__self__
 
             def bound(n: str, /, *value: Any) -> None:
                 n = exact_name(n)
@@ -446,9 +468,11 @@ class Guards:
         found = getattr(o, "__dict__")  # noqa: B009  # raises AttributeError where there is none
         if is_guest_class(kind) and plain_bases(kind):
             return found
-        if is_guest_function(o) or kind in _OPEN_TYPES or is_exception(kind) and not is_guest_class(kind):
+        if is_guest_function(o) or kind in _OPEN_TYPES or (is_exception(kind) and not is_guest_class(kind)):
             return found
-        return {k: v for k, v in dict(found).items() if type(k) is str and (k[:1] != "_" or is_guest_class(kind)) and not _is_denied(v)}
+        own = is_guest_class(kind)
+        shown = {k: v for k, v in dict(found).items() if type(k) is str and (own or k[:1] != "_")}
+        return {k: v for k, v in shown.items() if not _is_denied(v)}
 
     # -- writing -----------------------------------------------------------------------------------------------------------
 
@@ -458,7 +482,7 @@ class Guards:
         :raises WriteRefused: when it is not the program's: a change to a shared class or module would outlive its cause.
         """
         kind = type(o)
-        if kind in PLAIN or is_guest_class(kind):
+        if is_plain(kind) or is_guest_class(kind):
             return o
         if is_class(o):
             if is_guest_class(o):
@@ -507,7 +531,8 @@ class Guards:
         kind = type(o)
         if name == "__class__":
             if value and is_guest_class(kind) and is_class(value[0]) and is_guest_class(value[0]):
-                return
+                if is_plain(value[0]) or not is_plain(kind):  # a method looks once whether `self` is plain: it stays so
+                    return
         elif is_class(o):
             if is_guest_class(o) and name not in ("__bases__", "__dict__", "__mro__", "__base__", "__subclasses__"):
                 return
@@ -529,6 +554,18 @@ class Guards:
             return _ClassSetter(self, o)
         self._may_write_dunder(o, name)
         return o
+
+    def updatable_dunder(self, o: Any, name: str) -> Any:
+        """`o`, for ``o.__name__ += …``, which hands the old value to the other operand's ``__radd__``."""
+        if name in self.dunders:  # what `read` gives is not what the interpreter would load
+            return self._refuse(o, name)
+        try:
+            self.read(o, name)
+        except AttributeRefused:
+            raise
+        except AttributeError:
+            pass  # the statement itself says so
+        return self.writable_dunder(o, name)
 
     def set(self, o: Any, name: str, value: Any) -> None:
         """``setattr``."""
@@ -584,16 +621,25 @@ def is_plain(kind: type) -> bool:
     """Whether every attribute of the instances of `kind` may be read."""
     if kind in PLAIN:
         return True
+    if _OTHERS.get(id(kind)) is kind:
+        return False
     if is_guest_class(kind) and native_metaclass(kind) and plain_bases(kind):
         PLAIN.add(kind)  # a metaclass of the program's could make one class equal to another: those stay out
         return True
+    _OTHERS[id(kind)] = kind
     return False
+
+
+_OTHERS: dict[int, type] = {}
+"""Classes known not to be plain."""
 
 
 class _ClassSetter:
     """Takes the assignment ``o.__class__ = …``, so that the new class is looked at."""
 
     __slots__ = ("_guards", "_o")
+    _guards: Guards
+    _o: Any
 
     def __init__(self, guards: Guards, o: Any) -> None:
         object.__setattr__(self, "_guards", guards)
@@ -643,7 +689,9 @@ class Star:
         if self._rest is None:
             return None
         # The C method itself: a program's own split() may return anything, and CPython would not look.
-        match, rest = BaseExceptionGroup.split(self._rest, kinds)  # type: ignore[arg-type]
+        split: Any = BaseExceptionGroup.split
+        match: BaseException | None
+        match, rest = split(self._rest, kinds)
         if match is not None:
             self._taken = True
             self._rest = rest

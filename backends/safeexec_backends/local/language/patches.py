@@ -1,11 +1,12 @@
-"""Two places of the standard library that would act on a program's word with more rights than the program has.
+"""Places of the standard library that would act on a program's word with more rights than the program has.
 
-Both changes are stricter for a program's own objects only; everything else takes CPython's own way.
+The changes are stricter for a program's own objects only; everything else takes CPython's own way.
 """
 
 from __future__ import annotations
 
 import copy
+import traceback
 from typing import Any
 
 from .guards import WriteRefused, is_class, is_guest_class
@@ -35,3 +36,16 @@ def install() -> None:
         return original(x, memo, func, args, state, *rest, **options)
 
     copy._reconstruct = reconstruct  # type: ignore[attr-defined]
+    _no_imports_for_suggestions()
+
+
+def _no_imports_for_suggestions() -> None:
+    """From 3.12 on the traceback of an ImportError imports the module that it names, to find similar names in it."""
+    original = getattr(traceback, "_compute_suggestion_error", None)
+    if original is None:
+        return
+
+    def suggest(error: Any, tb: Any, wrong_name: Any) -> Any:
+        return None if isinstance(error, ImportError) else original(error, tb, wrong_name)
+
+    setattr(traceback, "_compute_suggestion_error", suggest)  # noqa: B010  # not in its stub

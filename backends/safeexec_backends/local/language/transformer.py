@@ -16,21 +16,24 @@ compilation. There is no name to shadow: no parameter, global, class body, built
 from __future__ import annotations
 
 import ast
+import itertools
 import os
 from collections.abc import Iterable
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 from RestrictedPython.transformer import RestrictingNodeTransformer
 
-from safeexec.guest import Refused
-
 from . import names
+from .guards import LanguageRefused
 
+_Node = TypeVar("_Node", bound=ast.AST)
+_numbers = itertools.count(1)  # shared: a step and what it gives to exec() may run in one namespace
 _MARK = "\0" + os.urandom(16).hex() + " "  # cannot be guessed, so no literal of a program turns into a guard
 _READ, _WRITABLE, _WRITABLE_DUNDER, _UPDATABLE = (
     _MARK + n for n in ("read", "writable", "writable_dunder", "updatable")
 )
+_UPDATABLE_DUNDER = _MARK + "updatable_dunder"
 _TYPE, _PLAIN = _MARK + "type", _MARK + "plain"
 _IMPORT, _IMPORT_TOP, _IMPORT_FROM = _MARK + "import", _MARK + "import_top", _MARK + "import_from"
 _MATCH, _STAR = _MARK + "match", _MARK + "star"
@@ -78,7 +81,18 @@ def attribute_names(tree: ast.AST) -> set[str]:
     return found
 
 
-class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
+class _Receiver:
+    """The first parameter of a method, and the variable that says whether it is an instance of a plain class."""
+
+    __slots__ = ("name", "used", "variable")
+
+    def __init__(self, name: str, variable: str) -> None:
+        self.name = name
+        self.variable = variable
+        self.used = False
+
+
+class Transformer(RestrictingNodeTransformer):
     """RestrictedPython's transformer with our rules. It stays an allow-list: a node without a method here is refused.
 
     :param own: attribute names of the program's own classes; those are read directly unless `names` suspects them.
@@ -89,13 +103,13 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         self.own = set(own)
         self._classes: list[str] = []
         self._scopes = ["module"]
-        self._count = 0
+        self._receivers: list[_Receiver | None] = [None]
 
     # -- refusing ----------------------------------------------------------------------------------------------------------
 
     def error(self, node: ast.AST, info: str) -> None:
         """Refuse at the first finding."""
-        refusal = Refused(info)
+        refusal = LanguageRefused(info)
         refusal.lineno = getattr(node, "lineno", None)  # type: ignore[attr-defined]
         raise refusal
 
@@ -135,7 +149,11 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         if name is None or name[:2] != "__":
             return
         method = self._scopes[-1] == "class" and isinstance(node, ast.FunctionDef)
-        if name in names.NEVER_BOUND or (name == names.ONLY_METHOD and not method) or (name in names.NOT_GLOBAL and self._scopes[-1] == "module"):
+        if (
+            name in names.NEVER_BOUND
+            or (name == names.ONLY_METHOD and not method)
+            or (name in names.NOT_GLOBAL and self._scopes[-1] == "module")
+        ):
             self.error(node, f"the name {name!r} belongs to the sandbox")
 
     # -- building ----------------------------------------------------------------------------------------------------------
@@ -149,6 +167,10 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
 
     def _if_plain(self, value: ast.Name, at: ast.AST, yes: ast.expr, no: ast.expr) -> ast.expr:
         """`yes` when the object in the variable is an instance of a program's plain class, else `no`: 20 ns instead of a call."""
+        receiver = self._receivers[-1]
+        if receiver is not None and receiver.name == value.id:
+            receiver.used = True
+            return _at(ast.IfExp(ast.Name(receiver.variable, ast.Load()), yes, no), at)
         kind = ast.Call(self._guard(_TYPE), [ast.Name(value.id, ast.Load())], [])
         return _at(ast.IfExp(ast.Compare(kind, [ast.In()], [ast.Constant(_PLAIN)]), yes, no), at)
 
@@ -160,8 +182,7 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
 
     def _variable(self, purpose: str) -> str:
         # A name with a space cannot be spelled; one that begins with "__" is not listed among the session's variables.
-        self._count += 1
-        return f"__{purpose} {self._count}__"
+        return f"__{purpose} {next(_numbers)}__"
 
     # -- attributes --------------------------------------------------------------------------------------------------------
 
@@ -195,15 +216,17 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         value = self.visit(node.value)
         name = node.attr
         if _is_dunder(name):
-            node.value = self._call(_WRITABLE_DUNDER, node, value, ast.Constant(name))
-        elif updates and not self.direct(name):
-            # `x.a += y` hands the old value to y's __radd__: it must be one that may be read.
-            node.value = self._call(_UPDATABLE, node, value, ast.Constant(self._mangle(name)))
-        elif isinstance(value, ast.Name):
-            again = _at(ast.Name(value.id, ast.Load()), value)
-            node.value = self._if_plain(value, node, value, self._call(_WRITABLE, node, again))
+            mark = _UPDATABLE_DUNDER if updates else _WRITABLE_DUNDER
+            node.value = self._call(mark, node, value, ast.Constant(name))
         else:
-            node.value = self._call(_WRITABLE, node, value)
+            again = _at(ast.Name(value.id, ast.Load()), value) if isinstance(value, ast.Name) else value
+            if updates and not self.direct(name):
+                # `x.a += y` hands the old value to y's __radd__: it must be one that may be read.
+                checked = self._call(_UPDATABLE, node, again, ast.Constant(self._mangle(name)))
+            else:
+                checked = self._call(_WRITABLE, node, again)
+            plain = isinstance(value, ast.Name) and name not in names.SPECIAL
+            node.value = self._if_plain(value, node, value, checked) if plain else checked
         return node
 
     def visit_AugAssign(self, node: ast.AugAssign) -> ast.stmt:
@@ -257,18 +280,60 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         self._parameters(node)
         if node.returns is not None:
             node.returns = self.visit(node.returns)
+        receiver = self._receiver(node)
         self._scopes.append("function")
+        self._receivers.append(None)
         self.visit(node.args)
+        self._receivers[-1] = receiver
         self._body(node)
+        self._receivers.pop()
         self._scopes.pop()
+        if receiver is not None and receiver.used:
+            kind = ast.Call(self._guard(_TYPE), [ast.Name(receiver.name, ast.Load())], [])
+            first = node.body[0]
+            documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+            asked = _store(receiver.variable, ast.Compare(kind, [ast.In()], [ast.Constant(_PLAIN)]), first)
+            node.body.insert(1 if documented else 0, asked)
         return node
+
+    def _receiver(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> _Receiver | None:
+        """``self`` of a method that does not bind the name anew: its class is looked at once per call."""
+        positional = node.args.posonlyargs + node.args.args
+        if self._scopes[-1] != "class" or not positional or positional[0].arg == "cls":
+            return None
+        name = positional[0].arg
+        for item in ast.walk(node):
+            kind = type(item)
+            if kind is ast.Name:
+                if item.id == name and type(item.ctx) is not ast.Load:  # type: ignore[attr-defined]
+                    return None
+            elif kind is ast.Nonlocal:
+                if name in item.names:  # type: ignore[attr-defined]
+                    return None
+            elif kind is ast.alias:
+                if name in (item.name, item.asname):  # type: ignore[attr-defined]
+                    return None
+            elif item is not node and (getattr(item, "name", None) == name or getattr(item, "rest", None) == name):
+                return None  # definitions, except … as, captures
+        return _Receiver(name, self._variable("plain"))
+
+    def visit_ListComp(self, node: ast.AST) -> ast.AST:
+        """A scope of its own, in which the variable about ``self`` would have to be a closure's."""
+        self._receivers.append(None)
+        self.pass_through(node)
+        self._receivers.pop()
+        return node
+
+    visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
         self._scopes.append("function")
+        self._receivers.append(None)
         self.visit(node.args)
         node.body = self.visit(node.body)
+        self._receivers.pop()
         self._scopes.pop()
         return node
 
@@ -281,7 +346,9 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
             keyword.value = self.visit(keyword.value)
         self._classes.append(node.name)
         self._scopes.append("class")
+        self._receivers.append(None)
         self._body(node)
+        self._receivers.pop()
         self._scopes.pop()
         self._classes.pop()
         return node
@@ -344,7 +411,7 @@ class Transformer(RestrictingNodeTransformer):  # type: ignore[misc]
         if self._scopes[-1] == "function":
             return [*before, node]
         used = [ast.Name(s.targets[0].id, ast.Del()) for s in before]  # type: ignore[attr-defined]
-        tidy = ast.Try([node], [], [], [ast.Delete(used)])  # type: ignore[arg-type, list-item]
+        tidy = ast.Try([node], [], [], [ast.Delete([*used])])
         return [*before, _at(tidy, node)]
 
     def _class_pattern(self, node: ast.MatchClass, before: list[ast.stmt]) -> None:
@@ -434,10 +501,11 @@ def _store(name: str, value: ast.expr, at: ast.AST) -> ast.stmt:
     return _at(ast.Assign([ast.Name(name, ast.Store())], value), at)
 
 
-def _at(node: Any, place: Any) -> Any:
+def _at(node: _Node, place: Any) -> _Node:
     """`node` and its new children, placed where `place` is."""
-    node.lineno, node.col_offset = place.lineno, place.col_offset
-    node.end_lineno, node.end_col_offset = place.end_lineno, place.end_col_offset
+    made: Any = node
+    made.lineno, made.col_offset = place.lineno, place.col_offset
+    made.end_lineno, made.end_col_offset = place.end_lineno, place.end_col_offset
     for child in ast.iter_child_nodes(node):
         if not hasattr(child, "lineno") and "lineno" in child._attributes:
             _at(child, place)
@@ -449,7 +517,7 @@ def _at(node: Any, place: Any) -> Any:
 
 
 _PASSED = """Module Interactive Expression Expr Assign AnnAssign Delete Return Raise Assert For AsyncFor While If With AsyncWith Try
-    BoolOp BinOp UnaryOp NamedExpr IfExp Dict Set ListComp SetComp DictComp GeneratorExp Await Yield YieldFrom Compare Call
+    BoolOp BinOp UnaryOp NamedExpr IfExp Dict Set Await Yield YieldFrom Compare Call
     FormattedValue JoinedStr TemplateStr Interpolation Subscript Starred List Tuple Slice comprehension arguments keyword withitem
     match_case MatchSequence MatchOr TypeAlias"""
 _LEAVES = """Pass Break Continue Constant Nonlocal MatchSingleton
@@ -457,7 +525,7 @@ _LEAVES = """Pass Break Continue Constant Nonlocal MatchSingleton
     Eq Gt GtE In Is IsNot Lt LtE NotEq NotIn"""
 _CAPTURES = "MatchAs MatchStar TypeVar ParamSpec TypeVarTuple"
 _OWN = """Attribute AugAssign Name Global arg ExceptHandler MatchMapping FunctionDef AsyncFunctionDef Lambda ClassDef Import
-    ImportFrom Match MatchValue MatchClass TryStar"""
+    ImportFrom ListComp SetComp DictComp GeneratorExp Match MatchValue MatchClass TryStar"""
 
 _METHODS: dict[type, Any] = {}
 for _text, _method in (

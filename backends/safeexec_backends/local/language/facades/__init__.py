@@ -7,12 +7,10 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec.guest import ImportRefused
-
-from ..guards import PLAIN, AttributeRefused, WriteRefused
+from safeexec_backends.local.language.guards import DENIED_TYPES, PLAIN, AttributeRefused, ModuleRefused, WriteRefused
 
 if TYPE_CHECKING:
-    from .. import RestrictedLanguage
+    from safeexec_backends.local.language import RestrictedLanguage
 
 
 class Facade:
@@ -126,7 +124,7 @@ class Gate:
 
     def permits(self, name: str) -> bool:
         """Whether the policy lets a program import `name`; a parent of something permitted may be named on the way."""
-        if self._allowed is None:
+        if self._allowed is None or name == "__future__":  # a word to the compiler
             return True
         return any(_covers(pattern, name) or pattern.startswith(name + ".") for pattern in self._allowed)
 
@@ -136,14 +134,14 @@ class Gate:
 
     def _refuse(self, name: str) -> Any:
         listed = sorted(builders()) if self._allowed is None else sorted(self._allowed)
-        raise ImportRefused(f"Import of {name!r} is not allowed; allowed: {', '.join(listed)}", name=name)
+        raise ModuleRefused(f"Import of {name!r} is not allowed; allowed: {', '.join(listed)}", name=name)
 
     # -- modules -----------------------------------------------------------------------------------------------------------
 
     def find(self, name: str) -> Any:
         """The facade, or the allowed real module, called `name`.
 
-        :raises ImportRefused: when the policy does not allow it.
+        :raises ModuleRefused: when the policy does not allow it.
         """
         name = str.__str__(name)
         found = self._made.get(name)
@@ -215,7 +213,7 @@ class Gate:
         except AttributeRefused as refusal:
             if f"{module}.{name}" in builders():
                 return self.find(f"{module}.{name}")
-            raise ImportRefused(str(refusal), name=module) from None
+            raise ModuleRefused(str(refusal), name=module) from None
         except AttributeError:
             pass
         below = f"{module}.{name}"
@@ -228,7 +226,7 @@ class Gate:
 
     def function(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         """``__import__``."""
-        from ..guards import exact_name
+        from safeexec_backends.local.language.guards import exact_name
 
         name = "." * level + exact_name(name)
         if type(fromlist) is list and not fromlist and name in _INTERNAL:
@@ -243,6 +241,9 @@ class Gate:
             if item != "*":
                 self.member(name, exact_name(item))
         return found
+
+
+DENIED_TYPES.add(Gate)  # __import__.__self__
 
 
 def _covers(pattern: str, name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .. import RestrictedLanguage
+    from safeexec_backends.local.language import RestrictedLanguage
 
 Exports = dict[str, Any]
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import Refused
+from safeexec_backends.local.language.guards import LanguageRefused, as_builtin, deny_class, exact_name
 
-from ..guards import deny_class, exact_name
 from . import make
 
 if TYPE_CHECKING:
-    from .. import RestrictedLanguage
+    from safeexec_backends.local.language import RestrictedLanguage
 
 Exports = dict[str, Any]
 _roots: list[str] = []
@@ -25,6 +25,9 @@ _roots: list[str] = []
 
 class PathRefused(PermissionError, Refused):
     """A path outside of what a program may touch."""
+
+
+as_builtin(PathRefused, "PermissionError")
 
 
 def set_roots(*roots: str) -> None:
@@ -196,7 +199,9 @@ def _os(language: RestrictedLanguage) -> Exports:
         "path": make("os.path", _os_path(language)), "cpu_count": lambda: 1, "getlogin": lambda: "sandbox",
         "getpid": os.getpid,
     }  # fmt: skip
-    for name in """getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
+    for (
+        name
+    ) in """getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
         PathLike stat_result F_OK R_OK W_OK X_OK strerror""".split():
         exports[name] = getattr(os, name)
     return exports
@@ -406,7 +411,9 @@ def _shutil(language: RestrictedLanguage) -> Exports:
 def _glob(language: RestrictedLanguage) -> Exports:
     import glob
 
-    def find(pathname: Any, *, root_dir: Any = None, recursive: bool = False, include_hidden: bool = False) -> list[str]:
+    def find(
+        pathname: Any, *, root_dir: Any = None, recursive: bool = False, include_hidden: bool = False
+    ) -> list[str]:
         pattern = text_path(pathname)
         if root_dir is not None:
             root_dir = text_path(root_dir)
@@ -508,7 +515,9 @@ def _tempfile(language: RestrictedLanguage) -> Exports:
         return io.StringIO() if "b" not in exact_name(mode) else io.BytesIO()
 
     def mkstemp(suffix: Any = None, prefix: Any = None, dir: Any = None, text: bool = False) -> Any:
-        raise Refused("mkstemp() gives a file descriptor, which is no use in this sandbox: use NamedTemporaryFile")
+        raise LanguageRefused(
+            "mkstemp() gives a file descriptor, which is no use in this sandbox: use NamedTemporaryFile"
+        )
 
     return {
         "gettempdir": gettempdir, "mkdtemp": mkdtemp, "TemporaryDirectory": TemporaryDirectory, "mkstemp": mkstemp,
@@ -521,10 +530,10 @@ def _part(text: Any) -> str | None:
     """A suffix or prefix: no way into another directory."""
     if text is None:
         return None
-    text = exact_name(text)
-    if "/" in text or "\0" in text:
+    part = exact_name(text)
+    if "/" in part or "\0" in part:
         raise PathRefused("a file name may not hold a slash")
-    return text
+    return part
 
 
 # -- files in files --------------------------------------------------------------------------------------------------------
@@ -583,7 +592,8 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
         def __init__(self, file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> None:
             if not hasattr(file, "read") and not hasattr(file, "write"):
                 file = check(file)
-            super().__init__(file, exact_name(mode), *args, **kwargs)
+            raw: Any = super()
+            raw.__init__(file, exact_name(mode), *args, **kwargs)
 
         def extract(self, member: Any, path: Any = None, pwd: Any = None) -> str:
             return super().extract(member, check(os.getcwd() if path is None else path), pwd)
@@ -655,12 +665,16 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
     shown = [
         n
         for n in dir(sqlite3)
-        if n.startswith("SQLITE_") or (isinstance(getattr(sqlite3, n), type) and issubclass(getattr(sqlite3, n), Exception))
+        if n.startswith("SQLITE_")
+        or (isinstance(getattr(sqlite3, n), type) and issubclass(getattr(sqlite3, n), Exception))
     ]
     shown += """Binary Date DateFromTicks PARSE_COLNAMES PARSE_DECLTYPES Row Time TimeFromTicks Timestamp TimestampFromTicks
         adapters apilevel complete_statement converters paramstyle register_adapter register_converter sqlite_version
         sqlite_version_info threadsafety Cursor""".split()
-    return {n: getattr(sqlite3, n) for n in shown if hasattr(sqlite3, n)} | {"connect": connect, "Connection": Connection}
+    return {n: getattr(sqlite3, n) for n in shown if hasattr(sqlite3, n)} | {
+        "connect": connect,
+        "Connection": Connection,
+    }
 
 
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {

@@ -7,20 +7,20 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec.guest import Refused
-
-from ..guards import (
+from safeexec_backends.local.language.guards import (
     MAIN,
     AttributeRefused,
+    LanguageRefused,
     exact_name,
     is_class,
     is_guest_class,
     native_metaclass,
 )
+
 from . import reviewed
 
 if TYPE_CHECKING:
-    from .. import RestrictedLanguage
+    from safeexec_backends.local.language import RestrictedLanguage
 
 Exports = dict[str, Any]
 
@@ -162,7 +162,7 @@ def type_hints(
 
     found: dict[str, Any] = {}
     if is_class(obj):
-        for base in reversed(type.__dict__["__mro__"].__get__(obj)):  # type: ignore[attr-defined]
+        for base in reversed(type.__dict__["__mro__"].__get__(obj)):
             if is_guest_class(base):
                 found.update(getattr(base, "__annotations__", {}) if "__annotations__" in vars(base) else {})
     else:
@@ -210,9 +210,8 @@ def _collections(language: RestrictedLanguage) -> Exports:
         if isinstance(field_names, str):
             field_names = str.__str__(field_names).replace(",", " ").split()
         fields = [exact_name(n) for n in field_names]
-        kind: type = collections.namedtuple(  # type: ignore[misc]
-            exact_name(typename), fields, rename=bool(rename), defaults=defaults, module=MAIN
-        )
+        make: Any = collections.namedtuple
+        kind: type = make(exact_name(typename), fields, rename=bool(rename), defaults=defaults, module=MAIN)
         return kind
 
     return reviewed("collections") | {"namedtuple": namedtuple}
@@ -254,12 +253,20 @@ def _warnings(language: RestrictedLanguage) -> Exports:
                 warnings.simplefilter(action, category, lineno, append)
             yield log
 
+    def formatwarning(message: Any, category: Any, filename: Any, lineno: Any, line: Any = None) -> str:
+        """As `warnings.formatwarning`, which would read the line from any file."""
+        return warnings.formatwarning(message, category, filename, lineno, "" if line is None else line)
+
     def warn(message: Any, category: Any = None, stacklevel: int = 1, source: Any = None, **options: Any) -> None:
         """As `warnings.warn`."""
         warnings.warn(message, category, stacklevel + 1, source)
 
-    shown = ("simplefilter", "filterwarnings", "resetwarnings", "formatwarning", "WarningMessage")
-    return {n: getattr(warnings, n) for n in shown} | {"catch_warnings": catch_warnings, "warn": warn}
+    shown = ("simplefilter", "filterwarnings", "resetwarnings", "WarningMessage")
+    return {n: getattr(warnings, n) for n in shown} | {
+        "catch_warnings": catch_warnings,
+        "warn": warn,
+        "formatwarning": formatwarning,
+    }
 
 
 def _copy(language: RestrictedLanguage) -> Exports:
@@ -278,8 +285,8 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
     import keyword
 
     guards = language.guards
-    class_dict = type.__dict__["__dict__"].__get__  # type: ignore[attr-defined]
-    class_mro = type.__dict__["__mro__"].__get__  # type: ignore[attr-defined]
+    class_dict = type.__dict__["__dict__"].__get__
+    class_mro = type.__dict__["__mro__"].__get__
 
     def check_name(name: Any) -> str:
         """A field's name becomes source text of the methods that dataclasses writes: it must be a name."""
@@ -303,7 +310,7 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                 )
                 for m in class_mro(meta)
             ):
-                raise Refused("dataclass() does not take classes whose metaclass answers for their attributes")
+                raise LanguageRefused("dataclass() does not take classes whose metaclass answers for their attributes")
             if base is cls:
                 continue
             known = class_dict(base).get("__dataclass_fields__")
@@ -391,7 +398,8 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
         if isinstance(obj, dict):
             pairs = [(_walk(k, factory, as_dict), _walk(v, factory, as_dict)) for k, v in obj.items()]
             if hasattr(kind, "default_factory"):
-                made: Any = kind(obj.default_factory)  # type: ignore[call-arg, attr-defined]
+                factory_: Any = getattr(obj, "default_factory", None)
+                made: Any = kind(factory_)
                 for k, v in pairs:
                     made[k] = v
                 return made

@@ -7,11 +7,12 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..guards import PLAIN, WriteRefused, exact_name
+from safeexec_backends.local.language.guards import PLAIN, WriteRefused, exact_name
+
 from . import Facade
 
 if TYPE_CHECKING:
-    from .. import RestrictedLanguage
+    from safeexec_backends.local.language import RestrictedLanguage
 
 Exports = dict[str, Any]
 _MAX_RECURSION = 10_000
@@ -238,6 +239,30 @@ def _importlib_util(language: RestrictedLanguage) -> Exports:
     return {"find_spec": find_spec}
 
 
+class FrameSummary:
+    """As `traceback.FrameSummary`, which would read its line from any file."""
+
+    __slots__ = ("filename", "line", "lineno", "name")
+
+    def __init__(self, filename: Any, lineno: Any, name: Any, *, line: Any = None, **more: Any) -> None:
+        self.filename = filename
+        self.lineno = lineno
+        self.name = name
+        self.line = line
+
+    def __iter__(self) -> Any:
+        return iter([self.filename, self.lineno, self.name, self.line])
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.filename, self.lineno, self.name, self.line)[index]
+
+    def __len__(self) -> int:
+        return 4
+
+    def __repr__(self) -> str:
+        return f"<FrameSummary file {self.filename}, line {self.lineno} in {self.name}>"
+
+
 def _traceback(language: RestrictedLanguage) -> Exports:
     import traceback
 
@@ -281,13 +306,22 @@ def _traceback(language: RestrictedLanguage) -> Exports:
         """As `traceback.print_exc`."""
         print_exception(sys.exc_info()[1], None, None, limit, file, chain)
 
-    def extract_tb(tb: Any, limit: Any = None) -> Any:
+    def own(tb: Any, limit: Any) -> list[traceback.FrameSummary]:
+        return [f for f in traceback.extract_tb(tb, limit) if keep(f)]
+
+    def extract_tb(tb: Any, limit: Any = None) -> list[FrameSummary]:
         """As `traceback.extract_tb`."""
-        return traceback.StackSummary.from_list([f for f in traceback.extract_tb(tb, limit) if keep(f)])
+        return [FrameSummary(f.filename, f.lineno, f.name, line=f.line) for f in own(tb, limit)]
+
+    def format_list(frames: Any) -> list[str]:
+        """As `traceback.format_list`."""
+        made = [f if type(f) is FrameSummary else FrameSummary(f[0], f[1], f[2], line=f[3]) for f in frames]
+        lines = [f'  File "{f.filename}", line {f.lineno}, in {f.name}\n' for f in made]
+        return [a + (f"    {f.line.strip()}\n" if f.line else "") for a, f in zip(lines, made, strict=True)]
 
     def format_tb(tb: Any, limit: Any = None) -> list[str]:
         """As `traceback.format_tb`."""
-        return list(extract_tb(tb, limit).format())
+        return list(traceback.StackSummary.from_list(own(tb, limit)).format())
 
     def print_tb(tb: Any, limit: Any = None, file: Any = None) -> None:
         """As `traceback.print_tb`."""
@@ -296,8 +330,8 @@ def _traceback(language: RestrictedLanguage) -> Exports:
     return {
         "format_exception": format_exception, "format_exc": format_exc, "print_exception": print_exception,
         "print_exc": print_exc, "extract_tb": extract_tb, "format_tb": format_tb, "print_tb": print_tb,
-        "format_exception_only": traceback.format_exception_only, "format_list": traceback.format_list,
-        "FrameSummary": traceback.FrameSummary,
+        "format_exception_only": traceback.format_exception_only, "format_list": format_list,
+        "FrameSummary": FrameSummary,
     }  # fmt: skip
 
 
@@ -320,9 +354,9 @@ def _logging(language: RestrictedLanguage) -> Exports:
             return "".join(language.gate.find("traceback").format_exception(ei[1])).rstrip("\n")
 
     def _tame(template: Any) -> None:
-        import _string
+        import string
 
-        for _, field, _, _ in _string.formatter_parser(exact_name(template)):
+        for _, field, _, _ in string.Formatter().parse(exact_name(template)):
             if field and ("." in field or "[" in field):  # str.format would read whatever the record holds
                 raise ValueError("a logging format may not read attributes in this sandbox")
 

@@ -1,0 +1,217 @@
+"""File names from a sandbox, and saving its files on the host."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safeexec import Executor, LimitExceeded, Limits, Policy, PolicyError, Session, UnsafeName
+from safeexec.names import check_collisions, check_name
+from tests.support.plain import PlainBackend
+
+BAD = [
+    "", "/", "/etc/passwd", "//x", "..", ".", "a/..", "../a", "a/../b", "./a", "a//b", "a/", "a/.", "\\", "a\\b", "\\\\host\\x", "C:", "C:x", "a:b",
+    "con", "CON", "nul.txt", "AUX.tar.gz", "com1", "LPT9", "com¹", "conin$", "d/nul", "a.", "a ", " a", "a./b", "a /b", "...", "\0", "a\0b", "a\nb",
+    "a\rb", "\x1b[2Jx", "a\x7f", "a\x9b", "a\u202eb", "a\u2066b", "a\u200bb", "\ufeffa", "a\xadb", "a\u2028b", "a\ud800", "a\ue000", "x" * 256, "é" * 128, "a/" * 600 + "a",
+]  # fmt: skip
+GOOD = [
+    "a",
+    "a.b",
+    ".hidden",
+    "..a",
+    "a..b",
+    "dir/sub/file.txt",
+    "-rf",
+    "ünïcode ☃ 文.txt",
+    "a b c",
+    "~",
+    "$x",
+    "x" * 255,
+    "console",
+    "com",
+    "nulls",
+    "a'b\"c;d|e",
+]
+
+
+@pytest.mark.parametrize("name", BAD, ids=lambda n: ascii(n)[:30])
+def test_unsafe_names(name: str) -> None:
+    with pytest.raises(UnsafeName) as caught:
+        check_name(name)
+    assert str(caught.value).isascii() and str(caught.value).isprintable() and len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize("name", GOOD, ids=lambda n: ascii(n)[:30])
+def test_ordinary_names(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", [None, 5, b"a", ["a"], Path("a"), type("S", (str,), {})("a")])
+def test_only_exact_strings_are_names(name: Any) -> None:
+    with pytest.raises(UnsafeName):
+        check_name(name)
+
+
+@given(
+    st.text(max_size=30) | st.lists(st.sampled_from([".", "..", "/", "a", "\\", " ", "nul", "\0", ":"])).map("".join)
+)
+def test_accepted_names_stay_below_any_directory(name: str) -> None:
+    try:
+        check_name(name)
+    except UnsafeName:
+        return
+    path = os.path.normpath(os.path.join("/root/of/it", name))
+    assert path.startswith("/root/of/it/") and path == f"/root/of/it/{name}"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a", "A"),
+        ("straße", "STRASSE"),
+        ("é", "e\u0301"),
+        ("ﬁ", "fi"),
+        ("a", "a/b"),
+        ("A", "a/b"),
+        ("d/x", "D/X"),
+        ("a/b", "x", "a"),
+        ("a", "a"),
+    ],
+)
+def test_collisions(names: tuple[str, ...]) -> None:
+    with pytest.raises(UnsafeName):
+        check_collisions(names)
+
+
+def test_no_collisions() -> None:
+    check_collisions(["a", "b", "a.b", "d/a", "d/b", "e/a", "ab/c"])
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    with Executor(PlainBackend()) as executor, executor.session() as made:
+        made.files.write("out.txt", "mine")
+        made.files.write("sub/in.txt", "below")
+        yield made
+
+
+def test_saved_files_are_ordinary(session: Session, tmp_path: Path) -> None:
+    paths = session.files.save(tmp_path / "new" / "folder")
+    assert [p.read_text() for p in paths] == ["mine", "below"]
+    for path in paths:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o133 == 0 and path.is_file()
+    assert sorted(p.name for p in (tmp_path / "new/folder").iterdir()) == ["out.txt", "sub"]
+
+
+def test_what_exists_is_replaced_and_what_was_not_named_stays(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "out.txt").write_text("old and longer")
+    (tmp_path / "other").write_text("kept")
+    session.files.save(tmp_path, ["out.txt"])
+    assert (tmp_path / "out.txt").read_text() == "mine" and (tmp_path / "other").read_text() == "kept"
+    assert not (tmp_path / "sub").exists()
+
+
+def test_link_planted_in_place_of_a_file_is_replaced_not_followed(session: Session, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "out.txt").symlink_to(victim)
+    session.files.save(target, ["out.txt"])
+    assert victim.read_text() == "precious"
+    assert not (target / "out.txt").is_symlink() and (target / "out.txt").read_text() == "mine"
+
+
+def test_hard_link_planted_in_place_of_a_file_is_replaced(session: Session, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    target = tmp_path / "target"
+    target.mkdir()
+    os.link(victim, target / "out.txt")
+    session.files.save(target, ["out.txt"])
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "file"])
+def test_what_is_planted_in_place_of_a_folder_is_refused(session: Session, tmp_path: Path, kind: str) -> None:
+    outside, target = tmp_path / "outside", tmp_path / "target"
+    outside.mkdir()
+    target.mkdir()
+    place = target / "sub"
+    if kind == "link":
+        place.symlink_to(outside)
+    elif kind == "dangling":
+        place.symlink_to(tmp_path / "nowhere")
+    elif kind == "fifo":
+        os.mkfifo(place)
+    else:
+        place.write_text("file")
+    with pytest.raises(OSError):
+        session.files.save(target, ["sub/in.txt"])
+    assert list(outside.iterdir()) == [] and not (tmp_path / "nowhere").exists()
+
+
+def test_fifo_in_place_of_a_file_is_replaced_without_waiting_for_a_reader(session: Session, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out.txt")
+    done = threading.Event()
+    thread = threading.Thread(target=lambda: (session.files.save(tmp_path, ["out.txt"]), done.set()), daemon=True)
+    thread.start()
+    assert done.wait(10)
+    assert (tmp_path / "out.txt").read_text() == "mine"
+
+
+def test_folder_in_place_of_a_file_is_an_error_and_leaves_nothing(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "out.txt").mkdir()
+    with pytest.raises(OSError):
+        session.files.save(tmp_path, ["out.txt"])
+    assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_collision_or_bad_name_saves_nothing(session: Session, tmp_path: Path) -> None:
+    session.files.write("OUT.txt", "other")
+    with pytest.raises(UnsafeName):
+        session.files.save(tmp_path)
+    with pytest.raises(UnsafeName):
+        session.files.save(tmp_path, ["out.txt", "../x"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_and_special_files_of_the_guest_are_not_files(session: Session, tmp_path: Path) -> None:
+    session.run("import os\nos.symlink('/etc/passwd', 'link')\nos.mkfifo('pipe')\nos.symlink('/', 'rootlink')")
+    assert [f.name for f in session.files.list()] == ["out.txt", "sub/in.txt"]
+    assert [p.name for p in session.files.save(tmp_path)] == ["out.txt", "in.txt"]
+
+
+def test_files_of_a_policy_are_checked(tmp_path: Path) -> None:
+    for name in ("../x", "/x", "a\\b", "nul"):
+        with pytest.raises(PolicyError):
+            Policy(files={name: b""})
+    with pytest.raises(PolicyError):
+        Policy(files={"a": 5})  # type: ignore[dict-item]
+    for missing in (tmp_path / "missing", tmp_path):
+        with (
+            pytest.raises(PolicyError, match="not a file"),
+            Executor(PlainBackend(), policy=Policy(files={"a": missing})) as executor,
+        ):
+            executor.session()
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * 2000)
+    for content in (large, b"x" * 2000):
+        with pytest.raises(PolicyError, match=r"Limits\.disk"):
+            Policy(files={"a": content}, limits=Limits(disk=1000)).file_bytes("a")
+
+
+def test_writing_more_than_the_disk_holds_is_refused_before_it_is_sent() -> None:
+    with Executor(PlainBackend()) as executor, executor.session() as session:
+        session.files.write("empty", b"")
+        assert session.files.read("empty") == b""
+        with pytest.raises((LimitExceeded, FileNotFoundError)):
+            session.files.read("missing")
