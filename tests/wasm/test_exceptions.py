@@ -194,7 +194,9 @@ def instance() -> abi.Instance:
 
 
 @pytest.mark.parametrize(("name", "argument"), list(itertools.product(EXPECTED, range(3))))
-def test_translated_function_computes_what_the_legacy_one_means(instance: abi.Instance, name: str, argument: int) -> None:
+def test_translated_function_computes_what_the_legacy_one_means(
+    instance: abi.Instance, name: str, argument: int
+) -> None:
     assert instance.call(name, argument) == EXPECTED[name][argument]
 
 

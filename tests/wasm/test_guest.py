@@ -133,14 +133,19 @@ found = await asyncio.gather(*map(wait, range(5)))
 (found, time.monotonic() - start < 0.4)
 """
     assert run(code).value == ([0, 1, 2, 3, 4], True)
-    assert run("import asyncio\nasync def main():\n    await asyncio.sleep(0.01)\n    return 5\nasyncio.run(main())").value == 5
+    assert (
+        run("import asyncio\nasync def main():\n    await asyncio.sleep(0.01)\n    return 5\nasyncio.run(main())").value
+        == 5
+    )
 
 
 def test_nothing_of_the_host_is_in_the_environment(run: Run) -> None:
     assert run("import os\ndict(os.environ)").value == {"HOME": "/sandbox", "LANG": "C.UTF-8", "TZ": "UTC"}
 
 
-@pytest.mark.parametrize("module", ["sqlite3", "ssl", "ctypes", "lzma", "bz2", "decimal", "xml.etree.ElementTree", "tomllib"])
+@pytest.mark.parametrize(
+    "module", ["sqlite3", "ssl", "ctypes", "lzma", "bz2", "decimal", "xml.etree.ElementTree", "tomllib"]
+)
 def test_the_library_is_complete(run: Run, module: str) -> None:
     assert run(f"import {module}").error is None
 

@@ -126,9 +126,7 @@ def test_names_that_leave_the_files_are_harmless(copy: Path) -> None:
 
 def test_parallel_starts_build_once(stub_build: list[int]) -> None:
     waited: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: image.ensure(lambda stage, *_: waited.append(stage))) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: image.ensure(lambda stage, *_: waited.append(stage))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -193,9 +191,7 @@ def test_files_are_taken_from_an_archive_without_unpacking_it(originals: Path, t
     assert not (tmp_path.parent.parent / "evil").exists()
 
 
-def test_without_any_road_the_message_names_the_ways_out(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_any_road_the_message_names_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def closed() -> sources.Sources:
         raise sources.SourceError("closed")
 

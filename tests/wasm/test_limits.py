@@ -95,7 +95,9 @@ def test_memory_ends_in_memory_error(run: Run, code: str) -> None:
 def test_memory_error_can_be_caught_and_the_session_goes_on(in_process: Executor) -> None:
     policy = Policy(limits=Limits(memory=64 << 20))
     with in_process.session(policy=policy) as session:
-        assert session.run("try:\n    x = bytearray(1 << 30)\nexcept MemoryError:\n    x = 'caught'\nx").value == "caught"
+        assert (
+            session.run("try:\n    x = bytearray(1 << 30)\nexcept MemoryError:\n    x = 'caught'\nx").value == "caught"
+        )
         result = session.run("len(bytearray(40 << 20))")
         assert result.value == 40 << 20
         # Beyond a fresh session, whose heap has some room already.
@@ -123,7 +125,9 @@ def test_time_ends_everything(run: Run, code: str) -> None:
     assert time.monotonic() - started < 0.3 + 0.2 + 0.5  # the promise, and what a loaded machine adds
 
 
-@pytest.mark.parametrize("wait", ["while True:\n        pass", "import time; time.sleep(10)", "import asyncio; await asyncio.sleep(10)"])
+@pytest.mark.parametrize(
+    "wait", ["while True:\n        pass", "import time; time.sleep(10)", "import asyncio; await asyncio.sleep(10)"]
+)
 def test_interrupt_lets_the_guest_clean_up(run: Run, wait: str) -> None:
     result = run(f"try:\n    {wait}\nfinally:\n    print('clean')", time=0.3)
     assert result.error is not None and result.error.kind == "time"
