@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 
@@ -30,9 +29,9 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def pip_environment(wheels: str) -> str:
-    """The environment of commands in a loopback sandbox, as JSON: pip sees the one wheel."""
-    return json.dumps({"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels, "PIP_CONFIG_FILE": os.devnull})
+def pip_environment(wheels: str) -> dict[str, str]:
+    """The environment of commands in a loopback sandbox: pip sees the one wheel."""
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels, "PIP_CONFIG_FILE": os.devnull}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A loopback E2B: ``python -m tests.remote.e2b_server KEY``. Prints its address; ends when its standard input does."""
+"""A loopback E2B; started by ``Loopback``. Reads its settings from standard input, prints its address, ends when its input does."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.support.plain import PlainBackend
 
 
 def main() -> None:
-    key, env = sys.argv[1], json.loads(sys.argv[2])
+    settings = json.loads(sys.stdin.readline())
     policy = Policy(imports="*")
     with Executor(PlainBackend(policy), policy=policy) as executor:
-        app = E2BServer(lambda asked: LocalMachine(executor, env), key)
+        app = E2BServer(lambda asked: LocalMachine(executor, settings["env"]), settings["key"])
 
         def state() -> object:
             return [{"asked": s.asked, "network": s.network, "ends": s.ends} for s in app.sandboxes.values()]

@@ -15,15 +15,18 @@ ROOT = Path(__file__).resolve().parents[2]
 class Loopback:
     """A running server; `url` is its address."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, settings: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
             text=True,
         )
-        assert self._process.stdout is not None
+        assert self._process.stdout is not None and self._process.stdin is not None
+        # Not on the command line, where a sandbox of this machine would see the key.
+        self._process.stdin.write(json.dumps(settings) + "\n")
+        self._process.stdin.flush()
         self.url = self._process.stdout.readline().strip()
         assert self.url, "the loopback server did not start"
 

@@ -31,8 +31,8 @@ NO_WALL = dict.fromkeys(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def server(pip_environment: str) -> Any:
-    loopback = Loopback("tests.remote.e2b_server", KEY, pip_environment)
+def server(pip_environment: dict[str, str]) -> Any:
+    loopback = Loopback("tests.remote.e2b_server", {"key": KEY, "env": pip_environment})
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("E2B_")]:
             patch.delenv(name)

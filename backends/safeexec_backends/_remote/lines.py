@@ -73,5 +73,7 @@ class Receiver:
             body = binascii.a2b_base64(text)
         except binascii.Error:
             return None
+        if len(body) != 3 * length // 4 - text[-2:].count(b"="):  # the decoder passes over what is not base64
+            return None
         self._seen = number
         return kind.decode(), body
