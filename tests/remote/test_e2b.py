@@ -193,7 +193,7 @@ def test_creating_is_tried_again_and_makes_one_sandbox(server: Loopback, action:
 def test_creating_is_given_up(server: Loopback) -> None:
     with Executor("e2b") as executor:
         server.faults(fault(CREATE, 500, times=100))
-        with pytest.raises(BackendUnavailable, match="E2B did not start a sandbox.*500"):
+        with pytest.raises(BackendUnavailable, match=r"E2B did not start a sandbox.*500"):
             executor.session()
         assert server.calls(CREATE) <= 5
 
