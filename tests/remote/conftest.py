@@ -9,6 +9,9 @@ import pytest
 
 KEY = "e2b_" + "5afe" * 10
 """What the loopback server takes for a key; tests look for it where it must not be."""
+TOKEN = ("ak-" + "5afe" * 5, "as-" + "5afe" * 5)
+"""The same for Modal."""
+WORKSPACE = "tests"
 
 
 @pytest.fixture(scope="session")

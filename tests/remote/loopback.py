@@ -27,13 +27,14 @@ class Loopback:
         # Not on the command line, where a sandbox of this machine would see the key.
         self._process.stdin.write(json.dumps(settings) + "\n")
         self._process.stdin.flush()
-        self.url = self._process.stdout.readline().strip()
+        # The address, and that of the controls where it is another.
+        self.url, _, control = self._process.stdout.readline().strip().partition(" ")
+        self._control = control or self.url
         assert self.url, "the loopback server did not start"
 
     def _call(self, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        control = self.url.partition(" ")[2] or self.url
-        with urllib.request.urlopen(urllib.request.Request(control + path, data), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(self._control + path, data), timeout=10) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 

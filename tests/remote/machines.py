@@ -84,10 +84,10 @@ class LocalProcess(Process):
 class LocalMachine(ExecutorMachine):
     """Code contexts over an executor, commands as processes."""
 
-    def __init__(self, executor: Executor, env: Mapping[str, str]) -> None:
-        super().__init__(executor)
+    def __init__(self, executor: Executor | None, env: Mapping[str, str], programs: str = "") -> None:
+        super().__init__(executor)  # type: ignore[arg-type]  # without one there are commands only
         self.folder = Path(tempfile.mkdtemp(prefix="safeexec-loopback-"))
-        path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+        path = f"{programs or Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
         (self.folder / ".profile").write_text(f"export PATH={path}\n")  # a login shell sets PATH anew
         self._env = {"HOME": str(self.folder), "PATH": path, "LANG": "C.UTF-8", **env}
         self._processes: list[LocalProcess] = []
@@ -107,3 +107,16 @@ class LocalMachine(ExecutorMachine):
             process.exited.wait(10)
         super().close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def image_with(packages: list[str], env: Mapping[str, str], folder: Path) -> str:
+    """A folder of programs whose Python has these packages as well; "built" as a vendor builds an image. Raises CalledProcessError."""
+    import sysconfig
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, capture_output=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "ours.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    if packages:
+        words = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(site), *packages]
+        subprocess.run(words, check=True, capture_output=True, env={**os.environ, **env})
+    return str(folder / "bin")

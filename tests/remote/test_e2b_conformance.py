@@ -10,24 +10,12 @@ import pytest
 from safeexec import Policy
 from safeexec.testing import conformance
 from tests.remote.conftest import KEY
+from tests.remote.deviations import NO_WALL
 from tests.remote.loopback import Loopback
 
 pytest.importorskip("e2b_code_interpreter", reason="the e2b extra is not installed: pip install -e '.[e2b]'")
 
 from safeexec_backends.e2b import E2BBackend
-
-BARE = "behind the loopback server is a bare process of this machine; the wall is the vendor's machine"
-NO_WALL = dict.fromkeys(
-    (
-        "test_host_file_is_not_read",
-        "test_host_file_is_not_written",
-        "test_no_program_of_the_host_is_started",
-        "test_network_is_not_reached",
-        "test_process_of_the_host_is_not_signalled",
-        "test_sessions_share_no_temporary_files",
-    ),
-    BARE,
-)
 
 
 @pytest.fixture(scope="module", autouse=True)

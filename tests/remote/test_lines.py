@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeexec_backends._remote.lines import CHUNK, MAX_LINE, LinesBroken, Receiver, Sender
+from safeexec_backends._remote.lines import CHUNK, MAX_RECORD, ROW, LinesBroken, Receiver, Sender
 
 
 def sent(bodies: list[bytes]) -> list[bytes]:
@@ -38,15 +38,26 @@ def test_a_batch_that_was_cut_anywhere_can_be_sent_again(bodies: list[bytes], da
     assert got == bodies
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(max_size=200), max_size=6), st.data())
+def test_line_breaks_may_come_and_go(bodies: list[bytes], data: st.DataObject) -> None:
+    """Vendors read streams by line: they put breaks in where a piece ends, and take them out."""
+    stream = b"".join(sent(bodies)).replace(b"\n", data.draw(st.sampled_from([b"", b"\r\n", b"\n\n"])))
+    for at in data.draw(st.lists(st.integers(0, len(stream)), max_size=5)):
+        stream = stream[:at] + b"\n" + stream[at:]
+    assert taken(Receiver(), [stream]) == bodies
+
+
 def test_the_largest_line_passes() -> None:
     body = bytes(range(256)) * (CHUNK // 256)
     (line,) = sent([body])
-    assert len(line) <= MAX_LINE and taken(Receiver(), [line]) == [body]
+    assert len(line) <= MAX_RECORD + 16 and taken(Receiver(), [line]) == [body]
+    assert max(map(len, line.split(b"\n"))) <= ROW + 64
 
 
 def test_a_missing_line_is_noticed() -> None:
     lines = sent([b"one", b"two", b"three"])
-    with pytest.raises(LinesBroken, match="line 2 is missing"):
+    with pytest.raises(LinesBroken, match="record 2 is missing"):
         taken(Receiver(), [lines[0], lines[2]])
 
 
@@ -73,5 +84,5 @@ def test_a_line_without_end_is_refused() -> None:
 )
 def test_what_is_no_line_is_left_out(line: bytes) -> None:
     receiver = Receiver()
-    assert taken(receiver, [line + b"\n"]) == []
+    assert taken(receiver, [b"~" + line + b"~\n"]) == []
     assert taken(receiver, sent([b"good"])) == [b"good"]

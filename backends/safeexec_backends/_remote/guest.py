@@ -7,7 +7,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from safeexec import wire
@@ -23,6 +23,10 @@ _WAITING = 64
 log = logging.getLogger("safeexec.remote")
 
 
+class _Ended(BaseException):
+    """The guest has ended meanwhile: nobody wants what is read. Not an Exception: a vendor's SDK must not take it for one of its own."""
+
+
 class Transport(ABC):
     """One sandbox at the vendor and the relay's process in it."""
 
@@ -30,8 +34,11 @@ class Transport(ABC):
     """What to call the sandbox in a message: its identifier."""
 
     @abstractmethod
-    def read(self) -> Iterator[bytes]:
-        """Pieces of the relay's standard output, until it ends. Called once, in a thread of its own. Raises Fault."""
+    def read(self, take: Callable[[bytes], None]) -> None:
+        """Hand pieces of the relay's standard output to `take` until it ends. Called once, in a thread of its own.
+
+        Raises Fault. What `take` raises passes through.
+        """
 
     @abstractmethod
     def write(self, data: bytes) -> None:
@@ -166,8 +173,10 @@ class RemoteGuest(Guest):
     def _read_all(self) -> None:
         receiver = Receiver()
         reason = GuestDied("crash", "the connection to the sandbox ended")
-        try:
-            for piece in self.transport.read():
+
+        def take(piece: bytes) -> None:
+            nonlocal reason
+            try:
                 for kind, body in receiver.feed(piece):
                     if kind == "x":
                         reason = _obituary(body)
@@ -175,12 +184,19 @@ class RemoteGuest(Guest):
                         with self._lock:
                             self._ready = True
                             self._lock.notify_all()
-                    elif kind == "d" and not self._take(body):
-                        return
+                    elif kind == "d":
+                        self._take(body)
+            except LinesBroken as error:
+                with self._lock:
+                    self._end(GuestDied("protocol", f"the stream from the sandbox is broken: {error}"))
+                raise _Ended from None
+
+        try:
+            self.transport.read(take)
             if not self._ready and self.transport.complaint():
                 reason = GuestDied("crash", f"the guest did not start: {self.transport.complaint()}")
-        except LinesBroken as error:
-            reason = GuestDied("protocol", f"the stream from the sandbox is broken: {error}")
+        except _Ended:
+            return
         except Gone as error:
             reason = GuestDied("crash", f"the sandbox is gone: {error}")
         except Fault as error:
@@ -191,14 +207,13 @@ class RemoteGuest(Guest):
         with self._lock:
             self._end(reason)
 
-    def _take(self, body: bytes) -> bool:
+    def _take(self, body: bytes) -> None:
         with self._lock:
             self._lock.wait_for(lambda: len(self._inbox) < _WAITING or self._ended is not None)
             if self._ended is not None:
-                return False
+                raise _Ended
             self._inbox.append(body)
             self._lock.notify_all()
-            return True
 
     def _write_all(self) -> None:
         sender = Sender()

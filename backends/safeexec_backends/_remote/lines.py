@@ -1,8 +1,8 @@
-"""Bytes as numbered lines of text, for streams that deliver text, in pieces of any size, perhaps twice.
+"""Bytes as numbered records of text, for streams that deliver text, in pieces of any size, with line breaks put in or taken out, perhaps twice.
 
-A line is ``number kind length base64``. Numbers count up from 1: a line that comes again is dropped, one that is missing is noticed. The length tells a
-line that was cut from a whole one, so a sender may repeat everything it is not sure about. Kinds: ``d`` data, ``i`` interrupt, ``h`` hello,
-``x`` the guest's end. Used by both ends; CPython 3.9 and later.
+A record is ``~number kind length base64~``; line breaks mean nothing. Numbers count up from 1: a record that comes again is dropped, one that is missing is
+noticed. The length tells a record that was cut from a whole one, so a sender may repeat everything it is not sure about. Kinds: ``d`` data, ``i`` interrupt,
+``h`` hello, ``x`` the guest's end. Used by both ends; CPython 3.9 and later.
 """
 
 import base64
@@ -10,54 +10,59 @@ import binascii
 from typing import Iterator, Tuple, Union
 
 CHUNK = 48 * 1024
-"""Bytes in one line at most."""
-MAX_LINE = 4 * CHUNK // 3 + 64
+"""Bytes in one record at most."""
+ROW = 16 * 1024
+"""Characters between line breaks: vendors that read their streams by line have limits on lines."""
+MAX_RECORD = 4 * CHUNK // 3 + 64
 WINDOW = 4 * 2**20
 """Bytes that may wait at the relay for a guest that does not read."""
 
 
 class LinesBroken(ValueError):
-    """A line is too long, or one is missing."""
+    """A record is too long, or one is missing."""
 
 
 class Sender:
-    """Numbers lines."""
+    """Numbers records."""
 
     def __init__(self) -> None:
         self._number = 0
 
     def line(self, kind: str, body: Union[bytes, memoryview] = b"") -> bytes:
-        """One line. It begins with a line break as well, which ends whatever half a line was sent before."""
+        """One record. The mark it begins with ends whatever half a record was sent before."""
         self._number += 1
         text = base64.b64encode(body)
-        return b"\n%d %s %d %s\n" % (self._number, kind.encode(), len(text), text)
+        head = b"~%d %s %d " % (self._number, kind.encode(), len(text))
+        if len(text) <= ROW:
+            return head + text + b"~\n"
+        rows = [text[at : at + ROW] for at in range(0, len(text), ROW)]
+        return head + b"\n".join(rows) + b"~\n"
 
 
 class Receiver:
-    """Puts lines together from pieces and takes each once."""
+    """Puts records together from pieces and takes each once."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
         self._seen = 0
 
     def feed(self, data: bytes) -> Iterator[Tuple[str, bytes]]:
-        """The lines that `data` completes, as (kind, body). Raises LinesBroken."""
-        # Only the last piece can be incomplete; it is searched again, but it is bounded.
-        pieces = data.split(b"\n")
+        """The records that `data` completes, as (kind, body). Raises LinesBroken."""
+        pieces = data.translate(None, b"\r\n").split(b"~")
         self._rest += pieces[0]
         for piece in pieces[1:]:
-            line = bytes(self._rest)
+            record = bytes(self._rest)
             self._rest[:] = piece
-            if line and len(line) <= MAX_LINE:
-                item = self._take(line)
+            if record and len(record) <= MAX_RECORD:
+                item = self._take(record)
                 if item is not None:
                     yield item
-        # A sender that never ends its line must not fill the memory.
-        if len(self._rest) > MAX_LINE:
-            raise LinesBroken("a line without end")
+        # A sender that never ends its record must not fill the memory.
+        if len(self._rest) > MAX_RECORD:
+            raise LinesBroken("a record without end")
 
-    def _take(self, line: bytes) -> Union[Tuple[str, bytes], None]:
-        parts = line.split(b" ")
+    def _take(self, record: bytes) -> Union[Tuple[str, bytes], None]:
+        parts = record.split(b" ")
         if len(parts) != 4 or not (
             parts[0].isdigit() and len(parts[0]) < 16 and parts[2].isdigit() and len(parts[2]) < 8
         ):
@@ -68,7 +73,7 @@ class Receiver:
         if number <= self._seen:
             return None
         if number != self._seen + 1:
-            raise LinesBroken("line {} is missing".format(self._seen + 1))
+            raise LinesBroken("record {} is missing".format(self._seen + 1))
         try:
             body = binascii.a2b_base64(text)
         except binascii.Error:

@@ -12,10 +12,10 @@ import socket
 import sys
 from typing import Any, Dict, List, Tuple
 
-try:
+if "safeexec_lines" in sys.modules:  # shipped as text; another version may be installed in the sandbox
+    import safeexec_lines as lines  # type: ignore[import-not-found, unused-ignore]
+else:
     from safeexec_backends._remote import lines
-except ImportError:  # shipped as text
-    import safeexec_lines as lines  # type: ignore[import-not-found, no-redef, unused-ignore]
 
 _STANDARD: Any = getattr(sys, "stdlib_module_names", frozenset())  # 3.10 and later
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from safeexec_backends._remote.faults import Gone, Secret
@@ -26,11 +26,11 @@ class E2BTransport(Transport):
             # No timeout: the session decides how long it lives. Nothing retained: the SDK would keep all output in memory.
             self._handle = sandbox.commands.run(command, background=True, stdin=True, timeout=0, retain_output=False)
 
-    def read(self) -> Iterator[bytes]:
+    def read(self, take: Callable[[bytes], None]) -> None:
         with translated(self._key):
             for out, err, _ in self._handle:
                 if out:
-                    yield out.encode()
+                    take(out.encode())
                 elif err:
                     self._said = (self._said + err)[-2000:]
 

@@ -1,0 +1,75 @@
+"""The guest as one text: it runs anywhere, and takes nothing from the place it runs in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from safeexec import Policy
+from safeexec.bundle import guest_source
+from safeexec.errors import PolicyError
+from safeexec_backends._remote import program, relay
+
+OTHERS = sorted(Path("/root/.pyenv/versions").glob("3.9*/bin/python3")) if os.access("/root/.pyenv", os.R_OK) else []
+
+
+def test_guest_takes_the_wire_that_came_with_it() -> None:
+    """Also where another safeexec is installed, as here."""
+    code = guest_source() + "import safeexec_guest as g\nprint(g.wire.__file__, g.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["<safeexec_wire>", "<safeexec_guest>"], done.stderr
+
+
+def test_relay_takes_the_lines_that_came_with_it() -> None:
+    words = program.arguments(Policy(), sys.executable)
+    words[-2] = words[-2].replace(
+        "sys.modules['safeexec_relay'].main", "print(sys.modules['safeexec_relay'].lines.__file__);str"
+    )
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout.strip() == "<safeexec_lines>", done.stderr
+
+
+def test_program_fits_into_a_command() -> None:
+    assert len(program.command(Policy(), "python3")) < 60_000  # Modal takes 64 KiB
+
+
+def test_relay_on_the_oldest_python() -> None:
+    if not OTHERS:
+        pytest.skip("there is no Python 3.9 under /root/.pyenv")
+    from safeexec_backends._remote.lines import Receiver
+
+    words = program.arguments(Policy(), str(OTHERS[0]))
+    done = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, timeout=30)
+    kinds = [kind for kind, _ in Receiver().feed(done.stdout)]
+    assert kinds == ["h", "x"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "patterns", "allowed"),
+    [
+        ("json", ("json",), True),
+        ("json", (), False),
+        ("os.path", ("os",), True),
+        ("urllib", ("urllib.parse",), True),
+        ("urllib.parse", ("urllib.parse",), True),
+        ("urllib.request", ("urllib.parse",), False),
+        ("numpy", ("numpy.*",), True),
+        ("numpy.linalg", ("numpy.*",), True),
+        ("numpy.linalg", ("numpy",), False),
+        ("numpyx", ("numpy.*",), False),
+        ("anything", ("*",), True),
+    ],
+)
+def test_import_rule(name: str, patterns: tuple[str, ...], allowed: bool) -> None:
+    assert relay.may_import(name, patterns) is allowed
+
+
+@pytest.mark.parametrize("good", ["numpy", "a.b_c-d", "x==1.0", "x>=1,<2", "x[extra,more]>=1"])
+def test_requirements(good: str) -> None:
+    assert program.requirements([good]) == [good]
+    with pytest.raises(PolicyError):
+        program.requirements([good, "--pre"])
