@@ -73,3 +73,9 @@ def test_requirements(good: str) -> None:
     assert program.requirements([good]) == [good]
     with pytest.raises(PolicyError):
         program.requirements([good, "--pre"])
+
+
+def test_import_rule_looks_at_what_is_taken_from_a_package() -> None:
+    assert relay.may_import("urllib", ("urllib.parse",), ("parse",))
+    assert not relay.may_import("urllib", ("urllib.parse",), ("request",))
+    assert relay.may_import("os", ("os",), ("path", "sep"))

@@ -20,15 +20,19 @@ else:
 _STANDARD: Any = getattr(sys, "stdlib_module_names", frozenset())  # 3.10 and later
 
 
-def may_import(name: str, patterns: Tuple[str, ...]) -> bool:
-    """Whether the policy's patterns let a program import `name`. Below a standard module that is allowed, all is: ``os.path``."""
+def may_import(name: str, patterns: Tuple[str, ...], wanted: Tuple[str, ...] = ()) -> bool:
+    """Whether the policy's patterns let a program import `name`, and from it what is `wanted`.
+
+    Below a standard module that is allowed, all is: ``os.path``.
+    """
     top = name.partition(".")[0]
     if "*" in patterns or name in patterns or (top in patterns and top in _STANDARD):
         return True
-    # Importing urllib is how urllib.parse is reached.
-    if any(p.startswith(name + ".") for p in patterns):
+    if any(p.endswith(".*") and (name == p[:-2] or name.startswith(p[:-1])) for p in patterns):
         return True
-    return any(p.endswith(".*") and (name == p[:-2] or name.startswith(p[:-1])) for p in patterns)
+    # Importing urllib is how urllib.parse is reached, not urllib.request.
+    below = any(p.startswith(name + ".") for p in patterns)
+    return below and all(may_import(name + "." + item, patterns) for item in wanted)
 
 
 def language(guest: Any, patterns: Tuple[str, ...]) -> Any:
@@ -53,7 +57,7 @@ def language(guest: Any, patterns: Tuple[str, ...]) -> Any:
 
         @staticmethod
         def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
-            if not level and not may_import(name, patterns):
+            if not level and not may_import(name, patterns, tuple(fromlist or ())):
                 raise guest.ImportRefused("import of {!r} is not allowed by the policy".format(name), name=name)
             return __import__(name, globals, locals, fromlist, level)
 
