@@ -52,7 +52,7 @@ class Transport(ABC):
         """Put off the sandbox's expiry, where it has one that can be put off. Raises Fault."""
 
     def complaint(self) -> str:
-        """What the relay wrote to standard error last."""
+        """What the relay wrote to standard error last. Called once at most, when its output has ended."""
         return ""
 
 
@@ -193,8 +193,9 @@ class RemoteGuest(Guest):
 
         try:
             self.transport.read(take)
-            if not self._ready and self.transport.complaint():
-                reason = GuestDied("crash", f"the guest did not start: {self.transport.complaint()}")
+            said = "" if self._ready else self.transport.complaint()
+            if said:
+                reason = GuestDied("crash", f"the guest did not start: {said}")
         except _Ended:
             return
         except Gone as error:

@@ -13,12 +13,8 @@ from safeexec_backends._remote.faults import Fault, Gone, Passing, Secret
 def translate(error: Exception, key: Secret) -> Fault:
     """The fault that an exception of the SDK stands for. Its exceptions have no common base, but say the HTTP status in one of two ways."""
     text = key.hide(str(error))[:500] or type(error).__name__
-    status = getattr(error, "status_code", None)
-    if status is None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-    try:
-        status = int(status)  # type: ignore[arg-type]  # some of the SDK's are strings
-    except (TypeError, ValueError):
+    status = _status(error)
+    if not status:
         if isinstance(error, httpx.TransportError | OSError):
             return Passing(f"{type(error).__name__}: {text}")
         return Fault(f"{type(error).__name__}: {text}")
@@ -32,12 +28,27 @@ def translate(error: Exception, key: Secret) -> Fault:
     return Fault(f"HTTP {status}: {text}")
 
 
+def _status(error: Exception) -> int:
+    """The HTTP status an exception speaks of, 0 if it has none. Some of the SDK's are strings."""
+    status = getattr(error, "status_code", None)
+    if status is None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+    try:
+        return int(status)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return 0
+
+
 @contextmanager
-def translated(key: Secret) -> Iterator[None]:
-    """Raise the SDK's exceptions as faults. ``from None``: they may hold request headers."""
+def translated(key: Secret, repeatable: bool = False) -> Iterator[None]:
+    """Raise the SDK's exceptions as faults. ``from None``: they may hold request headers.
+
+    `repeatable`: take what nobody can tell, such as the SDK failing to parse a gateway's error page, for a passing fault.
+    """
     try:
         yield
     except Fault:
         raise
     except Exception as error:
-        raise translate(error, key) from None
+        fault = translate(error, key)
+        raise (Passing(str(fault)) if repeatable and type(fault) is Fault and not _status(error) else fault) from None

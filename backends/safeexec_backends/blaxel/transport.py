@@ -79,7 +79,7 @@ class BlaxelTransport(Transport):
         from blaxel.core.sandbox.client.models import SuccessResponse
         from blaxel.core.sandbox.types import api_result
 
-        with translated(self._key):
+        with translated(self._key, repeatable=True):
             answer = post_process_identifier_stdin.sync_detailed(PROCESS, client=self._client, body=data)  # type: ignore[arg-type,unused-ignore]
             api_result(answer, SuccessResponse)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -62,6 +63,9 @@ class ModalBackend(RemoteBackend):
             )
         if not 0 < timeout <= LONGEST:
             raise PolicyError(f"timeout= must be from 1 to {LONGEST} seconds")
+        # The SDK's HTTP/2 library writes every header to its debug log, the token among them.
+        if logging.getLogger("hpack").level == logging.NOTSET:
+            logging.getLogger("hpack").setLevel(logging.INFO)
         self._modal: Any = modal
         self._token_id = Secret(token_id)
         self._key = Secret(secret)
