@@ -116,21 +116,35 @@ class _HTTPServer(ThreadingHTTPServer):
                 continue
 
 
+def _number(text: str, base: int) -> int:
+    """A length: digits only, where int() would take signs, spaces and underscores. Raises ValueError."""
+    if not text.isascii() or not text.isalnum() or len(text) > 12:
+        raise ValueError("not a length")
+    return int(text, base)
+
+
 def _handler(app: App) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # 40 ms for each small answer otherwise
         wbufsize = -1  # head and body in one packet
+        timeout = 300  # a client that says nothing for so long must not hold a thread
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
         def _serve(self) -> None:
             try:
-                body = self._read_body()
-                if body is None:
-                    self._answer(json_response({"code": 413, "message": "the body is too large"}, 413))
+                try:
+                    body = self._read_body()
+                except ValueError as error:
+                    # What follows on this connection cannot be told from the body.
                     self.close_connection = True
+                    self._answer(json_response({"code": 400, "message": f"a malformed body: {error}"}, 400))
+                    return
+                if body is None:
+                    self.close_connection = True
+                    self._answer(json_response({"code": 413, "message": "the body is too large"}, 413))
                     return
                 url = urlsplit(self.path)
                 query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
@@ -146,19 +160,20 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
         do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
 
         def _read_body(self) -> bytes | None:
-            if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
-                parts, total = [], 0
-                while True:
-                    size = int(self.rfile.readline(64).split(b";")[0], 16)
-                    total += size
-                    if total > MAX_BODY:
-                        return None
-                    parts.append(self.rfile.read(size))
-                    self.rfile.readline(64)
-                    if not size:
-                        return b"".join(parts)
-            length = int(self.headers.get("Content-Length") or 0)
-            return self.rfile.read(length) if length <= MAX_BODY else None
+            """The body, None if it is too large. Raises ValueError."""
+            if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
+                length = _number(self.headers.get("Content-Length") or "0", 10)
+                return self.rfile.read(length) if length <= MAX_BODY else None
+            parts, total = [], 0
+            while True:
+                size = _number(self.rfile.readline(64).split(b";")[0].strip().decode("latin-1"), 16)
+                total += size
+                if total > MAX_BODY:
+                    return None
+                parts.append(self.rfile.read(size))
+                self.rfile.readline(64)
+                if not size:
+                    return b"".join(parts)
 
         def _answer(self, response: Response) -> None:
             self.send_response(response.status)

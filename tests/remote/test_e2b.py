@@ -320,6 +320,20 @@ def test_what_cannot_be_honoured_is_refused(server: Loopback, policy: Policy, fi
         executor.session(policy=policy)
 
 
+# -- output of programs ---------------------------------------------------------------------------------------------------
+
+
+def test_output_of_programs_is_the_steps(server: Loopback) -> None:
+    code = "import os\nprint('first')\nos.system('echo out; echo err >&2')\nos.write(1, b'raw')"
+    with Executor("e2b") as executor, executor.session() as session:
+        for _ in range(5):
+            result = session.run(code)
+            assert result.stdout in ("first\nout\nraw",) and result.stderr == "err\n", result
+        flood = session.run("import os\nos.system('yes | head -c 3000000')")
+        assert flood.truncated and len(flood.stdout) == 1_000_000
+        assert session.run("print('next')").stdout == "next\n"
+
+
 # -- speed ----------------------------------------------------------------------------------------------------------------
 
 

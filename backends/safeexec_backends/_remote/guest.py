@@ -17,6 +17,8 @@ from safeexec_backends._remote.lines import CHUNK, LinesBroken, Receiver, Sender
 
 BATCH = 4 * CHUNK
 """Bytes of data in one write at most."""
+END_PATIENCE = 30.0
+"""Seconds that closing waits for the vendor to end a sandbox."""
 _WAITING = 64
 """Lines from the guest that wait for the host; then it stops reading, and the vendor's stream with it."""
 
@@ -118,7 +120,9 @@ class RemoteGuest(Guest):
         self.kill()
         destroyer = self._destroyer
         if destroyer is not None:
-            destroyer.join()
+            destroyer.join(END_PATIENCE)
+            if destroyer.is_alive():
+                log.warning("sandbox %s is still being ended; nobody waits for it any more", self.transport.name)
         self._forget(self)
 
     def keep(self) -> None:

@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from typing import Any, Dict, List, Tuple
 
 if "safeexec_lines" in sys.modules:  # shipped as text; another version may be installed in the sandbox
@@ -96,8 +97,7 @@ def serve_guest(stream: socket.socket, setup: Dict[str, Any]) -> None:
     os.setsid()
     _die_with_parent()
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
+    os.dup2(null, 0)
     os.close(null)
     home = os.path.expanduser("~")
     if not os.access(home, os.W_OK):
@@ -107,8 +107,59 @@ def serve_guest(stream: socket.socket, setup: Dict[str, Any]) -> None:
         sys.path.insert(0, os.path.join(os.path.expanduser("~"), setup["packages"]))
     # Figures are drawn, not shown: there is no display here.
     os.environ.setdefault("MPLBACKEND", "Agg")
+
+    class Forwarding(guest.Guest):  # type: ignore[misc, name-defined, unused-ignore]
+        """Also sends what programs and native code write to descriptors 1 and 2."""
+
+        def forward(self) -> None:
+            """Take over the descriptors, and send what comes from them while steps run."""
+            self.pipes: Dict[int, Any] = {}
+            self.pipe_lock = threading.Lock()
+            for fd, stream in ((1, self._stdout), (2, self._stderr)):
+                read, write = os.pipe()
+                os.dup2(write, fd)
+                os.close(write)
+                os.set_blocking(read, False)
+                self.pipes[read] = stream.buffer
+            threading.Thread(target=self.pump, daemon=True).start()
+
+        def pump(self) -> None:
+            poll = select.poll()
+            for fd in self.pipes:
+                poll.register(fd, select.POLLIN)
+            while True:
+                try:
+                    poll.poll()
+                    self.drain()
+                except OSError:
+                    return  # user code closed them
+
+        def drain(self) -> None:
+            with self.pipe_lock:
+                for fd, stream in self.pipes.items():
+                    while True:
+                        try:
+                            data = os.read(fd, 65536)
+                        except BlockingIOError:
+                            break
+                        if not data:
+                            break
+                        try:
+                            stream.write(data)
+                        except guest.OutputFlood:
+                            continue  # past its limit: read on, or its writer would hang
+
+        def _finish(self, answer: Dict[str, Any], started: float) -> None:
+            try:
+                self.drain()  # what came before the step's end belongs to the step
+            except OSError:
+                pass
+            super()._finish(answer, started)
+
+    served = Forwarding(guest.FdChannel(stream.fileno()), language(guest, tuple(setup["imports"])))
+    served.forward()
     confine(setup["memory"])
-    guest.Guest(guest.FdChannel(stream.fileno()), language(guest, tuple(setup["imports"]))).serve()
+    served.serve()
     os._exit(0)
 
 
