@@ -32,6 +32,7 @@ class Sandbox:
     def __init__(self, machine: Machine, asked: Mapping[str, Any], timeout: float) -> None:
         self.id = "i" + secrets.token_hex(10)
         self.token = secrets.token_hex(20)
+        self.traffic_token = secrets.token_hex(20)
         self.asked = asked
         self.network: Any = None
         self.machine = machine
@@ -42,12 +43,15 @@ class Sandbox:
 
     def handle(self, request: Request) -> Response:
         """A request to the sandbox itself."""
-        if request.headers.get("e2b-sandbox-port") == INTERPRETER_PORT:
-            return self.interpreter.handle(request)
         if request.path == "/health":
             return Response(204)
-        if not _same(request.headers.get("x-access-token"), self.token):
-            return json_response({"code": 401, "message": "the access token is wrong"}, 401)
+        allowed = _same(request.headers.get("x-access-token"), self.token)
+        if request.headers.get("e2b-sandbox-port") == INTERPRETER_PORT:
+            # Of the interpreter's calls the clients send some with the one token, some with the other.
+            allowed = allowed or _same(request.headers.get("e2b-traffic-access-token"), self.traffic_token)
+            return self.interpreter.handle(request) if allowed else _denied()
+        if not allowed:
+            return _denied()
         if request.path == "/files":
             return files.content(self.machine, request)
         service, _, method = request.path.strip("/").partition("/")
@@ -154,6 +158,10 @@ class E2BServer:
             self.end(sandbox_id)
 
 
+def _denied() -> Response:
+    return json_response({"code": 401, "message": "the access token is wrong"}, 401)
+
+
 def _same(given: str | None, wanted: str) -> bool:
     """Whether a secret is right, in a time that does not tell how much of it is."""
     return hmac.compare_digest((given or "").encode(), wanted.encode())
@@ -173,6 +181,7 @@ def _created(sandbox: Sandbox) -> dict[str, Any]:
         "clientID": "safeexec",
         "envdVersion": ENVD_VERSION,
         "envdAccessToken": sandbox.token,
+        "trafficAccessToken": sandbox.traffic_token,
         "domain": None,
     }
 

@@ -117,8 +117,8 @@ class _HTTPServer(ThreadingHTTPServer):
 
 
 def _number(text: str, base: int) -> int:
-    """A length: digits only, where int() would take signs, spaces and underscores. Raises ValueError."""
-    if not text.isascii() or not text.isalnum() or len(text) > 12:
+    """A length: digits only, where int() would take signs, spaces, prefixes and underscores. Raises ValueError."""
+    if not text or len(text) > 12 or not set(text.lower()) <= set("0123456789abcdef"[:base]):
         raise ValueError("not a length")
     return int(text, base)
 

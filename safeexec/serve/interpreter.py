@@ -40,8 +40,6 @@ class Interpreter:
     def handle(self, request: Request) -> Response:
         """One request. Raises BadRequest."""
         parts = request.path.strip("/").split("/")
-        if parts == ["health"]:
-            return Response(204)
         if request.method == "POST" and parts == ["execute"]:
             return self._execute(request.json_object())
         if parts[0] == "contexts":
