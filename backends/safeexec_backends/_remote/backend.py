@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import weakref
 from abc import abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 from safeexec.backend import Backend, Guest, GuestDied, Wall
@@ -25,8 +27,9 @@ class RemoteBackend(Backend):
         self._guests: set[Guest] = set()
         self._closed = False
         self.check(policy)
-        # A process that ends without close() must not leave sandboxes that cost money.
-        self._finalizer = weakref.finalize(self, _end_all, self._guests)
+        # A process that ends without close() must not leave sandboxes that cost money. The hook holds the guests, not this backend.
+        self._at_exit = partial(_end_all, self._guests)
+        weakref.finalize(self, atexit.unregister, self._at_exit).atexit = False
 
     @abstractmethod
     def open(self, policy: Policy) -> Transport:
@@ -62,9 +65,8 @@ class RemoteBackend(Backend):
             transport = self.open(policy)
         except Fault as error:
             raise BackendUnavailable(f"{self.vendor} did not start a sandbox: {error}") from None
-        # Not a method of ours: the finalizer holds the guests, and they must not hold this backend.
         guest = RemoteGuest(transport, policy.limits.value + MAX_HEADER, self._guests.discard)
-        self._guests.add(guest)
+        self.keep(guest)
         try:
             guest.wait_ready(self._start_timeout)
         except GuestDied as death:
@@ -75,9 +77,16 @@ class RemoteBackend(Backend):
             raise
         return guest
 
+    def keep(self, guest: Guest) -> None:
+        """Take a new guest into account; it takes itself out when it is closed."""
+        self._guests.add(guest)
+        # Anew for each: hooks run last in, first out, and the SDK's own, which end its connections, come while it is used.
+        atexit.unregister(self._at_exit)
+        atexit.register(self._at_exit)
+
     def close(self) -> None:
         self._closed = True
-        self._finalizer.detach()
+        atexit.unregister(self._at_exit)
         _end_all(self._guests)
 
 

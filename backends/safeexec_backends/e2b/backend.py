@@ -99,7 +99,7 @@ class E2BBackend(RemoteBackend):
         except Fault as error:
             raise BackendUnavailable(f"E2B did not start a sandbox: {error}") from None
         guest = NativeGuest(sandbox, policy, self._key, self._timeout, self._guests.discard)
-        self._guests.add(guest)
+        self.keep(guest)
         return guest
 
     def open(self, policy: Policy) -> Transport:
