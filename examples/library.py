@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 
 # %% Load the files into a database.
+Path("library.db").unlink(missing_ok=True)
 db = sqlite3.connect("library.db")
 db.row_factory = sqlite3.Row
 db.executescript(

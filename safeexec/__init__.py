@@ -9,29 +9,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from safeexec.errors import (
-    BackendUnavailable,
-    ExecutionError,
-    LimitExceeded,
-    NotSupported,
-    PolicyError,
-    ProtocolError,
-    SafeExecError,
-    SessionBusy,
-    SessionClosed,
-    StepTimeout,
-    ToolError,
-)
-from safeexec.executor import Executor, run
-from safeexec.names import UnsafeName
-from safeexec.policy import DEFAULT_IMPORTS, Limits, Policy
-from safeexec.result import Display, FileInfo, GuestError, Result, ToolCall, Usage
-from safeexec.session import Session
-from safeexec.step import Output
-from safeexec.wire import Array, Image, Opaque, Table
-
 if TYPE_CHECKING:
     from safeexec.aio import AsyncExecutor, AsyncSession
+    from safeexec.errors import (
+        BackendUnavailable,
+        ExecutionError,
+        LimitExceeded,
+        NotSupported,
+        PolicyError,
+        ProtocolError,
+        SafeExecError,
+        SessionBusy,
+        SessionClosed,
+        StepTimeout,
+        ToolError,
+    )
+    from safeexec.executor import Executor, run
+    from safeexec.names import UnsafeName
+    from safeexec.policy import DEFAULT_IMPORTS, Limits, Policy
+    from safeexec.result import Display, FileInfo, GuestError, Result, ToolCall, Usage
+    from safeexec.session import Session
+    from safeexec.step import Output
+    from safeexec.wire import Array, Image, Opaque, Table
 
 __version__ = "0.1.0.dev0"
 
@@ -70,9 +69,51 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("AsyncExecutor", "AsyncSession"):  # asyncio costs 30 ms that synchronous users need not spend
-        from safeexec import aio
+_HOME = {
+    "Array": "wire",
+    "AsyncExecutor": "aio",
+    "AsyncSession": "aio",
+    "BackendUnavailable": "errors",
+    "DEFAULT_IMPORTS": "policy",
+    "Display": "result",
+    "ExecutionError": "errors",
+    "Executor": "executor",
+    "FileInfo": "result",
+    "GuestError": "result",
+    "Image": "wire",
+    "LimitExceeded": "errors",
+    "Limits": "policy",
+    "NotSupported": "errors",
+    "Opaque": "wire",
+    "Output": "step",
+    "Policy": "policy",
+    "PolicyError": "errors",
+    "ProtocolError": "errors",
+    "Result": "result",
+    "SafeExecError": "errors",
+    "Session": "session",
+    "SessionBusy": "errors",
+    "SessionClosed": "errors",
+    "StepTimeout": "errors",
+    "Table": "wire",
+    "ToolCall": "result",
+    "ToolError": "errors",
+    "UnsafeName": "names",
+    "Usage": "result",
+    "run": "executor",
+}
 
-        return getattr(aio, name)
-    raise AttributeError(f"module 'safeexec' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: a sandbox's processes import safeexec.guest alone, and should not pay for the host's half of the package.
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'safeexec' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"safeexec.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -130,8 +130,8 @@ class Broker:
             return
         try:
             positional, named, shown = tool.bind(args, kwargs)
-        except (TypeError, ValueError) as error:
-            self._refuse(number, type(error).__name__, str(error))
+        except Exception as error:  # a validator of the host's own may raise anything: the guest chose the value
+            self._refuse(number, type(error).__name__, _message(error))
             return
         size = header["n"]
         if size > self._log_left:  # the log outlives the calls
@@ -139,9 +139,14 @@ class Broker:
         self._log_left -= min(size, self._log_left)
         call = Call(number, tool, shown, size)
         with self._lock:
-            self._running[number] = call
-            self._held += size
-            first = len(self._running) == 1
+            closed = self._closed
+            if not closed:
+                self._running[number] = call
+                self._held += size
+                first = len(self._running) == 1
+        if closed:  # code that catches its interrupt must not go on calling the host
+            self._refuse(number, "KeyboardInterrupt", "")
+            return
         if first:
             self._on_busy()
         start = self._starter(call, positional, named)
@@ -197,15 +202,16 @@ class Broker:
         loop = self._own_loop
         if loop is None or loop.is_closed():
             loop = shared_loop()
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        future = asyncio.run_coroutine_threadsafe(_guarded(coroutine), loop)
         call.cancel = future.cancel
 
         def finished(done: Any) -> None:
+            # In a thread: a guest that does not read its answers would hold up the event loop, and everything else on it.
             if done.cancelled():
-                self._settle(call, None, TimeoutError("the call was cancelled"))
+                threads.start(partial(self._settle, call, None, TimeoutError("the call was cancelled")))
                 return
             error = done.exception()
-            self._settle(call, None if error else done.result(), error)
+            threads.start(partial(self._settle, call, None if error else done.result(), error))
 
         future.add_done_callback(finished)
 
@@ -297,6 +303,13 @@ class Broker:
                 self._send(({"t": "failure", "id": call.number, "type": "KeyboardInterrupt", "message": ""}, ()))
             except Exception:  # as in _settle
                 continue
+
+
+async def _guarded(coroutine: Any) -> Any:
+    try:
+        return await coroutine
+    except (KeyboardInterrupt, SystemExit) as error:  # asyncio would end its loop over one of these
+        raise RuntimeError(f"the tool raised {type(error).__name__}") from error
 
 
 def _message(error: BaseException) -> str:

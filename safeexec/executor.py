@@ -150,7 +150,7 @@ def run(
 def _shared_executor(sandbox: str, policy: Policy, options: dict[str, Any]) -> Executor:
     # Only what a sandbox may prepare for is part of the key; limits, files and environment belong to the session.
     prepared = (policy.imports, policy.packages, policy.network, policy.require, policy.rollback)
-    key = (sandbox, prepared, tuple(sorted((k, repr(v)) for k, v in options.items())), policy.limits)
+    key = (sandbox, prepared, tuple(sorted((k, repr(v)) for k, v in options.items())))
     with _shared_lock:
         executor = _shared.get(key)
         if executor is not None:

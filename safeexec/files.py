@@ -85,7 +85,16 @@ class Files:
         for name in chosen:
             check_name(name)
         check_collisions(chosen)
-        return tuple(_save(Path(directory), name, self.read(name)) for name in chosen)
+        limit = self._session.policy.limits.disk
+        total = 0
+        saved = []
+        for name in chosen:
+            data = self.read(name)
+            total += len(data)
+            if total > limit:  # the guest names the files, and may name more than it could ever hold
+                raise LimitExceeded(f"the files together are larger than Limits.disk ({limit} bytes)")
+            saved.append(_save(Path(directory), name, data))
+        return tuple(saved)
 
 
 def _save(root: Path, name: str, data: bytes) -> Path:

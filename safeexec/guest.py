@@ -113,6 +113,10 @@ def refuse_input(prompt: object = "", /) -> str:
     raise RuntimeError("input() is not available in a sandbox: pass the value as a variable, a file or a tool")
 
 
+fast_print.__name__ = fast_print.__qualname__ = "print"
+refuse_input.__name__ = refuse_input.__qualname__ = "input"
+
+
 def leave(code: object = None) -> None:
     """``exit()`` and ``quit()``."""
     raise SystemExit(code)

@@ -35,7 +35,8 @@ def check_name(name: object) -> str:
         raise UnsafeName(f"file name {shown} is not valid Unicode") from None
     for char in name:
         # Cc, Cf: control characters and bidirectional overrides disguise a name; Cs, Co, Cn: no portable meaning.
-        if unicodedata.category(char)[0] == "C":
+        # Zl, Zp: line and paragraph separators split one name into two for whoever reads a list of them.
+        if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029":
             raise UnsafeName(f"file name {shown} has a control or format character")
     for part in name.split("/"):
         if part in ("", ".", ".."):

@@ -11,11 +11,14 @@ from safeexec.errors import PolicyError
 from safeexec.names import check_name
 
 DEFAULT_IMPORTS: tuple[str, ...] = (
-    "abc", "array", "asyncio", "base64", "binascii", "bisect", "calendar", "cmath", "collections", "contextlib", "copy",
-    "csv", "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools", "glob", "graphlib", "gzip",
-    "hashlib", "heapq", "hmac", "html", "io", "itertools", "json", "logging", "math", "numbers", "operator", "os",
-    "pathlib", "pprint", "queue", "random", "re", "secrets", "shutil", "sqlite3", "stat", "statistics", "string", "struct",
-    "sys", "tempfile", "textwrap", "time", "types", "typing", "unicodedata", "urllib.parse", "uuid", "warnings", "zipfile",
+    "__future__", "abc", "array", "ast", "asyncio", "base64", "binascii", "bisect", "builtins", "bz2", "calendar", "cmath",
+    "codecs", "collections", "colorsys", "concurrent.futures", "contextlib", "contextvars", "copy", "csv",
+    "dataclasses", "datetime", "decimal", "difflib", "enum", "errno", "fnmatch", "fractions", "functools", "gc",
+    "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "html", "http", "importlib", "inspect", "io", "ipaddress",
+    "itertools", "json", "keyword", "logging", "lzma", "math", "numbers", "operator", "os", "pathlib", "platform",
+    "pprint", "queue", "random", "re", "reprlib", "secrets", "shlex", "shutil", "sqlite3", "stat", "statistics",
+    "string", "struct", "sys", "tempfile", "textwrap", "threading", "time", "timeit", "tomllib", "traceback", "types",
+    "typing", "unicodedata", "urllib.parse", "uuid", "warnings", "weakref", "xml.etree.ElementTree", "zipfile",
     "zlib", "zoneinfo",
 )  # fmt: skip
 """Modules a program may import where the language is the wall; each is a reviewed, frozen selection of names there."""

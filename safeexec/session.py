@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -21,11 +22,14 @@ from safeexec.errors import (
     StepTimeout,
 )
 from safeexec.files import Files
-from safeexec.policy import Policy
+from safeexec.policy import Limits, Policy
 from safeexec.result import ERROR_KINDS, FileInfo, GuestError, Result, Usage
 from safeexec.step import OnOutput, Step, number_field, text_field
 from safeexec.tools import HostTool, Tools, collect
 
+_START_TIME = 30.0
+_MAX_CODE = wire.MAX_HEADER // 6
+"""Bytes of one step's code, which travels in a header: escaped, a byte may become six."""
 _DISCARD = ("time", "memory", "output", "crash", "protocol")
 
 
@@ -45,6 +49,7 @@ class Session:
         self._tools = dict(tools)
         self._loop = loop
         self._lock = threading.Lock()
+        self._holder = 0
         self._step: Step | None = None
         self._requests = 0
         self._closed: str | None = None
@@ -91,7 +96,9 @@ class Session:
             "env": dict(self.policy.env),
             "tools": [tool.spec() for tool in self._tools.values()],
         }
-        self._request(header)
+        # Starting is the sandbox's work, not a step: a short time limit, or a busy machine, must not make sessions impossible.
+        patience = None if limits.time is None else max(limits.time, _START_TIME)
+        self._request(header, limits=replace(limits, time=patience))
         for name in self.policy.files:
             self.files.put(name, self.policy.file_bytes(name), quiet=True)
         if self.policy.files:
@@ -110,11 +117,13 @@ class Session:
         if not isinstance(code, str):
             raise TypeError(f"code must be a string, not {type(code).__name__}")
         try:
-            code.encode()
+            size = len(code) if code.isascii() else len(code.encode())
         except UnicodeEncodeError:
             return Result(
                 error=GuestError("exception", "SyntaxError", "the code has characters that are not valid Unicode")
             )
+        if size > _MAX_CODE:
+            raise LimitExceeded(f"the code has {size} bytes; {_MAX_CODE} can be run in one step")
         self._acquire()
         try:
             step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop)
@@ -131,7 +140,7 @@ class Session:
                 raise step.callback_error
             return result
         finally:
-            self._lock.release()
+            self._release()
 
     def _acquire(self) -> None:
         if self._closed is not None:
@@ -141,6 +150,11 @@ class Session:
         if self._closed is not None:
             self._lock.release()
             raise SessionClosed(f"the session is closed: {self._closed}")
+        self._holder = threading.get_ident()
+
+    def _release(self) -> None:
+        self._holder = 0
+        self._lock.release()
 
     def _perform(self, step: Step, header: wire.Header, blobs: Any = ()) -> None:
         self._requests += 1
@@ -203,11 +217,11 @@ class Session:
 
     # -- other requests --------------------------------------------------------------------------------------------------
 
-    def _request(self, header: wire.Header, blobs: Any = ()) -> tuple[wire.Header, Any]:
+    def _request(self, header: wire.Header, blobs: Any = (), limits: Limits | None = None) -> tuple[wire.Header, Any]:
         """A request that runs no step. Raises the host's exceptions for the guest's refusals."""
         self._acquire()
         try:
-            step = Step(self._guest, self.policy.limits)
+            step = Step(self._guest, limits or self.policy.limits)
             self._perform(step, header, blobs)
             if step.died is not None or step.broken is not None:
                 reason = str(step.died) if step.died is not None else str(step.broken)
@@ -224,7 +238,7 @@ class Session:
                 _raise_failure(fail)
             return step.answer, step.blobs
         finally:
-            self._lock.release()
+            self._release()
 
     def _decoded(self, header: wire.Header) -> Any:
         answer, blobs = self._request(header)
@@ -280,8 +294,14 @@ class Session:
             self._closed = reason
         self._guest.kill()
         self._finalizer.detach()
-        if self._step is None:
+        if self._step is None and self._holder == threading.get_ident():
             self._guest.close()
+            return
+        if self._lock.acquire(blocking=False):
+            try:
+                self._guest.close()
+            finally:
+                self._lock.release()
             return
         # A step still reads from the guest, here (a callback closed the session) or in another thread: what it reads from must not go.
         threading.Thread(target=self._close_later, name="safeexec-close", daemon=True).start()

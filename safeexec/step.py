@@ -178,8 +178,8 @@ class Step:
     def _check(self, now: float) -> None:
         # Neither may block here: one guest that does not read, or one slow daemon, must not stop the clocks of all others.
         if now >= self._kill_at:
-            self._kill_at = float("inf")
             threads.start(self._guest.kill)
+            self._kill_at = float("inf")
             return
         if self.broker is not None:
             self.broker.check(now)
@@ -203,6 +203,8 @@ class Step:
                     raise ProtocolError("a tool call outside a step")
                 clock = self.clock
                 self.broker = Broker(self._tools, self._limits, self._guest.send, clock.pause, clock.resume, self._loop)
+                if self.interrupted or self.expired is not None:
+                    self.broker.stop(tell=False)
             self.broker.request(header, blobs)
         elif kind == "display":
             self._display(header.get("m"), blobs)

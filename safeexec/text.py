@@ -8,7 +8,7 @@ import unicodedata
 
 # C0 and C1 controls but tab and line feed: escape sequences, OSC 8 links, OSC 52 clipboard writes, cursor tricks all begin with one.
 # Bidirectional and other format characters (Trojan Source), tags, line and paragraph separators, surrogates, private use.
-_SUSPECT = re.compile("[^\n\t -~\xa1-\u02ff\u0370-\u052f\u4e00-\u9fff\u3040-\u30ff\uac00-\ud7a3]")
+_SUSPECT = re.compile("[^\n\t -~\xa1-\xac\xae-\u02ff\u03a3-\u052f\u3041-\u3096\u3099-\u30ff\u4e00-\u9ffc\uac00-\ud7a3]")
 _KEEP = frozenset("\u200c\u200d\ufe0f")  # joiners and the emoji selector: ordinary writing needs them
 
 

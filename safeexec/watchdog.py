@@ -7,6 +7,7 @@ milliseconds; while none does, it sleeps.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -49,7 +50,10 @@ def _main() -> None:
         now = monotonic()
         checks = list(_checks.values())
         for check in checks:
-            check(now)
+            try:
+                check(now)
+            except Exception:  # one backend's trouble (or no more threads) must not stop the clocks of all others
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
         if checks:
             idle_since = now
         elif now - idle_since > _LINGER:

@@ -13,14 +13,17 @@ node count and each blob's use are bounded *before* anything is built from them.
 
 import json
 import math
+import operator
 import re
 import struct
+from collections import Counter
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from itertools import accumulate, count
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 Blob = Union[bytes, bytearray, memoryview]
 Header = Dict[str, Any]
@@ -147,6 +150,13 @@ def _refuse_constant(name: str) -> Any:
 _scan: Any = getattr(json.JSONDecoder(parse_constant=_refuse_constant), "scan_once")
 
 
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, as in the name of a file that is not Unicode: JSON can spell it out
+        return re.sub("[\ud800-\udfff]", lambda match: "\\u{:04x}".format(ord(match[0])), text).encode()
+
+
 def pack(header: Header, blobs: Sequence[Blob] = ()) -> List[Blob]:
     """The buffers of one frame, in order. Sets the header's ``b``."""
     size = 0
@@ -154,13 +164,23 @@ def pack(header: Header, blobs: Sequence[Blob] = ()) -> List[Blob]:
         lengths = [len(b) for b in blobs]
         header["b"] = lengths
         size = sum(lengths)
-    text = _dump(header).encode()
+    text = _encode(_dump(header))
     head = _PREFIX.pack(4 + len(text) + size, len(text)) + text
     return [head, *blobs] if blobs else [head]
 
 
+_STRING = re.compile(rb'(?s)"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)')
+# From the first digit of a run only: one of 3999 must not be counted again from each of its digits.
+_DIGITS = re.compile(rb"(?<![0-9])[0-9]{4000}")
+
+
+_STEPS = bytes(2 if byte in b"[{" else 0 for byte in range(256))
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
 def _strip_strings(raw: bytes) -> bytes:
-    return re.sub(rb'"[^"\\]*(?:\\.[^"\\]*)*"', b"", raw)
+    # A string without its closing quote matches too, to the end: were it to fail, every quote inside it would be tried again.
+    return _STRING.sub(b"", raw)
 
 
 def check_json(raw: bytes, max_nodes: int = MAX_NODES, max_depth: int = 2 * MAX_DEPTH + 16) -> None:
@@ -173,18 +193,12 @@ def check_json(raw: bytes, max_nodes: int = MAX_NODES, max_depth: int = 2 * MAX_
         bare = _strip_strings(raw)
         if bare.count(b"[") + bare.count(b"{") + bare.count(b",") > max_nodes:
             raise TooLarge("more than {} values in one frame".format(max_nodes))
-        brackets = bare.translate(None, bytes(set(range(256)) - set(b"[]{}"))).replace(b"{", b"[").replace(b"}", b"]")
-        for _ in range(max_depth):
-            if not brackets:
-                break
-            shorter = brackets.replace(b"[]", b"")
-            if len(shorter) == len(brackets):
-                break
-            brackets = shorter
-        if brackets:
-            raise WireError("nested deeper than {}, or unbalanced".format(max_depth))
-    # int() of a long digit string is quadratic where the interpreter's own limit was switched off.
-    if len(raw) > 4000 and re.search(rb"[0-9]{4000}", raw):
+        # An opening bracket as 2, a closing one as 0: their running sum less their number is the depth.
+        steps = bare.translate(_STEPS, _NO_BRACKETS)
+        if steps and max(map(operator.sub, accumulate(steps), count(1))) > max_depth:
+            raise WireError("nested deeper than {}".format(max_depth))
+    # int() of a long digit string is quadratic where the interpreter's own limit was switched off. Text may hold as many as it likes.
+    if len(raw) > 4000 and _DIGITS.search(raw) and _DIGITS.search(_strip_strings(raw)):
         raise WireError("a number of thousands of digits")
 
 
@@ -415,6 +429,8 @@ class Encoder:
         depth += 1
         if "$" not in value and all(type(k) is str and len(k) <= INLINE and k.isascii() for k, _ in items):
             self._left -= sum(len(k) for k, _ in items)
+            if self._left < 0:
+                raise TooLarge("the value is larger than its limit")
             return {k: self._node(v, depth) for k, v in items}
         flat = []
         for k, v in items:
@@ -619,6 +635,8 @@ _DTYPE = re.compile(
 )
 _MIME = re.compile(r"[a-z]+/[a-z0-9.+-]+\Z")
 _KINDS = frozenset(_PLAIN)
+_MAX_ALIKE = 64
+_WIDE = 512
 
 
 def item_size(dtype: str) -> Optional[int]:
@@ -645,6 +663,7 @@ class Decoder:
         table: Callable[..., Any] = Table,
     ) -> None:
         self._blobs: List[Optional[Blob]] = list(blobs)
+        self._decimals = False
         self._array = array
         self._image = image
         self._table = table
@@ -697,15 +716,35 @@ class Decoder:
         return [self._value(item, depth) for item in node]
 
     def _distinct(self, items: List[Any]) -> None:
-        # Crafted keys that all hash alike would make building the set or dict take hours.
-        if len(items) > 500 and 2 * len(set(map(hash, items))) < len(items):
+        # Crafted keys that hash alike would make building the set or dict take hours: (-1, -2) and its kind stay far below the bound.
+        if len(items) > _MAX_ALIKE and max(Counter(map(hash, items)).values()) > _MAX_ALIKE:
             raise WireError("keys that collide")
+        # To compare a Decimal with a whole number turns the number to decimal: seconds for a million bits, hours for more.
+        # Keys are compared where they hash alike, which chance alone does not bring about.
+        if self._decimals and len(set(map(hash, items))) < len(items) and _kinds_below(items) >= {Decimal, "wide"}:
+            raise WireError("keys that take too long to compare")
 
     def _str(self, node: Any) -> str:
         text = node if type(node) is str else self._value(node, MAX_DEPTH)
         if type(text) is not str:
             raise WireError("not a string")
         return text
+
+
+def _kinds_below(items: Any) -> Set[Any]:
+    """Of the keys `items`, tuples and sets in them included: Decimal if there is one, "wide" if there is a number of more than `_WIDE` bits."""
+    found: Set[Any] = set()
+    for item in items:
+        kind = type(item)
+        if kind is tuple or kind is frozenset:
+            found |= _kinds_below(item)
+        elif kind is Decimal:
+            found.add(Decimal)
+        elif kind is Fraction and max(item.numerator.bit_length(), item.denominator.bit_length()) > _WIDE:
+            found.add("wide")
+        elif kind is int and item.bit_length() > _WIDE:
+            found.add("wide")
+    return found
 
 
 def _ints(node: Any, count: int) -> List[int]:
@@ -783,6 +822,7 @@ def _decode_decimal(d: Decoder, n: Any, depth: int) -> Decimal:
     text = n["v"]
     if type(text) is not str or len(text) > MAX_SCALAR:
         raise WireError("a malformed decimal")
+    d._decimals = True
     return Decimal(text)
 
 

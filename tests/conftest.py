@@ -10,8 +10,8 @@ import pytest
 
 STRICT = os.environ.get("SAFEEXEC_STRICT") == "1"
 """Set in CI: there, a test that is skipped because a wall, a daemon or an interpreter is missing fails instead."""
-NOT_APPLICABLE = "n/a:"
-"""Begins the reason of a skip that stands in CI too: the test is for another system, or the sandbox declares that it deviates."""
+NOT_APPLICABLE = ("n/a:", "declared deviation:")
+"""Begin the reason of a skip that stands in CI too: the test is for another system or mode, or the sandbox declares that it deviates."""
 
 Report = TypeVar("Report", bound=pytest.TestReport | pytest.CollectReport)
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
 from safeexec.cli.exits import Failure
-from safeexec.cli.units import seconds, size
-from safeexec.text import neutralise_line
+from safeexec.cli.units import human, seconds, size
 
 NAMES = ("safeexec.toml", "pyproject.toml")
 _MAX_FILE = 2**20
@@ -68,25 +66,25 @@ def load(ctx: click.Context, param: click.Parameter, named: str | None) -> None:
     if ctx.resilient_parsing or named == "none":
         return
     if named is not None:
-        settings = _read(Path(named), trusted=True)
+        settings = _read(named, trusted=True)
         if settings is None:
             raise Failure(f"--config: there is no file {named}")
         ctx.default_map = settings
         return
     for name in NAMES:
-        settings = _read(Path(name), trusted=False)
+        settings = _read(name, trusted=False)
         if settings is not None:
             ctx.default_map = settings
             ctx.meta["safeexec.config"] = name
             return
 
 
-def _read(path: Path, trusted: bool) -> dict[str, Any] | None:
+def _read(path: str, trusted: bool) -> dict[str, Any] | None:
     """Settings by parameter name; None when there is no file, or it says nothing about safeexec."""
     data = _bytes(path)
     if data is None:
         return None
-    project = path.name == "pyproject.toml"
+    project = os.path.basename(path) == "pyproject.toml"
     if project and not trusted and b"safeexec" not in data:  # spares other projects the parser's 10 ms
         return None
     import tomllib
@@ -94,9 +92,7 @@ def _read(path: Path, trusted: bool) -> dict[str, Any] | None:
     try:
         table: Any = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise Failure(
-            f"{path}: not valid TOML: {neutralise_line(str(error))}; repair it, or give --config none"
-        ) from None
+        raise Failure(f"{path}: not valid TOML: {_line(str(error))}; repair it, or give --config none") from None
     if project:
         tool = table.get("tool", {})
         table = tool.get("safeexec") if isinstance(tool, dict) else None
@@ -107,45 +103,54 @@ def _read(path: Path, trusted: bool) -> dict[str, Any] | None:
     return {key.replace("-", "_"): value for key, value in _checked(path, table, trusted).items()}
 
 
-def _checked(path: Path, table: dict[str, Any], trusted: bool) -> dict[str, Any]:
+def _checked(path: str, table: dict[str, Any], trusted: bool) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for raw, value in table.items():
-        key = raw.replace("_", "-")
-        shown = neutralise_line(raw, 60)
+        key, shown = raw.replace("_", "-"), _line(raw, 60)
         read = KEYS.get(key)
         if read is None:
-            raise Failure(f"{path}: there is no setting {shown!r}; there are: {', '.join(KEYS)}")
+            raise Failure(f"{path}: there is no setting '{shown}'; there are: {', '.join(KEYS)}")
         if key in settings:
-            raise Failure(f"{path}: {shown!r} is set twice")
+            raise Failure(f"{path}: '{shown}' is set twice")
         try:
             known = read(value)
         except ValueError as error:
-            raise Failure(f"{path}: {shown} {neutralise_line(str(error))}") from None
+            raise Failure(f"{path}: {shown} {_line(str(error))}") from None
         if not trusted:
             _found(path, key, known)
         settings[key] = value
     return settings
 
 
-def _found(path: Path, key: str, value: Any) -> None:
+def _found(path: str, key: str, value: Any) -> None:
     """Refuse what a checkout of unknown origin must not decide."""
     word = f"give --{key} yourself, or trust the file with --config {path}; --config none ignores it"
     if key == "sandbox":
         if value not in FOUND_SANDBOXES:
-            shown = neutralise_line(value, 60)
+            shown = _line(value, 60)
             raise Failure(
-                f"{path}: a file that was merely found may choose sandbox {', '.join(FOUND_SANDBOXES)}, not {shown!r}; {word}"
+                f"{path}: a file that was merely found may choose sandbox {', '.join(FOUND_SANDBOXES)}, not '{shown}'; {word}"
             )
     elif key in FOUND_CEILINGS:
         if value > FOUND_CEILINGS[key]:
             raise Failure(
-                f"{path}: a file that was merely found may set {key} up to {FOUND_CEILINGS[key]:g}, not {value:g}; {word}"
+                f"{path}: a file that was merely found may set {key} up to {_amount(key, FOUND_CEILINGS[key])}, not {_amount(key, value)}; {word}"
             )
     else:
         raise Failure(f"{path}: a file that was merely found may not set {key!r}; {word}")
 
 
-def _bytes(path: Path) -> bytes | None:
+def _line(text: str, length: int = 500) -> str:
+    from safeexec.text import neutralise_line
+
+    return neutralise_line(text, length)
+
+
+def _amount(key: str, value: float) -> str:
+    return f"{value:g} s" if key == "timeout" else human(int(value))
+
+
+def _bytes(path: str) -> bytes | None:
     try:
         # Non-blocking and checked on the open file: a FIFO or device planted under the name must not hang us.
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -153,9 +158,10 @@ def _bytes(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise Failure(f"{path} cannot be read: {error.strerror}; repair it, or give --config none") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Failure(f"{path} is not a regular file; remove it, or give --config none")
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Failure(f"{path} is not a regular file; remove it, or give --config none")
         data = file.read(_MAX_FILE + 1)
     if len(data) > _MAX_FILE:
         raise Failure(f"{path} is larger than 1 MiB; give --config none to ignore it")

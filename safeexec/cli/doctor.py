@@ -75,7 +75,7 @@ def examine(name: str) -> Report:
                 report.reason = f"it starts, but does not run code: {result.error or 'a wrong answer'}"
     except Exception as error:  # another project's sandbox may raise anything; that is a finding, not a crash of ours
         known = isinstance(error, SafeExecError)
-        report.reason = str(error) if known else f"it fails with {type(error).__name__}: {error}"
+        report.reason = " ".join(str(error).split("\n")) if known else f"it fails with {type(error).__name__}: {error}"
         report.walls = _weak_walls(name)
     return report
 

@@ -8,7 +8,6 @@ import click
 
 from safeexec.errors import BackendUnavailable, PolicyError, SafeExecError, ToolError
 from safeexec.result import GuestError, Result
-from safeexec.text import neutralise_line
 
 OK, GUEST, USAGE, LIMIT, UNAVAILABLE, INTERRUPTED, CLOSED_OUTPUT = 0, 1, 2, 3, 4, 130, 141
 
@@ -21,6 +20,7 @@ Exit codes:
   4    the sandbox is not available here
   130  interrupted with Ctrl-C
   141  whoever read the output went away
+  129, 143  told to end by SIGHUP or SIGTERM
 SystemExit in the program counts as 0 for code 0, else as 1."""
 
 
@@ -30,6 +30,10 @@ class Failure(click.ClickException):
     def __init__(self, message: str, exit_code: int = USAGE) -> None:
         super().__init__(message)
         self.code = exit_code
+
+
+class OutputLost(Exception):
+    """The program's output could not be written, to a full disk for instance."""
 
 
 def of_result(result: Result) -> int:
@@ -61,6 +65,8 @@ def of_error(error: SafeExecError) -> int:
 def complain(message: str) -> None:
     """One line on stderr. The message may quote hostile text, so it is made harmless here."""
     if sys.stderr is not None:
+        from safeexec.text import neutralise_line  # 4 ms that a run without trouble need not spend
+
         line = neutralise_line(" ".join(message.split("\n")), 2000)
         try:
             click.echo(f"safeexec: error: {line}", err=True)

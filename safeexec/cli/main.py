@@ -13,6 +13,7 @@ import click
 
 import safeexec
 from safeexec.cli import exits
+from safeexec.cli.interrupts import Terminated, terminable
 from safeexec.errors import SafeExecError
 from safeexec.registry import COMMANDS, entry_points
 
@@ -85,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return code
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else "safeexec"
-        exits.complain(f"{error.format_message()} ('{path} --help' shows the options)")
+        exits.complain(f"{error.format_message()}{_variable(error)} ('{path} --help' shows the options)")
         return error.exit_code
     except exits.Failure as error:
         exits.complain(error.format_message())
@@ -98,6 +99,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return exits.of_error(error)
     except (KeyboardInterrupt, click.Abort):
         return exits.INTERRUPTED
+    except Terminated as error:
+        return error.exit_code
+    except exits.OutputLost as error:
+        _abandon_stdout()
+        exits.complain(f"the output cannot be written ({error}), so the program was ended; write it elsewhere")
+        return exits.GUEST
     except OSError as error:
         if error.errno == errno.EPIPE:
             _abandon_stdout()
@@ -110,11 +117,18 @@ def main(args: Sequence[str] | None = None) -> int:
 def _invoke(args: list[str]) -> int:
     # Not click's own main(): it turns a closed pipe and Ctrl-C into exit code 1.
     try:
-        with commands.make_context("safeexec", args) as ctx:
+        with terminable(), commands.make_context("safeexec", args) as ctx:
             code = commands.invoke(ctx)
     except click.exceptions.Exit as end:
         code = end.exit_code
     return code if type(code) is int else exits.OK
+
+
+def _variable(error: click.UsageError) -> str:
+    """The environment variable that a wrong value may have come from; new versions of click say it themselves."""
+    name = getattr(getattr(error, "param", None), "envvar", None)
+    known = isinstance(name, str) and name in os.environ and name not in error.format_message()
+    return f" (is it from {name}?)" if known else ""
 
 
 def _flush() -> None:

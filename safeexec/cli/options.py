@@ -6,9 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -21,8 +19,7 @@ from safeexec.policy import DEFAULT_IMPORTS, Limits, Policy
 _ENV = "SAFEEXEC_"
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What the user asked for."""
 
     sandbox: str
@@ -64,7 +61,7 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the shared options to a command, which gets them as one Options in `options`."""
 
     def gathered(**values: Any) -> Any:
-        fields = {name: values.pop(name) for name in Options.__dataclass_fields__}
+        fields = {name: values.pop(name) for name in Options._fields}
         return command(options=Options(**fields), **values)
 
     gathered.__name__, gathered.__doc__ = command.__name__, command.__doc__
@@ -131,18 +128,16 @@ def note_config(ctx: click.Context) -> str | None:
     return None
 
 
-def _files(paths: Sequence[str]) -> dict[str, Path]:
-    placed: dict[str, Path] = {}
-    for text in paths:
-        path = Path(text)
-        name = path.name
-        if not path.is_file():
-            what = "is not a regular file" if path.exists() else "does not exist"
-            raise Failure(f"--file: {text} {what}")
+def _files(paths: Sequence[str]) -> dict[str, str]:
+    placed: dict[str, str] = {}
+    for path in paths:
+        name = os.path.basename(path)
+        if not os.path.isfile(path):
+            raise Failure(f"--file: {path} {'is not a regular file' if os.path.exists(path) else 'does not exist'}")
         if not os.access(path, os.R_OK):
-            raise Failure(f"--file: {text} cannot be read: permission denied")
+            raise Failure(f"--file: {path} cannot be read: permission denied")
         if name in placed:
-            raise Failure(f"--file: {placed[name]} and {text} would both be {name!r} in the sandbox; rename one")
+            raise Failure(f"--file: {placed[name]} and {path} would both be {name!r} in the sandbox; rename one")
         placed[name] = path
     return placed
 

@@ -12,7 +12,7 @@ import re
 from typing import TextIO
 
 from safeexec.cli import values
-from safeexec.cli.exits import exits_clean
+from safeexec.cli.exits import OutputLost, exits_clean
 from safeexec.cli.units import human
 from safeexec.result import Display, FileInfo, GuestError, Result
 from safeexec.step import Output
@@ -42,7 +42,7 @@ class Stream:
         self._held = ""
 
     def guest(self, text: str) -> None:
-        """Text that the program wrote, as it comes. Raises OSError."""
+        """Text that the program wrote, as it comes. Raises BrokenPipeError, OutputLost."""
         if self.tty:
             text, self._held = self._held + text, ""
             if text.endswith("\r"):  # the line feed that makes it harmless may come in the next piece
@@ -78,10 +78,16 @@ class Stream:
         if self._stream is None or not text:
             return
         encoding = (self._stream.encoding or "utf-8") if self.tty else "utf-8"
-        self._stream.flush()
-        buffer = self._stream.buffer
-        buffer.write(text.encode(encoding, "backslashreplace"))
-        buffer.flush()
+        try:
+            self._stream.flush()
+            buffer = self._stream.buffer
+            buffer.write(text.encode(encoding, "backslashreplace"))
+            buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._stream = None  # what did not fit must not be tried again
+            raise OutputLost(error.strerror) from error
         self.at_start = text.endswith("\n")
 
     # Lines of more than one style; the pieces are harmless already.
@@ -101,6 +107,12 @@ class Screen:
     def output(self, piece: Output) -> None:
         """For ``Session.run(on_output=…)``."""
         (self.err if piece.stream == "stderr" else self.out).guest(piece)
+
+    def interrupted(self) -> None:
+        """Ctrl-C was pressed: the terminal shows ^C where the line stood."""
+        if self.out.tty:
+            self.out.at_start = False
+            self.out.fresh()
 
     def note(self, text: str) -> None:
         """A remark of ours, on stderr."""
@@ -123,15 +135,18 @@ class Screen:
             if not exits_clean(error) and not error.message.lstrip("-").isdecimal():
                 self.err.line(_cut(error.message))  # as Python does for sys.exit("message")
             return
-        if error.traceback:
-            trace = error.traceback.rstrip("\n")
-            if name is not None:
-                trace = trace.replace('File "<step 1>"', f'File "{name}"')
+        trace = error.traceback.rstrip("\n")
+        if error.kind == "policy" and trace.endswith(f": {error.message}"):
+            # Its last line names a class of the sandbox's own; what the program could catch it as says more.
+            trace = trace[: -len(error.message) - 2].rpartition("\n")[0]
+        if name is not None:
+            trace = trace.replace('File "<step 1>"', f'File "{name}"')
+        if trace:
             self.err.pieces(self._traceback(neutralise(_cut(trace))))
-        kind = neutralise_line(error.type, 200)
-        if not error.traceback or f"\n{error.type}" not in f"\n{error.traceback}":
+        if not _names(trace, error.type):
             message = neutralise(_cut(error.message))
-            self.err.pieces(self.err.styled(kind, "bold", "red") + (f": {message}" if message else ""))
+            kind = self.err.styled(neutralise_line(error.type, 200), "bold", "red")
+            self.err.pieces(kind + (f": {message}" if message else ""))
         hint = _HINTS.get(error.kind)
         if (error.kind == "policy" and error.type == "ImportError") or error.type == "ModuleNotFoundError":
             hint = _IMPORTS
@@ -157,24 +172,30 @@ class Screen:
                 shown.append(line)
         return "\n".join(shown)
 
-    def made(self, result: Result, saved: bool) -> None:
-        """What the step showed and wrote, a line each; text displays themselves."""
-        for number, display in enumerate(result.displays, 1):
-            if set(display.data) == {"text/plain"}:
+    def step(self, result: Result, *, saves: bool, as_repr: bool = False, name: str | None = None) -> None:
+        """Everything about a step but its output, which was shown as it came."""
+        for display in result.displays:
+            if _is_text(display):
                 self.out.line(str(display["text/plain"]))
-            else:
+        self.value(result.value, as_repr)
+        self._made(result, saves)
+        if result.truncated:
+            self.note("output, displays or the value were cut at a limit; --output-limit SIZE raises the one on output")
+        if result.error is not None:
+            self.error(result.error, name)
+        if self.out.tty:  # a pipe gets no byte that the program did not write
+            self.out.fresh()
+
+    def _made(self, result: Result, saves: bool) -> None:
+        for number, display in enumerate(result.displays, 1):
+            if not _is_text(display):
                 self.note(f"display {number}: {_display(display)}")
         for info in result.files[:20]:
             self.note(f"file {_file(info)}")
         if len(result.files) > 20:
             self.note(f"and {len(result.files) - 20} more files")
-        if not saved and (result.files or any(set(d.data) != {"text/plain"} for d in result.displays)):
+        if not saves and (result.files or not all(map(_is_text, result.displays))):
             self.note("--save-files DIR saves files, pictures and HTML")
-
-    def truncated(self, result: Result) -> None:
-        """Say so when something was cut."""
-        if result.truncated:
-            self.note("output, displays or the value were cut at a limit; --output-limit SIZE raises the one on output")
 
     def _shared_line(self, stream: Stream) -> None:
         # On a terminal both streams share the line: what stdout left open must not run into ours.
@@ -182,8 +203,18 @@ class Screen:
             self.out.fresh()
 
 
+def _names(trace: str, kind: str) -> bool:
+    """Whether a line of the traceback says what kind of error it was, as ``kind`` or ``module.kind``."""
+    heads = [line.lstrip(" |") + ":" for line in trace.split("\n")]
+    return any(head.startswith(f"{kind}:") or f".{kind}:" in head for head in heads)
+
+
 def _cut(text: str) -> str:
     return text if len(text) <= _MAX_ERROR else text[: _MAX_ERROR // 2] + "\n[…]\n" + text[-_MAX_ERROR // 2 :]
+
+
+def _is_text(display: Display) -> bool:
+    return set(display.data) == {"text/plain"}
 
 
 def _display(display: Display) -> str:

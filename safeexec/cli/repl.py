@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import codeop
+import io
 import os
 import sys
 import warnings
@@ -45,6 +46,8 @@ def command(ctx: click.Context, options: Options) -> int:
     """
     screen = Screen(sys.stdout, sys.stderr)
     interactive = sys.stdin is not None and sys.stdin.isatty() and screen.out.tty
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text fail as a step, not as the session
     policy = options.policy()
     tools = options.tools()
     saver = make_saver(options.save_files)
@@ -58,7 +61,7 @@ def command(ctx: click.Context, options: Options) -> int:
                 if interactive:
                     _banner(screen, executor)
                 for source in steps(_prompting(screen) if interactive else _reading(), screen):
-                    result = _step(session, source, screen)
+                    result = _step(session, source, screen, saver is not None)
                     if saver is not None:
                         saved, trouble = saver.save(session, result)
                         for path in saved:
@@ -78,15 +81,12 @@ def command(ctx: click.Context, options: Options) -> int:
     return exits.OK
 
 
-def _step(session: Session, source: str, screen: Screen) -> Result:
-    with Interrupts(session):
+def _step(session: Session, source: str, screen: Screen, saves: bool) -> Result:
+    with Interrupts(session) as interrupts:
         result = session.run(source, on_output=screen.output)
-    screen.value(result.value, as_repr=True)
-    screen.made(result, True)
-    screen.truncated(result)
-    if result.error is not None:
-        screen.error(result.error)
-    screen.out.fresh()
+    if interrupts.happened:
+        screen.interrupted()
+    screen.step(result, saves=saves, as_repr=True)
     return result
 
 
@@ -110,7 +110,7 @@ def steps(read: Callable[[bool], str], screen: Screen) -> Iterator[str]:
             lines.append(read(bool(lines)))
         except KeyboardInterrupt:
             lines.clear()
-            screen.out.at_start = False  # the terminal shows ^C there
+            screen.interrupted()
             screen.out.line("KeyboardInterrupt")
             continue
         except EOFError:

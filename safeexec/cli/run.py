@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,12 +11,14 @@ from safeexec.cli import exits
 from safeexec.cli.interrupts import Interrupts
 from safeexec.cli.options import Options, note_config, shared
 from safeexec.cli.render import Screen
-from safeexec.cli.save import Saver, make_saver
 from safeexec.cli.source import read_program
 from safeexec.errors import SafeExecError
 from safeexec.executor import Executor
 from safeexec.result import GuestError, Result
 from safeexec.session import Session
+
+if TYPE_CHECKING:
+    from safeexec.cli.save import Saver
 
 
 @click.command("run", context_settings={"help_option_names": ["-h", "--help"]}, epilog=exits.HELP)
@@ -43,50 +46,54 @@ def command(ctx: click.Context, options: Options, program: str | None, code: str
     try:
         policy = options.policy()
         tools = options.tools()
-        saver = make_saver(options.save_files)
+        saver = _saver(options)
         note = note_config(ctx)
         if note is not None and screen.err.tty:
             screen.note(note)
         with Executor(options.sandbox, policy=policy) as executor, executor.session(tools) as session:
             with Interrupts(session) as interrupts:
                 result = session.run(source, on_output=None if as_json else screen.output)
+            if interrupts.happened:
+                screen.interrupted()
             exit_code = exits.INTERRUPTED if interrupts.happened else exits.of_result(result)
             if as_json:
+                as_json = False  # one document, whatever happens while the sandbox is closed
                 return _document(options, screen, session, result, saver, exit_code)
             return _show(program, screen, session, result, saver, exit_code)
-    except SafeExecError as error:
+    except (SafeExecError, KeyboardInterrupt) as error:
         if as_json:
-            _host_trouble(options, screen, error, exits.of_error(error))
+            trouble_code = exits.of_error(error) if isinstance(error, SafeExecError) else exits.INTERRUPTED
+            trouble = Result(error=GuestError("host", type(error).__name__, str(error)))
+            _document(options, screen, None, trouble, None, trouble_code)
         raise
-    except KeyboardInterrupt as error:
-        if as_json:
-            _host_trouble(options, screen, error, exits.INTERRUPTED)
-        raise
+
+
+def _saver(options: Options) -> Saver | None:
+    if options.save_files is None:
+        return None
+    from safeexec.cli.save import make_saver  # only those who save wait for it
+
+    return make_saver(options.save_files)
 
 
 def _show(
     program: str | None, screen: Screen, session: Session, result: Result, saver: Saver | None, exit_code: int
 ) -> int:
-    screen.value(result.value)
-    screen.made(result, saver is not None)
-    screen.truncated(result)
-    if result.error is not None:
-        screen.error(result.error, program if program != "-" else "<stdin>")
+    screen.step(result, saves=saver is not None, name=program if program != "-" else "<stdin>")
     if saver is not None:
         saved, trouble = saver.save(session, result)
         for path in saved:
             screen.note(f"saved {path}")
         exit_code = _unsaved(trouble, exit_code)
-    screen.out.fresh()
     return exit_code
 
 
 def _document(
-    options: Options, screen: Screen, session: Session, result: Result, saver: Saver | None, exit_code: int
+    options: Options, screen: Screen, session: Session | None, result: Result, saver: Saver | None, exit_code: int
 ) -> int:
     from safeexec.cli import document
 
-    saved, trouble = saver.save(session, result) if saver is not None else ((), None)
+    saved, trouble = saver.save(session, result) if saver is not None and session is not None else ((), None)
     interrupted = exit_code == exits.INTERRUPTED
     exit_code = _unsaved(trouble, exit_code)
     data = document.of_result(
@@ -101,13 +108,3 @@ def _unsaved(trouble: str | None, exit_code: int) -> int:
         return exit_code
     exits.complain(trouble)
     return exit_code or exits.GUEST
-
-
-def _host_trouble(options: Options, screen: Screen, error: BaseException, exit_code: int) -> None:
-    from safeexec.cli import document
-
-    result = Result(error=GuestError("host", type(error).__name__, str(error)))
-    data = document.of_result(
-        result, sandbox=options.sandbox, exit_code=exit_code, interrupted=exit_code == exits.INTERRUPTED
-    )
-    screen.out.raw_line(document.dump(data, 2 if screen.out.tty else None))

@@ -63,13 +63,13 @@ class Saver:
     def _displays(self, result: Result, taken: set[str]) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
         for display in result.displays:
-            contents = list(_contents(display))
-            if not contents:
-                continue
             self._number += 1
-            while any(f"display-{self._number}{suffix}" in taken for suffix, _ in contents):
-                self._number += 1  # the program has a file of that name
-            found.update((f"display-{self._number}{suffix}", data) for suffix, data in contents)
+            for suffix, data in _contents(display):
+                name, other = f"display-{self._number}{suffix}", 0
+                while name in taken:  # the program has a file of that name
+                    other += 1
+                    name = f"display-{self._number}-{other}{suffix}"
+                found[name] = data
         return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import IO
 
@@ -10,8 +9,6 @@ from safeexec.cli.exits import Failure
 
 MAX_PROGRAM = 16 * 2**20
 """Bytes. A program without end (/dev/zero, say) must not fill the host's memory."""
-
-_COOKIE = re.compile(rb"^[ \t\f]*#.*?coding[:=]", re.MULTILINE)
 
 
 def read_program(path: str | None, code: str | None) -> str:
@@ -43,7 +40,7 @@ def _read(file: IO[bytes], name: str) -> bytes:
 def _decode(data: bytes, name: str) -> str:
     encoding = "utf-8-sig"
     try:
-        if _COOKIE.search(b"\n".join(data.split(b"\n", 2)[:2])):  # PEP 263
+        if any(b"coding" in line for line in data.split(b"\n", 2)[:2]):  # perhaps a cookie, see PEP 263
             from io import BytesIO
             from tokenize import detect_encoding
 

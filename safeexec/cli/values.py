@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from safeexec.text import neutralise_line
-from safeexec.wire import Array, Table
+from safeexec.wire import Array, Opaque, Table
 
 _MAX_ITEMS = 1000
 _MAX_ROWS = 20
@@ -24,6 +24,8 @@ def text(value: Any) -> str:
     """What Python's prompt would show. Not neutralised: the repr of an opaque value is the guest's own text."""
     if type(value) is Array:
         return _array(value)
+    if type(value) is Opaque:
+        return value.repr
     if type(value) is Table:
         return _table(value)
     try:

@@ -69,6 +69,7 @@ class Base:
     _modules: ClassVar[frozenset[str]]
     _package: ClassVar[str | None]
     _deviations: ClassVar[Mapping[str, str]]
+    _shared: ClassVar[Session | None] = None
     executor: ClassVar[Executor]
 
     @classmethod
@@ -120,6 +121,13 @@ class Base:
             policy = self.limits(**limits)
         return self.executor.session(tools, variables, policy=policy)
 
+    def shared(self) -> Session:
+        """One session for the many small tests that leave nothing in it; a new one when it was closed."""
+        cls = type(self)
+        if cls._shared is None or cls._shared.closed:
+            cls._shared = self.executor.session()
+        return cls._shared
+
     def run(self, code: str, tools: Any = (), variables: Any = None, **limits: Any) -> Result:
         """One step in a fresh session."""
         with self.session(tools, variables, **limits) as session:
@@ -157,7 +165,7 @@ class Base:
     def needs_module(self, name: str) -> Policy:
         """The policy that lets the guest import third-party module `name`; skips the test where the sandbox has not declared it."""
         if name not in self._modules:
-            pytest.skip(f"{name} is not declared in modules= for this sandbox")
+            pytest.skip(f"n/a: {name} is not declared in modules= for this sandbox")
         base = DEFAULT_IMPORTS if self._policy.imports is None else tuple(self._policy.imports)
         return self._policy.replace(imports=base if "*" in base else (*base, name, f"{name}.*"))
 

@@ -29,7 +29,7 @@ class Capabilities(Base):
 
     def test_fork_keeps_or_replaces_tools(self) -> None:
         if "fork" not in self._capabilities:
-            pytest.skip("fork is not declared for this sandbox")
+            pytest.skip("n/a: fork is not declared for this sandbox")
         with self.session({"f": lambda: "old"}) as session:
             with session.fork() as branch:
                 assert branch.run("f()").value == "old"
@@ -38,7 +38,7 @@ class Capabilities(Base):
 
     def test_fork_can_reseed(self) -> None:
         if "fork" not in self._capabilities:
-            pytest.skip("fork is not declared for this sandbox")
+            pytest.skip("n/a: fork is not declared for this sandbox")
         code = "import random\nrandom.random()"
         with self.session() as session:
             session.run(code)

@@ -99,6 +99,24 @@ class Errors(Base):
             assert len(error.traceback) < 400_000
             self.usable(session)
 
+    def test_text_that_is_not_unicode_is_survived(self) -> None:
+        with self.session() as session:
+            error = session.run("raise ValueError('\\ud800 lone')").error
+            assert error is not None and (error.type, error.message) == ("ValueError", "\ud800 lone")
+            session.run("globals()['\\udfff'] = 1")
+            assert not session.closed and set(session.variables) <= {"\udfff"}
+            assert session.run("'fine'").value == "fine"
+
+    def test_message_of_digits_or_brackets_is_text(self) -> None:
+        with self.session() as session:
+            for text in ("7" * 9000, "[" * 9000, '"' * 9000, "\\" * 9001, ",{" * 9000):
+                session.variables["t"] = text
+                error = session.run("raise ValueError(t)").error
+                assert error is not None and (error.type, error.message) == ("ValueError", text)
+
+    def test_code_of_digits_is_code(self) -> None:
+        assert self.value(f"x = '{'8' * 20_000}'\nlen(x)") == 20_000
+
     def test_deep_source_is_survived(self) -> None:
         with self.session() as session:
             for code in (

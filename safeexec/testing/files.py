@@ -79,14 +79,14 @@ class FileTests(Base):
 
     @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
     def test_unsafe_names_are_refused_by_the_host(self, name: str) -> None:
-        with self.session() as session:
-            with pytest.raises(UnsafeName):
-                session.files.read(name)
-            with pytest.raises(UnsafeName):
-                session.files.write(name, b"")
-            with pytest.raises(UnsafeName):
-                session.files.remove(name)
-            assert session.run("1").value == 1
+        session = self.shared()
+        with pytest.raises(UnsafeName):
+            session.files.read(name)
+        with pytest.raises(UnsafeName):
+            session.files.write(name, b"")
+        with pytest.raises(UnsafeName):
+            session.files.remove(name)
+        assert session.run("1").value == 1
 
     def test_saving_copies_files_to_the_host(self, tmp_path: Path) -> None:
         with self.session() as session:
@@ -110,6 +110,15 @@ with open("t.json", "w") as f:
 json.load(open("t.json"))
 """
         assert self.value(code) == [{"n": "0", "s": "a"}, {"n": "1", "s": "b"}, {"n": "2", "s": "c"}]
+
+    def test_file_name_that_is_not_unicode_is_survived(self) -> None:
+        with self.session() as session:
+            result = session.run("try:\n    open('a\\udcff', 'w').close()\nexcept Exception:\n    pass\n5")
+            assert result.value == 5, result.error
+            for info in session.files.list():
+                with pytest.raises(UnsafeName):
+                    session.files.read(info.name)
+            assert session.run("6").value == 6
 
     def test_removed_file_is_gone_from_the_list(self) -> None:
         with self.session() as session:

@@ -51,16 +51,19 @@ CODE: list[tuple[str, Any]] = [
 class Values(Base):
     @pytest.mark.parametrize("value", VALUES, ids=lambda v: f"{type(v).__name__}-{ascii(v)[:24]}")
     def test_value_survives_both_ways(self, value: Any) -> None:
-        with self.session(variables={"v": value}) as session:
-            assert same(session.run("v").value, value)
-            assert same(session.variables["v"], value)
-            result = session.run("w = [v, {'in': v}]; type(v).__name__")
-            assert result.value == type(value).__name__
-            assert same(session.variables["w"], [value, {"in": value}])
+        session = self.shared()
+        session.variables["v"] = value
+        assert same(session.run("v").value, value)
+        assert same(session.variables["v"], value)
+        result = session.run("w = [v, {'in': v}]; type(v).__name__")
+        assert result.value == type(value).__name__
+        assert same(session.variables["w"], [value, {"in": value}])
 
     @pytest.mark.parametrize(("code", "expected"), CODE, ids=[c[:40] for c, _ in CODE])
     def test_code_yields_plain_value(self, code: str, expected: Any) -> None:
-        assert same(self.value(code), expected)
+        result = self.shared().run(code)
+        assert result.ok, result.error
+        assert same(result.value, expected)
 
     @pytest.mark.parametrize("code", ["object()", "lambda: 1", "(i for i in ())", "print", "type('T', (), {})"])
     def test_what_has_no_plain_form_is_opaque(self, code: str) -> None:

@@ -17,12 +17,21 @@ import json, os, sys
 job = json.loads(sys.argv[1])
 sys.path[:0] = job["path"]
 from safeexec_backends._hardening import libc, privileges
-if job["binds"]:
+
+def bind(source, target):
+    os.makedirs(target, exist_ok=True)
+    libc.syscall("mount", source.encode(), target.encode(), None, 4096 | 16384, None)
+
+if job["closed"]:
+    # A mount namespace in which the closed folders hold what the user needs of them, at the same paths, and nothing else.
     libc.syscall("unshare", 0x20000)
     libc.syscall("mount", None, b"/", None, 16384 | 1 << 18, None)
-    for source, target in job["binds"]:
-        os.makedirs(target, exist_ok=True)
-        libc.syscall("mount", source.encode(), target.encode(), None, 4096 | 16384, None)
+    for number, path in enumerate(job["needed"]):
+        bind(path, f"{job['place']}/{number}")
+    for folder in job["closed"]:
+        libc.syscall("mount", b"tmpfs", folder.encode(), b"tmpfs", 0, b"mode=0755")
+    for number, path in enumerate(job["needed"]):
+        bind(f"{job['place']}/{number}", path)
 privileges.become(job["uid"], job["uid"])
 os.environ.clear()
 os.environ["PYTHONPATH"] = os.pathsep.join(job["new_path"])
@@ -31,9 +40,11 @@ os.execv(job["python"], [job["python"], "-S", "-c", job["code"], *job["arguments
 """
 
 
-def _reachable(path: str) -> bool:
+def _closed(path: str) -> str | None:
+    """The outermost folder on the way to `path` that only its owner may enter."""
     folder = Path(path).resolve()
-    return all(p.stat().st_mode & 0o001 for p in [folder, *folder.parents])
+    barred = [str(p) for p in [*reversed(folder.parents), folder] if not p.stat().st_mode & 0o001]
+    return barred[0] if barred else None
 
 
 class AsUser:
@@ -41,29 +52,17 @@ class AsUser:
 
     def __init__(self, uid: int = NOBODY) -> None:
         self.uid = uid
-        self._binds: list[tuple[str, str]] = []
 
     def __enter__(self) -> AsUser:
-        self._place = tempfile.TemporaryDirectory(prefix="walls-", dir="/tmp")
-        os.chmod(self._place.name, 0o755)
-        base = os.path.realpath(sys.base_prefix)
-        self._python = os.path.realpath(sys.executable)
-        if not _reachable(base):
-            target = f"{self._place.name}/python"
-            self._binds.append((base, target))
-            self._python = self._python.replace(base, target, 1)
         import safeexec
         import safeexec_backends
 
+        self._place = tempfile.TemporaryDirectory(prefix="walls-", dir="/tmp")
+        os.chmod(self._place.name, 0o755)
         roots = {str(Path(p).parent) for package in (safeexec, safeexec_backends) for p in package.__path__}
-        self._path = []
-        for number, entry in enumerate([*roots, *[p for p in sys.path if p.endswith("site-packages")]]):
-            if _reachable(entry):
-                self._path.append(entry)
-            else:
-                target = f"{self._place.name}/{number}/{os.path.basename(entry)}"
-                self._binds.append((entry, target))
-                self._path.append(target)
+        self._path = [*roots, *[p for p in sys.path if p.endswith("site-packages")]]
+        needed = [os.path.realpath(p) for p in (sys.base_prefix, *self._path)]
+        self._needed = [p for p in needed if _closed(p)]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,10 +72,12 @@ class AsUser:
         """What to start, as root, to run `code` as the user."""
         job = {
             "path": [p for p in sys.path if p],
-            "binds": self._binds,
+            "closed": sorted({_closed(p) for p in self._needed} - {None}, key=str),
+            "needed": self._needed,
+            "place": self._place.name,
             "uid": self.uid,
             "new_path": self._path,
-            "python": self._python,
+            "python": os.path.realpath(sys.executable),
             "code": code,
             "arguments": arguments,
         }

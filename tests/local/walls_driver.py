@@ -14,18 +14,18 @@ import sys
 SECRET = b"walls-driver-" + b"memory-canary"
 
 
-def deny_namespaces() -> None:
-    """Make the kernel refuse new namespaces from here on, as a container's seccomp profile does."""
+def deny_namespaces(how: str) -> None:
+    """Make the kernel refuse new namespaces from here on, as a container's seccomp profile does; "late": only to forked processes."""
     from safeexec_backends._hardening import bpf, libc, privileges, seccomp
 
     refuse = bpf.errno(errno.EPERM)
     new = 0x7E020000  # every CLONE_NEW*
     numbers = seccomp.NUMBERS[libc.MACHINE]
     actions: dict[int, bpf.Action] = dict.fromkeys(range(max(numbers.values()) + 1), bpf.ALLOW)
-    actions[numbers["unshare"]] = refuse
     actions[numbers["clone"]] = bpf.Rule((bpf.Within(0, 0xFFFFFFFF & ~new),), refuse)
     actions[numbers["clone3"]] = bpf.errno(errno.ENOSYS)
-    actions[numbers["mount"]] = refuse
+    if how != "late":
+        actions[numbers["unshare"]] = actions[numbers["mount"]] = refuse
     privileges.no_new_privileges()
     program = bpf.assemble(seccomp.ARCHITECTURES[libc.MACHINE], actions, bpf.ALLOW, bpf.ALLOW)
     seccomp.apply(bpf.encode(program))
@@ -34,7 +34,7 @@ def deny_namespaces() -> None:
 def main() -> None:
     job = json.load(sys.stdin)
     if job.get("deny_namespaces"):
-        deny_namespaces()
+        deny_namespaces(job["deny_namespaces"])
     from safeexec import Executor, Limits, Policy
 
     os.environ["WALLS_CANARY"] = "environment-canary"
@@ -43,6 +43,7 @@ def main() -> None:
     policy = Policy(limits=Limits(**job.get("limits", {})), require=job.get("require"))
     results = {}
     with Executor("local", policy=policy, _language="full", **job.get("options", {})) as executor:
+        zygote = executor._backend._zygote  # type: ignore[attr-defined]
         isolation = {name: list(wall) for name, wall in executor.isolation.items()}
         for name, code in job["attacks"].items():
             result = executor.run(code, variables={**job.get("known", {}), **known})
@@ -50,7 +51,7 @@ def main() -> None:
             results[name] = {"value": result.value, "error": error, "stdout": result.stdout}
         after = executor.run("'alive'").value
     json.dump(
-        {"isolation": isolation, "results": results, "after": after, "uid": os.getuid()}, sys.stdout, default=repr
+        {"isolation": isolation, "results": results, "after": after, "folder": zygote._folder}, sys.stdout, default=repr
     )
 
 

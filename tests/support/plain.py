@@ -18,10 +18,14 @@ from safeexec.errors import PolicyError
 from safeexec.policy import Policy
 
 _MAIN = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from safeexec import guest
-guest.Guest(guest.FdChannel(int(sys.argv[1]))).serve()
+import importlib.util, sys
+sys.modules["safeexec"] = None  # the two files alone, as they arrive in a sandbox that has nothing of ours
+for name in ("wire", "guest"):
+    spec = importlib.util.spec_from_file_location("safeexec_" + name, sys.argv[2] + "/" + name + ".py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+del sys.modules["safeexec"]
+module.Guest(module.FdChannel(int(sys.argv[1]))).serve()
 """
 
 
@@ -31,7 +35,7 @@ class PlainGuest(StreamGuest):
         self._home = TemporaryDirectory()
         with theirs:
             self.process = subprocess.Popen(
-                [python, "-I", "-c", _MAIN, str(theirs.fileno()), str(Path(safeexec.__file__).parents[1])],
+                [python, "-I", "-c", _MAIN, str(theirs.fileno()), str(Path(safeexec.__file__).parent)],
                 pass_fds=[theirs.fileno()],
                 cwd=self._home.name,
                 env={"MPLBACKEND": "Agg", "PYTHONDONTWRITEBYTECODE": "1"},

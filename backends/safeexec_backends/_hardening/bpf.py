@@ -53,7 +53,15 @@ class MaskedOneOf(NamedTuple):
     values: tuple[int, ...]
 
 
-Condition = OneOf | Within | MaskedOneOf
+class Unless(NamedTuple):
+    """Argument `argument` (an int) is not `value`; if it is, `action` is taken at once."""
+
+    argument: int
+    value: int
+    action: int
+
+
+Condition = OneOf | Within | MaskedOneOf | Unless
 
 
 class Rule(NamedTuple):
@@ -83,6 +91,8 @@ def _condition(condition: Condition, tail: int) -> list[Instruction]:
     low = _ARGUMENTS + 8 * condition.argument
     if isinstance(condition, OneOf):
         return [_load(low), *_values(condition.values, tail)]
+    if isinstance(condition, Unless):
+        return [_load(low), Instruction(_EQUAL, 0, 1, condition.value), Instruction(_RETURN, 0, 0, condition.action)]
     if isinstance(condition, MaskedOneOf):
         return [_load(low), Instruction(_AND, 0, 0, condition.mask), *_values(condition.values, tail)]
     body = [_load(low), Instruction(_AND, 0, 0, condition.required), Instruction(_EQUAL, 0, tail, condition.required)]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import sys
 from collections.abc import Sequence
 
 from safeexec_backends._hardening.syscalls import NUMBERS
 
 LINUX = sys.platform == "linux"
-MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+MACHINE = os.uname().machine if LINUX else ""
 
 # PyDLL keeps the GIL during a call: between a raw clone() and the set-up of its child no other Python thread may run.
 _libc = ctypes.PyDLL(None, use_errno=True) if LINUX else None

@@ -76,7 +76,11 @@ def _graft(path: str) -> None:
     _attributes(path, _RDONLY | _NOSUID | (0 if path in DEVICES else _NODEV))
 
 
-def private_root(readable: Sequence[str]) -> list[str]:
+Covered = tuple[str, str | None]
+"""A path, and what it points to if it is a symbolic link."""
+
+
+def private_root(readable: Sequence[str]) -> list[Covered]:
     """Replace the root of the caller's (own, new) mount namespace: `readable` read-only at the same paths, five devices, an empty
     working directory and /tmp, nothing else. No /proc: it would show host processes, or siblings.
 
@@ -115,7 +119,9 @@ def private_root(readable: Sequence[str]) -> list[str]:
     libc.syscall("umount2", _HOST.encode(), _DETACH)
     os.rmdir(_HOST)
     _mount(None, "/", None, _REMOUNT | _BIND | _RDONLY | _NOSUID | _NODEV)
-    return [path for path in grafts if within(path, TEMPORARY)]
+    covered: list[Covered] = [(path, None) for path in grafts]
+    covered += [(link, target) for link, target in links.items() if not any(within(link, g) for g in grafts)]
+    return [(path, target) for path, target in covered if within(path, TEMPORARY)]
 
 
 def scratch(size: int, owner: tuple[int, int]) -> None:
@@ -124,12 +130,13 @@ def scratch(size: int, owner: tuple[int, int]) -> None:
     _mount("tmpfs", WORK, "tmpfs", _NOSUID | _NODEV | _NOEXEC, options)
 
 
-def storage(size: int, keep: Sequence[str] = ()) -> None:
+def storage(size: int, covered: Sequence[Covered] = ()) -> None:
     """Memory-backed working directory and /tmp that share a quota of `size` bytes, and of files. Raises OSError.
 
-    For a process with a mount namespace of its own whose root is a private root. `keep` are paths of it below /tmp that stay.
+    For a process with a mount namespace of its own whose root is a private root. `covered` is what that said it has below /tmp: it
+    stays.
     """
-    kept = [(path, _open_tree(path)) for path in keep]
+    kept = [(path, _open_tree(path)) for path, target in covered if target is None]
     # Without nr_inodes a flood of empty files is bounded by the host's memory only.
     inodes = min(max(size // 4096, 64), 16_384)
     _mount("tmpfs", TEMPORARY, "tmpfs", _NOSUID | _NODEV | _NOEXEC, f"mode=0700,size={size},nr_inodes={inodes}")
@@ -144,6 +151,10 @@ def storage(size: int, keep: Sequence[str] = ()) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
         libc.syscall("move_mount", tree, b"", _AT_FDCWD, os.fsencode(path), 4)  # MOVE_MOUNT_F_EMPTY_PATH
         os.close(tree)
+    for path, points_to in covered:
+        if points_to is not None:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.symlink(points_to, path)
 
 
 def _open_tree(path: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import secrets
 import struct
 
 from safeexec_backends._hardening import libc
@@ -78,7 +77,7 @@ def dies_with_parent() -> bool:
 
 def spare_uid(proc: int) -> int:
     """An unprivileged uid that no one else uses, if the user namespace has room for one; else 65534."""
-    wanted = _FIRST_UID + secrets.randbelow(2**24)
+    wanted = _FIRST_UID + int.from_bytes(os.urandom(3), "little")
     fd = os.open("self/uid_map", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
     try:
         text = os.read(fd, 65536).decode()

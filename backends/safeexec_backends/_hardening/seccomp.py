@@ -11,7 +11,7 @@ import errno
 from collections.abc import Iterable
 
 from safeexec_backends._hardening import bpf, libc
-from safeexec_backends._hardening.bpf import MaskedOneOf, OneOf, Rule, Within
+from safeexec_backends._hardening.bpf import MaskedOneOf, OneOf, Rule, Unless, Within
 from safeexec_backends._hardening.syscalls import NUMBERS
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*, linux/audit.h
@@ -27,7 +27,7 @@ getcwd chdir fchdir getdents getdents64 mkdir mkdirat rmdir unlink unlinkat rena
 chmod fchmod fchmodat fchmodat2 umask utime utimes utimensat futimesat truncate ftruncate fallocate fadvise64 readahead
 fsync fdatasync flock dup dup2 dup3 pipe pipe2
 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
-mmap munmap mprotect mremap madvise brk msync mincore membarrier
+mmap munmap mprotect mremap madvise brk msync membarrier
 rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack pause restart_syscall
 alarm setitimer getitimer nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times
 timerfd_create timerfd_settime timerfd_gettime
@@ -101,8 +101,10 @@ def _rules(own_pid: int) -> dict[str, Rule]:
         "clone": Rule((Within(0, _THREAD_FLAGS, _THREAD),), _PERM),
         # A stream pair is already connected; a datagram pair could be addressed to any socket of the host by name.
         "socketpair": Rule((OneOf(0, (1,)), MaskedOneOf(1, 0xF, (1,))), _PERM),
-        "kill": Rule((OneOf(0, (own_pid,)),), _PERM),
-        "tgkill": Rule((OneOf(0, (own_pid,)),), _PERM),
+        # SIGKILL to itself ends it here: the first process of a pid namespace would shrug it off, and the host, seeing a SIGKILL it did
+        # not send, can take it for the kernel's when memory runs out.
+        "kill": Rule((OneOf(0, (own_pid,)), Unless(1, 9, bpf.KILL_PROCESS)), _PERM),
+        "tgkill": Rule((OneOf(0, (own_pid,)), Unless(2, 9, bpf.KILL_PROCESS)), _PERM),
         "prlimit64": Rule((OneOf(0, (0, own_pid)),), _PERM),
         "prctl": Rule((OneOf(0, _PRCTL),), _PERM),
         "fcntl": Rule((OneOf(1, _FCNTL),), bpf.errno(errno.EINVAL)),

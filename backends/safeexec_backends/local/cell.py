@@ -5,16 +5,15 @@ Runs in the zygote's child. Any failure before the guest starts ends the process
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import json
 import os
-import select
 import signal
 import sys
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from safeexec_backends._hardening import (
     descriptors,
@@ -25,11 +24,12 @@ from safeexec_backends._hardening import (
     privileges,
     rlimits,
     seccomp,
+    waiting,
 )
 
 UID = 1000
 """What a cell's own user namespace calls its one user."""
-_CHANNEL, _STATUS, _PROC, _PROC_STATUS = 3, 4, 5, 6
+_CHANNEL, _STATUS, _PROC, _PROC_STATUS, _PROC_FDS = 3, 4, 5, 6, 7
 
 WALLS = (
     "seccomp",
@@ -53,34 +53,33 @@ WALLS = (
 """The operating-system walls of a cell, in the order they are reported."""
 
 
-@dataclass
 class Plan:
     """What the zygote found out, done once, for all its cells."""
 
-    missing: dict[str, str] = field(default_factory=dict)
-    """Walls that cannot stand, and why."""
-    outer: tuple[int, int] = (0, 0)
-    """uid and gid outside the cells' user namespaces."""
-    readable: tuple[str, ...] = ()
-    """Where no private root can be built: what Landlock lets cells read."""
-    covered: tuple[str, ...] = ()
-    """Paths of the private root that lie below /tmp."""
-    namespaces: dict[str, str] = field(default_factory=dict)
-    """The host's namespaces, to compare with."""
-    proc: int = -1
-    """An open /proc."""
-    zygote: int = -1
-    """A pidfd of the zygote: readable once it is dead."""
-    filter: bytes = b""
-    """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        """Walls that cannot stand, and why."""
+        self.outer = (0, 0)
+        """uid and gid outside the cells' user namespaces."""
+        self.readable: tuple[str, ...] = ()
+        """Where no private root can be built: what Landlock lets cells read."""
+        self.covered: tuple[mounts.Covered, ...] = ()
+        """What the private root has below /tmp."""
+        self.namespaces: dict[str, str] = {}
+        """The host's namespaces, to compare with."""
+        self.proc = -1
+        """An open /proc."""
+        self.zygote = -1
+        """A pidfd of the zygote: readable once it is dead."""
+        self.filter = b""
+        """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
 
     def stands(self, wall: str) -> bool:
         """Whether a wall is to be raised."""
         return wall not in self.missing
 
 
-@dataclass
-class Order:
+class Order(NamedTuple):
     """What the host asks of one cell."""
 
     memory: int
@@ -97,10 +96,13 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
     if plan.stands("parent_death"):
         privileges.die_with_parent()
         # Had the zygote died before the line above, no signal would ever come.
-        if plan.zygote >= 0 and select.select([plan.zygote], [], [], 0)[0]:
+        if plan.zygote >= 0 and waiting.ready(plan.zygote, 0):
             os._exit(1)
     if plan.stands("user_namespace"):
         namespaces.map_ids(plan.proc, UID, UID, *plan.outer)
+    if plan.proc >= 0:
+        with contextlib.suppress(OSError):  # no wall: should the host itself run out of memory, cells go first
+            _write(plan.proc, "self/oom_score_adj", b"1000")
     if plan.stands("mount_namespace"):
         mounts.storage(order.disk, plan.covered)
         work, temporary = mounts.WORK, mounts.TEMPORARY
@@ -115,20 +117,30 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
     kept = [channel, status]
     if order.probe and libc.READY:
         # A probe keeps these to look at itself from the outside; it never runs anyone's code. Opened now: Landlock will refuse it.
-        kept += [plan.proc, os.open("self/status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)]
+        own = [os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc) for name in ("status", "fd")]
+        kept += [plan.proc, *own]
     descriptors.keep(kept)
     os.environ.clear()
-    rlimits.apply(limits(order))
+    rlimits.apply(limits(plan, order))
     if libc.READY:
         _lock(plan, order, work, temporary)
 
 
-def limits(order: Order) -> dict[str, int]:
+def _write(proc: int, name: str, data: bytes) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def limits(plan: Plan, order: Order) -> dict[str, int]:
     """The resource limits of a cell."""
     return rlimits.plan(
         address_space=order.baseline + order.memory if order.baseline else None,
         file_size=order.disk,
-        processes=order.processes,
+        # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
+        processes=order.processes if plan.stands("user_namespace") else None,
     )
 
 
@@ -154,6 +166,7 @@ def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None
     try:
         # No handler yet: an interrupt that comes before the guest is ready must not break the set-up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             enter(plan, order, channel, status)
             status = _STATUS
@@ -165,8 +178,11 @@ def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None
             os.write(status if _is_open(status) else _STATUS, json.dumps({"setup": text}).encode() + b"\n")
             os._exit(1)
         os.close(_STATUS)
+        gc.enable()
         reseed()
         if order.folder:
+            import tempfile
+
             tempfile.tempdir = f"{order.folder}/tmp"
         serve(_CHANNEL)
         code = 0
@@ -231,13 +247,12 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
     if wall == "not_dumpable":
         return "" if privileges.is_undumpable() else bad
     if wall == "rlimits":
-        return rlimits.standing(limits(order))
+        return rlimits.standing(limits(plan, order))
     if wall == "closed_fds":
-        return (
-            ""
-            if {fd for fd in range(4096) if _is_open(fd)} <= {0, 1, 2, _CHANNEL, _STATUS, _PROC, _PROC_STATUS}
-            else bad
+        fds = (
+            {int(name) for name in os.listdir(_PROC_FDS)} if libc.READY else {fd for fd in range(1024) if _is_open(fd)}
         )
+        return "" if fds <= set(range(_PROC_FDS + 2)) else bad
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":

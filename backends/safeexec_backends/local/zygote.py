@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import gc
 import importlib
-import importlib.util
 import json
 import os
+import resource
 import select
 import signal
 import socket
 import sys
-import tempfile
 import types
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from safeexec_backends._hardening import landlock, libc, mounts, namespaces, privileges, seccomp
+from safeexec_backends._hardening import libc, namespaces, waiting
 from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends.local import cell, control
-from safeexec_backends.local.cell import Order, Plan
-
-_PORTABLE = {"rlimits", "closed_fds", "empty_environment"}
-"""The walls that stand on every POSIX system."""
+from safeexec_backends.local.cell import Order
+from safeexec_backends.local.ground import Ground
 
 _EXTRA_IMPORTS = {
     "matplotlib": ("matplotlib.pyplot", "matplotlib.backends.backend_agg"),
@@ -37,8 +32,10 @@ _EXTRA_IMPORTS = {
 """What a package's users always want, and what is slow to import in every session."""
 
 
-@dataclass
-class Cell:
+_LANGUAGE = "safeexec_backends.local.language"
+
+
+class Cell(NamedTuple):
     """A live cell."""
 
     pid: int
@@ -63,7 +60,8 @@ class Zygote:
         self._host = os.getppid()
         self._host_pidfd = -1
         self._statm = -1
-        self._plan = Plan()
+        self._ground = Ground(setup)
+        self._plan = self._ground.plan
         self._cells: dict[int, Cell] = {}
         """Live cells by pidfd (by pid where there are none)."""
         self._spare: Cell | None = None
@@ -71,7 +69,8 @@ class Zygote:
         """The last order: what a spare is made for."""
         self._folder = ""
         self._made = 0
-        self._idle = list(setup["idle"])
+        self._cleaners: list[int] = []
+        self._idle: list[str] = []
         self._imported: set[str] = set()
         self._languages: dict[tuple[str, ...], Any] = {}
         self._generation = 0
@@ -82,134 +81,48 @@ class Zygote:
 
     def prepare(self) -> control.Message:
         """Import what every cell needs, build the private root, give up privileges; the answer to the host."""
+        sys.path += [folder for folder, _ in self._setup["extra"] if folder not in sys.path]
         self._guest = importlib.import_module("safeexec.guest")
         self._language(())
-        missing = dict(self._setup["deny"])
+        language = sys.modules.get(_LANGUAGE)
+        if language is not None:
+            # It imports parts of itself when programs ask for them: in cells, or here while nobody waits.
+            self._setup["readable"] += language.__path__
         if libc.READY:
-            self._prepare_linux(missing)
-        else:
-            for wall in cell.WALLS:
-                if wall not in _PORTABLE:
-                    missing.setdefault(wall, f"not available on this system: {libc.supported()}")
-        self._plan.missing = missing
-        if not self._plan.stands("mount_namespace"):
-            self._make_folder()
-        if libc.READY:
-            self._drop()
+            self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+            self._host_pidfd = os.pidfd_open(self._host)
+            if os.getppid() != self._host:
+                os._exit(0)  # the host died meanwhile, and its id may be another's by now
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # every live cell takes two descriptors here
+        self._ground.prepare()
+        self._folder = self._ground.folder
         sys.dont_write_bytecode = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return {"walls": self._probe(), "folder": self._folder}
+        return self._probe()
 
-    def _probe(self) -> dict[str, str]:
+    def _probe(self) -> control.Message:
         """Let one cell look around itself: which walls really stand."""
         order = {"memory": 2**28, "disk": 2**20, "processes": 8, "imports": [], "preload": [], "probe": True}
-        probe = self._make(order)
-        os.close(probe.ends[0])
-        with open(probe.ends[1], "rb") as pipe:
-            line = pipe.readline()
-        os.waitpid(probe.pid, 0)
-        self._forget(probe)
-        report = json.loads(line or b"{}")
-        if "walls" not in report:
-            raise RuntimeError(f"a sandbox process cannot be set up: {report.get('setup', 'it died')}")
-        walls: dict[str, str] = report["walls"]
-        return walls
-
-    def _prepare_linux(self, missing: dict[str, str]) -> None:
-        plan = self._plan
-        plan.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        plan.namespaces = namespaces.identities(plan.proc)
-        self._statm = os.open("self/statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)
-        self._host_pidfd = os.pidfd_open(self._host)
-        if os.getppid() != self._host:
-            os._exit(0)  # the host died meanwhile, and its id may be another's by now
-        plan.zygote = os.pidfd_open(os.getpid())
-        for wall, reason in (("seccomp", seccomp.probe()), ("landlock", landlock.probe())):
-            if reason:
-                missing.setdefault(wall, reason)
-        if not plan.namespaces:
-            for wall in namespaces.FLAGS:
-                missing.setdefault(wall, "/proc is not mounted")
-        root = os.geteuid() == 0
-        plan.outer = (os.geteuid(), os.getegid())
-        if root:
-            spare = privileges.spare_uid(plan.proc)
-            plan.outer = (spare, spare)
-        if "user_namespace" in missing:
-            missing.setdefault("mount_namespace", "cells have no user namespace to mount in")
-        if "mount_namespace" not in missing:
-            reason = _attempt(lambda: self._private_root(root))
-            if reason:
-                missing["mount_namespace"] = reason
+        report: dict[str, Any] = {}
+        for _ in range(2):
+            try:
+                probe = self._make(order)
+            except OSError as error:
+                report = {"setup": str(error)}
             else:
-                self._private_root(root)
-
-    def _private_root(self, root: bool) -> None:
-        plan = self._plan
-        if root:
-            libc.syscall("unshare", namespaces.flags(["mount_namespace"]))
-        else:
-            libc.syscall("unshare", namespaces.flags(["user_namespace", "mount_namespace"]))
-            namespaces.map_ids(plan.proc, *plan.outer, *plan.outer)
-        plan.covered = tuple(mounts.private_root(self._readable()))
-        mounts.scratch(16 * 2**20, plan.outer)
-
-    def _readable(self) -> list[str]:
-        readable = [p for p in self._setup["readable"] if os.path.exists(p)]
-        for name in self._setup["imports"]:
-            readable += _package_files(name, readable)
-        return readable
-
-    def _drop(self) -> None:
-        plan, missing = self._plan, self._plan.missing
-        if os.geteuid() == 0:
-            outside = not plan.stands("mount_namespace")
-            closed = next((p for p in self._readable() if not _public(p)), None) if outside else None
-            if closed is not None:
-                # Without a private root an unprivileged uid could not reach the interpreter's own library.
-                missing.setdefault("unprivileged_uid", f"{closed} is in a folder that only root may enter")
-            privileges.drop_bounding_set()
-            if plan.stands("unprivileged_uid"):
-                privileges.become(*plan.outer)
-            else:
-                plan.outer = (0, 0)
-        elif plan.outer[0] == 0:
-            missing.setdefault("unprivileged_uid", "the process is root")
-        privileges.no_new_privileges()
-        if not plan.stands("mount_namespace"):
-            plan.readable = (*self._readable(), *mounts.DEVICES)
-        privileges.drop_capabilities()
-        # A change of uid made this process undumpable, and /proc/self/uid_map of its children root's. No one else has this uid.
-        privileges.undumpable(False)
-        if plan.stands("seccomp"):
-            plan.filter = seccomp.build(1, private_files=plan.stands("mount_namespace"))
-        self._grantable()
-
-    def _grantable(self) -> None:
-        """Find out which namespaces the kernel gives cells."""
-        plan, missing = self._plan, self._plan.missing
-        if not plan.stands("user_namespace"):
-            for wall in namespaces.FLAGS:
-                missing.setdefault(wall, "cells have no user namespace, which an unprivileged process needs for it")
-            return
-        wanted = [wall for wall in namespaces.FLAGS if plan.stands(wall)]
-        if not _trial(plan, wanted):
-            return
-        reason = _trial(plan, ["user_namespace"])
-        if reason:
-            for wall in wanted:
-                missing[wall] = reason
-            return
-        for wall in wanted[1:]:
-            reason = _trial(plan, ["user_namespace", wall])
-            if reason:
-                missing[wall] = reason
-
-    def _make_folder(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="safeexec-")
-        if os.geteuid() == 0:
-            os.chown(self._folder, *self._plan.outer)
-        os.mkdir(f"{self._folder}/zygote", 0o700)
+                os.close(probe.ends[0])
+                with open(probe.ends[1], "rb") as pipe:
+                    report = json.loads(pipe.readline() or b"{}")
+            if "walls" in report:
+                return {"walls": report["walls"], "folder": self._folder, "portable": not libc.READY}
+            private_root = self._plan.stands("mount_namespace")
+            if libc.READY:
+                self._ground.find_grantable()
+            if private_root and not self._plan.stands("mount_namespace"):
+                # This process sits in a private root that its cells cannot have. Another one must start without.
+                return {"retry": self._plan.missing, "folder": self._folder, "portable": not libc.READY}
+        raise RuntimeError(f"a sandbox process cannot be set up: {report.get('setup', 'it died')}")
 
     # -- for every cell ----------------------------------------------------------------------------------------------------
 
@@ -219,6 +132,7 @@ class Zygote:
         if self._host_pidfd >= 0:
             self._poll.register(self._host_pidfd, select.POLLIN)
         self._wanted = self._setup["first"]
+        self._idle = [*_modules(_LANGUAGE), *self._setup["idle"]]
         busy = True
         while True:
             events = self._poll.poll(0 if busy else None if self._host_pidfd >= 0 else 1000)
@@ -233,6 +147,7 @@ class Zygote:
                     self._answer(message)
                 else:
                     self._reap(self._cells[fd])
+            self._cleaners = [pid for pid in self._cleaners if os.waitpid(pid, os.WNOHANG)[0] == 0]
             busy = bool(events) or self._use_idle_time()
             if self._host_pidfd < 0:
                 for live in list(self._cells.values()):
@@ -342,7 +257,7 @@ class Zygote:
             if self._setup["language"] == "full":
                 self._languages[imports] = importlib.import_module("safeexec.guest").Python()
             else:
-                module = importlib.import_module("safeexec_backends.local.language")
+                module = importlib.import_module(_LANGUAGE)
                 self._languages[imports] = module.RestrictedLanguage(imports=imports)
         return self._languages[imports]
 
@@ -353,11 +268,11 @@ class Zygote:
         if name.partition(".")[0] == "matplotlib":
             # Its settings and font cache go to a folder of the zygote's own; cells inherit what was read.
             os.environ["MPLBACKEND"] = "Agg"
-            os.environ["MPLCONFIGDIR"] = f"{self._folder}/zygote" if self._folder else mounts.WORK
+            os.environ["MPLCONFIGDIR"] = self._ground.scratch
         self._generation += 1
         try:
             importlib.import_module(name)
-        except Exception:
+        except (Exception, SystemExit):
             return  # the session that wants it gets the error, with its own traceback
         if libc.READY and not self._threads_from and _threads(self._plan.proc) != 1:
             self._threads_from = name
@@ -407,7 +322,17 @@ class Zygote:
         del self._cells[live.pidfd if live.pidfd >= 0 else live.pid]
         os.close(live.status)
         if live.folder:
-            remove_tree(live.folder)
+            self._clean(live.folder)
+
+    def _clean(self, folder: str) -> None:
+        # In a process of its own: a session that made a million files must not keep others waiting.
+        pid = os.fork()
+        if pid == 0:
+            try:
+                remove_tree(folder)
+            finally:
+                os._exit(0)
+        self._cleaners.append(pid)
 
     def close(self) -> None:
         """End every cell and leave nothing behind."""
@@ -415,86 +340,50 @@ class Zygote:
             os.kill(live.pid, signal.SIGKILL)
         for live in self._cells.values():
             os.waitpid(live.pid, 0)
-        if self._folder:
-            remove_tree(self._folder)
+        for pid in self._cleaners:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        if self._ground.folder:
+            remove_tree(self._ground.folder)
+
+
+def _modules(package: str) -> list[str]:
+    """The names of the modules of a package that is imported, and of those below it."""
+    found = []
+    for folder in getattr(sys.modules.get(package), "__path__", ()):
+        for path, _, names in os.walk(folder):
+            parts = [package, *os.path.relpath(path, folder).replace(".", "").split("/")]
+            found += [
+                ".".join(p for p in [*parts, name[:-3]] if p)
+                for name in names
+                if name.endswith(".py") and name[0] != "_"
+            ]
+    return found
 
 
 def _ended(live: Cell) -> bool:
-    return live.pidfd >= 0 and bool(select.select([live.pidfd], [], [], 0)[0])
+    return live.pidfd >= 0 and waiting.ready(live.pidfd, 0)
 
 
 def _threads(proc: int) -> int:
     return os.stat("self/task", dir_fd=proc).st_nlink - 2
 
 
-def _attempt(action: Callable[[], None]) -> str:
-    """Why `action` fails, tried in a child that is thrown away: a half-built root cannot be taken back."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        reason = ""
-        try:
-            action()
-        except OSError as error:
-            reason = f"{namespaces.explain(error)}: {error}"
-        except BaseException as error:
-            reason = repr(error)
-        finally:
-            os.write(write, reason.encode()[:4000])
-            os._exit(0)
-    os.close(write)
-    with open(read, encoding="utf-8", errors="replace") as pipe:
-        reason = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    return reason or ("" if status == 0 else f"the attempt ended with status {status}")
+class _Leave(BaseException):
+    """The host is done."""
 
 
-def _trial(plan: Plan, walls: Sequence[str]) -> str:
-    """Why a child in these namespaces cannot be made; empty when it can."""
-    try:
-        pid, pidfd = namespaces.clone(namespaces.flags(walls))
-    except OSError as error:
-        return namespaces.explain(error)
-    if pid == 0:
-        code = 1
-        try:
-            namespaces.map_ids(plan.proc, cell.UID, cell.UID, *plan.outer)
-            if "mount_namespace" in walls:
-                mounts.storage(2**20)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(pidfd)
-    _, status = os.waitpid(pid, 0)
-    return "" if status == 0 else "the kernel grants it without the privileges that belong to it"
-
-
-def _public(path: str) -> bool:
-    """Whether any user may reach `path`."""
-    real = os.path.realpath(path)
-    while real != "/":
-        real = os.path.dirname(real)
-        if not os.stat(real).st_mode & 0o001:
-            return False
-    return True
-
-
-def _package_files(name: str, known: Sequence[str]) -> list[str]:
-    """Where a package that is not in the usual folders lies (a development install)."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    places = list(spec.submodule_search_locations or [])
-    if not places and spec.origin and spec.has_location:
-        places = [spec.origin]
-    return [p for p in places if os.path.exists(p) and not any(mounts.within(os.path.realpath(p), k) for k in known)]
+def _leave(*_: object) -> None:
+    raise _Leave
 
 
 def main(descriptor: int, package: str) -> None:
     """Serve the host at the other end of `descriptor`. `package` is the folder of the safeexec package."""
+    # What the host ignores or blocks would be ignored and blocked here: children never to be waited for, interrupts never to arrive.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    sys.argv, sys.orig_argv = [""], []  # cells have no use for the host's paths in them
+    gc.disable()  # nothing here is garbage yet; cells turn it on again
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
     # The package without its __init__: a zygote needs the guest and the wire, not the executor that stands on them.
@@ -502,15 +391,25 @@ def main(descriptor: int, package: str) -> None:
     module.__path__ = [package]
     sys.modules["safeexec"] = module
     setup, _ = control.receive(sock)
+    if setup["portable"]:
+        libc.READY = False
     zygote = Zygote(sock, setup)
     try:
         reply = zygote.prepare()
     except Exception as error:
+        zygote.close()  # before the host hears of it, and ends this process
         control.send(sock, {"error": f"{type(error).__name__}: {error}"})
-        zygote.close()
         return
     control.send(sock, reply)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)  # nobody reads the pipe any more: what an import says there must not block
+    os.close(null)
     try:
+        # The host says good-bye by a signal, too: it does not wait for an import to end.
+        signal.signal(signal.SIGTERM, _leave)
         zygote.serve()
+    except _Leave:
+        pass
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         zygote.close()

@@ -1,0 +1,186 @@
+"""The language wall: ordinary Python, rewritten so that a program reaches nothing but itself and reviewed modules.
+
+`RestrictedLanguage` is what the guest program asks for a namespace and for code. `transformer` rewrites, `guards` decide at run time,
+`facades` are the modules. Why this holds, and what it costs, is said in `names` and `guards`; behind it stands the operating system's
+wall, which does not depend on any of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import types
+from typing import Any
+
+from . import transformer
+from .builtins_ import make_builtins
+from .facades import Gate, files
+from .facades.views import globals_view
+from .guards import MAIN, PLAIN, Guards, is_guest_frame, mark, star
+from .patches import install
+
+__all__ = ["RestrictedLanguage"]
+
+_FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+class RestrictedLanguage:
+    """The restricted language, as :class:`safeexec.guest.Guest` takes it.
+
+    :param imports: module patterns of the policy, or None for every module that has a facade.
+    :param environ: what ``os.environ`` holds; None for what is put into the process's environment between now and the
+        beginning of the session, which is the policy's own.
+    """
+
+    hidden: tuple[str, ...] = (
+        os.path.dirname(os.path.abspath(__file__)) + os.sep,
+        os.path.dirname(os.__file__) + os.sep,  # where the interpreter lies says something of the host
+        "<frozen ",
+    )
+    """File-name prefixes left out of tracebacks."""
+
+    def __init__(self, imports: tuple[str, ...] | None = None, environ: dict[str, str] | None = None) -> None:
+        install()
+        self.gate: Gate = Gate(self, imports)
+        self.guards = Guards(third_party=_third_party(imports))
+        self.main: dict[str, Any] = {}
+        self._base_environ = dict(os.environ) if environ is None else None
+        self.environ: dict[str, str] = dict(environ or {})
+        self._streams: Any = None
+        self._views: dict[int, tuple[dict[str, Any], Any]] = {}
+        self.builtins = mark(make_builtins(self))
+        self._own: set[str] = set()
+        guards = self.guards
+        self._constants: dict[str, Any] = {
+            transformer.token(name): item
+            for name, item in {
+                "read": guards.read,
+                "writable": guards.writable,
+                "writable_dunder": guards.writable_dunder,
+                "updatable": guards.updatable,
+                "updatable_dunder": guards.updatable_dunder,
+                "match": guards.match,
+                "star": star,
+                "type": type,
+                "plain": PLAIN,
+                "import": self.gate.whole,
+                "import_top": self.gate.top,
+                "import_from": self.gate.member,
+            }.items()
+        }
+
+    def namespace(self) -> dict[str, Any]:
+        """The globals of a fresh session."""
+        if self._base_environ is not None:
+            now = dict(os.environ)
+            self.environ.update({k: v for k, v in now.items() if self._base_environ.get(k) != v})
+        files.set_roots(os.getcwd(), "/tmp")
+        self.main = {"__name__": MAIN, "__doc__": None, "__builtins__": self.builtins}
+        return self.main
+
+    def compile(self, source: str, filename: str) -> list[types.CodeType]:
+        """Code objects to evaluate in order; the last one yields the step's value.
+
+        :raises SyntaxError: as CPython does.
+        :raises safeexec.guest.Refused: for what the language leaves out.
+        """
+        self.restore()
+        tree = self._parse(source, filename, "exec")
+        assert isinstance(tree, ast.Module)
+        codes = []
+        last = None
+        if tree.body and isinstance(tree.body[-1], ast.Expr):
+            last = tree.body[-1]
+            del tree.body[-1]
+        if tree.body:
+            codes.append(self._generate(tree, source, filename, "exec"))
+        if last is not None:
+            codes.append(self._generate(ast.Expression(last.value), source, filename, "eval"))
+        return codes
+
+    def restore(self) -> None:
+        """Put back what the session's globals must hold, whoever took it away."""
+        if self._streams is not None:
+            self._streams.reset()
+        if self.main:
+            self.main["__builtins__"] = self.builtins
+            self.main["__name__"] = MAIN
+
+    def compile_one(self, source: str, filename: str, mode: str, flags: int = 0) -> types.CodeType:
+        """One code object, for ``eval``, ``exec`` and ``compile``."""
+        return self._generate(self._parse(source, filename, mode), source, filename, mode, flags)
+
+    def compile_tree(self, tree: Any, filename: str, mode: str) -> types.CodeType:
+        """One code object from a syntax tree that the program built."""
+        return self._generate(self._transform(tree), "", filename, mode)
+
+    def _parse(self, source: str, filename: str, mode: str) -> Any:
+        return self._transform(compile(source, filename, mode, _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True))
+
+    def _transform(self, tree: Any) -> Any:
+        self._own |= transformer.attribute_names(tree)
+        visitor = transformer.Transformer(self._own)
+        before = sys.getrecursionlimit()
+        # The visitor recurses in Python only, which costs no C stack; what CPython's parser took, it shall take.
+        sys.setrecursionlimit(max(before, 50_000))
+        try:
+            return visitor.visit(tree)
+        finally:
+            sys.setrecursionlimit(before)
+
+    def _generate(self, tree: Any, source: str, filename: str, mode: str, flags: int = _FLAGS) -> types.CodeType:
+        try:
+            code: types.CodeType = compile(tree, filename, mode, flags, dont_inherit=True)
+        except SyntaxError as error:
+            lines = source.splitlines(True)
+            if error.text is None and error.lineno and error.lineno <= len(lines):
+                error.text = lines[error.lineno - 1]
+            raise
+        return transformer.bind(code, self._constants)
+
+    # -- for the facades ---------------------------------------------------------------------------------------------------
+
+    def caller(self, what: str, depth: int = 2) -> types.FrameType:
+        """The frame of the program that called a builtin.
+
+        :raises RuntimeError: when library code called it: its variables are not the program's business.
+        """
+        frame = sys._getframe(depth)
+        if not is_guest_frame(frame):
+            raise RuntimeError(f"{what}() must be called by the program itself")
+        return frame
+
+    def view(self, namespace: dict[str, Any]) -> Any:
+        """``globals()`` of a program's frame."""
+        entry = self._views.get(id(namespace))
+        if entry is None:
+            entry = self._views[id(namespace)] = (namespace, globals_view(namespace))
+        return entry[1]
+
+    def behind(self, view: Any) -> dict[str, Any] | None:
+        """The namespace that `view` stands for."""
+        for namespace, known in self._views.values():
+            if known is view:
+                return namespace
+        return None
+
+    def fresh_builtins(self) -> dict[str, Any]:
+        """Builtins for a namespace that the program holds: a copy, as the program can reach and change it there."""
+        return dict(self.builtins)
+
+    @property
+    def streams(self) -> Any:
+        """The output streams as the program sees them."""
+        if self._streams is None:
+            from .facades.system import Streams
+
+            self._streams = Streams()
+        return self._streams
+
+
+def _third_party(imports: tuple[str, ...] | None) -> frozenset[str]:
+    if imports is None:
+        return frozenset()
+    tops = {pattern.partition(".")[0] for pattern in imports}
+    return frozenset(top for top in tops if top not in sys.stdlib_module_names)

@@ -1,0 +1,204 @@
+"""The builtins of programs: CPython's own, except for those that read attributes by name, see frames, run code or open files."""
+
+from __future__ import annotations
+
+import builtins
+import types
+from typing import TYPE_CHECKING, Any
+
+from safeexec.guest import fast_print, leave, refuse_input
+
+from .guards import AttributeRefused, LanguageRefused, exact_name, is_guest_class
+
+if TYPE_CHECKING:
+    from . import RestrictedLanguage
+
+_AS_THEY_ARE = """
+    abs aiter all anext any ascii bin bool bytearray bytes callable chr classmethod complex dict divmod enumerate filter float
+    format frozenset hash hex id int isinstance issubclass iter len list map max memoryview min next object oct ord pow
+    property range repr reversed round set slice sorted staticmethod str sum super tuple type zip
+    None True False Ellipsis NotImplemented __debug__ __build_class__
+"""
+
+
+class Code:
+    """What ``compile()`` gives: for ``exec`` and ``eval`` only."""
+
+    __slots__ = ("__weakref__",)
+
+    def __repr__(self) -> str:
+        return "<code object>"
+
+
+def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
+    """The builtins dictionary of one session."""
+    table: dict[str, Any] = {name: getattr(builtins, name) for name in _AS_THEY_ARE.split()}
+    for name, item in vars(builtins).items():
+        if isinstance(item, type) and issubclass(item, BaseException):
+            table[name] = item
+    guards = language.guards
+    codes: dict[int, tuple[Code, types.CodeType, str]] = {}
+    missing = object()
+
+    def getattr_(o: Any, name: Any, /, default: Any = missing) -> Any:
+        name = exact_name(name)
+        try:
+            return guards.read(o, name)
+        except AttributeError:
+            if default is missing:
+                raise
+            return default
+
+    def hasattr_(o: Any, name: Any, /) -> bool:
+        name = exact_name(name)
+        try:
+            guards.read(o, name)
+        except AttributeError:
+            return False
+        return True
+
+    def setattr_(o: Any, name: Any, value: Any, /) -> None:
+        guards.set(o, exact_name(name), value)
+
+    def delattr_(o: Any, name: Any, /) -> None:
+        guards.delete(o, exact_name(name))
+
+    def globals_() -> Any:
+        return language.view(language.caller("globals").f_globals)
+
+    def locals_() -> Any:
+        frame = language.caller("locals")
+        if frame.f_locals is frame.f_globals:
+            return language.view(frame.f_globals)
+        return {k: v for k, v in dict(frame.f_locals).items() if " " not in k}
+
+    def vars_(*objects: Any) -> Any:
+        if not objects:
+            frame = language.caller("vars")
+            if frame.f_locals is frame.f_globals:
+                return language.view(frame.f_globals)
+            return {k: v for k, v in dict(frame.f_locals).items() if " " not in k}
+        if len(objects) > 1:
+            raise TypeError(f"vars expected at most 1 argument, got {len(objects)}")
+        try:
+            return guards.read(objects[0], "__dict__")
+        except AttributeRefused:
+            raise
+        except AttributeError:
+            raise TypeError("vars() argument must have __dict__ attribute") from None
+
+    def dir_(*objects: Any) -> list[str]:
+        if not objects:
+            frame = language.caller("dir")
+            return sorted(k for k in dict(frame.f_locals) if " " not in k and k != "__builtins__")
+        return dir(*objects)
+
+    def _spaces(what: str, globals: Any, locals: Any) -> tuple[dict[str, Any], Any]:
+        if globals is None:
+            frame = language.caller(what, 3)
+            space = frame.f_globals
+            if locals is None:
+                locals = (
+                    space
+                    if frame.f_locals is space
+                    else {k: v for k, v in dict(frame.f_locals).items() if " " not in k}
+                )
+        else:
+            known = language.behind(globals)
+            space = globals if known is None else known
+            if type(space) is not dict:
+                raise TypeError(f"{what}() globals must be a dict, not {type(space).__name__}")
+            given = space.get("__builtins__")
+            if known is None and type(given) is not dict:
+                space["__builtins__"] = language.fresh_builtins()  # not there, CPython would put the real ones in
+            if space.get("__name__") is None and known is None and "__name__" not in space:
+                space["__name__"] = language.main["__name__"]
+        if locals is None:
+            locals = space
+        known = language.behind(locals)
+        return space, locals if known is None else known
+
+    def _code(source: Any, mode: str) -> types.CodeType:
+        if type(source) is Code:
+            return codes[id(source)][1]
+        return language.compile_one(_text(source), "<string>", mode)
+
+    def eval_(source: Any, globals: Any = None, locals: Any = None, /) -> Any:
+        space, names = _spaces("eval", globals, locals)
+        if type(source) is not Code:
+            source = _text(source).lstrip(" \t")
+        return eval(_code(source, "eval"), space, names)
+
+    def exec_(source: Any, globals: Any = None, locals: Any = None, /) -> None:
+        space, names = _spaces("exec", globals, locals)
+        exec(_code(source, "exec"), space, names)
+
+    def compile_(
+        source: Any, filename: Any, mode: Any, flags: int = 0, dont_inherit: bool = False, optimize: int = -1
+    ) -> Any:
+        ast = language.gate.find("ast") if flags else None
+        if ast is not None and flags == ast.PyCF_ONLY_AST:
+            return compile(_text(source), exact_name(filename), exact_name(mode), flags, dont_inherit=True)
+        if flags:
+            raise LanguageRefused("compile() takes no flags in this sandbox")
+        mode = exact_name(mode)
+        # A traceback shows lines of the file that a code object names: it must not be a file.
+        filename = exact_name(filename)
+        filename = filename if filename[:1] == "<" else f"<{filename}>"
+        if mode not in ("exec", "eval", "single"):
+            raise ValueError("compile() mode must be 'exec', 'eval' or 'single'")
+        if type(source).__module__ == "ast" and not is_guest_class(type(source)):
+            made = language.compile_tree(_unparsed(source, mode), filename, mode)
+        else:
+            made = language.compile_one(_text(source), filename, mode)
+        shown = Code()
+        codes[id(shown)] = (shown, made, mode)
+        return shown
+
+    def help_(*objects: Any) -> None:
+        for o in objects:
+            doc = getattr_(o, "__doc__", None)
+            fast_print(f"Help on {getattr_(o, '__name__', type(o).__name__)}:\n\n{doc or ''}")
+
+    def open_(file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> Any:
+        from .facades.files import open_file
+
+        return open_file(file, mode, *args, **kwargs)
+
+    def breakpoint_(*args: Any, **kwargs: Any) -> None:
+        raise LanguageRefused("there is no debugger in this sandbox")
+
+    own = {
+        "getattr": getattr_, "hasattr": hasattr_, "setattr": setattr_, "delattr": delattr_, "globals": globals_,
+        "locals": locals_, "vars": vars_, "dir": dir_, "eval": eval_, "exec": exec_, "compile": compile_, "open": open_,
+        "help": help_, "breakpoint": breakpoint_, "print": fast_print, "input": refuse_input, "exit": leave, "quit": leave,
+        "__import__": language.gate.function,
+    }  # fmt: skip
+    for name, item in own.items():
+        if isinstance(item, types.FunctionType) and item.__module__ == __name__:
+            item.__name__ = item.__qualname__ = name
+    table.update(own)
+    table["__name__"] = "builtins"
+    return table
+
+
+def _text(source: Any) -> str:
+    """Source as an exact str, once: what is checked is what is compiled."""
+    if type(source) is str:
+        return source
+    if isinstance(source, str):
+        return str.__str__(source)
+    if type(source) in (bytes, bytearray, memoryview):
+        raw = bytes(source)
+        from io import BytesIO
+        from tokenize import detect_encoding
+
+        return raw.decode(detect_encoding(BytesIO(raw).readline)[0])
+    raise TypeError("source must be a string, bytes or code object")
+
+
+def _unparsed(tree: Any, mode: str) -> Any:
+    """A program's syntax tree by way of its text: names in a tree may be anything, names in a text are names."""
+    import ast
+
+    return compile(ast.unparse(tree), "<ast>", mode, ast.PyCF_ONLY_AST, dont_inherit=True)

@@ -1,0 +1,292 @@
+"""Modules as a program sees them: frozen selections of reviewed names, never the modules themselves."""
+
+from __future__ import annotations
+
+import importlib
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from safeexec_backends.local.language.guards import DENIED_TYPES, PLAIN, AttributeRefused, ModuleRefused, WriteRefused
+
+if TYPE_CHECKING:
+    from safeexec_backends.local.language import RestrictedLanguage
+
+
+class Facade:
+    """A module's reviewed names. It has no ``__dict__``: there is nothing that a helper of the standard library could write to."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise WriteRefused(f"the module {_name(self)!r} cannot be changed in this sandbox")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing(self, name)
+
+    def __dir__(self) -> Iterable[str]:
+        return sorted(type(self).__slots__)
+
+    def __repr__(self) -> str:
+        return f"<module {_name(self)!r}>"
+
+    def __copy__(self) -> Facade:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Facade:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError("cannot pickle 'module' object")
+
+
+def _name(facade: Facade) -> str:
+    return str(type(facade).__dict__.get("__name__", "module"))
+
+
+def missing(facade: Facade, name: str) -> AttributeError:
+    """The error for a name that `facade` does not have: left out, or not there in the real module either."""
+    import sys
+
+    module = _name(facade)
+    if name[:2] != "__" and hasattr(sys.modules.get(module), name):
+        return AttributeRefused(f"'{module}.{name}' is not available in this sandbox")
+    return AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facade:
+    """A facade that shows `exports`."""
+    names = [n for n in exports if not (n[:2] == "__" and n[-2:] == "__")]
+    body: dict[str, Any] = {
+        "__slots__": tuple(names),
+        "__module__": __name__,
+        "__name__": name,
+        "__doc__": doc,
+        "__all__": sorted(n for n in names if n[:1] != "_"),
+    }
+    body.update({n: v for n, v in exports.items() if n not in names})
+    facade: Facade = object.__new__(type("module", (Facade,), body))
+    for key in names:
+        object.__setattr__(facade, key, exports[key])
+    PLAIN.add(type(facade))  # all it has may be read
+    return facade
+
+
+class RealModule:
+    """A real module that the user's policy allows: its public names, and of the modules among them only those it allows."""
+
+    __slots__ = ("__weakref__", "_gate", "_module")
+
+    def __init__(self, module: types.ModuleType, gate: Gate) -> None:
+        object.__setattr__(self, "_module", module)
+        object.__setattr__(self, "_gate", gate)
+
+    def __getattr__(self, name: str) -> Any:
+        module: types.ModuleType = object.__getattribute__(self, "_module")
+        gate: Gate = object.__getattribute__(self, "_gate")
+        if name[:1] == "_" and name not in ("__version__", "__file__", "__path__", "__all__"):
+            if name == "__name__":
+                return module.__name__
+            raise AttributeRefused(f"'{module.__name__}.{name}' is not available in this sandbox")
+        value = getattr(module, name)
+        if isinstance(value, types.ModuleType):
+            return gate.real(value, f"{module.__name__}.{name}")
+        gate.language.guards.check(value, f"{module.__name__}.{name}")
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise WriteRefused("a module cannot be changed in this sandbox")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def __dir__(self) -> Iterable[str]:
+        return [n for n in dir(object.__getattribute__(self, "_module")) if n[:1] != "_"]
+
+    def __repr__(self) -> str:
+        return f"<module {object.__getattribute__(self, '_module').__name__!r}>"
+
+
+class Gate:
+    """The one way to a module.
+
+    :param allowed: patterns of the policy; None for every module that has a facade.
+    """
+
+    def __init__(self, language: RestrictedLanguage, allowed: tuple[str, ...] | None) -> None:
+        self.language = language
+        self._allowed = allowed
+        self._made: dict[str, Any] = {}
+        self._real: dict[str, RealModule] = {}
+
+    # -- policy ------------------------------------------------------------------------------------------------------------
+
+    def permits(self, name: str) -> bool:
+        """Whether the policy lets a program import `name`; a parent of something permitted may be named on the way."""
+        if self._allowed is None or name == "__future__":  # a word to the compiler
+            return True
+        return any(_covers(pattern, name) or pattern.startswith(name + ".") for pattern in self._allowed)
+
+    def loaded(self) -> dict[str, Any]:
+        """The modules that the program imported."""
+        return dict(self._made)
+
+    def _refuse(self, name: str) -> Any:
+        listed = sorted(builders()) if self._allowed is None else sorted(self._allowed)
+        raise ModuleRefused(f"Import of {name!r} is not allowed; allowed: {', '.join(listed)}", name=name)
+
+    # -- modules -----------------------------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> Any:
+        """The facade, or the allowed real module, called `name`.
+
+        :raises ModuleRefused: when the policy does not allow it.
+        """
+        name = str.__str__(name)
+        found = self._made.get(name)
+        if found is not None:
+            return found
+        if name[:1] == ".":
+            raise ImportError("attempted relative import with no known parent package")
+        if not name:
+            raise ValueError("Empty module name")
+        if not self.permits(name):
+            return self._refuse(name)
+        found = self._build(name)
+        self._made[name] = found
+        return found
+
+    def _build(self, name: str) -> Any:
+        table = builders()
+        below = sorted({n[len(name) + 1 :].partition(".")[0] for n in table if n.startswith(name + ".")})
+        if name not in table and not below:
+            if self._allowed is None:
+                return self._refuse(name)
+            return self._import_real(name)
+        exports: dict[str, Any] = {}
+        doc = None
+        if name in table:
+            exports = table[name](self.language)
+            doc = getattr(importlib.import_module(name), "__doc__", None) if name != "builtins" else None
+        for child in below:
+            if child not in exports and self.permits(f"{name}.{child}"):
+                exports[child] = self.find(f"{name}.{child}")
+        special = exports.pop("", None)
+        return special if special is not None else make(name, exports, doc)
+
+    def _import_real(self, name: str) -> Any:
+        return self.real(importlib.import_module(name), name)
+
+    def real(self, module: types.ModuleType, asked: str) -> Any:
+        """How a program sees the real `module` that it came upon as `asked`."""
+        name = module.__name__
+        if name in builders() or any(n.startswith(name + ".") for n in builders()):
+            return self.find(name)
+        if not self._may_see(name):
+            raise AttributeRefused(f"{asked!r} is not available in this sandbox")
+        if name not in self._real:
+            self._real[name] = RealModule(module, self)
+        return self._real[name]
+
+    def _may_see(self, name: str) -> bool:
+        """Modules of the same package come with it; other packages do not."""
+        top = name.partition(".")[0]
+        return any(p == "*" or p.partition(".")[0] == top for p in self._allowed or ())
+
+    # -- what the transformed statements call ------------------------------------------------------------------------------
+
+    def whole(self, name: str) -> Any:
+        """``import a.b as c``."""
+        return self.find(name)
+
+    def top(self, name: str) -> Any:
+        """``import a.b``, which binds ``a``."""
+        self.find(name)
+        return self.find(name.partition(".")[0])
+
+    def member(self, module: str, name: str) -> Any:
+        """``from module import name``. CPython's own would fall back to ``sys.modules[module.name]``."""
+        found = self.find(module)
+        try:
+            return getattr(found, name)
+        except AttributeRefused as refusal:
+            if f"{module}.{name}" in builders():
+                return self.find(f"{module}.{name}")
+            raise ModuleRefused(str(refusal), name=module) from None
+        except AttributeError:
+            pass
+        below = f"{module}.{name}"
+        if below in builders() or (isinstance(found, RealModule) and self.permits(below)):
+            try:
+                return self.find(below)
+            except ModuleNotFoundError:
+                pass
+        raise ImportError(f"cannot import name {name!r} from {module!r}", name=module) from None
+
+    def function(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+        """``__import__``."""
+        from safeexec_backends.local.language.guards import exact_name
+
+        name = "." * level + exact_name(name)
+        if type(fromlist) is list and not fromlist and name in _INTERNAL:
+            # CPython's C code imports what it needs through the builtins of whoever runs, in just this form, and takes the
+            # module from sys.modules: datetime.strptime wants _strptime. The answer is for nobody.
+            importlib.import_module(name)
+            return None
+        if not fromlist:
+            return self.top(name)
+        found = self.find(name)
+        for item in tuple(fromlist):
+            if item != "*":
+                self.member(name, exact_name(item))
+        return found
+
+
+DENIED_TYPES.add(Gate)  # __import__.__self__
+
+
+def _covers(pattern: str, name: str) -> bool:
+    if pattern == "*" or pattern == name:
+        return True
+    if pattern.endswith(".*"):
+        return name == pattern[:-2] or name.startswith(pattern[:-1])
+    # A module named in the policy comes with the submodules whose facades belong to it, such as collections.abc.
+    return name.startswith(pattern + ".") and name in builders()
+
+
+_INTERNAL = frozenset(
+    """_strptime time datetime _pydatetime re copyreg warnings encodings io _io locale json.decoder typing sqlite3 sqlite3.dbapi2
+    sqlite3.dump unicodedata zoneinfo zoneinfo._common zoneinfo._tzpath collections collections.abc functools array traceback
+    numbers decimal weakref types threading operator enum abc contextvars linecache asyncio asyncio.events asyncio.base_events
+    asyncio.futures asyncio.tasks asyncio.coroutines asyncio.exceptions asyncio.base_futures asyncio.base_tasks
+    string.templatelib annotationlib _collections_abc math random struct tokenize""".split()
+)
+"""What C code imports while a program runs."""
+
+_builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}
+
+
+def builders() -> dict[str, Callable[[RestrictedLanguage], dict[str, Any]]]:
+    """Facade name to the function that makes its exports; the standard library modules are imported only then."""
+    if not _builders:
+        from . import aio, files, guarded, system
+        from .table import NAMES
+
+        for name in NAMES:
+            _builders[name] = _plain(name)
+        for module in (guarded, system, files, aio):
+            _builders.update(module.BUILDERS)
+    return _builders
+
+
+def _plain(name: str) -> Callable[[RestrictedLanguage], dict[str, Any]]:
+    return lambda language: reviewed(name)
+
+
+def reviewed(name: str) -> dict[str, Any]:
+    """The names of `table.NAMES` that this Python's module has."""
+    from .table import NAMES
+
+    module = importlib.import_module(name)
+    return {n: getattr(module, n) for n in NAMES[name].split() if hasattr(module, n)}

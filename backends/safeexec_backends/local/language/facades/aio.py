@@ -1,0 +1,152 @@
+"""asyncio without sockets, sub-processes and the loop's machinery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from safeexec_backends.local.language import RestrictedLanguage
+
+Exports = dict[str, Any]
+
+_SHOWN = """ALL_COMPLETED FIRST_COMPLETED FIRST_EXCEPTION BoundedSemaphore Barrier BrokenBarrierError CancelledError Condition
+    Event Future InvalidStateError Lock LifoQueue PriorityQueue Queue QueueEmpty QueueFull QueueShutDown Semaphore Task
+    TaskGroup Timeout TimeoutError all_tasks as_completed create_task current_task ensure_future gather isfuture iscoroutine
+    iscoroutinefunction run shield sleep timeout timeout_at to_thread wait wait_for wrap_future"""
+
+
+class Loop:
+    """An event loop as a program sees it: to run and to schedule, not to open sockets or start programs."""
+
+    __slots__ = ("__weakref__", "_loop")
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+
+    def run_until_complete(self, future: Any) -> Any:
+        return self._loop.run_until_complete(future)
+
+    def run_forever(self) -> None:
+        self._loop.run_forever()
+
+    def stop(self) -> None:
+        self._loop.stop()
+
+    def is_running(self) -> bool:
+        return bool(self._loop.is_running())
+
+    def is_closed(self) -> bool:
+        return bool(self._loop.is_closed())
+
+    def close(self) -> None:
+        self._loop.close()
+
+    def time(self) -> float:
+        return float(self._loop.time())
+
+    def create_task(self, coro: Any, *, name: Any = None) -> Any:
+        return self._loop.create_task(coro, name=name)
+
+    def create_future(self) -> Any:
+        return self._loop.create_future()
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any) -> Any:
+        return self._loop.call_soon(callback, *args)
+
+    def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any) -> Any:
+        return self._loop.call_soon_threadsafe(callback, *args)
+
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> Any:
+        return self._loop.call_later(delay, callback, *args)
+
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any) -> Any:
+        return self._loop.call_at(when, callback, *args)
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        return self._loop.run_in_executor(executor, func, *args)
+
+    async def shutdown_asyncgens(self) -> None:
+        await self._loop.shutdown_asyncgens()
+
+    def set_debug(self, enabled: bool) -> None:
+        self._loop.set_debug(bool(enabled))
+
+    def get_debug(self) -> bool:
+        return bool(self._loop.get_debug())
+
+
+def _asyncio(language: RestrictedLanguage) -> Exports:
+    import asyncio
+
+    def view(loop: Any) -> Loop:
+        return Loop(loop)
+
+    def get_running_loop() -> Loop:
+        """As `asyncio.get_running_loop`."""
+        return view(asyncio.get_running_loop())
+
+    def new_event_loop() -> Loop:
+        """As `asyncio.new_event_loop`."""
+        return view(asyncio.new_event_loop())
+
+    def get_event_loop() -> Loop:
+        """As `asyncio.get_event_loop`, making a loop where there is none."""
+        try:
+            return view(asyncio.get_running_loop())
+        except RuntimeError:
+            pass
+        if current and not current[0].is_closed():
+            return current[0]
+        loop = new_event_loop()
+        current[:] = [loop]
+        return loop
+
+    def set_event_loop(loop: Any) -> None:
+        """As `asyncio.set_event_loop`."""
+        if loop is not None and type(loop) is not Loop:
+            raise TypeError("not an event loop of this sandbox")
+        asyncio.set_event_loop(None if loop is None else loop._loop)
+        current[:] = [] if loop is None else [loop]
+
+    def run(main: Any, *, debug: Any = None) -> Any:
+        """As `asyncio.run`."""
+        return asyncio.run(main, debug=debug)
+
+    def run_coroutine_threadsafe(coro: Any, loop: Any) -> Any:
+        """As `asyncio.run_coroutine_threadsafe`."""
+        return asyncio.run_coroutine_threadsafe(coro, loop._loop)
+
+    class Runner:
+        """As `asyncio.Runner`."""
+
+        def __init__(self, *, debug: Any = None) -> None:
+            loop = asyncio.new_event_loop()
+            loop.set_debug(bool(debug))
+            self._view = view(loop)
+
+        def run(self, coro: Any, *, context: Any = None) -> Any:
+            return self._view.run_until_complete(coro)
+
+        def get_loop(self) -> Loop:
+            return self._view
+
+        def close(self) -> None:
+            self._view.close()
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *exc: Any) -> None:
+            self.close()
+
+    current: list[Loop] = []
+    exports = {n: getattr(asyncio, n) for n in _SHOWN.split() if hasattr(asyncio, n)}
+    return exports | {
+        "get_running_loop": get_running_loop, "get_event_loop": get_event_loop, "new_event_loop": new_event_loop,
+        "set_event_loop": set_event_loop, "run": run, "Runner": Runner, "AbstractEventLoop": Loop,
+        "run_coroutine_threadsafe": run_coroutine_threadsafe,
+    }  # fmt: skip
+
+
+BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {"asyncio": _asyncio}

@@ -1,0 +1,71 @@
+"""Small stand-ins for objects that are not shown themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from types import CodeType
+from typing import Any
+
+from safeexec_backends.local.language.guards import WriteRefused, exact_name
+
+
+class CodeView:
+    """The harmless facts of a function's code object."""
+
+    __slots__ = _SHOWN = (
+        "co_argcount", "co_filename", "co_firstlineno", "co_flags", "co_freevars", "co_kwonlyargcount", "co_name",
+        "co_nlocals", "co_posonlyargcount", "co_stacksize", "co_varnames",
+    )  # fmt: skip
+
+    def __init__(self, code: CodeType) -> None:
+        for name in CodeView._SHOWN:
+            setattr(self, name, getattr(code, name))
+
+
+def globals_view(namespace: dict[str, Any]) -> MutableMapping[str, Any]:
+    """``globals()``: reads and writes `namespace`, except for the names that are the sandbox's.
+
+    The dictionary itself is held in the methods' closures, which nothing shows.
+    """
+
+    class Globals(MutableMapping[str, Any]):
+        __slots__ = ()
+
+        def __getitem__(self, key: Any) -> Any:
+            # An exact str only: an object with a hash and an == of its own could pass for "__builtins__".
+            if type(key) is not str or _ours(key):
+                raise KeyError(key)
+            return namespace[key]
+
+        def __setitem__(self, key: Any, value: Any) -> None:
+            key = exact_name(key)
+            if _ours(key) or key == "__name__":
+                raise WriteRefused(f"the name {key!r} belongs to the sandbox")
+            namespace[key] = value
+
+        def __delitem__(self, key: Any) -> None:
+            key = exact_name(key)
+            if _ours(key) or key == "__name__":
+                raise WriteRefused(f"the name {key!r} belongs to the sandbox")
+            del namespace[key]
+
+        def __iter__(self) -> Iterator[str]:
+            return iter([k for k in list(namespace) if not _ours(k)])
+
+        def __len__(self) -> int:
+            return sum(1 for _ in self)
+
+        def copy(self) -> dict[str, Any]:
+            return dict(self)
+
+        def __repr__(self) -> str:
+            return repr(dict(self))
+
+        def __or__(self, other: Any) -> dict[str, Any]:
+            return dict(self) | dict(other)
+
+    return Globals()
+
+
+def _ours(key: Any) -> bool:
+    return type(key) is str and (key == "__builtins__" or " " in key)

@@ -1,0 +1,316 @@
+"""The host's handles of the processes it has: the zygote and its cells."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import safeexec_backends
+from safeexec import wire
+from safeexec.backend import GuestDied, StreamGuest
+from safeexec.errors import BackendUnavailable
+from safeexec.policy import Policy
+from safeexec_backends._hardening.folders import remove_tree
+from safeexec_backends._hardening.waiting import ready
+from safeexec_backends.local import control, library
+
+
+class ZygoteDied(Exception):
+    """The zygote is gone."""
+
+
+class Threaded(Exception):
+    """A module that the zygote imported started threads: it must be imported by the cells instead."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(module)
+        self.module = module
+
+
+_ANSWER = 120.0
+"""Seconds a zygote may take to answer: it may have to import large packages first."""
+
+
+class ZygoteProcess:
+    """A running zygote and the socket to it."""
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        """Raises BackendUnavailable when it does not come up."""
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+        self._live = 0
+        self._retired = False
+        self._closed = False
+        self._folder = ""
+        roots = [os.path.dirname(next(iter(safeexec_backends.__path__)))]
+        package = os.path.dirname(wire.__file__)
+        boot = (
+            "import sys; sys.path[:] = sys.argv[4:] + [sys.argv[3]]; "
+            "from safeexec_backends.local.zygote import main; main(int(sys.argv[1]), sys.argv[2])"
+        )
+        if not sys.executable:
+            raise BackendUnavailable(
+                "the local sandbox needs a Python interpreter to start, and sys.executable names none"
+            )
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        "-X",
+                        "utf8",
+                        "-c",
+                        boot,
+                        str(theirs.fileno()),
+                        package,
+                        *roots,
+                        *library.paths(),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                    cwd="/",
+                    # Nothing of the host's environment. One thread: a zygote that has more cannot fork. Few arenas: each
+                    # takes 64 MiB of the address space that cells are limited in.
+                    env={
+                        "OPENBLAS_NUM_THREADS": "1",
+                        "OMP_NUM_THREADS": "1",
+                        "MKL_NUM_THREADS": "1",
+                        "NUMEXPR_NUM_THREADS": "1",
+                        "MALLOC_ARENA_MAX": "2",
+                        "TZ": "UTC",
+                        # Some interpreters do not start without it.
+                        **{k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},
+                    },
+                )
+            except OSError as error:
+                ours.close()
+                raise BackendUnavailable(f"the interpreter {sys.executable} could not be started: {error}") from error
+        try:
+            control.send(ours, setup)
+            ours.settimeout(_ANSWER)
+            reply, _ = control.receive(ours)
+        except BaseException as error:
+            self._process.kill()
+            said = self._process.communicate()[1].decode(errors="replace").strip()
+            ours.close()
+            if not isinstance(error, EOFError | OSError):
+                raise
+            raise BackendUnavailable(f"the local sandbox's zygote did not start: {said or error}") from error
+        if "error" in reply:
+            self.close()
+            raise BackendUnavailable(f"the local sandbox's zygote could not be set up: {reply['error']}")
+        self._folder = reply["folder"]
+        self.portable: bool = reply["portable"]
+        """Whether it makes do without system calls of its own, having none it knows here."""
+        self.walls: dict[str, str] = reply.get("walls", {})
+        self.retry: dict[str, str] = reply.get("retry", {})
+        """Walls it found out too late that it cannot have: another one must be started without them."""
+
+    def spawn(self, message: control.Message) -> tuple[int, list[int]]:
+        """A new cell: its pid; its channel, status pipe and, where there are any, pidfd.
+
+        Raises ZygoteDied, Threaded, BackendUnavailable.
+        """
+        reply, given = self._request(message)
+        if "error" in reply:
+            if reply["module"]:
+                raise Threaded(reply["module"])
+            raise BackendUnavailable(f"a sandbox process could not be started: {reply['error']}")
+        with self._lock:
+            self._live += 1
+        return reply["pid"], given
+
+    def signal(self, pid: int, number: int) -> None:
+        """Signal a cell where there are no pidfds; its parent is the one who can do it without a race."""
+        try:
+            self._request({"op": "signal", "pid": pid, "signal": number})
+        except ZygoteDied:
+            pass  # and its cells with it
+
+    def _request(self, message: control.Message) -> tuple[control.Message, list[int]]:
+        with self._lock:
+            try:
+                control.send(self._socket, message)
+                return control.receive(self._socket, 3)
+            except TimeoutError as error:
+                self._process.kill()
+                raise BackendUnavailable(
+                    f"the local sandbox's zygote gave no answer for {_ANSWER:.0f} seconds"
+                ) from error
+            except (OSError, EOFError, ValueError) as error:
+                raise ZygoteDied from error
+
+    def done(self) -> None:
+        """One cell less."""
+        with self._lock:
+            self._live -= 1
+            last = self._retired and not self._live
+        if last:
+            self.close()
+
+    def retire(self) -> None:
+        """Close once the last cell is gone."""
+        with self._lock:
+            self._retired = True
+            last = not self._live
+        if last:
+            self.close()
+
+    def close(self) -> None:
+        """End it and every cell it has. Idempotent."""
+        self._socket.close()
+        with self._lock:
+            if self._closed or os.getpid() != self._owner:  # the child of a fork ends nothing of its parent's
+                return
+            self._closed = True
+        if self._process.poll() is None:
+            self._process.terminate()
+            if not _gone(self._process.pid, 5.0):
+                self._process.kill()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        if self._folder and os.path.exists(self._folder):
+            remove_tree(self._folder)  # a zygote that was killed could not
+
+
+def _gone(pid: int, timeout: float) -> bool:
+    """Whether a child of ours ends within `timeout` seconds; the child is left to be waited for."""
+    if not hasattr(os, "pidfd_open"):
+        deadline = time.monotonic() + timeout
+        while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:  # a host that ignores SIGCHLD has its children waited for by the kernel
+        return True
+    try:
+        return ready(pidfd, timeout)
+    finally:
+        os.close(pidfd)
+
+
+class LocalGuest(StreamGuest):
+    """One cell."""
+
+    def __init__(
+        self,
+        stream: socket.socket,
+        policy: Policy,
+        zygote: ZygoteProcess,
+        pid: int,
+        pidfd: int,
+        status: int,
+        forget: Any,
+    ) -> None:
+        super().__init__(stream, policy.limits.value + wire.MAX_HEADER)
+        self.pid = pid
+        self._zygote = zygote
+        self._pidfd = pidfd
+        self._status = status
+        self._owner = os.getpid()
+        self._signal_lock = threading.Lock()
+        self._report_lock = threading.Lock()
+        self._killed = False
+        self._closed = False
+        self._report: dict[str, Any] = {}
+        self._forget = forget
+
+    def interrupt(self) -> None:
+        self._signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        if os.getpid() != self._owner:  # the child of a fork ends nothing of its parent's
+            return
+        self._killed = True
+        self._signal(signal.SIGKILL)
+        self.hang_up()
+
+    def _signal(self, number: int) -> None:
+        # Through the pidfd: a process id could be another process's by the time the signal is sent. The lock keeps close() from
+        # handing the descriptor's number to another file meanwhile.
+        with self._signal_lock:
+            if self._closed or os.getpid() != self._owner:
+                return
+            if self._pidfd < 0:
+                self._zygote.signal(self.pid, number)
+                return
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass
+
+    def _read_report(self, timeout: float) -> dict[str, Any]:
+        """What the cell or its zygote said about its end, waiting for it up to `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        data = b""
+        with self._report_lock:
+            while not self._report and not self._closed:
+                if not ready(self._status, deadline - time.monotonic()):
+                    break
+                part = os.read(self._status, 65536)
+                data += part
+                if not part or data.endswith(b"\n"):
+                    self._report = json.loads(data.splitlines()[0]) if data.strip() else {"lost": True}
+            return self._report
+
+    def death(self) -> GuestDied:
+        report = self._read_report(0.0 if self._killed else 0.5)
+        if not report and not self._killed and not self._dead():
+            # It lives on without its channel.
+            self.kill()
+            return GuestDied("crash", "the sandbox process closed its connection to the host")
+        if self._killed:
+            return GuestDied("crash", "the sandbox process was killed by the host")
+        report = report or self._read_report(10.0)
+        if "setup" in report:
+            return GuestDied("crash", f"the sandbox process could not be set up: {report['setup']}")
+        if "code" in report:
+            return GuestDied("crash", f"the sandbox process left with exit code {report['code']}")
+        number = report.get("signal", 0)
+        if number == signal.SIGKILL:
+            return GuestDied("memory", "the kernel killed the sandbox process; most likely memory ran out")
+        if number == signal.SIGSYS:
+            return GuestDied(
+                "crash", "the system call wall (seccomp) ended the sandbox process: it made a call no program needs"
+            )
+        if number:
+            return GuestDied("crash", f"the sandbox process was ended by {signal.Signals(number).name}")
+        return GuestDied("crash", "the process that watches over the sandbox died")
+
+    def _dead(self) -> bool:
+        with self._signal_lock:
+            return self._closed or (self._pidfd >= 0 and ready(self._pidfd, 0.0))
+
+    def close(self) -> None:
+        self.kill()
+        with self._signal_lock, self._report_lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._pidfd >= 0:
+                # A killed process may take a moment to be gone; after close() it is.
+                if os.getpid() == self._owner:
+                    ready(self._pidfd, 5.0)
+                os.close(self._pidfd)
+            os.close(self._status)
+        super().close()
+        self._forget(self)
+        self._zygote.done()

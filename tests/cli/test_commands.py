@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+
+import safeexec.cli.main
+from tests.cli.conftest import Command
+
+
+def modules_after(code: str) -> set[str]:
+    """What is imported after `code` ran in a fresh interpreter."""
+    script = f"import sys\n{code}\nprint('\\n' + ' '.join(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def test_help_imports_no_command() -> None:
+    seen = modules_after("from safeexec.cli.main import main\nmain(['--help'])")
+    assert not seen & {f"safeexec.cli.{name}" for name in ("run", "repl", "doctor")}
+
+
+def test_run_imports_only_what_it_needs() -> None:
+    seen = modules_after("from safeexec.cli.main import main\nmain(['run', '--sandbox', 'nosuch_sandbox', '-c', '1'])")
+    assert "safeexec.cli.run" in seen
+    assert not seen & {
+        "safeexec.cli.repl", "safeexec.cli.doctor", "safeexec.cli.document", "rich", "pydantic", "asyncio", "tomllib",
+        "platformdirs", "wasmtime", "RestrictedPython", "numpy",
+    }  # fmt: skip
+
+
+def test_help_lists_the_commands_and_the_exit_codes(cli: Command) -> None:
+    for args in (["--help"], ["-h"]):
+        ran = cli(*args)
+        assert ran.code == 0
+        for word in ("run", "repl", "doctor", "Exit codes:", "130", "141"):
+            assert word in ran.out
+    assert cli("run", "--help").code == 0
+    assert cli("--version").out == f"safeexec, version {safeexec.__version__}\n"
+
+
+def test_no_command_shows_the_help_and_is_wrong_usage(cli: Command) -> None:
+    ran = cli()
+    assert (ran.code, ran.out) == (2, "")
+    assert "Commands:" in ran.err
+
+
+def point(load: Any) -> Any:
+    return SimpleNamespace(
+        load=load,
+        value="other_package.cli:command",
+        module="other_package.cli",
+        dist=SimpleNamespace(name="other-package"),
+    )
+
+
+def test_other_packages_add_commands(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+
+    @click.command("extra")
+    @click.argument("word")
+    def extra(word: str) -> int:
+        click.echo(f"extra {word}")
+        return 7
+
+    def load() -> Any:
+        loaded.append("extra")
+        return extra
+
+    def explode() -> Any:
+        raise RuntimeError("broken \x1b[31m\npackage")
+
+    points = {"extra": point(load), "bad": point(explode), "odd": point(lambda: 5), "run": point(explode)}
+    monkeypatch.setattr(safeexec.cli.main, "entry_points", lambda group: points)
+    listed = cli("--help")
+    assert "extra" in listed.out and "other-package" in listed.out
+    assert listed.out.count("\n  run ") == 1
+    assert loaded == []
+    ran = cli("extra", "word")
+    assert (ran.code, ran.out, loaded) == (7, "extra word\n", ["extra"])
+    bad = cli("bad")
+    assert bad.code == 4 and bad.err.count("\n") == 1 and "broken \\x1b[31m package" in bad.err
+    assert cli("odd").code == 4
+    assert cli("run", "-c", "1").out == "1\n", "nobody replaces our own commands"

@@ -1,0 +1,543 @@
+"""A guest that breaks the protocol in every way a frame can: the step ends in a result, the session is closed, the host is unharmed."""
+
+from __future__ import annotations
+
+import gc
+import struct
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safeexec import (
+    Executor,
+    Limits,
+    Policy,
+    PolicyError,
+    ProtocolError,
+    Result,
+    SessionClosed,
+    StepTimeout,
+    UnsafeName,
+)
+from safeexec.testing.base import assert_closed, eventually
+from tests.core.scripted import Behave, Peer, ScriptedBackend, frame, open_descriptors, threads_named
+
+LIMITS = Limits(time=0.5, value=200_000, output=10_000)
+
+
+def attack(behave: Behave, tools: Any = (), max_frame: int | None = None, **limits: Any) -> tuple[Result, bool]:
+    """The result of one step against a guest, and whether the session was closed by it."""
+    chosen = Limits(**{"time": 0.5, "value": 200_000, "output": 10_000, **limits})
+    with Executor(ScriptedBackend(behave, max_frame), policy=Policy(limits=chosen)) as executor:
+        session = executor.session(tools)
+        result = session.run("code")
+        closed = session.closed
+        if closed:
+            assert_closed(session)
+        return result, closed
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    gc.collect()
+    before = open_descriptors()
+    yield
+    assert eventually(lambda: not threads_named("scripted") and not threads_named("safeexec-close"), 5)
+    gc.collect()
+    assert eventually(lambda: open_descriptors() <= before, 5)
+
+
+DONE = {"t": "done", "id": 2}
+
+BROKEN: dict[str, bytes] = {
+    "wrong id": frame({"t": "done", "id": 1}),
+    "future id": frame({"t": "done", "id": 3}),
+    "id of another type": frame({"t": "done", "id": 2.0}),
+    "id true": frame({"t": "done", "id": True}),
+    "no id": frame({"t": "done"}),
+    "unknown kind": frame({"t": "root", "id": 2}),
+    "no kind": frame({"id": 2}),
+    "kind of another type": frame({"t": ["done"], "id": 2}),
+    "a request instead of an answer": frame({"t": "run", "id": 2, "code": "1"}),
+    "a tool result instead of a call": frame({"t": "result", "id": 1, "v": 1}),
+    "init again": frame({"t": "init", "id": 2}),
+    "output without a blob": frame({"t": "out", "s": 1}),
+    "output to a third stream": frame({"t": "out", "s": 3}, b"x"),
+    "output to stream true": frame({"t": "out", "s": True}, b"x"),
+    "output with two blobs": frame({"t": "out", "s": 1}, b"x", b"y"),
+    "display of no kind": frame({"t": "display"}, b"x"),
+    "display with a wrong count": frame({"t": "display", "m": ["a/b", "c/d"]}, b"x"),
+    "display of a bad mime type": frame({"t": "display", "m": ["text/html; charset=x\r\nSet-Cookie: a"]}, b"x"),
+    "display of a mime type with a newline": frame({"t": "display", "m": ["text/html\n"]}, b"x"),
+    "display of a mime type that is a path": frame({"t": "display", "m": ["../../x"]}, b"x"),
+    "display of a number": frame({"t": "display", "m": [5]}, b"x"),
+    "display of a thousand kinds": frame({"t": "display", "m": ["a/b"] * 1000}, *[b"x"] * 1000),
+    "error that is text": frame({**DONE, "error": "no"}),
+    "error of unknown kind": frame({**DONE, "error": {"kind": "root", "type": "X", "message": ""}}),
+    "error without a kind": frame({**DONE, "error": {"type": "X"}}),
+    "error of kind list": frame({**DONE, "error": {"kind": []}}),
+    "error message that is a list": frame({**DONE, "error": {"kind": "exception", "type": "X", "message": ["m"]}}),
+    "error line that is text": frame({**DONE, "error": {"kind": "exception", "type": "X", "message": "", "line": "1"}}),
+    "error line below zero": frame({**DONE, "error": {"kind": "exception", "type": "X", "message": "", "line": -1}}),
+    "files that are no list": frame({**DONE, "files": {"a": 1}}),
+    "files without sizes": frame({**DONE, "files": ["a"]}),
+    "files without end": frame({**DONE, "files": [["a", 1]] * 10_001}),
+    "processor time that is text": frame({**DONE, "cpu": "1"}),
+    "processor time without end": frame({**DONE, "cpu": 1}).replace(b'"cpu": 1', b'"cpu":1e9999999'[:8] + b""),
+    "memory below zero": frame({**DONE, "rss": -1}),
+    "value of unknown kind": frame({**DONE, "v": {"$": "os.system"}}),
+    "value that refers to no blob": frame({**DONE, "v": {"$": "bytes", "i": 5}}),
+    "absurd frame": struct.pack("<II", 2**32 - 1, 2**31),
+    "frame above the cap": struct.pack("<II", 2_000_000, 100),
+    "header longer than its frame": struct.pack("<II", 10, 1000) + b"x" * 6,
+    "frame shorter than a header": struct.pack("<I", 3) + b"abc",
+    "header that is a list": struct.pack("<II", 6, 2) + b"[]",
+    "header that is no JSON": struct.pack("<II", 7, 3) + b"{,}",
+    "deep header": struct.pack("<II", 200_004, 200_000) + b"[" * 200_000,
+    "noise": bytes(range(256)) * 20,
+    "malformed call": frame({"t": "call", "id": 1}),
+    "call with a number for a name": frame({"t": "call", "id": 1, "tool": 5, "a": [], "k": {}}),
+    "call with malformed arguments": frame({"t": "call", "id": 1, "tool": "f", "a": [{"$": "x"}], "k": {}}),
+    "call with an id of another type": frame({"t": "call", "id": 1.5, "tool": "f", "a": [], "k": {}}),
+    "call id below zero": frame({"t": "call", "id": -1, "tool": "f", "a": [], "k": {}}),
+    "the same call twice": frame({"t": "call", "id": 1, "tool": "f", "a": [], "k": {}}) * 2,
+    "calls out of order": frame({"t": "call", "id": 5, "tool": "f", "a": [], "k": {}}) + frame({"t": "call", "id": 4, "tool": "f", "a": [], "k": {}}),
+}  # fmt: skip
+BROKEN["processor time without end"] = struct.pack("<II", 4 + 37, 37) + b'{"t":"done","id":2,"cpu":1e9999999999}'[:37]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_protocol_ends_the_session(name: str) -> None:
+    result, closed = attack(lambda peer, _: peer.raw(BROKEN[name]), {"f": lambda: 1})
+    assert result.error is not None and result.error.kind == "protocol", result.error
+    assert result.value is None and closed
+
+
+def test_second_answer_ends_the_next_step() -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.done(request, v=1)
+        peer.done(request, v=2)
+
+    with Executor(ScriptedBackend(behave), policy=Policy(limits=LIMITS)) as executor, executor.session() as session:
+        assert session.run("1").value == 1
+        error = session.run("2").error
+        assert error is not None and error.kind == "protocol"
+        assert_closed(session)
+
+
+def test_answer_sent_early_is_no_answer_to_anything_but_its_own_step() -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.done(request, v="now")
+        peer.send({"t": "done", "id": request["id"] + 1, "v": "early"})
+
+    with Executor(ScriptedBackend(behave), policy=Policy(limits=LIMITS)) as executor, executor.session() as session:
+        assert session.run("1").value == "now"
+        assert session.run("2").value == "early"  # its own steps' results are all a guest can forge
+        error = session.run("3").error
+        assert error is not None and error.kind == "protocol" and session.closed
+
+
+def test_guest_that_never_answers_is_ended_by_the_clock() -> None:
+    result, closed = attack(lambda *_: None, time=0.1)
+    assert result.error is not None and result.error.kind == "time" and closed
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x05", struct.pack("<II", 100, 50) + b"{", frame({"t": "out", "s": 1}, b"x" * 5000)[:-100]]
+)
+def test_guest_that_hangs_up_is_a_crash(data: bytes) -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.send({"t": "out", "s": 1}, b"before")
+        peer.raw(data)
+        peer.stream.shutdown(2)
+
+    result, closed = attack(behave)
+    assert result.error is not None and result.error.kind == "crash" and closed
+    assert result.stdout == "before"
+
+
+def test_guest_that_stops_in_the_middle_of_a_frame_is_ended_by_the_clock() -> None:
+    result, closed = attack(lambda peer, _: peer.raw(struct.pack("<II", 100_000, 50) + b"{" * 20), time=0.1)
+    assert result.error is not None and result.error.kind == "time" and closed
+
+
+def endless(data: bytes) -> Behave:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        while True:
+            peer.raw(data)
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frame({"t": "out", "s": 1}, b"") * 500,
+        frame({"t": "out", "s": 2}, b"spam" * 1000) * 20,
+        frame({"t": "display", "m": ["text/plain"]}, b"x") * 300,
+        frame({"t": "display", "m": ["image/png"]}, b"x" * 100_000),
+        frame({"t": "display", "m": []}) * 300,
+    ],
+    ids=["empty output", "output", "displays", "giant displays", "empty displays"],
+)
+def test_endless_frames_cost_no_memory(data: bytes) -> None:
+    tracemalloc.start()
+    try:
+        result, closed = attack(endless(data), time=0.3)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.error is not None and result.error.kind == "time" and closed
+    assert len(result.stdout) + len(result.stderr) <= 20_000 and len(result.displays) <= 100
+    assert sum(len(d) for shown in result.displays for d in shown.data.values()) <= 200_000
+    assert peak < 5_000_000
+
+
+def test_endless_calls_of_no_tool_are_ended_by_the_clock() -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        number = 0
+        while True:  # never reads the refusals: the host must not hang over sending them
+            number += 1
+            peer.send({"t": "call", "id": number, "tool": "none", "a": [], "k": {}})
+
+    result, closed = attack(behave, time=0.3)
+    assert result.error is not None and result.error.kind == "time" and closed
+
+
+def test_guest_that_never_reads_its_answers_stops_no_other_clock() -> None:
+    """Answers pile up unread until the host's socket is full, while a call overruns: the one thread that watches all clocks must go on."""
+    release = threading.Event()
+
+    def stuck(peer: Peer, request: dict[str, Any]) -> None:
+        for number in range(1, 9):
+            peer.send({"t": "call", "id": number, "tool": "big", "a": [], "k": {}})
+        peer.send({"t": "call", "id": 9, "tool": "slow", "a": [], "k": {}})
+        peer.wait_for_the_end()
+
+    tools = {"big": lambda: b"x" * 190_000, "slow": lambda: release.wait(20)}
+    policy = Policy(limits=Limits(time=1.5, tool_time=0.1, value=200_000))
+    try:
+        with Executor(ScriptedBackend(stuck), policy=policy) as executor, executor.session(tools) as session:
+            results: list[Result] = []
+            thread = threading.Thread(target=lambda: results.append(session.run("x")))
+            thread.start()
+            for _ in range(2):
+                other, closed = attack(lambda *_: None, time=0.1)
+                assert other.error is not None and other.error.kind == "time" and closed
+            thread.join(10)
+            assert results and results[0].error is not None and results[0].error.kind == "time"
+    finally:
+        release.set()
+
+
+def test_a_check_that_raises_stops_no_other_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safeexec import watchdog
+
+    reported: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+
+    def broken(now: float) -> None:
+        watchdog.unwatch(-1)
+        raise OSError("a backend's trouble")
+
+    watchdog.watch(-1, broken)
+    result, _ = attack(lambda *_: None, time=0.1)
+    assert result.error is not None and result.error.kind == "time"
+    assert [str(r.exc_value) for r in reported] == ["a backend's trouble"]
+
+
+def test_calls_in_flight_hold_a_bounded_amount() -> None:
+    """A thousand calls at once, each with the largest argument."""
+    release = threading.Event()
+    payload = b"x" * 190_000
+    refused: list[str] = []
+
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        def drain() -> None:
+            try:
+                while True:
+                    header, _ = peer.reader.next()
+                    if header["t"] == "failure":
+                        refused.append(header["message"])
+            except (EOFError, OSError):
+                return
+
+        threading.Thread(target=drain, name="scripted-drain", daemon=True).start()
+        for number in range(1, 200):
+            peer.send({"t": "call", "id": number, "tool": "f", "a": [{"$": "bytes", "i": 0}], "k": {}}, payload)
+        release.set()
+        peer.done(request)
+
+    tracemalloc.start()
+    try:
+        result, _ = attack(behave, {"f": lambda b: release.wait(20)}, time=20)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        release.set()
+    assert result.error is None or result.error.kind != "protocol"
+    assert any("too large together" in message for message in refused)
+    assert peak < 20 * 200_000
+    assert sum(len(str(call.arguments)) for call in result.tool_calls) < 2_000_000
+
+
+def test_log_of_calls_holds_a_bounded_amount() -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        for number in range(1, 50):
+            peer.send({"t": "call", "id": number, "tool": "f", "a": [{"$": "bytes", "i": 0}], "k": {}}, b"y" * 150_000)
+            peer.reader.next()
+        peer.done(request)
+
+    result, _ = attack(behave, {"f": lambda b: len(b)}, time=20)
+    assert result.ok and len(result.tool_calls) == 49
+    kept = [len(c.arguments["b"]) for c in result.tool_calls if isinstance(c.arguments["b"], bytes)]
+    assert 150_000 <= sum(kept) <= 200_000
+
+
+def test_long_fields_are_cut() -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        text = "m" * 500_000
+        peer.done(
+            request, error={"kind": "exception", "type": text, "message": text, "traceback": text, "line": 2**31 - 1}
+        )
+
+    result, closed = attack(behave, max_frame=10**7)
+    assert result.error is not None and result.error.kind == "exception" and not closed
+    assert (
+        len(result.error.type) <= 400
+        and len(result.error.message) <= 400_000
+        and len(result.error.traceback) <= 400_000
+    )
+
+
+def test_output_that_is_not_utf8_is_replaced() -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        for piece in (b"\xff\xfe", b"\xe2\x98", b"\x83", b"\xc3"):
+            peer.send({"t": "out", "s": 1}, piece)
+        peer.done(request)
+
+    result, _ = attack(behave)
+    assert result.ok and result.stdout.startswith("��☃")
+
+
+def test_names_of_files_are_not_believed() -> None:
+    evil = ["/etc/passwd", "../../x", "a\x1b[2Jb", "C:\\x", "x" * 10_000, "\ud800"]
+
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        listing = [[name, 1] for name in evil]
+        if request["t"] == "run":
+            peer.done(request, files=listing)
+        elif request["t"] == "list":
+            peer.done(request, v=listing)
+        else:
+            peer.send({"t": "done", "id": request["id"], "v": {"$": "bytes", "i": 0}}, b"x")
+
+    with Executor(ScriptedBackend(behave)) as executor, executor.session() as session:
+        names = [info.name for info in session.run("1").files]
+        assert len(names) == len(evil) and max(map(len, names)) <= 4096
+        for name in names:
+            with pytest.raises(UnsafeName):
+                session.files.read(name)
+        with pytest.raises(UnsafeName):
+            session.files.save("/nonexistent/never/made")
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [5, {"a": 1}, [["a"]], [["a", "1"]], [[1, 1]], [["a", True]], None, {"$": "opaque", "t": "x", "r": "y"}],
+    ids=str,
+)
+def test_malformed_listing_of_files_is_a_protocol_error(listing: Any) -> None:
+    with Executor(ScriptedBackend(lambda peer, r: peer.done(r, v=listing))) as executor, executor.session() as session:
+        with pytest.raises(ProtocolError):
+            session.files.list()
+
+
+@pytest.mark.parametrize("names", [5, [5], ["a", None], {"a": 1}], ids=str)
+def test_malformed_names_are_a_protocol_error(names: Any) -> None:
+    with Executor(ScriptedBackend(lambda peer, r: peer.done(r, v=names))) as executor, executor.session() as session:
+        with pytest.raises(ProtocolError):
+            list(session.variables)
+
+
+def test_file_without_end_fills_no_memory() -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.send({"t": "done", "id": request["id"], "v": {"$": "bytes", "i": 0}}, b"z" * request.get("size", 0))
+
+    from safeexec import LimitExceeded
+
+    policy = Policy(limits=Limits(disk=1_000_000, value=100_000))
+    with Executor(ScriptedBackend(behave), policy=policy) as executor, executor.session() as session:
+        with pytest.raises(LimitExceeded, match=r"Limits\.disk"):
+            session.files.read("endless")
+
+
+def test_saving_more_files_than_the_disk_could_hold_stops(tmp_path: Any) -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        if request["t"] == "list":
+            peer.done(request, v=[[f"f{i}", 60_000] for i in range(1000)])
+        else:
+            peer.send({"t": "done", "id": request["id"], "v": {"$": "bytes", "i": 0}}, b"z" * 60_000)
+
+    from safeexec import LimitExceeded
+
+    policy = Policy(limits=Limits(disk=200_000, value=100_000))
+    with Executor(ScriptedBackend(behave), policy=policy) as executor, executor.session() as session:
+        with pytest.raises(LimitExceeded, match="together"):
+            session.files.save(tmp_path)
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 200_000
+
+
+@pytest.mark.parametrize("data", [b"x" * 200_001, None, "text", [1]])
+def test_piece_of_a_file_that_was_not_asked_for_is_a_protocol_error(data: Any) -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        if isinstance(data, bytes):
+            peer.send({"t": "done", "id": request["id"], "v": {"$": "bytes", "i": 0}}, data)
+        else:
+            peer.done(request, v=data)
+
+    with Executor(ScriptedBackend(behave), policy=Policy(limits=LIMITS)) as executor, executor.session() as session:
+        with pytest.raises(ProtocolError):
+            session.files.read("a")
+
+
+@pytest.mark.parametrize("fail", [5, [], "no", {"type": 5}, {"type": "KeyError", "message": []}], ids=str)
+def test_malformed_refusal_is_a_protocol_error(fail: Any) -> None:
+    with Executor(ScriptedBackend(lambda peer, r: peer.done(r, fail=fail))) as executor, executor.session() as session:
+        with pytest.raises(ProtocolError):
+            session.variables["x"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["KeyError", "OSError", "FileNotFoundError", "SystemExit", "KeyboardInterrupt", "eval", "Exception", "TooLarge"],
+)
+def test_refusal_raises_nothing_the_guest_chose(name: str) -> None:
+    from safeexec import SafeExecError
+
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.done(request, fail={"type": name, "message": "m" * 9000})
+
+    with Executor(ScriptedBackend(behave)) as executor, executor.session() as session:
+        with pytest.raises((SafeExecError, KeyError, OSError)) as caught:
+            session.variables["x"]
+        assert len(str(caught.value)) < 6000 and caught.value.__cause__ is None
+
+
+def test_request_that_is_not_answered_times_out() -> None:
+    with Executor(ScriptedBackend(lambda *_: None), policy=Policy(limits=Limits(time=0.1))) as executor:
+        with executor.session() as session:
+            with pytest.raises(StepTimeout) as caught:
+                session.variables["x"]
+            assert isinstance(caught.value, TimeoutError)
+            assert_closed(session)
+
+
+def test_tool_call_outside_a_step_is_a_protocol_error() -> None:
+    called: list[int] = []
+
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.send({"t": "call", "id": 1, "tool": "f", "a": [], "k": {}})
+
+    with Executor(ScriptedBackend(behave)) as executor, executor.session({"f": lambda: called.append(1)}) as session:
+        with pytest.raises(ProtocolError):
+            session.variables["x"]
+        assert_closed(session)
+    assert called == []
+
+
+def test_code_that_goes_on_after_an_interrupt_calls_no_tool() -> None:
+    begun, made = threading.Event(), []
+
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.send({"t": "call", "id": 1, "tool": "wait", "a": [], "k": {}})
+        header, _ = peer.reader.next()
+        assert header["t"] == "failure" and header["type"] == "KeyboardInterrupt"
+        peer.send({"t": "call", "id": 2, "tool": "act", "a": [], "k": {}})
+        header, _ = peer.reader.next()
+        peer.done(request, v=[header["t"], header["type"]])
+
+    def wait() -> None:
+        begun.set()
+        release.wait(20)
+
+    release = threading.Event()
+    with (
+        Executor(ScriptedBackend(behave)) as executor,
+        executor.session({"wait": wait, "act": lambda: made.append(1)}) as session,
+    ):
+        results: list[Result] = []
+        thread = threading.Thread(target=lambda: results.append(session.run("x")))
+        thread.start()
+        assert begun.wait(10)
+        session.interrupt()
+        thread.join(10)
+        release.set()
+        assert results[0].value == ["failure", "KeyboardInterrupt"] and made == []
+
+
+def test_session_that_cannot_start_says_so_and_leaves_nothing() -> None:
+    from safeexec import BackendUnavailable
+
+    class Dead(ScriptedBackend):
+        def start(self, policy: Policy) -> Any:
+            guest = super().start(policy)
+            guest.kill()
+            return guest
+
+    with Executor(Dead(lambda *_: None)) as executor:
+        with pytest.raises(BackendUnavailable, match="did not start"):
+            executor.session()
+
+
+def test_session_whose_first_variables_are_bad_leaves_nothing() -> None:
+    with Executor(ScriptedBackend(lambda peer, r: peer.done(r))) as executor:
+        with pytest.raises(PolicyError):
+            executor.session(variables={"not a name": 1})
+        with pytest.raises(TypeError):
+            executor.session(variables={"f": print})
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_a_result(data: bytes) -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.raw(data)
+        peer.stream.shutdown(2)
+
+    result, closed = attack(behave)
+    assert result.error is not None and result.error.kind in ("protocol", "crash") and closed
+
+
+@given(st.lists(st.sampled_from(sorted(BROKEN)), max_size=3), st.booleans())
+def test_good_frames_between_bad_ones_change_nothing(names: list[str], last: bool) -> None:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.send({"t": "out", "s": 1}, b"a")
+        for name in names:
+            peer.raw(BROKEN[name])
+        peer.done(request, v=1)
+
+    result, closed = attack(behave)
+    assert result.stdout == "a"
+    assert (result.value == 1 and not closed) if not names else (result.error is not None and closed)
+
+
+def test_closed_session_does_not_come_back() -> None:
+    _, closed = attack(lambda peer, _: peer.raw(BROKEN["noise"]))
+    assert closed
+    with Executor(ScriptedBackend(lambda peer, r: peer.done(r, v=1))) as executor:
+        session = executor.session()
+        assert session.run("1").value == 1
+        session.close()
+        for use in (
+            lambda: session.variables["x"],
+            lambda: session.files.list(),
+            lambda: session.add_tools([]),
+            lambda: session.files.write("a", b""),
+        ):
+            with pytest.raises(SessionClosed):
+                use()

@@ -1,0 +1,345 @@
+"""Whatever bytes arrive, the decoder returns plain data or raises WireError: no crash, no hang, no memory beyond the caps."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from time import process_time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safeexec import wire
+from tests.core.strategies import nodes, values
+
+P = 2**61 - 1  # whole numbers hash modulo this
+
+PLAIN = frozenset(
+    "NoneType bool int float complex str bytes list tuple set frozenset dict range datetime date time timedelta timezone Decimal Fraction UUID "
+    "Array Image Table Opaque".split()
+)
+
+
+def body(raw: bytes, *blobs: bytes) -> bytes:
+    """A frame's body around a raw header."""
+    return struct.pack("<I", len(raw)) + raw + b"".join(blobs)
+
+
+def all_plain(value: Any) -> bool:
+    kind = type(value)
+    if kind.__name__ not in PLAIN or kind.__module__ not in (
+        "builtins", "datetime", "decimal", "fractions", "uuid", "safeexec.wire"
+    ):  # fmt: skip
+        return False
+    if kind in (list, tuple, set, frozenset):
+        return all(map(all_plain, value))
+    if kind is dict:
+        return all(map(all_plain, value)) and all(map(all_plain, value.values()))
+    if kind is wire.Table:
+        return all_plain(value.columns) and all_plain(value.index)
+    return True
+
+
+def attempt(data: bytes) -> Any:
+    """Read a frame's body and the value in it; None when it is refused."""
+    try:
+        value = read(data)
+    except wire.WireError:
+        return None
+    assert all_plain(value)
+    return value
+
+
+def read(data: bytes) -> Any:
+    header, blobs = wire.unpack(data)
+    return wire.Decoder(blobs).decode(header.get("v"))
+
+
+@pytest.fixture
+def reckless() -> Iterator[None]:
+    """A host that has switched off the interpreter's own protections."""
+    limit, digits = sys.getrecursionlimit(), sys.get_int_max_str_digits()
+    sys.setrecursionlimit(10**6)
+    sys.set_int_max_str_digits(0)
+    yield
+    sys.setrecursionlimit(limit)
+    sys.set_int_max_str_digits(digits)
+
+
+@given(st.binary(max_size=400))
+def test_arbitrary_bytes(data: bytes) -> None:
+    attempt(data)
+
+
+@given(st.binary(max_size=300), st.lists(st.binary(max_size=20), max_size=3))
+def test_arbitrary_header(raw: bytes, blobs: list[bytes]) -> None:
+    attempt(body(raw, *blobs))
+
+
+@given(nodes, st.lists(st.binary(max_size=24), max_size=4))
+def test_arbitrary_nodes(node: Any, blobs: list[bytes]) -> None:
+    header: dict[str, Any] = {"v": node, "b": [len(b) for b in blobs]}
+    attempt(body(json.dumps(header).encode(), *blobs))
+
+
+@given(nodes)
+def test_arbitrary_blob_lengths(lengths: Any) -> None:
+    attempt(body(json.dumps({"v": {"$": "bytes", "i": 0}, "b": lengths}).encode(), b"0123456789"))
+
+
+def frame_of(value: Any) -> bytes:
+    encoder = wire.Encoder()
+    header = {"t": "done", "v": encoder.encode(value)}
+    return b"".join(bytes(b) for b in wire.pack(header, encoder.blobs))
+
+
+@given(values, st.data())
+def test_mutated_frames(value: Any, data: st.DataObject) -> None:
+    raw = bytearray(frame_of(value)[4:])
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at] = data.draw(st.integers(0, 255))
+    attempt(bytes(raw))
+
+
+@given(values, st.data())
+def test_truncated_and_extended_frames(value: Any, data: st.DataObject) -> None:
+    raw = frame_of(value)[4:]
+    cut = data.draw(st.integers(0, len(raw) - 1))
+    with pytest.raises(wire.WireError):
+        wire.unpack(raw[:cut])
+    with pytest.raises(wire.WireError):
+        wire.unpack(raw + b"x")
+
+
+class Source:
+    """A stream that hands out its bytes in given portions."""
+
+    def __init__(self, data: bytes, portions: list[int]) -> None:
+        self._data, self._portions, self._at = data, portions, 0
+
+    def readinto(self, view: memoryview) -> int:
+        size = min(self._portions.pop(0) if self._portions else 4096, len(view), len(self._data) - self._at)
+        view[:size] = self._data[self._at : self._at + size]
+        self._at += size
+        return size
+
+
+@given(st.lists(values, min_size=1, max_size=4), st.lists(st.integers(1, 90), max_size=40))
+def test_reader_cuts_any_stream_into_its_frames(items: list[Any], portions: list[int]) -> None:
+    data = b"".join(map(frame_of, items))
+    reader = wire.FrameReader(Source(data, portions).readinto, 2**20)
+    for item in items:
+        header, blobs = reader.next()
+        value = wire.Decoder(blobs).decode(header["v"])
+        assert type(value) is type(item)
+    with pytest.raises(EOFError):
+        reader.next()
+
+
+@given(st.binary(max_size=2000), st.lists(st.integers(1, 50), max_size=20))
+def test_reader_of_arbitrary_streams_ends(data: bytes, portions: list[int]) -> None:
+    reader = wire.FrameReader(Source(data, portions).readinto, 1000)
+    with pytest.raises((EOFError, wire.WireError)):
+        for _ in range(len(data) + 1):
+            reader.next()
+
+
+def test_reader_handles_frames_around_the_size_of_its_buffer() -> None:
+    sizes = [65500, 65536, 65537, 10, 131072, 1, 40000, 40000, 65480]
+    data = b"".join(frame_of(b"x" * size) for size in sizes)
+    reader = wire.FrameReader(Source(data, []).readinto, 2**20)
+    for size in sizes:
+        header, blobs = reader.next()
+        assert len(wire.Decoder(blobs).decode(header["v"])) == size
+
+
+@pytest.mark.parametrize("total", [2**32 - 1, 2**31, 10**6 + 1])
+def test_absurd_length_is_refused_before_memory_is_set_aside(total: int) -> None:
+    tracemalloc.start()
+    try:
+        reader = wire.FrameReader(Source(struct.pack("<I", total) + b"x" * 100, []).readinto, 10**6)
+        with pytest.raises(wire.TooLarge):
+            reader.next()
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[10**18], [-1], [True], [1.0], ["1"], [3, 3], [10, 1], {}, "10", [[1]], [0] * 300_000],
+    ids=lambda v: repr(v)[:12],
+)
+def test_wrong_blob_lengths_are_refused(lengths: Any) -> None:
+    with pytest.raises(wire.WireError):
+        wire.unpack(body(json.dumps({"b": lengths}).encode(), b"0123456789"))
+
+
+def test_blob_serves_once() -> None:
+    raw = json.dumps({"v": [{"$": "bytes", "i": 0}] * 2, "b": [4]}).encode()
+    header, blobs = wire.unpack(body(raw, b"abcd"))
+    with pytest.raises(wire.WireError, match="twice"):
+        wire.Decoder(blobs).decode(header["v"])
+
+
+@pytest.mark.parametrize("index", [-1, 1, 2**70, True, None, "0", 0.0, [0]])
+def test_reference_to_no_blob_is_refused(index: Any) -> None:
+    with pytest.raises(wire.WireError):
+        wire.Decoder([b"abcd"]).decode({"$": "bytes", "i": index})
+
+
+def test_duplicate_keys_are_harmless() -> None:
+    assert attempt(body(b'{"v":1,"v":[2],"v":{"a":1,"a":2}}')) == {"a": 2}
+
+
+def cost(case: bytes | Callable[[], object]) -> float:
+    """Processor seconds to read a frame or call a function; a WireError is an answer too."""
+    began = process_time()
+    try:
+        _ = read(case) if isinstance(case, bytes) else case()
+    except wire.WireError:
+        pass
+    return process_time() - began
+
+
+@pytest.fixture(scope="module")
+def honest() -> float:
+    """What the largest honest value costs on this machine."""
+    return cost(frame_of([[i, str(i), {"k": i}] for i in range(80_000)])[4:])
+
+
+def long_values(kind: str, items: list[Any]) -> Callable[[], object]:
+    return lambda: wire.Decoder([]).decode({"$": kind, "v": items})
+
+
+def hexint(number: int) -> dict[str, str]:
+    return {"$": "int", "v": f"{number:x}"}
+
+
+DEEP = 10**6
+SLOW: dict[str, Any] = {
+    "deep lists": body(b'{"v":' + b"[" * DEEP + b"]" * DEEP + b"}"),
+    "deep lists, never closed": body(b'{"v":' + b"[" * DEEP),
+    "deep objects": body(b'{"v":' * DEEP + b"1" + b"}" * DEEP),
+    "deep, hidden behind strings": body(b'["' + b'\\"' * 50_000 + b'",' + b"[" * DEEP),
+    "string without end, full of quotes": body(b"[" * 300 + b'"' + b'\\"' * 400_000),
+    "string without end, full of newlines after backslashes": body(b"[" * 300 + b'"' + b"\\\n" * 400_000 + b'"' * 1000),
+    "string that ends in a backslash": body(b"[" * 300 + b'"' + b"x" * 400_000 + b"\\"),
+    "many empty lists": body(b'{"v":[' + b"[]," * 300_000 + b"0]}"),
+    "too many empty lists": body(b'{"v":[' + b"[]," * 3_000_000 + b"0]}"),
+    "too many numbers": body(b'{"v":[' + b"0," * 3_000_000 + b"0]}"),
+    "huge number": body(b'{"v":' + b"9" * 2_000_000 + b"}"),
+    "runs of digits just below the cap": body(b'{"v":[' + b",".join([b"9" * 3999] * 1000) + b"]}"),
+    "huge exponent": body(b'{"v":[1e999999999,-1E99999,1e-999999999]}'),
+    "nested to the limit, over and over": body(b'{"v":[' + b",".join([b"[" * 90 + b"]" * 90] * 2500) + b"]}"),
+    "keys that all collide": long_values("set", [hexint(k * P) for k in range(1, 200_000)]),
+    "half of the keys collide": long_values("set", [hexint(k * P) for k in range(1, 99_000)] + list(range(100_000))),
+    "dict keys that collide": long_values("dict", [i for k in range(1, 99_000) for i in (hexint(k * P), 0)]),
+    "few long keys that collide": long_values("set", [{"$": "tuple", "v": [0] * 3000 + [hexint(k * P)]} for k in range(1, 500)]),
+    "frozensets that collide": long_values("set", [{"$": "frozenset", "v": [hexint(k * P)]} for k in range(1, 50_000)]),
+    "decimal beside a number of a million bits": lambda: wire.Decoder([b"f" * 2_000_000]).decode(
+        {"$": "set", "v": [{"$": "decimal", "v": str(int("f" * 2_000_000, 16) % P)}, {"$": "int", "i": 0}]}
+    ),
+    "the same one level down": lambda: wire.Decoder([b"f" * 2_000_000]).decode(
+        {"$": "set", "v": [{"$": "tuple", "v": [{"$": "decimal", "v": str(int("f" * 2_000_000, 16) % P)}]}, {"$": "tuple", "v": [{"$": "int", "i": 0}]}]}
+    ),
+    "decimals with absurd exponents": long_values("set", [{"$": "decimal", "v": f"{d}e99999999999999999"} for d in range(1, 3000)]),
+    "decimals of many digits": long_values("list", [{"$": "decimal", "v": "7" * wire.MAX_SCALAR}] * 100),
+    "decimal beyond the cap": long_values("tuple", [{"$": "decimal", "v": "7" * 10**7}]),
+    "fractions of many digits": long_values("tuple", [{"$": "fraction", "v": ["3" * 65_000 + "1", "7" * 65_001]}] * 60),
+    "fraction beyond the cap": long_values("tuple", [{"$": "fraction", "v": ["3" * 10**6, "7" * 10**6]}]),
+    "number of sixteen million hex digits": lambda: wire.Decoder([b"f" * 2**24]).decode({"$": "int", "i": 0}),
+    "number that is almost hex": lambda: wire.Decoder([b"f" * 2**24 + b"g"]).decode({"$": "int", "i": 0}),
+    "range of absurd size": long_values("range", [0, hexint(16**60_000), 1]),
+    "array of absurd shape": lambda: wire.Decoder([b""]).decode({"$": "array", "d": "<f8", "s": [2**47] * 32, "i": 0}),
+    "array of nothing in absurd shape": lambda: wire.Decoder([b""]).decode({"$": "array", "d": "S0", "s": [2**47] * 32, "i": 0}),
+    "dtype of many digits": lambda: wire.Decoder([b""]).decode({"$": "array", "d": "S" + "9" * 10**6, "s": [0], "i": 0}),
+    "mime type that almost matches": lambda: wire.Decoder([b""]).decode({"$": "image", "m": "a" * 10**6, "i": 0}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_crafted_input_costs_no_more_than_honest_input(name: str, reckless: None, honest: float) -> None:
+    assert cost(SLOW[name]) < max(1.0, 2 * honest)
+
+
+def test_honest_keys_that_hash_alike_are_accepted() -> None:
+    corners = {(a, b, c, d) for a in (-1, -2) for b in (-1, -2) for c in (-1, -2) for d in (-1, -2)}
+    keys = corners | {(i, j) for i in range(-40, 40) for j in range(-2, 2)} | set(range(5000))
+    encoder = wire.Encoder()
+    assert wire.Decoder(encoder.blobs).decode(encoder.encode(keys)) == keys
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"$": "int", "v": "0x10"}, {"$": "int", "v": "1_0"}, {"$": "int", "v": " 1"}, {"$": "int", "v": ""}, {"$": "int", "v": "٣"},
+        {"$": "int"}, {"$": "float", "v": "1"}, {"$": "float", "v": []}, {"$": "complex", "v": [1, 2]}, {"$": "complex", "v": [1.0]},
+        {"$": "range", "v": [0, 1, 0]}, {"$": "range", "v": [0.0, 1, 1]}, {"$": "date", "v": [0, 1, 1]}, {"$": "date", "v": [True, 1, 1]},
+        {"$": "datetime", "v": [2024, 13, 1, 0, 0, 0, 0, 0], "z": None}, {"$": "datetime", "v": [2024, 1, 1, 0, 0, 0, 0, 2], "z": None},
+        {"$": "datetime", "v": [2024, 1, 1, 0, 0, 0, 0, 0], "z": 1e999}, {"$": "time", "v": [1, 2, 3, 4, 0], "z": "UTC"},
+        {"$": "timedelta", "v": [10**12, 0, 0]}, {"$": "timezone", "v": 86400}, {"$": "decimal", "v": "abc"}, {"$": "decimal", "v": 1},
+        {"$": "fraction", "v": ["1", "0"]}, {"$": "fraction", "v": ["1"]}, {"$": "uuid", "v": "f" * 33}, {"$": "uuid", "v": "-1"},
+        {"$": "set", "v": [[1]]}, {"$": "set", "v": [{"$": "decimal", "v": "sNaN"}]}, {"$": "set", "v": {"a": 1}}, {"$": "dict", "v": [1]},
+        {"$": "dict", "v": [[1], 2]}, {"$": "tuple", "v": "abc"}, {"$": "tuple"}, {"$": "nothing"}, {"$": 5}, {"$": None, "v": ...},
+        {"$": "array", "d": "|O", "s": [0], "i": 0}, {"$": "array", "d": "<f8,<f8", "s": [0], "i": 0}, {"$": "array", "d": "<f8", "s": [1], "i": 0},
+        {"$": "array", "d": "<f8", "s": [-1], "i": 0}, {"$": "array", "d": "<f8", "s": [True], "i": 0}, {"$": "array", "d": 8, "s": [0], "i": 0},
+        {"$": "image", "m": "text/html\n", "i": 0}, {"$": "image", "m": "../x", "i": 0}, {"$": "table", "n": ["a"], "v": [], "x": None},
+        {"$": "table", "n": [1], "v": [[1]], "x": None}, {"$": "table", "n": ["a"], "v": [[1]], "x": "y"}, {"$": "opaque", "t": 1, "r": ""},
+        {"$": "str", "i": 0, "x": 1} | {"i": 1},
+    ],
+    ids=lambda n: ascii(n)[:50],
+)  # fmt: skip
+def test_malformed_values_are_refused(node: Any) -> None:
+    with pytest.raises(wire.WireError):
+        wire.Decoder([b"abc"]).decode(node)
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b'"\xed\xa0\x80"', b'{"v":"\xc3"}', b'{"v":NaN}', b'{"v":Infinity}', b"[]", b"1", b'"x"', b"", b" {}", b"{} ", b"{}{}", b'{"v":1', b"{'v':1}", b'{"v":"\x00"}', b'{"v":"\\x41"}'])  # fmt: skip
+def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
+    with pytest.raises(wire.WireError):
+        wire.unpack(body(raw))
+
+
+@given(st.binary(max_size=2000))
+@settings(max_examples=30)
+def test_invalid_utf8_in_a_text_blob(data: bytes) -> None:
+    try:
+        value = wire.Decoder([data]).decode({"$": "str", "i": 0})
+    except wire.WireError:
+        return
+    assert value.encode("utf-8", "surrogatepass") == data
+
+
+MEMORY = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from tests.core.test_wire_hostile import SLOW, read
+from safeexec import wire
+limit = 1200 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.setrecursionlimit(10**6)
+for name, case in SLOW.items():
+    try:
+        read(case) if isinstance(case, bytes) else case()
+    except wire.WireError:
+        pass
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+assert peak < 900, peak
+print("survived", len(SLOW))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="n/a: counts on Linux' RLIMIT_AS")
+def test_all_of_it_in_a_process_with_little_memory() -> None:
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    done = subprocess.run([sys.executable, "-c", MEMORY, root], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"survived {len(SLOW)}\n", done.stderr

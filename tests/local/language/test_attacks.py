@@ -1,0 +1,155 @@
+"""Attacks on the language, judged by effect: what the program holds afterwards, what it printed, what changed outside.
+
+An attack may raise or run to its end; it fails the test when it reached a real module, a frame, code, an unguarded builtin, an event
+loop, the guest program, a file outside, or changed a class of the standard library.
+"""
+
+import asyncio
+import builtins
+import collections
+import contextlib
+import io
+import json
+import os
+import sys
+import types
+import warnings
+from pathlib import Path
+
+import pytest
+
+from safeexec import guest
+from safeexec_backends.local.language import RestrictedLanguage
+
+HERE = Path(__file__).parent / "attacks"
+REAL = [
+    builtins.open, io.open_code, builtins.eval, builtins.exec, builtins.compile, builtins.__import__, builtins.globals,
+    builtins.locals, builtins.vars, builtins.getattr, builtins.setattr, builtins.input, os.system, os.popen, os.fork,
+    sys._getframe, sys.modules, builtins.__dict__, types.CodeType, types.FrameType, io.FileIO, type.__subclasses__,
+    object.__getattribute__, object.__setattr__, object.__reduce_ex__, json.__dict__, collections.__dict__,
+]  # fmt: skip
+KINDS = (
+    types.ModuleType, types.FrameType, types.CodeType, types.CellType, io.FileIO, asyncio.AbstractEventLoop, guest.Guest,
+    guest.Stream, RestrictedLanguage,
+)  # fmt: skip
+SIGNS = ("<frame object", "<frame at", "<module 'os' from", "<module 'sys' (", "CANARY", "PWN", "<code object <")
+
+
+def attacks() -> list:
+    found = []
+    for file in sorted(HERE.glob("*.txt")):
+        for part in file.read_text().split("#: ")[1:]:
+            name, _, source = part.partition("\n")
+            found.append(pytest.param(source, id=f"{file.stem}: {name}"))
+    return found
+
+
+def within(value, depth=4):
+    """The value and what it holds, without running code of the program."""
+    yield value
+    if depth and type(value) in (list, tuple, set, frozenset):
+        for item in list(value):
+            yield from within(item, depth - 1)
+    elif depth and type(value) in (dict, types.MappingProxyType):
+        for key, item in list(value.items()):
+            yield from within(key, depth - 1)
+            yield from within(item, depth - 1)
+
+
+def dangers(values):
+    found = []
+    for value in values:
+        for item in within(value):
+            if isinstance(item, KINDS) and type(item) is not type:
+                found.append(f"{type(item).__name__} object")
+            if any(item is real for real in REAL):
+                found.append(repr(item)[:80])
+            if type(item) is type and issubclass(item, KINDS) and item is not object:
+                found.append(f"class {item.__name__}")
+            if type(item) is type and item.__module__ in (
+                "os",
+                "subprocess",
+                "socket",
+                "ctypes",
+                "importlib._bootstrap",
+            ):
+                found.append(f"class {item.__module__}.{item.__name__}")
+            if type(item) is str and any(sign in item for sign in SIGNS):
+                found.append(item[:80])
+    return found
+
+
+def attack(source, imports=None):
+    """(what the program holds, what it printed, the error) after a run in the restricted language."""
+    language = RestrictedLanguage(imports, environ={})
+    namespace = language.namespace()
+    output = io.StringIO()
+    value = error = None
+    stdout, stderr, limit = sys.stdout, sys.stderr, sys.getrecursionlimit()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        warnings.simplefilter("ignore")
+        try:
+            for code in language.compile(source, "<step 1>"):
+                value = eval(code, namespace)
+                if code.co_flags & 0x80:
+                    value = asyncio.run(value)
+        except BaseException as caught:
+            error = caught
+    sys.stdout, sys.stderr = stdout, stderr
+    sys.setrecursionlimit(limit)
+    builtins_ = namespace.get("__builtins__")
+    assert builtins_ is language.builtins, "the program exchanged its builtins"
+    held = {k: v for k, v in namespace.items() if k != "__builtins__"}
+    return [value, held], output.getvalue(), error
+
+
+STDLIB = [
+    json.JSONEncoder,
+    json.JSONDecoder,
+    json,
+    os,
+    sys,
+    int,
+    str,
+    collections.UserDict,
+    types.FunctionType,
+    asyncio.Queue,
+]
+
+
+@pytest.mark.parametrize("source", attacks())
+def test_has_no_effect(source, tmp_path, monkeypatch):
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    outside.mkdir()
+    inside.mkdir()
+    (outside / "canary").write_text("CANARY")
+    monkeypatch.chdir(inside)
+    # /tmp is open to programs, and this directory lies in it: here only the working directory is.
+    from safeexec_backends.local.language.facades import files
+
+    monkeypatch.setattr(files, "set_roots", lambda *roots: files._roots.__setitem__(slice(None), [str(inside)]))
+    before = {id(k): set(vars(k)) for k in STDLIB}
+    names = {k: v for k, v in vars(os).items() if callable(v)}
+    values, printed, _ = attack(source.replace("@OUTSIDE@", str(outside)))
+    assert not dangers([*values, printed])
+    assert sorted(p.name for p in outside.iterdir()) == ["canary"]
+    assert os.getcwd() == str(inside)
+    for kind in STDLIB:
+        # CPython's own caches may come; nothing that the attack named may.
+        assert not {n for n in set(vars(kind)) - before[id(kind)] if not n.startswith("_")}, kind
+    assert all(vars(os)[k] is v for k, v in names.items())
+    assert json.loads(json.dumps({"a": 1})) == {"a": 1}
+
+
+def test_the_attack_harness_sees_what_full_python_would_reach(tmp_path, monkeypatch):
+    """The same check must fail for an unguarded language, or it proves nothing."""
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    exec(
+        "import os\ndef g(): yield\nloot = g().gi_frame\nmore = [open, ().__class__.__base__.__subclasses__()]",
+        namespace,
+    )
+    found = dangers([{k: v for k, v in namespace.items() if k != "__builtins__"}])
+    assert {"module object", "frame object"} <= set(found)
+    assert any("built-in function open" in f for f in found)
+    assert any("class os." in f for f in found)

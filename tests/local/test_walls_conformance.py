@@ -1,0 +1,27 @@
+"""The conformance suite on cells with the language wall off: what the operating system's walls owe by themselves."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from safeexec import Policy
+from safeexec.testing import conformance
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these walls are Linux's")
+
+OFF = dict.fromkeys(
+    ("test_imports_restrict", "test_policy_of_a_session_replaces_the_executors"), "the language wall is off"
+)
+
+TestFullPython = conformance(
+    "local",
+    policy=Policy(imports="*"),
+    modules=("numpy", "pandas", "PIL", "matplotlib"),
+    deviations=OFF,
+    _language="full",
+)
+TestWithoutMountNamespace = conformance(
+    "local", policy=Policy(imports="*"), deviations=OFF, _language="full", _deny=["mount_namespace"]
+)
