@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import weakref
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -88,6 +89,12 @@ class RemoteBackend(Backend):
         self._closed = True
         atexit.unregister(self._at_exit)
         _end_all(self._guests)
+
+
+def need_sdk(module: str, extra: str) -> None:
+    """Raise BackendUnavailable unless the vendor's SDK is installed. Does not import it: that takes a second."""
+    if importlib.util.find_spec(module) is None:
+        raise BackendUnavailable(f"the {extra} sandbox needs its vendor's SDK: pip install 'safeexec[{extra}]'")
 
 
 def _end_all(guests: set[Guest]) -> None:

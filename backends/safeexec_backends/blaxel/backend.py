@@ -12,7 +12,7 @@ from safeexec.backend import Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import Policy
 from safeexec_backends._remote import program
-from safeexec_backends._remote.backend import RemoteBackend, common_walls
+from safeexec_backends._remote.backend import RemoteBackend, common_walls, need_sdk
 from safeexec_backends._remote.faults import Fault, Gone, Secret, retry
 from safeexec_backends._remote.guest import Transport, log
 
@@ -53,12 +53,7 @@ class BlaxelBackend(RemoteBackend):
     ) -> None:
         key = api_key or os.environ.get("BL_API_KEY")
         workspace = workspace or os.environ.get("BL_WORKSPACE")
-        try:
-            import blaxel.core.sandbox  # noqa: F401
-        except ImportError as error:
-            raise BackendUnavailable(
-                f"the blaxel sandbox needs its SDK ({error}): pip install 'safeexec[blaxel]'"
-            ) from error
+        need_sdk("blaxel", "blaxel")
         if not key or not workspace:
             raise BackendUnavailable(
                 "the blaxel sandbox needs a key and a workspace: set BL_API_KEY and BL_WORKSPACE, or pass api_key= and workspace="

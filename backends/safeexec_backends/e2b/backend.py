@@ -11,7 +11,7 @@ from safeexec.backend import Guest, Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import Policy
 from safeexec_backends._remote import program
-from safeexec_backends._remote.backend import RemoteBackend, common_walls
+from safeexec_backends._remote.backend import RemoteBackend, common_walls, need_sdk
 from safeexec_backends._remote.faults import Fault, Gone, Secret, retry
 from safeexec_backends._remote.guest import Transport, log
 from safeexec_backends._remote.keeper import Keeper
@@ -44,16 +44,15 @@ class E2BBackend(RemoteBackend):
         python: str = "python3",
         start_timeout: float = 60.0,
     ) -> None:
-        try:
-            import e2b_code_interpreter
-        except ImportError as error:
-            raise BackendUnavailable(f"the e2b sandbox needs its SDK ({error}): pip install 'safeexec[e2b]'") from error
+        need_sdk("e2b_code_interpreter", "e2b")
         key = api_key or os.environ.get("E2B_API_KEY")
         if not key:
             raise BackendUnavailable("the e2b sandbox needs a key: set E2B_API_KEY, or pass api_key=")
         if timeout < 15:
             raise PolicyError("timeout= must be 15 seconds at least: it is renewed every third of it")
-        self._sdk = e2b_code_interpreter.Sandbox
+        import e2b_code_interpreter  # not before it is sure to be needed: it takes a second
+
+        self._sdk: Any = e2b_code_interpreter.Sandbox
         self._key = Secret(key)
         self._template = template
         self._timeout = timeout

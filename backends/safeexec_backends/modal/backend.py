@@ -12,7 +12,7 @@ from safeexec.backend import Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import Policy
 from safeexec_backends._remote import program
-from safeexec_backends._remote.backend import RemoteBackend, common_walls
+from safeexec_backends._remote.backend import RemoteBackend, common_walls, need_sdk
 from safeexec_backends._remote.faults import Fault, Gone, Secret, retry
 from safeexec_backends._remote.guest import Transport, log
 
@@ -49,12 +49,7 @@ class ModalBackend(RemoteBackend):
         python: str = "python3",
         start_timeout: float = 300.0,
     ) -> None:
-        try:
-            import modal
-        except ImportError as error:
-            raise BackendUnavailable(
-                f"the modal sandbox needs its SDK ({error}): pip install 'safeexec[modal]'"
-            ) from error
+        need_sdk("modal", "modal")
         token_id = token_id or os.environ.get("MODAL_TOKEN_ID")
         secret = token_secret or os.environ.get("MODAL_TOKEN_SECRET")
         if not token_id or not secret:
@@ -63,6 +58,8 @@ class ModalBackend(RemoteBackend):
             )
         if not 0 < timeout <= LONGEST:
             raise PolicyError(f"timeout= must be from 1 to {LONGEST} seconds")
+        import modal  # not before it is sure to be needed: it takes a second
+
         # The SDK's HTTP/2 library writes every header to its debug log, the token among them.
         if logging.getLogger("hpack").level == logging.NOTSET:
             logging.getLogger("hpack").setLevel(logging.INFO)
