@@ -10,9 +10,10 @@ import pytest
 
 from safeexec import wire
 from safeexec.backend import GuestDied
+from safeexec.testing.base import eventually
 from safeexec_backends._remote.faults import Fault, Gone, Passing, Secret, retry
 from safeexec_backends._remote.guest import RemoteGuest, Transport
-from safeexec_backends._remote.lines import CHUNK, MAX_RECORD, Sender
+from safeexec_backends._remote.lines import CHUNK, MAX_RECORD, Receiver, Sender
 
 
 class Scripted(Transport):
@@ -164,6 +165,28 @@ def test_kill_ends_an_exchange_whose_network_hangs() -> None:
     guest.close()
     guest.close()
     hang.set()
+
+
+def test_idle_session_has_no_thread_that_writes() -> None:
+    done = threading.Event()
+
+    def silent() -> Iterator[bytes]:
+        done.wait(20)
+        yield b""
+
+    def writers() -> int:
+        return sum(thread.name == "safeexec-remote-write" for thread in threading.enumerate())
+
+    assert eventually(lambda: writers() == 0)  # of earlier tests
+    transport = Scripted(silent())
+    guest = RemoteGuest(transport, 2**20, lambda _: None)
+    for number in range(2):
+        guest.send(({"t": "run", "id": number}, ()))
+        assert eventually(lambda: writers() == 0)
+    bodies = b"".join(body for _, body in Receiver().feed(transport.written))
+    assert b'"id":0' in bodies and b'"id":1' in bodies
+    guest.close()
+    done.set()
 
 
 def test_retry_is_for_passing_faults_only_and_ends() -> None:

@@ -17,6 +17,8 @@ from safeexec_backends._remote.lines import CHUNK, LinesBroken, Receiver, Sender
 
 BATCH = 4 * CHUNK
 """Bytes of data in one write at most."""
+_LINGER = 0.5
+"""Seconds that the thread which writes waits for more, before it ends: an idle session needs none."""
 END_PATIENCE = 30.0
 """Seconds that closing waits for the vendor to end a sandbox."""
 _WAITING = 64
@@ -59,7 +61,7 @@ class Transport(ABC):
 
 
 class RemoteGuest(Guest):
-    """Frames over a transport. Two threads: one reads, one writes, so that no caller waits for a network that hangs."""
+    """Frames over a transport. One thread reads; another writes while there is something to write, so that no caller waits for a network that hangs."""
 
     def __init__(self, transport: Transport, max_frame: int, forget: Callable[[RemoteGuest], object]) -> None:
         self.transport = transport
@@ -74,8 +76,9 @@ class RemoteGuest(Guest):
         self._drained = False
         self._stop = threading.Event()
         self._destroyer: threading.Thread | None = None
-        for target in (self._read_all, self._write_all):
-            threading.Thread(target=target, name=f"safeexec-{target.__name__[1:]}", daemon=True).start()
+        self._sender = Sender()
+        self._writing = False
+        threading.Thread(target=self._read_all, name="safeexec-remote-read", daemon=True).start()
 
     def wait_ready(self, patience: float) -> None:
         """Wait until the relay has said hello. Raises GuestDied."""
@@ -104,12 +107,19 @@ class RemoteGuest(Guest):
             if self._ended is not None:
                 raise self._death()
             self._outbox.extend(pieces)
-            self._lock.notify_all()
+            self._wake_writer()
 
     def interrupt(self) -> None:
         with self._lock:
             self._outbox.appendleft(("i", b""))
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._writing or self._ended is not None:
             self._lock.notify_all()
+            return
+        self._writing = True
+        threading.Thread(target=self._write_all, name="safeexec-remote-write", daemon=True).start()
 
     def kill(self) -> None:
         with self._lock:
@@ -221,16 +231,16 @@ class RemoteGuest(Guest):
             self._lock.notify_all()
 
     def _write_all(self) -> None:
-        sender = Sender()
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: self._outbox or self._ended is not None)
-                if self._ended is not None:
+                self._lock.wait_for(lambda: self._outbox or self._ended is not None, _LINGER)
+                if self._ended is not None or not self._outbox:
+                    self._writing = False
                     return
                 batch, size = [], 0
                 while self._outbox and size < BATCH:
                     kind, body = self._outbox.popleft()
-                    batch.append(sender.line(kind, body))
+                    batch.append(self._sender.line(kind, body))
                     size += len(body)
             data = b"".join(batch)
             try:
