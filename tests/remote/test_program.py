@@ -65,7 +65,7 @@ def test_relay_on_the_oldest_python() -> None:
     ],
 )
 def test_import_rule(name: str, patterns: tuple[str, ...], allowed: bool) -> None:
-    assert relay.may_import(name, patterns) is allowed
+    assert relay.may_import(name, tuple(program.import_patterns(Policy(imports=patterns)))) is allowed
 
 
 @pytest.mark.parametrize("good", ["numpy", "a.b_c-d", "x==1.0", "x>=1,<2", "x[extra,more]>=1"])
@@ -79,3 +79,43 @@ def test_import_rule_looks_at_what_is_taken_from_a_package() -> None:
     assert relay.may_import("urllib", ("urllib.parse",), ("parse",))
     assert not relay.may_import("urllib", ("urllib.parse",), ("request",))
     assert relay.may_import("os", ("os",), ("path", "sep"))
+    assert not relay.may_import("os.path", ("os",))  # standard modules are told by the host
+
+
+ORDINARY = """
+import datetime, time, json, collections.abc, os.path, decimal
+from urllib.parse import quote
+found = [datetime.datetime.strptime("2026-11-20", "%Y-%m-%d").year, time.strptime("1999", "%Y").tm_year]
+found.append(json.loads("[1]"))
+try:
+    import fractions
+except ImportError as error:
+    found.append(str(error))
+found
+"""
+
+
+@pytest.mark.parametrize("python", [sys.executable, *map(str, OTHERS[:1])])
+def test_import_rule_leaves_the_libraries_alone(python: str) -> None:
+    """Run through the relay itself, frames and all."""
+    from safeexec import wire
+    from safeexec_backends._remote.lines import Receiver, Sender
+
+    policy = Policy(imports=("datetime", "time", "json", "collections", "os", "decimal", "urllib.parse"))
+    sender = Sender()
+    asked: list[wire.Header] = [{"t": "init", "id": 1}, {"t": "run", "id": 2, "code": ORDINARY}]
+    process = subprocess.Popen(program.arguments(policy, python), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    receiver, data = Receiver(), bytearray()
+    with process:
+        for header in asked:
+            process.stdin.write(sender.line("d", b"".join(map(bytes, wire.pack(header)))))
+        process.stdin.flush()
+        while data.count(b'"done"') < 2:
+            piece = os.read(process.stdout.fileno(), 65536)
+            assert piece, bytes(data)
+            for kind, body in receiver.feed(piece):
+                data += body if kind == "d" else b""
+    assert b"[2026,1999,[1],\"import of 'fractions' is not allowed by the policy\"]" in data.replace(b", ", b","), (
+        bytes(data)
+    )

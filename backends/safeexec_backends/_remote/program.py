@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shlex
+import sys
 import zlib
 from collections.abc import Sequence
 from functools import cache
@@ -41,9 +42,15 @@ def _packed() -> str:
     return base64.b64encode(zlib.compress("".join(parts).encode(), 9)).decode()
 
 
+def import_patterns(policy: Policy) -> list[str]:
+    """What a program may import. Below a standard module that is allowed, all is: ``os.path``."""
+    allowed = policy.allowed_imports()
+    return [*allowed, *(f"{name}.*" for name in allowed if name in sys.stdlib_module_names)]
+
+
 def arguments(policy: Policy, python: str, packages: bool = False) -> list[str]:
     """The words of the command, about 31 KB: no file of ours is left in the sandbox, and no shell quotes anything."""
-    setup: dict[str, Any] = {"memory": policy.limits.memory, "imports": list(policy.allowed_imports())}
+    setup: dict[str, Any] = {"memory": policy.limits.memory, "imports": import_patterns(policy)}
     if packages:
         setup["packages"] = PACKAGES
     code = (

@@ -18,16 +18,10 @@ if "safeexec_lines" in sys.modules:  # shipped as text; another version may be i
 else:
     from safeexec_backends._remote import lines
 
-_STANDARD: Any = getattr(sys, "stdlib_module_names", frozenset())  # 3.10 and later
-
 
 def may_import(name: str, patterns: Tuple[str, ...], wanted: Tuple[str, ...] = ()) -> bool:
-    """Whether the policy's patterns let a program import `name`, and from it what is `wanted`.
-
-    Below a standard module that is allowed, all is: ``os.path``.
-    """
-    top = name.partition(".")[0]
-    if "*" in patterns or name in patterns or (top in patterns and top in _STANDARD):
+    """Whether the policy's patterns let a program import `name`, and from it what is `wanted`."""
+    if "*" in patterns or name in patterns:
         return True
     if any(p.endswith(".*") and (name == p[:-2] or name.startswith(p[:-1])) for p in patterns):
         return True
@@ -58,7 +52,9 @@ def language(guest: Any, patterns: Tuple[str, ...]) -> Any:
 
         @staticmethod
         def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
-            if not level and not may_import(name, patterns, tuple(fromlist or ())):
+            # An empty list is what PyImport_Import passes: a built-in function's own import, as that of _strptime by datetime.strptime.
+            internal = type(fromlist) is list and not fromlist
+            if not level and not internal and not may_import(name, patterns, tuple(fromlist or ())):
                 raise guest.ImportRefused("import of {!r} is not allowed by the policy".format(name), name=name)
             return __import__(name, globals, locals, fromlist, level)
 
