@@ -20,6 +20,7 @@ pytest.importorskip("e2b_code_interpreter", reason="the e2b extra is not install
 
 SEND = "process.Process/SendInput"
 START = "process.Process/Start"
+CONNECT = "process.Process/Connect"
 CREATE = "POST /v2/sandboxes"
 
 
@@ -153,10 +154,40 @@ def test_lasting_fault_of_input_ends_the_session_and_the_sandbox(server: Loopbac
             session.run("1")
 
 
+@pytest.mark.parametrize("pieces", [3, 4, 6])
+def test_output_that_breaks_off_is_taken_up_again(server: Loopback, pieces: int) -> None:
+    """The relay sends again what the broken connection lost; whatever comes twice is taken once."""
+    made: list[int] = []
+    with Executor("e2b") as executor:
+        server.faults(fault(START, "truncate", pieces=pieces), fault(CONNECT, "truncate", times=4, pieces=pieces))
+        with executor.session({"f": made.append}) as session:
+            result = session.run("for i in range(30):\n    f(i)\n    print(i)\n'x' * 300_000")
+            assert result.ok, result.error
+            assert made == list(range(30)) and result.stdout.split() == [str(i) for i in range(30)]
+            assert len(result.value) == 300_000 and session.run("1").value == 1
+        assert server.calls(CONNECT) >= 2 and server.calls(START) == 1
+
+
+def test_connection_that_breaks_for_an_idle_session(server: Loopback) -> None:
+    with Executor("e2b") as executor:
+        server.faults(fault(START, "truncate", pieces=3))  # the start, hello, and the answer to init; not to the next
+        with executor.session() as session:
+            assert [session.run(f"x = {n}\nx").value for n in range(5)] == list(range(5))
+
+
+def test_connection_that_only_breaks_is_given_up(server: Loopback) -> None:
+    with Executor("e2b") as executor:
+        server.faults(fault(START, "truncate", pieces=4), fault(CONNECT, "truncate", times=1000, pieces=1))
+        with executor.session() as session:
+            result = session.run("import time\nfor _ in range(100):\n    print('x')\n    time.sleep(0.01)")
+            assert result.error is not None and result.error.kind == "crash", result.error
+        assert server.calls(CONNECT) < 50
+
+
 def test_step_that_may_have_begun_is_not_run_again(server: Loopback) -> None:
     made: list[int] = []
     with Executor("e2b") as executor:
-        server.faults(fault(START, "truncate", pieces=6))
+        server.faults(fault(START, "truncate", pieces=6), fault(CONNECT, 500, times=100))
         with executor.session({"f": made.append}) as session:
             result = session.run("for i in range(50):\n    f(i)")
             assert result.error is not None and result.error.kind == "crash", result.error

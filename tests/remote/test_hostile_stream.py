@@ -189,6 +189,53 @@ def test_idle_session_has_no_thread_that_writes() -> None:
     done.set()
 
 
+class Breaking(Scripted):
+    """Each connection brings the next of some streams, then breaks."""
+
+    def __init__(self, streams: list[list[bytes]]) -> None:
+        super().__init__(iter(()))
+        self._streams = streams
+        self.opened = 1
+
+    def read(self, take: Callable[[bytes], None]) -> None:
+        self._asked.wait(5)
+        for piece in self._streams.pop(0) if self._streams else []:
+            take(piece)
+        raise Passing("broken")
+
+    def reopen(self) -> None:
+        self.opened += 1
+
+
+def test_broken_connections_that_bring_something_do_no_harm() -> None:
+    sender = Sender()
+    hello = sender.line("h")
+    lines = [sender.line("d", packed({"t": "out", "s": n})) for n in range(20)]
+    # What was sent last comes again cut in half, then whole; what lies behind it comes too early.
+    streams = [[hello, lines[0][: len(lines[0]) // 2]]]
+    for n in range(20):
+        streams.append([*lines[n + 1 : n + 2], *lines[max(0, n - 1) : n + 1], b"".join(lines[n + 1 : n + 2])[:20]])
+    guest = RemoteGuest(Breaking(streams), 2**20, lambda _: None)
+    frames: list[wire.Header] = []
+
+    def on_frame(frame: wire.Frame) -> bool:
+        frames.append(frame[0])
+        return len(frames) == 20
+
+    guest.exchange(({"t": "run", "id": 1}, ()), on_frame)
+    assert [header["s"] for header in frames] == list(range(20))
+    guest.close()
+
+
+def test_broken_connections_that_bring_nothing_end_the_session() -> None:
+    transport = Breaking([[Sender().line("h")]])
+    guest = RemoteGuest(transport, 2**20, lambda _: None)
+    with pytest.raises(GuestDied, match="lost"):
+        guest.exchange(({"t": "run", "id": 1}, ()), lambda frame: False)
+    guest.close()
+    assert transport.opened < 10 and transport.destroyed.is_set()
+
+
 def test_retry_is_for_passing_faults_only_and_ends() -> None:
     calls: list[int] = []
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from safeexec import Policy
+from safeexec import Policy, wire
 from safeexec.bundle import guest_source
 from safeexec.errors import PolicyError
 from safeexec_backends._remote import program, relay
+from safeexec_backends._remote.lines import HISTORY, Receiver, Sender
 
 OTHERS = sorted(Path("/root/.pyenv/versions").glob("3.9*/bin/python3")) if os.access("/root/.pyenv", os.R_OK) else []
 
@@ -40,8 +41,6 @@ def test_program_fits_into_a_command() -> None:
 def test_relay_on_the_oldest_python() -> None:
     if not OTHERS:
         pytest.skip("there is no Python 3.9 under /root/.pyenv")
-    from safeexec_backends._remote.lines import Receiver
-
     words = program.arguments(Policy(), str(OTHERS[0]))
     done = subprocess.run(words, capture_output=True, stdin=subprocess.DEVNULL, timeout=30)
     kinds = [kind for kind, _ in Receiver().feed(done.stdout)]
@@ -95,27 +94,73 @@ found
 """
 
 
+class Driven:
+    """A relay in a process of this machine, and both ends of its stream."""
+
+    def __init__(self, policy: Policy, python: str = sys.executable) -> None:
+        words = program.arguments(policy, python)
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.sender, self.receiver = Sender(), Receiver()
+        self.raw = bytearray()
+
+    def send(self, kind: str, body: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(self.sender.line(kind, body))
+        self.process.stdin.flush()
+
+    def request(self, header: wire.Header) -> bytes:
+        """Everything up to the answer."""
+        self.send("d", b"".join(map(bytes, wire.pack(header))))
+        data = b""
+        while b'"done"' not in data:
+            data += b"".join(body for kind, body in self.receiver.feed(self.read()) if kind == "d")
+        return data
+
+    def read(self) -> bytes:
+        assert self.process.stdout is not None
+        piece = os.read(self.process.stdout.fileno(), 65536)
+        assert piece, "the relay ended"
+        self.raw += piece
+        return piece
+
+    def __enter__(self) -> Driven:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.read()
+        self.process.stdout.close()
+        self.process.wait(10)
+
+
 @pytest.mark.parametrize("python", [sys.executable, *map(str, OTHERS[:1])])
 def test_import_rule_leaves_the_libraries_alone(python: str) -> None:
-    """Run through the relay itself, frames and all."""
-    from safeexec import wire
-    from safeexec_backends._remote.lines import Receiver, Sender
-
     policy = Policy(imports=("datetime", "time", "json", "collections", "os", "decimal", "urllib.parse"))
-    sender = Sender()
-    asked: list[wire.Header] = [{"t": "init", "id": 1}, {"t": "run", "id": 2, "code": ORDINARY}]
-    process = subprocess.Popen(program.arguments(policy, python), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin is not None and process.stdout is not None
-    receiver, data = Receiver(), bytearray()
-    with process:
-        for header in asked:
-            process.stdin.write(sender.line("d", b"".join(map(bytes, wire.pack(header)))))
-        process.stdin.flush()
-        while data.count(b'"done"') < 2:
-            piece = os.read(process.stdout.fileno(), 65536)
-            assert piece, bytes(data)
-            for kind, body in receiver.feed(piece):
-                data += body if kind == "d" else b""
-    assert b"[2026,1999,[1],\"import of 'fractions' is not allowed by the policy\"]" in data.replace(b", ", b","), (
-        bytes(data)
-    )
+    with Driven(policy, python) as relay:
+        relay.request({"t": "init", "id": 1})
+        data = relay.request({"t": "run", "id": 2, "code": ORDINARY}).replace(b", ", b",")
+    assert b"[2026,1999,[1],\"import of 'fractions' is not allowed by the policy\"]" in data, data
+
+
+def test_relay_sends_again_what_a_host_has_not_seen() -> None:
+    with Driven(Policy()) as driven:
+        driven.request({"t": "init", "id": 1})
+        driven.request({"t": "run", "id": 2, "code": "print('x' * 200_000)"})
+        whole = list(Receiver().feed(bytes(driven.raw)))
+        for seen in (0, 1, len(whole) - 1, len(whole)):
+            again, got = Receiver(), []
+            again.seen = seen
+            driven.send("r", b"%d" % seen)
+            while again.seen < len(whole):
+                got += list(again.feed(driven.read()))
+            assert got == whole[seen:]
+        assert b"4" in driven.request({"t": "run", "id": 3, "code": "2 + 2"})
+
+
+def test_relay_ends_for_a_host_that_is_too_far_behind() -> None:
+    with Driven(Policy()) as driven:
+        driven.request({"t": "init", "id": 1, "limits": {"output": 10**8}})
+        driven.request({"t": "run", "id": 2, "code": f"print('x' * {HISTORY})"})
+        driven.send("r", b"0")
+        assert driven.process.wait(10) == 0

@@ -9,16 +9,21 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 
 from safeexec import wire
 from safeexec.backend import Guest, GuestDied, OnFrame
-from safeexec_backends._remote.faults import Fault, Gone, retry
+from safeexec_backends._remote.faults import Fault, Gone, Passing, retry
 from safeexec_backends._remote.lines import CHUNK, LinesBroken, Receiver, Sender
 
 BATCH = 4 * CHUNK
 """Bytes of data in one write at most."""
 _LINGER = 0.5
 """Seconds that the thread which writes waits for more, before it ends: an idle session needs none."""
+_IN_VAIN = 5
+"""Connections that may break one after the other and bring nothing."""
+_LASTED = 10.0
+"""Seconds after which a connection that breaks is not held against the next."""
 END_PATIENCE = 30.0
 """Seconds that closing waits for the vendor to end a sandbox."""
 _WAITING = 64
@@ -39,9 +44,9 @@ class Transport(ABC):
 
     @abstractmethod
     def read(self, take: Callable[[bytes], None]) -> None:
-        """Hand pieces of the relay's standard output to `take` until it ends. Called once, in a thread of its own.
+        """Hand pieces of the relay's standard output to `take` until it ends. Called in a thread of its own.
 
-        Raises Fault. What `take` raises passes through.
+        Raises Fault; after Passing, :meth:`reopen` is tried. What `take` raises passes through.
         """
 
     @abstractmethod
@@ -51,6 +56,10 @@ class Transport(ABC):
     @abstractmethod
     def destroy(self) -> None:
         """End the sandbox. May be repeated. Raises Fault."""
+
+    def reopen(self) -> None:
+        """Connect to the process again after its stream broke, so that `read` can go on. May be repeated. Raises Fault."""
+        raise Fault("the stream cannot be taken up again")
 
     def keep(self) -> None:  # noqa: B027
         """Put off the sandbox's expiry, where it has one that can be put off. Raises Fault."""
@@ -206,7 +215,7 @@ class RemoteGuest(Guest):
                 raise _Ended from None
 
         try:
-            self.transport.read(take)
+            self._read_on(receiver, take)
             said = "" if self._ready else self.transport.complaint()
             if said:
                 reason = GuestDied("crash", f"the guest did not start: {said}")
@@ -221,6 +230,27 @@ class RemoteGuest(Guest):
             log.exception("reading from sandbox %s failed", self.transport.name)
         with self._lock:
             self._end(reason)
+
+    def _read_on(self, receiver: Receiver, take: Callable[[bytes], None]) -> None:
+        """Read to the end, over broken connections, unless they break again and again with nothing between."""
+        vain = 0
+        while True:
+            before, since = receiver.seen, monotonic()
+            try:
+                self.transport.read(take)
+                return
+            except Passing as error:
+                vain = 0 if receiver.seen > before or monotonic() - since > _LASTED else vain + 1
+                if not self._ready or vain > _IN_VAIN:
+                    raise
+                try:
+                    retry(self.transport.reopen, self._stop)
+                except Fault as trouble:
+                    raise Fault(f"{error}; {trouble}") from None
+                receiver.resume()
+                with self._lock:
+                    self._outbox.appendleft(("r", b"%d" % receiver.seen))
+                    self._wake_writer()
 
     def _take(self, body: bytes) -> None:
         with self._lock:

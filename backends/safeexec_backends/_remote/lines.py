@@ -2,7 +2,7 @@
 
 A record is ``~number kind length base64~``; line breaks mean nothing. Numbers count up from 1: a record that comes again is dropped, one that is missing is
 noticed. The length tells a record that was cut from a whole one, so a sender may repeat everything it is not sure about. Kinds: ``d`` data, ``i`` interrupt,
-``h`` hello, ``x`` the guest's end. Used by both ends; CPython 3.9 and later.
+``r`` resume behind the record whose number is the body, ``h`` hello, ``x`` the guest's end. Used by both ends; CPython 3.9 and later.
 """
 
 import base64
@@ -18,6 +18,10 @@ WINDOW = 4 * 2**20
 """Bytes that may wait at the relay for a guest that does not read."""
 
 
+HISTORY = 4 * 2**20
+"""Bytes that the relay keeps of what it sent, for a host whose connection broke."""
+
+
 class LinesBroken(ValueError):
     """A record is too long, or one is missing."""
 
@@ -26,13 +30,14 @@ class Sender:
     """Numbers records."""
 
     def __init__(self) -> None:
-        self._number = 0
+        self.number = 0
+        """Of the last record."""
 
     def line(self, kind: str, body: Union[bytes, memoryview] = b"") -> bytes:
         """One record. The mark it begins with ends whatever half a record was sent before."""
-        self._number += 1
+        self.number += 1
         text = base64.b64encode(body)
-        head = b"~%d %s %d " % (self._number, kind.encode(), len(text))
+        head = b"~%d %s %d " % (self.number, kind.encode(), len(text))
         if len(text) <= ROW:
             return head + text + b"~\n"
         rows = [text[at : at + ROW] for at in range(0, len(text), ROW)]
@@ -44,7 +49,14 @@ class Receiver:
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        self._seen = 0
+        self._resuming = False
+        self.seen = 0
+        """Number of the last record that was taken."""
+
+    def resume(self) -> None:
+        """The stream broke and goes on somewhere behind: pass over what comes until the next record is sent again."""
+        self._rest.clear()
+        self._resuming = True
 
     def feed(self, data: bytes) -> Iterator[Tuple[str, bytes]]:
         """The records that `data` completes, as (kind, body). Raises LinesBroken."""
@@ -68,17 +80,18 @@ class Receiver:
         ):
             return None
         number, kind, length, text = int(parts[0]), parts[1], int(parts[2]), parts[3]
-        if len(text) != length or kind not in (b"d", b"i", b"h", b"x"):
+        if len(text) != length or kind not in (b"d", b"i", b"r", b"h", b"x"):
             return None
-        if number <= self._seen:
+        if number <= self.seen or (self._resuming and number != self.seen + 1):
             return None
-        if number != self._seen + 1:
-            raise LinesBroken("record {} is missing".format(self._seen + 1))
+        if number != self.seen + 1:
+            raise LinesBroken("record {} is missing".format(self.seen + 1))
         try:
             body = binascii.a2b_base64(text)
         except binascii.Error:
             return None
         if len(body) != 3 * length // 4 - text[-2:].count(b"="):  # the decoder passes over what is not base64
             return None
-        self._seen = number
+        self.seen = number
+        self._resuming = False
         return kind.decode(), body

@@ -4,6 +4,7 @@ Standard library only, CPython 3.9 and later; shipped as text behind ``safeexec.
 closes descriptors, crashes or hangs cannot take the relay with it, and so that its exit status is known whatever the vendor reports.
 """
 
+import collections
 import json
 import os
 import select
@@ -11,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from typing import Any, Dict, List, Tuple
+from typing import Any, Deque, Dict, List, Tuple
 
 if "safeexec_lines" in sys.modules:  # shipped as text; another version may be installed in the sandbox
     import safeexec_lines as lines  # type: ignore[import-not-found, unused-ignore]
@@ -179,6 +180,8 @@ class Relay:
         self._up = lines.Sender()
         self._to_guest: List[memoryview] = []
         self._to_host = memoryview(b"")
+        self._history: Deque[Tuple[int, bytes]] = collections.deque()
+        self._kept = 0
         self._open = True
 
     def run(self) -> None:
@@ -225,6 +228,8 @@ class Relay:
                 self._to_guest.append(memoryview(body))
             elif kind == "i":
                 self._signal(signal.SIGINT)
+            elif kind == "r":
+                self._resume(int(body))
         self._feed()
 
     def _feed(self) -> None:
@@ -254,7 +259,20 @@ class Relay:
             self._open = False
 
     def _say(self, kind: str, body: bytes = b"") -> None:
-        self._to_host = memoryview(bytes(self._to_host) + self._up.line(kind, body))
+        line = self._up.line(kind, body)
+        self._history.append((self._up.number, line))
+        self._kept += len(line)
+        while self._kept > lines.HISTORY:
+            self._kept -= len(self._history.popleft()[1])
+        self._to_host = memoryview(bytes(self._to_host) + line)
+        self._flush()
+
+    def _resume(self, seen: int) -> None:
+        """The host's connection broke: send again what came behind record `seen`, cut records included."""
+        if self._history and self._history[0][0] > seen + 1:
+            self._open = False  # too far behind: nothing could make up for what is gone
+            return
+        self._to_host = memoryview(b"".join(line for number, line in self._history if number > seen))
         self._flush()
 
     def _flush(self) -> None:

@@ -34,6 +34,10 @@ class E2BTransport(Transport):
                 elif err:
                     self._said = (self._said + err)[-2000:]
 
+    def reopen(self) -> None:
+        with translated(self._key):
+            self._handle = self.sandbox.commands.connect(self._handle.pid, timeout=0, retain_output=False)
+
     def write(self, data: bytes) -> None:
         with translated(self._key):
             self.sandbox.commands.send_stdin(self._handle.pid, data, request_timeout=REQUEST_TIMEOUT)
