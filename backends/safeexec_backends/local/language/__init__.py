@@ -1,7 +1,7 @@
 """The language wall: ordinary Python, rewritten so that a program reaches nothing but itself and reviewed modules.
 
 `RestrictedLanguage` is what the guest program asks for a namespace and for code. `transformer` rewrites, `guards` decide at run time,
-`facades` are the modules. Why this holds, and what it costs, is said in `names` and `guards`; behind it stands the operating system's
+`facades` are the modules. Why this holds, and what it costs, is said in `names` and `identity`; behind it stands the operating system's
 wall, which does not depend on any of it.
 """
 
@@ -17,8 +17,10 @@ from . import transformer
 from .builtins_ import make_builtins
 from .facades import Gate, files
 from .facades.views import globals_view
-from .guards import MAIN, PLAIN, Guards, is_guest_frame, mark, star
+from .guards import Guards
+from .identity import MAIN, PLAIN, is_guest_frame, mark
 from .patches import install
+from .star import star
 
 __all__ = ["RestrictedLanguage"]
 

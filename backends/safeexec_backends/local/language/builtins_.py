@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import fast_print, leave, refuse_input
 
-from .guards import AttributeRefused, LanguageRefused, exact_name, is_guest_class
+from .identity import AttributeRefused, LanguageRefused, exact_name, is_guest_class
 
 if TYPE_CHECKING:
     from . import RestrictedLanguage

@@ -9,7 +9,7 @@ import copy
 import traceback
 from typing import Any
 
-from .guards import WriteRefused, is_class, is_guest_class
+from .identity import WriteRefused, is_class, is_guest_class
 
 _installed = False
 

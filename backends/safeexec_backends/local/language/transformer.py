@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from RestrictedPython.transformer import RestrictingNodeTransformer
 
 from . import names
-from .guards import LanguageRefused
+from .identity import LanguageRefused
 
 _Node = TypeVar("_Node", bound=ast.AST)
 _numbers = itertools.count(1)  # shared: a step and what it gives to exec() may run in one namespace

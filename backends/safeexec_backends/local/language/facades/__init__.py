@@ -7,7 +7,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.guards import DENIED_TYPES, PLAIN, AttributeRefused, ModuleRefused, WriteRefused
+from safeexec_backends.local.language.denied import DENIED_TYPES
+from safeexec_backends.local.language.identity import PLAIN, AttributeRefused, ModuleRefused, WriteRefused
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -226,7 +227,7 @@ class Gate:
 
     def function(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         """``__import__``."""
-        from safeexec_backends.local.language.guards import exact_name
+        from safeexec_backends.local.language.identity import exact_name
 
         name = "." * level + exact_name(name)
         if type(fromlist) is list and not fromlist and name in _INTERNAL:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import Refused
-from safeexec_backends.local.language.guards import LanguageRefused, as_builtin, deny_class, exact_name
+from safeexec_backends.local.language.denied import deny_class
+from safeexec_backends.local.language.identity import LanguageRefused, as_builtin, exact_name
 
 from . import make
 

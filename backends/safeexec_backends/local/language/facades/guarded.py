@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.guards import (
+from safeexec_backends.local.language.identity import (
     MAIN,
     AttributeRefused,
     LanguageRefused,
