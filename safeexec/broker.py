@@ -204,6 +204,8 @@ class Broker:
             loop = shared_loop()
         future = asyncio.run_coroutine_threadsafe(_guarded(coroutine), loop)
         call.cancel = future.cancel
+        if call.settled:  # given up between the two lines above, by a thread that saw nothing to cancel
+            future.cancel()
 
         def finished(done: Any) -> None:
             # In a thread: a guest that does not read its answers would hold up the event loop, and everything else on it.

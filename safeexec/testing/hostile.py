@@ -48,7 +48,7 @@ except Exception:
     pass
 'honest'
 """
-        with self.session({"tool": calls.append}, {"data": data}, time=2) as session:
+        with self.session({"tool": calls.append}, {"data": data}, time=1) as session:
             result = session.run(code)
             if result.error is None:
                 assert result.value == "honest"
@@ -60,7 +60,7 @@ except Exception:
 
     def test_closing_every_descriptor_harms_only_the_session(self) -> None:
         code = "try:\n    import os\n    for fd in range(256):\n        try:\n            os.close(fd)\n        except Exception:\n            pass\nexcept Exception:\n    pass\n'alive'"
-        with self.session(time=2) as session:
+        with self.session(time=1) as session:
             result = session.run(code)
             assert result.value == "alive" or (
                 result.error is not None and result.error.kind in ("crash", "protocol", "policy", "time")

@@ -13,6 +13,19 @@ import pytest
 
 from safeexec.testing.base import Base
 
+POISON: list[tuple[str, str, object]] = [
+    ("import json; json.dumps = lambda *a, **k: 'poisoned'", "import json; json.dumps(1)", "1"),
+    ("import builtins; builtins.len = lambda x: 'poisoned'", "len([1])", 1),
+    ("import math; math.pi = 'poisoned'", "import math; math.floor(math.pi)", 3),
+    ("import sys; sys.modules['csv'] = 'poisoned'", "import csv; hasattr(csv, 'reader')", True),
+    ("import collections; collections.OrderedDict.poison = 1", "import collections; hasattr(collections.OrderedDict, 'poison')", False),
+    ("import os; os.environ['POISON'] = '1'", "import os; os.environ.get('POISON')", None),
+    ("import random; random.seed(1); random.random = None", "import random; 0 <= random.random() < 1", True),
+    ("import decimal; decimal.getcontext().prec = 3", "import decimal; decimal.getcontext().prec", 28),
+    ("import sys; sys.setrecursionlimit(50)", "def f(n):\n    return n and f(n - 1)\nf(150)", 0),
+]  # fmt: skip
+"""What one session does, what another one asks, and what it must hear."""
+
 
 class Isolation(Base):
     def test_sessions_share_no_names(self) -> None:
@@ -40,27 +53,14 @@ class Isolation(Base):
             assert result.error is not None and result.value is None
         assert not path.exists()
 
-    @pytest.mark.parametrize(
-        ("poison", "probe", "expected"),
-        [
-            ("import json; json.dumps = lambda *a, **k: 'poisoned'", "import json; json.dumps(1)", "1"),
-            ("import builtins; builtins.len = lambda x: 'poisoned'", "len([1])", 1),
-            ("import math; math.pi = 'poisoned'", "import math; math.floor(math.pi)", 3),
-            ("import sys; sys.modules['csv'] = 'poisoned'", "import csv; hasattr(csv, 'reader')", True),
-            ("import collections; collections.OrderedDict.poison = 1", "import collections; hasattr(collections.OrderedDict, 'poison')", False),
-            ("import os; os.environ['POISON'] = '1'", "import os; os.environ.get('POISON')", None),
-            ("import random; random.seed(1); random.random = None", "import random; 0 <= random.random() < 1", True),
-            ("import decimal; decimal.getcontext().prec = 3", "import decimal; decimal.getcontext().prec", 28),
-            ("import sys; sys.setrecursionlimit(50)", "def f(n):\n    return n and f(n - 1)\nf(150)", 0),
-        ],
-        ids=lambda p: p[:30] if isinstance(p, str) else None,
-    )  # fmt: skip
-    def test_sessions_do_not_poison_each_other(self, poison: str, probe: str, expected: object) -> None:
-        with self.session() as live, self.session() as attacker:
-            attacker.run(poison)
-            assert live.run(probe).value == expected
+    def test_sessions_do_not_poison_each_other(self) -> None:
+        with self.session() as live:
+            for poison, _, _ in POISON:
+                self.run(poison)
             with self.session() as later:
-                assert later.run(probe).value == expected
+                for poison, probe, expected in POISON:
+                    assert live.run(probe).value == expected, poison
+                    assert later.run(probe).value == expected, poison
 
     def test_sessions_draw_different_random_numbers(self) -> None:
         code = "import random, secrets, uuid\n(random.random(), secrets.token_hex(8), str(uuid.uuid4()), hash('x'))"

@@ -279,6 +279,7 @@ def test_calls_in_flight_hold_a_bounded_amount() -> None:
             peer.send({"t": "call", "id": number, "tool": "f", "a": [{"$": "bytes", "i": 0}], "k": {}}, payload)
         release.set()
         peer.done(request)
+        peer.wait_for_the_end()
 
     tracemalloc.start()
     try:
