@@ -519,6 +519,8 @@ class Instance:
         if function is None:
             extern = self._functions[name + " "] = self._export(name, _FUNCTION)
             function = self._functions[name] = byref(extern, _Extern.of.offset)
+        if self._store is None:
+            raise Trap("the instance is closed")
         if self._depth >= _MAX_DEPTH:
             raise Trap("the guest re-entered itself too often")
         if self._depth == 0:
