@@ -12,7 +12,7 @@ __all__ = ["WasmBackend"]
 
 def __getattr__(name: str) -> Any:
     # On demand: a zygote imports this package too and must not load the host's half.
-    if name == "WasmBackend":
+    if name in ("WasmBackend", "BACKEND"):
         from safeexec_backends.wasm.backend import WasmBackend
 
         return WasmBackend

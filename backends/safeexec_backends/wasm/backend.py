@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -27,13 +28,28 @@ _runtime_lock = threading.Lock()
 def load_image(progress: image.Progress | None) -> Loaded:
     """The image, built if it is not there. Raises BackendUnavailable."""
     try:
-        return image.ensure(progress)
+        return image.ensure(_announce() if progress is None else progress)
     except (abi.EngineError, Damaged, OSError) as error:
         raise BackendUnavailable(f"the wasm sandbox cannot start: {error}") from error
     except Exception as error:
         if type(error).__module__.startswith("safeexec_backends.wasm.image"):
             raise BackendUnavailable(f"the wasm sandbox cannot start: {error}") from error
         raise
+
+
+def _announce() -> image.Progress:
+    """Says once, by logging, why the first use takes half a minute."""
+    said: list[str] = []
+
+    def progress(stage: str, number: int, of: int) -> None:
+        if not said:
+            said.append(stage)
+            logging.getLogger("safeexec.wasm").warning(
+                "building the wasm sandbox's image, once for this user: it takes about half a minute "
+                "(safeexec setup wasm does it ahead of time)"
+            )
+
+    return progress
 
 
 def own_runtime(progress: image.Progress | None = None) -> Runtime:

@@ -9,7 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from safeexec_backends.local.language import RestrictedLanguage, guards, names
+from safeexec_backends.local.language import RestrictedLanguage, denied, names
 from safeexec_backends.local.language.facades import builders
 
 class_dict = type.__dict__["__dict__"].__get__
@@ -71,7 +71,7 @@ def walk(depth):
                 continue  # what raises yields nothing
             if name in names.DIRECT:
                 read.add(name)
-            if guards._is_denied(value):
+            if denied.is_denied(value):
                 bad.append([path, name, type(value).__name__, getattr(value, "__name__", "")])
                 continue
             queue.append((value, f"{path}.{name}", level + 1))

@@ -18,7 +18,7 @@ NEVER_READ = NEVER_BOUND
 ONLY_METHOD = "__class__"
 """Zero-argument ``super()`` takes its class from a variable of this name."""
 NOT_GLOBAL = frozenset(["__name__"])
-"""Identity of this object in a class's ``__module__`` marks the class as the program's own (`guards.is_guest_class`)."""
+"""Identity of this object in a class's ``__module__`` marks the class as the program's own (`identity.is_guest_class`)."""
 
 FORMATS = frozenset(["format", "format_map"])
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, MutableMapping
 from types import CodeType
 from typing import Any
 
-from safeexec_backends.local.language.guards import WriteRefused, exact_name
+from safeexec_backends.local.language.identity import WriteRefused, exact_name
 
 
 class CodeView:

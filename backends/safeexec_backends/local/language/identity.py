@@ -1,0 +1,187 @@
+"""Whose is it: the program's, or the library's. Decided by identity, never by asking the object.
+
+* A class is the program's when ``__module__`` in its own dictionary *is* `MAIN`, an object that only sessions' globals hold (or when its
+  metaclass is the program's). The interpreter puts it there before any of the program's code sees the class.
+* A function is the program's when its builtins are a dictionary that `mark` made.
+
+``type(x)`` and CPython's own flags are used throughout, never ``isinstance``: a program may answer ``__class__`` and
+``__instancecheck__`` as it likes.
+"""
+
+from __future__ import annotations
+
+import abc
+import builtins
+import collections
+import enum
+import types
+import typing
+from typing import Any, cast
+
+from safeexec.guest import ImportRefused, Refused
+
+MAIN = "".join(["__", "main", "__"])  # not the interned "__main__": its identity is the mark
+_MARK = "safeexec program"
+_TOKEN = object()
+
+class_dict = type.__dict__["__dict__"].__get__
+class_mro = type.__dict__["__mro__"].__get__
+class_module = type.__dict__["__module__"].__get__
+class_name = type.__dict__["__name__"].__get__
+class_flags = type.__dict__["__flags__"].__get__
+IS_STR, IS_EXCEPTION, IS_CLASS = 1 << 28, 1 << 30, 1 << 31  # Py_TPFLAGS_*_SUBCLASS, Include/object.h
+BuiltinMethod: Any = type(len)
+MethodDescriptor: Any = type(str.join)
+WrapperDescriptor: Any = type(object.__setattr__)
+MethodWrapper: Any = type("".__len__)
+Super = super
+
+PLAIN: dict[int, type] = {}
+"""Classes of the program whose other bases hold nothing dangerous, by id: every attribute of their instances may be read.
+
+By id, because looking a class up in a set runs ``__hash__`` and ``__eq__`` of its metaclass, which may be the program's.
+"""
+
+PLAIN_BASES: frozenset[type] = frozenset(
+    [object, list, dict, set, frozenset, tuple, int, float, complex, bytes, bytearray]
+    + [e for e in vars(builtins).values() if isinstance(e, type) and issubclass(e, BaseException)]
+) - {AttributeError}
+
+
+class AttributeRefused(AttributeError, Refused):
+    """An attribute that the language policy does not show."""
+
+
+class WriteRefused(TypeError, Refused):
+    """A change to something that is not the program's."""
+
+
+class ModuleRefused(ImportRefused):
+    """An import that the policy does not allow."""
+
+
+class LanguageRefused(Refused):
+    """Something that the language leaves out."""
+
+
+def as_builtin(kind: type, name: str) -> None:
+    """Show `kind` in tracebacks and by ``type(e).__name__`` as what code catches it as."""
+    kind.__module__, kind.__name__, kind.__qualname__ = "builtins", name, name
+
+
+as_builtin(AttributeRefused, "AttributeError")
+as_builtin(WriteRefused, "TypeError")
+as_builtin(ModuleRefused, "ImportError")
+as_builtin(LanguageRefused, "PolicyError")
+
+
+def mark(table: dict[str, Any]) -> dict[str, Any]:
+    """Make `table` a builtins dictionary of programs."""
+    table[_MARK] = _TOKEN
+    return table
+
+
+def is_guest_class(kind: type) -> bool:
+    """Whether a program made this class."""
+    while True:
+        if class_dict(kind).get("__module__") is MAIN:
+            return True
+        kind = type(kind)
+        if kind is type:
+            return False
+
+
+def is_guest_function(function: Any) -> bool:
+    """Whether this is a function that a program defined."""
+    return type(function) is types.FunctionType and cast(Any, function).__builtins__.get(_MARK) is _TOKEN
+
+
+def is_guest_frame(frame: types.FrameType) -> bool:
+    """Whether a program's code runs in this frame."""
+    return type(frame.f_builtins) is dict and frame.f_builtins.get(_MARK) is _TOKEN
+
+
+def is_class(value: Any) -> bool:
+    """``isinstance(value, type)``, not asking the value."""
+    return bool(class_flags(type(value)) & IS_CLASS)
+
+
+def is_exception(kind: type) -> bool:
+    """``issubclass(kind, BaseException)``, not asking the class."""
+    return bool(class_flags(kind) & IS_EXCEPTION)
+
+
+def home(kind: type) -> tuple[Any, str]:
+    """(module, name) of a class as the interpreter has them, not asking its metaclass."""
+    return class_module(kind), class_name(kind)
+
+
+def native_owner(kind: type, name: str) -> bool:
+    """Whether a base of `kind` that is not the program's defines `name`."""
+    return any(name in class_dict(base) and not is_guest_class(base) for base in class_mro(kind))
+
+
+def plain_bases(kind: type) -> bool:
+    """Whether all bases are the program's or in `PLAIN_BASES`, so that its instances inherit nothing dangerous."""
+    for base in class_mro(kind):
+        if id(base) not in _PLAIN_BASE_IDS and not is_guest_class(base):
+            return False
+    return True
+
+
+# All of these by id: a program names its classes and their modules as it likes, so a name proves nothing.
+_PLAIN_BASE_IDS = frozenset(
+    map(id, [*PLAIN_BASES, abc.ABC, typing.Generic, typing.Protocol, collections.OrderedDict,
+             collections.defaultdict, collections.deque, collections.Counter])
+)  # fmt: skip
+_NATIVE_METACLASSES = frozenset(
+    id(getattr(module, name))
+    for module, name in ((builtins, "type"), (abc, "ABCMeta"), (typing, "_ProtocolMeta"), (enum, "EnumMeta"),
+                         (typing, "_TypedDictMeta"), (typing, "NamedTupleMeta"))
+    if hasattr(module, name)
+)  # fmt: skip
+
+
+def native_metaclass(kind: type) -> bool:
+    """Whether nothing of the program answers for the class `kind` itself."""
+    return id(type(kind)) in _NATIVE_METACLASSES
+
+
+FACADES: list[type] = []
+"""The one base class of all facades, once there is one."""
+
+
+def is_facade(kind: type) -> bool:
+    """Whether this is a facade's class."""
+    return any(base is facade for facade in FACADES for base in class_mro(kind))
+
+
+def describe(value: Any) -> str:
+    """The kind of a value for a message, not asking the value."""
+    return f"the class {class_name(value)}" if is_class(value) else f"a {class_name(type(value))} object"
+
+
+def is_plain(kind: type) -> bool:
+    """Whether every attribute of the instances of `kind` may be read."""
+    if id(kind) in PLAIN:
+        return True
+    if _OTHERS.get(id(kind)) is kind:
+        return False
+    if is_guest_class(kind) and native_metaclass(kind) and plain_bases(kind):
+        PLAIN[id(kind)] = kind
+        return True
+    _OTHERS[id(kind)] = kind
+    return False
+
+
+_OTHERS: dict[int, type] = {}
+"""Classes known not to be plain."""
+
+
+def exact_name(name: Any) -> str:
+    """An attribute name as an exact str: a subclass could compare as one name and be another."""
+    if type(name) is str:
+        return name
+    if class_flags(type(name)) & IS_STR:
+        return str.__str__(name)
+    raise TypeError(f"attribute name must be string, not {type(name).__name__!r}")
