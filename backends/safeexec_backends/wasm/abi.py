@@ -30,7 +30,7 @@ _TRAP_CODES = {0: "stack overflow", 1: "memory access out of bounds", 5: "call t
 _TRAP_CODES |= {6: "call with a wrong signature", 9: "the guest stopped itself", 10: "interrupted"}
 STACK_OVERFLOW: Final = 0
 _MAX_DEPTH: Final = 4  # a host function may call the guest's allocator, which may call a host function
-_HEADROOM: Final = 60
+_HEADROOM: Final = 30
 
 _CALLBACK = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, POINTER(c_uint32), c_size_t)
 _FINALIZER = ctypes.CFUNCTYPE(None, c_void_p)

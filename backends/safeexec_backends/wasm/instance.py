@@ -147,7 +147,7 @@ class WasmGuest(Guest):
 
     def _step(self) -> None:
         self._started = time.thread_time()
-        status = self._host.instance.call(STEP)
+        status = self._host.instance.call(STEP, self._host.receive())
         if not self._done:
             reason = "the guest program ended without an answer"
             raise GuestDied("crash" if status else "protocol", reason)
