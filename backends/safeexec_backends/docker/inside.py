@@ -38,7 +38,8 @@ class Channel:
         self._watchers: Dict[Any, Callable[[], None]] = {}
         self._main = _thread.get_ident()
         self._child = False
-        self._poll = select.poll()
+        self._peek = select.poll()  # under the guest's send lock: a poll object serves one thread at a time
+        self._wait = select.poll()  # of the thread that forwards
         self._pipes: Dict[int, int] = {}
         self.guest: Any = None
         for fd in (self._in, 1):  # fewer switches for large frames; refused above the user's share, which is no harm
@@ -52,7 +53,8 @@ class Channel:
             os.dup2(theirs, number, inheritable=True)
             os.close(theirs)
             self._pipes[ours] = number
-            self._poll.register(ours, select.POLLIN)
+            self._peek.register(ours, select.POLLIN)
+            self._wait.register(ours, select.POLLIN)
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ class Channel:
         if self._child:
             self._send_from_child(header, blobs)
             return
-        for fd, _ in self._poll.poll(0):
+        for fd, _ in self._peek.poll(0):
             self._relay(fd)
         self._frames.send(header, blobs)
 
@@ -127,7 +129,8 @@ class Channel:
         except OSError:
             data = b""
         if not data:  # user code closed the descriptors
-            self._poll.unregister(fd)
+            self._peek.unregister(fd)
+            self._pipes.pop(fd, None)
             return
         number = self._pipes[fd]
         stream = self.guest._stdout if number == 1 else self.guest._stderr
@@ -141,10 +144,15 @@ class Channel:
     def _forward(self) -> None:
         while True:
             try:
-                ready = self._poll.poll()
+                ready = self._wait.poll()
                 with self.guest._send_lock:
                     for fd, _ in ready:
-                        self._relay(fd)
+                        if fd in self._pipes:
+                            self._relay(fd)
+                        if fd not in self._pipes:
+                            self._wait.unregister(fd)
+                if not self._pipes:
+                    return
             except BaseException:  # the descriptors were closed by user code: there is nothing left to forward
                 return
 

@@ -64,11 +64,11 @@ class Attached:
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()
         self._raw.close()
         self._socket.close()
-        if self._response is not None:
-            self._response.close()
-            self._response = None
 
     def recv_into(self, view: memoryview) -> int:
         """The next bytes of the container's stdout; 0 at its end."""
