@@ -90,7 +90,7 @@ class DockerBackend(Backend):
                 )
             self._watcher = Watcher(url or "", self._token)
             shape = self._shape(policy)
-            text, self._walls, first = self._prepare(shape)
+            _, self._walls, first = self._prepare(shape)
             walls.require(self._walls, policy)
             self._pool_shape = shape
             self._pool = Pool(pool, lambda: self._start(shape), lambda: self._live, idle, lifetime, pool_age)
@@ -104,9 +104,13 @@ class DockerBackend(Backend):
 
     def _check(self, policy: Policy) -> None:
         if policy.network:
-            raise PolicyError("Policy.network: containers have no network, and the host does not serve it yet; leave it empty")
+            raise PolicyError(
+                "Policy.network: containers have no network, and the host does not serve it yet; leave it empty"
+            )
         if policy.rollback in ("limits", "errors"):
-            raise PolicyError("Policy.rollback: the docker sandbox cannot undo a failed step; leave it None, or set 'never'")
+            raise PolicyError(
+                "Policy.rollback: the docker sandbox cannot undo a failed step; leave it None, or set 'never'"
+            )
         if self._runtime.startswith("runsc") and "processes" in policy.limits.changed():
             raise PolicyError(
                 "Limits.processes: gVisor counts its own kernel's threads among the container's, so no exact bound can be held; leave it "
@@ -180,9 +184,11 @@ class DockerBackend(Backend):
         shape = self._shape(policy)
         guest = self._pool.take() if shape == self._pool_shape else None
         if policy is not self._policy:
-            text, standing, first = self._prepare(shape)
-            if first is not None:
+            _, standing, first = self._prepare(shape)
+            if first is not None and guest is None:
                 guest = first
+            elif first is not None:
+                first.close()
             try:
                 walls.require(standing, policy)
             except BaseException:

@@ -26,7 +26,9 @@ _OOM_PATIENCE = 0.4
 class DockerGuest(StreamGuest):
     """A started container. `remove` is called once, when it is done with, from any thread; it must not block."""
 
-    def __init__(self, client: Any, identity: str, stream: Attached, max_frame: int, remove: Callable[[str], None]) -> None:
+    def __init__(
+        self, client: Any, identity: str, stream: Attached, max_frame: int, remove: Callable[[str], None]
+    ) -> None:
         super().__init__(stream, max_frame)  # type: ignore[arg-type]
         self.id = identity
         self.born = self.used = monotonic()
@@ -183,7 +185,9 @@ def start(
                 api.start(identity)
             except docker.errors.APIError as error:
                 if "executable file" in str(error.explanation):
-                    raise BackendUnavailable(f"the image has no {python!r} in its PATH: name the interpreter by python=") from error
+                    raise BackendUnavailable(
+                        f"the image has no {python!r} in its PATH: name the interpreter by python="
+                    ) from error
                 raise
         try:
             guest._write([program.framed(text)])

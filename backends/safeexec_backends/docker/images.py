@@ -20,7 +20,9 @@ from safeexec_backends.docker.setup import local_image
 PACKAGES = "safeexec-packages"
 _RECIPE = 1
 _BUILD_SECONDS = 900
-_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._ -]+\])?([ ]*(===|==|~=|!=|<=|>=|<|>)[ ]*[A-Za-z0-9.*+!_-]+(,|$))*")
+_REQUIREMENT = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._ -]+\])?([ ]*(===|==|~=|!=|<=|>=|<|>)[ ]*[A-Za-z0-9.*+!_-]+(,|$))*"
+)
 _INSTALL = """
 import os, subprocess, sys
 base = [sys.executable, "-I", "-m", "pip"]
@@ -75,7 +77,9 @@ def _pull(client: Any, name: str, hint: str) -> str:
         found = _get(client, name)
     except (docker.errors.APIError, requests.RequestException) as error:
         why = str(getattr(error, "explanation", None) or error)
-        raise BackendUnavailable(f"image {name!r} is not here and cannot be pulled ({why[:300]}): docker pull {name}{hint}") from error
+        raise BackendUnavailable(
+            f"image {name!r} is not here and cannot be pulled ({why[:300]}): docker pull {name}{hint}"
+        ) from error
     if found is None:
         raise BackendUnavailable(f"image {name!r} was pulled and is not there{hint}")
     return found

@@ -9,8 +9,9 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 try:
     from safeexec import guest, wire
@@ -34,13 +35,13 @@ class Channel:
     def __init__(self) -> None:
         self._in = os.dup(0)
         self._frames = guest.FdChannel(self._in, os.dup(1))
-        self._queue: "SimpleQueue[Optional[wire.Frame]]" = SimpleQueue()
-        self._watchers: Dict[Any, Callable[[], None]] = {}
+        self._queue: SimpleQueue[wire.Frame | None] = SimpleQueue()
+        self._watchers: dict[Any, Callable[[], None]] = {}
         self._main = _thread.get_ident()
         self._child = False
         self._peek = select.poll()  # under the guest's send lock: a poll object serves one thread at a time
         self._wait = select.poll()  # of the thread that forwards
-        self._pipes: Dict[int, int] = {}
+        self._pipes: dict[int, int] = {}
         self.guest: Any = None
         for fd in (self._in, 1):  # fewer switches for large frames; refused above the user's share, which is no harm
             _grow(fd)
@@ -190,18 +191,18 @@ class Python(guest.Python):
 
     hidden = (__file__,)
 
-    def __init__(self, imports: Optional[Sequence[str]]) -> None:
+    def __init__(self, imports: Sequence[str] | None) -> None:
         self._imports = imports
 
-    def namespace(self) -> Dict[str, Any]:
+    def namespace(self) -> dict[str, Any]:
         """See the base class."""
         namespace = super().namespace()
         if self._imports is not None and "*" not in self._imports:
-            setattr(builtins, "__import__", _ruled(builtins.__import__, tuple(self._imports)))
+            builtins.__import__ = _ruled(builtins.__import__, tuple(self._imports))
         return namespace
 
 
-def _ruled(real: Callable[..., Any], patterns: Tuple[str, ...]) -> Callable[..., Any]:
+def _ruled(real: Callable[..., Any], patterns: tuple[str, ...]) -> Callable[..., Any]:
     def allowed(name: str) -> bool:
         for pattern in patterns:
             if name == pattern:
@@ -235,7 +236,7 @@ _CALLS = {
 _REFUSED = (1, 38)  # EPERM, ENOSYS
 
 
-def _syscalls() -> Optional[Dict[str, int]]:
+def _syscalls() -> dict[str, int] | None:
     """errno of calls that must be refused, 0 where one was let through; None where that cannot be tried."""
     table = _CALLS.get(os.uname().machine)
     try:
@@ -264,13 +265,13 @@ def _read(path: str) -> str:
         return ""
 
 
-def look() -> Dict[str, Any]:
+def look() -> dict[str, Any]:
     """What this process can see of the walls around it, as plain data."""
     import resource
     import socket
 
     status = dict(line.split(":\t", 1) for line in _read("/proc/self/status").splitlines() if ":\t" in line)
-    mounts: List[Any] = []
+    mounts: list[Any] = []
     for line in _read("/proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         fields, kind = left.split(), right.split()
@@ -283,7 +284,19 @@ def look() -> Dict[str, Any]:
             continue
         mounts.append([path, kind[0], bool(info.f_flag & 1), info.f_frsize * info.f_blocks, info.f_files])
     writable = []
-    for path in ("/", "/etc", "/usr", "/usr/local", "/opt", "/home", "/root", "/var/tmp", "/dev", "/run", os.path.dirname(os.__file__)):
+    for path in (
+        "/",
+        "/etc",
+        "/usr",
+        "/usr/local",
+        "/opt",
+        "/home",
+        "/root",
+        "/var/tmp",
+        "/dev",
+        "/run",
+        os.path.dirname(os.__file__),
+    ):
         probe = os.path.join(path, ".safeexec-probe")
         try:
             os.close(os.open(probe, os.O_CREAT | os.O_WRONLY))
@@ -323,7 +336,7 @@ def look() -> Dict[str, Any]:
     }
 
 
-def main(codes: Optional[bytes]) -> None:
+def main(codes: bytes | None) -> None:
     """Serve. `codes` is the compiled program where it had to be compiled here: the host ships it to the containers that follow."""
     channel = Channel()
     if codes is not None:

@@ -26,9 +26,7 @@ def local_image() -> str:
     return f"{REPOSITORY}:{sys.version_info[0]}.{sys.version_info[1]}"
 
 
-def build_image(
-    url: str | None = None, tag: str | None = None, report: Callable[[str], object] | None = None
-) -> str:
+def build_image(url: str | None = None, tag: str | None = None, report: Callable[[str], object] | None = None) -> str:
     """Build an image of the running interpreter and its standard library, and return its name.
 
     `url` is the daemon's address, None for the usual ones; `report` is told what is being done. About 70 MB, a few seconds. Raises
@@ -150,7 +148,11 @@ def _file(tar: tarfile.TarFile, done: set[str], source: Path, name: str) -> None
         info = tarfile.TarInfo(name)
         status = os.fstat(file.fileno())
         # The times stay: compiled files are valid for the source's time.
-        info.size, info.mtime, info.mode = status.st_size, int(status.st_mtime), 0o755 if status.st_mode & 0o111 else 0o644
+        info.size, info.mtime, info.mode = (
+            status.st_size,
+            int(status.st_mtime),
+            0o755 if status.st_mode & 0o111 else 0o644,
+        )
         _add(tar, info, file)
 
 

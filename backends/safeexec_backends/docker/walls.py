@@ -10,7 +10,15 @@ from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import Policy
 from safeexec_backends.docker.config import WORKDIR, Shape
 
-MINIMUM = ("network_namespace", "read_only_root", "capabilities", "no_new_privs", "unprivileged_uid", "memory_limit", "pids_limit")
+MINIMUM = (
+    "network_namespace",
+    "read_only_root",
+    "capabilities",
+    "no_new_privs",
+    "unprivileged_uid",
+    "memory_limit",
+    "pids_limit",
+)
 _GVISOR_VERSION = "PST 2016"
 """gVisor answers /proc/version with a fixed text of January 2016. Source: gVisor, pkg/sentry/syscalls/linux/linux64.go."""
 _STANDS = Wall(True)
@@ -27,17 +35,26 @@ def judge(seen: Mapping[str, Any], want: Shape) -> dict[str, Wall]:
     walls["gvisor"] = _wall(gvisor, "the host's kernel answers system calls; runtime='runsc' puts gVisor's between")
     calls = seen["calls"]
     if gvisor:
-        walls["seccomp"] = Wall(False, "gVisor's own kernel answers the container's system calls; a filter has no place there")
+        walls["seccomp"] = Wall(
+            False, "gVisor's own kernel answers the container's system calls; a filter has no place there"
+        )
     elif seen["seccomp"] != "2":
         walls["seccomp"] = Wall(False, "the daemon set no filter: its kernel or build lacks seccomp")
     else:
         passed = [] if calls is None else [name for name, number in calls.items() if number not in (1, 38)]
         walls["seccomp"] = _wall(not passed, f"the filter lets through {', '.join(passed)}")
-    others = [name for name in seen["interfaces"] if name not in ("lo", "tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0")]
+    others = [
+        name
+        for name in seen["interfaces"]
+        if name
+        not in ("lo", "tunl0", "sit0", "ip6tnl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6gre0")
+    ]
     walls["network_namespace"] = _wall(not others, f"network interfaces are visible: {', '.join(others)}")
     rights = [name for name, bits in seen["caps"].items() if bits]
     walls["capabilities"] = _wall(not rights, f"{', '.join(rights)} are not empty")
-    walls["no_new_privs"] = _wall(seen["nnp"] == "1" or (gvisor and not seen["nnp"]), "set-user-id programs could gain privileges")
+    walls["no_new_privs"] = _wall(
+        seen["nnp"] == "1" or (gvisor and not seen["nnp"]), "set-user-id programs could gain privileges"
+    )
     ids = {*seen["uid"], *seen["gid"], *seen["groups"]}
     walls["unprivileged_uid"] = _wall(ids == {65534}, f"runs with the ids {sorted(ids)}")
     walls["read_only_root"] = _root(seen)
@@ -53,7 +70,9 @@ def judge(seen: Mapping[str, Any], want: Shape) -> dict[str, Wall]:
         f"the daemon did not apply them: {seen['limits']}",
     )
     walls["pid_namespace"] = _wall(seen["pid"] < 100, "processes of the host are visible")
-    walls["init"] = _wall(seen["pid"] != 1, "the guest is process 1 of its container: children it leaves behind stay as zombies")
+    walls["init"] = _wall(
+        seen["pid"] != 1, "the guest is process 1 of its container: children it leaves behind stay as zombies"
+    )
     root = seen["uid_map"][:2]
     walls["user_namespace"] = _wall(
         gvisor or root != ["0", "0"],
