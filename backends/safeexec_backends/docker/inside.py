@@ -102,9 +102,13 @@ class Channel:
 
     def watch(self, loop: Any, callback: Callable[[], None]) -> None:
         """Call `callback` from the event loop whenever a frame may be waiting."""
-        self._watchers[loop] = callback
-        if self.buffered():
-            loop.call_soon(callback)
+
+        def ready() -> None:
+            if self.buffered():  # an earlier call may have taken this frame too, and the callback waits for one
+                callback()
+
+        self._watchers[loop] = ready
+        loop.call_soon(ready)
 
     def unwatch(self, loop: Any) -> None:
         """Undo :meth:`watch`."""
