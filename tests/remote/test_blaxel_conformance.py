@@ -18,6 +18,9 @@ pytest.importorskip("blaxel", reason="the blaxel extra is not installed: pip ins
 from safeexec_backends.blaxel import BlaxelBackend, backend
 
 
+pytestmark = pytest.mark.slow  # as for modal
+
+
 @pytest.fixture(scope="module", autouse=True)
 def server(pip_environment: dict[str, str]) -> Any:
     from blaxel.core.client.client import client
