@@ -17,7 +17,6 @@ pytest.importorskip("blaxel", reason="the blaxel extra is not installed: pip ins
 
 from safeexec_backends.blaxel import BlaxelBackend, backend
 
-
 pytestmark = pytest.mark.slow  # as for modal
 
 

@@ -17,7 +17,6 @@ pytest.importorskip("modal", reason="the modal extra is not installed: pip insta
 
 from safeexec_backends.modal import ModalBackend
 
-
 pytestmark = pytest.mark.slow  # two minutes; the other vendors' rooms share the transport with e2b, which always runs
 
 
