@@ -32,7 +32,9 @@ def _ticks(session: Session) -> int:
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="n/a: cells are signalled through pidfds")
 def test_thread_left_behind_uses_no_processor_between_steps(executor: Executor) -> None:
     with executor.session() as session:
-        assert session.run("import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin).start()").ok
+        assert session.run(
+            "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin).start()"
+        ).ok
         before = _ticks(session)
         time.sleep(0.5)  # the span that is measured
         assert _ticks(session) - before <= 2

@@ -467,9 +467,7 @@ _FIXED = frozenset(
     "__bases__ __dict__ __mro__ __base__ __subclasses__ __dataclass_fields__ __dataclass_params__".split()
 )
 """What a program may not exchange in its own classes."""
-_OPEN_TYPES = frozenset(
-    map(id, [types.SimpleNamespace, functools.partial, type(functools.lru_cache(lambda: None))])
-)
+_OPEN_TYPES = frozenset(map(id, [types.SimpleNamespace, functools.partial, type(functools.lru_cache(lambda: None))]))
 _OPEN_NAMES = {
     ("decimal", "Context"), ("logging", "Logger"), ("logging", "RootLogger"), ("logging", "StreamHandler"),
     ("logging", "LogRecord"), ("textwrap", "TextWrapper"), ("random", "Random"), ("sqlite3", "Connection"), ("safeexec_backends.local.language.facades.files", "Connection"),

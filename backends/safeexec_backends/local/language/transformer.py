@@ -330,7 +330,7 @@ class Transformer(RestrictingNodeTransformer):
                 return None  # definitions, except … as, captures
         return _Receiver(name, self._variable("plain"))
 
-    def visit_ListComp(self, node: Any) -> ast.AST:
+    def visit_ListComp(self, node: Any) -> Any:
         """A scope of its own, in which the variable about ``self`` would have to be a closure's."""
         first = node.generators[0]
         first.iter = self.visit(first.iter)  # belongs to the scope around

@@ -621,7 +621,7 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
         _checked_stat.append(zipfile.ZipInfo)
         from_file: Any = zipfile.ZipInfo.__dict__["from_file"].__func__
 
-        def checked(cls: Any, filename: Any, arcname: Any = None, **options: Any) -> Any:
+        def checked(cls: Any, /, filename: Any, arcname: Any = None, **options: Any) -> Any:
             path = text_path(filename)
             check(path)
             return from_file(cls, path, path if arcname is None else arcname, **options)
