@@ -302,6 +302,8 @@ class FrameReader:
 # -- encoding -------------------------------------------------------------------------------------------------------------
 
 _PLAIN = frozenset((type(None), bool, int, float, str))
+_CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
+_UNCOUNTED = 20_000
 _isfinite = math.isfinite
 
 
@@ -315,13 +317,26 @@ class Encoder:
     def __init__(self, limit: int = 16 * 2**20, strict: bool = False) -> None:
         self.blobs: List[Blob] = []
         self._left = limit
-        self._nodes = max_nodes(limit)
+        self._most = max_nodes(limit)
+        self._nodes = min(_UNCOUNTED, self._most)
+        self._reserve = self._most - self._nodes
+        self._root: Any = None
         self._strict = strict
         self._path: Dict[int, None] = {}
 
     def encode(self, value: Any) -> Any:
         """The node for `value`. Raises TooLarge, and NotPlain when strict."""
+        self._root = value
         return self._node(value, 0)
+
+    def _spent(self) -> None:
+        """The first nodes are used up. Aliases may hide billions more: count before going on, each shared container once."""
+        if not self._reserve or _count(self._root, {}, self._most, 0) > self._most:
+            raise TooLarge("the value has too many parts")
+        self._nodes += self._reserve
+        self._reserve = 0
+        if self._nodes < 0:
+            raise TooLarge("the value has too many parts")
 
     def _blob(self, data: Blob) -> int:
         self._left -= len(data)
@@ -333,13 +348,13 @@ class Encoder:
     def _spend(self, count: int) -> None:
         self._nodes -= count
         if self._nodes < 0:
-            raise TooLarge("the value has too many parts")
+            self._spent()
 
     def _node(self, value: Any, depth: int) -> Any:
         kind = type(value)
         self._nodes -= 1
         if self._nodes < 0:
-            raise TooLarge("the value has too many parts")
+            self._spent()
         if kind is str:
             return self._str(value)
         if value is None or kind is bool:
@@ -537,6 +552,28 @@ class Encoder:
         return None
 
 
+def _count(value: Any, known: Dict[int, int], most: int, depth: int) -> int:
+    """Parts of `value` once written out, or some number above `most`; plain containers only, the rest counts as one."""
+    kind = type(value)
+    if depth > MAX_DEPTH or kind not in _CONTAINERS:
+        return 1
+    key = id(value)
+    total = known.get(key)
+    if total is not None:
+        return total
+    known[key] = 1  # a cycle ends here, as it does when encoded
+    items = [*value.keys(), *value.values()] if kind is dict else value
+    total = 1 + len(items)
+    if not set(map(type, items)) <= _PLAIN:
+        total = 1
+        for item in items:
+            total += _count(item, known, most, depth + 1)
+            if total > most:
+                break
+    known[key] = total
+    return total
+
+
 def max_nodes(limit: int) -> int:
     """How many parts a value of at most `limit` bytes may have."""
     return min(MAX_NODES, max(1000, limit // 8))
@@ -554,10 +591,10 @@ def describe(value: Any, length: int = 4000) -> str:
     import reprlib
 
     short = reprlib.Repr()
-    short.maxlist = short.maxtuple = short.maxdict = short.maxset = short.maxfrozenset = short.maxdeque = 50
-    short.maxarray = 50
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = short.maxfrozenset = short.maxdeque = 20
+    short.maxarray = 20
     short.maxstring = short.maxother = length
-    short.maxlevel = 6
+    short.maxlevel = 3  # with the widths above, this bounds the work, not only the text
     try:
         text = short.repr(value)
         return text if len(text) <= length else text[: length - 1] + "…"

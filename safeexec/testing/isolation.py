@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -31,13 +32,13 @@ class Isolation(Base):
             assert three.files.list() == ()
 
     def test_sessions_share_no_temporary_files(self) -> None:
+        path = Path("/tmp") / f"safeexec-{uuid4()}"  # another run's file must not be taken for this one's
         with self.session() as one, self.session() as two:
-            one.run(
-                "try:\n    with open('/tmp/safeexec-conformance', 'w') as f:\n        _ = f.write('canary-tmp')\nexcept OSError:\n    pass"
-            )
-            result = two.run("open('/tmp/safeexec-conformance').read()")
+            write = f"with open({str(path)!r}, 'w') as f:\n        _ = f.write('canary-tmp')"
+            one.run(f"try:\n    {write}\nexcept OSError:\n    pass")
+            result = two.run(f"open({str(path)!r}).read()")
             assert result.error is not None and result.value is None
-        assert not Path("/tmp/safeexec-conformance").exists()
+        assert not path.exists()
 
     @pytest.mark.parametrize(
         ("poison", "probe", "expected"),

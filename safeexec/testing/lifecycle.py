@@ -120,7 +120,8 @@ class Lifecycle(Base):
     def test_session_that_is_forgotten_leaves_no_process(self) -> None:
         self.run("1")
         before = len(children())
-        for _ in range(5):
+        for _ in range(6):
             self.session().run("1")
         gc.collect()
-        assert eventually(lambda: len(children()) <= before + 1), children()
+        # A sandbox may keep one guest ready, and be replacing it by a newer one; six forgotten sessions would be six.
+        assert eventually(lambda: len(children()) <= before + 2), children()

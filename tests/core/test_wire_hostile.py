@@ -268,7 +268,8 @@ SLOW: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", SLOW)
 def test_crafted_input_costs_no_more_than_honest_input(name: str, reckless: None, honest: float) -> None:
-    assert cost(SLOW[name]) < max(1.0, 2 * honest)
+    # What this guards against costs minutes to hours; the bound only has to tell that from a busy machine.
+    assert cost(SLOW[name]) < max(3.0, 5 * honest)
 
 
 def test_honest_keys_that_hash_alike_are_accepted() -> None:

@@ -71,6 +71,10 @@ class Plan:
         """An open /proc."""
         self.zygote = -1
         """A pidfd of the zygote: readable once it is dead."""
+        self.pinned: tuple[int, ...] = ()
+        """Descriptors that cells keep under their numbers, because a library remembers them; each above all others that are kept."""
+        self.allow: tuple[str, ...] = ()
+        """System calls that the seccomp filter lets through besides its own list."""
         self.filter = b""
         """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
 
@@ -86,6 +90,7 @@ class Order(NamedTuple):
     disk: int
     processes: int
     baseline: int
+    open_files: int = 256
     folder: str = ""
     """Where no private root exists: this cell's own folder, with work and tmp in it."""
     probe: bool = False
@@ -119,7 +124,10 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
         # A probe keeps these to look at itself from the outside; it never runs anyone's code. Opened now: Landlock will refuse it.
         own = [os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc) for name in ("status", "fd")]
         kept += [plan.proc, *own]
-    descriptors.keep(kept)
+    descriptors.keep([*kept, *plan.pinned])
+    for place, number in enumerate(plan.pinned, 3 + len(kept)):
+        os.dup2(place, number, inheritable=False)
+        os.close(place)
     os.environ.clear()
     rlimits.apply(limits(plan, order))
     if libc.READY:
@@ -141,6 +149,7 @@ def limits(plan: Plan, order: Order) -> dict[str, int]:
         file_size=order.disk,
         # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
         processes=order.processes if plan.stands("user_namespace") else None,
+        open_files=order.open_files,
     )
 
 
@@ -156,7 +165,7 @@ def _lock(plan: Plan, order: Order, work: str, temporary: str) -> None:
         seccomp.apply(
             plan.filter
             if own == 1 and plan.filter
-            else seccomp.build(own, private_files=plan.stands("mount_namespace"))
+            else seccomp.build(own, plan.allow, private_files=plan.stands("mount_namespace"))
         )
 
 
@@ -252,7 +261,7 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
         fds = (
             {int(name) for name in os.listdir(_PROC_FDS)} if libc.READY else {fd for fd in range(1024) if _is_open(fd)}
         )
-        return "" if fds <= set(range(_PROC_FDS + 2)) else bad
+        return "" if fds <= {*range(_PROC_FDS + 2), *plan.pinned} else bad
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":

@@ -129,7 +129,7 @@ class Ground:
         # A change of uid made this process undumpable, and /proc/self/uid_map of its children root's. No one else has this uid.
         privileges.undumpable(False)
         if plan.stands("seccomp"):
-            plan.filter = seccomp.build(1, private_files=plan.stands("mount_namespace"))
+            plan.filter = seccomp.build(1, plan.allow, private_files=plan.stands("mount_namespace"))
         if not plan.stands("user_namespace"):
             for wall in namespaces.FLAGS:
                 missing.setdefault(wall, "cells have no user namespace, which an unprivileged process needs for it")

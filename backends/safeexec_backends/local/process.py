@@ -41,6 +41,9 @@ _ANSWER = 120.0
 class ZygoteProcess:
     """A running zygote and the socket to it."""
 
+    module = "safeexec_backends.local.zygote"
+    """Where its `main` is."""
+
     def __init__(self, setup: dict[str, Any]) -> None:
         """Raises BackendUnavailable when it does not come up."""
         ours, theirs = socket.socketpair()
@@ -55,7 +58,7 @@ class ZygoteProcess:
         package = os.path.dirname(wire.__file__)
         boot = (
             "import sys; sys.path[:] = sys.argv[4:] + [sys.argv[3]]; "
-            "from safeexec_backends.local.zygote import main; main(int(sys.argv[1]), sys.argv[2])"
+            f"from {self.module} import main; main(int(sys.argv[1]), sys.argv[2])"
         )
         if not sys.executable:
             raise BackendUnavailable(

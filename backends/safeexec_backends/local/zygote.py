@@ -217,6 +217,7 @@ class Zygote:
             disk=message["disk"],
             processes=message["processes"],
             baseline=self._address_space(),
+            open_files=message.get("open_files", 256),
             folder=folder,
             probe=message.get("probe", False),
         )
@@ -377,7 +378,7 @@ def _leave(*_: object) -> None:
     raise _Leave
 
 
-def main(descriptor: int, package: str) -> None:
+def main(descriptor: int, package: str, kind: type[Zygote] = Zygote) -> None:
     """Serve the host at the other end of `descriptor`. `package` is the folder of the safeexec package."""
     # What the host ignores or blocks would be ignored and blocked here: children never to be waited for, interrupts never to arrive.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -393,7 +394,7 @@ def main(descriptor: int, package: str) -> None:
     setup, _ = control.receive(sock)
     if setup["portable"]:
         libc.READY = False
-    zygote = Zygote(sock, setup)
+    zygote = kind(sock, setup)
     try:
         reply = zygote.prepare()
     except Exception as error:

@@ -1,0 +1,247 @@
+"""The docker sandbox for one Executor."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import docker.errors
+import requests
+
+from safeexec import threads, wire
+from safeexec.backend import Backend, Guest, Wall
+from safeexec.errors import BackendUnavailable, PolicyError, SessionClosed
+from safeexec.policy import Policy
+from safeexec_backends.docker import config, container, daemon, images, program, reaper, walls
+from safeexec_backends.docker.container import DockerGuest
+from safeexec_backends.docker.pool import Pool
+from safeexec_backends.docker.watcher import Watcher
+
+_Prepared = tuple[bytes, dict[str, Wall]]
+_prepared: dict[Any, _Prepared] = {}
+"""What the first container of an image found out, for all backends of this process: the compiled program and the walls."""
+_prepared_lock = threading.Lock()
+_REMOVE_SECONDS = 60.0
+
+
+class DockerBackend(Backend):
+    """Sessions in containers.
+
+    `image` is the image to use (default: the local ``safeexec-python:<version>``, else ``python:<version>-slim``), `python` its interpreter;
+    `runtime` names a runtime of the daemon, ``"runsc"`` for gVisor; `pool` containers are kept warm, each replaced after `pool_age` seconds; a
+    session ends after `idle` seconds without a step or `lifetime` seconds in all; `cpus` bounds the processor time; `url` is the daemon's address.
+    `build_network` and `build_env` are for the container in which pip installs ``Policy.packages``, never for a session's.
+
+    ``Policy.imports`` None lets in all that the image has; a list is a rule for the session's own code, not a wall. Raises BackendUnavailable
+    with what to do, PolicyError.
+    """
+
+    name = "docker"
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        image: str | None = None,
+        python: str = "python3",
+        runtime: str = "",
+        pool: int = 0,
+        pool_age: float = 3600.0,
+        idle: float | None = None,
+        lifetime: float | None = None,
+        cpus: float = 1.0,
+        url: str | None = None,
+        build_network: str | None = None,
+        build_env: Mapping[str, str] | None = None,
+    ) -> None:
+        if pool < 0 or cpus < 0.01:
+            raise ValueError("pool must be 0 or more, cpus at least 0.01")
+        self._policy = policy
+        self._image = image
+        self._python = python
+        self._runtime = runtime
+        self._cpus = float(cpus)
+        self._build = (build_network, dict(build_env or {}))
+        self._token = uuid.uuid4().hex
+        self._live: weakref.WeakSet[DockerGuest] = weakref.WeakSet()
+        self._state = threading.Condition()
+        self._removing = 0
+        self._left: set[str] = set()
+        self._closed = False
+        self._images: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {}
+        self._images_lock = threading.Lock()
+        self._check(policy)
+        self._client = daemon.connect(url)
+        self._watcher: Watcher | None = None
+        self._pool: Pool | None = None
+        try:
+            with daemon.errors_mapped("asking the daemon"):
+                version = self._client.version()
+                info = self._client.info()
+                reaper.reap(self._client)
+            self._podman = daemon.is_podman(version)
+            self._daemon = str(info.get("ID") or info.get("Name"))
+            if runtime and not self._podman and runtime not in (info.get("Runtimes") or {}):
+                raise BackendUnavailable(
+                    f"the docker daemon knows no runtime {runtime!r}, only {', '.join(sorted(info.get('Runtimes') or {}))}: register it in daemon.json"
+                )
+            self._watcher = Watcher(url or "", self._token)
+            shape = self._shape(policy)
+            _, self._walls, first = self._prepare(shape)
+            walls.require(self._walls, policy)
+            self._pool_shape = shape
+            self._pool = Pool(pool, lambda: self._start(shape), lambda: self._live, idle, lifetime, pool_age)
+            if first is not None:
+                self._pool.add(first)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- what can be honoured ----------------------------------------------------------------------------------------------
+
+    def _check(self, policy: Policy) -> None:
+        if policy.network:
+            raise PolicyError(
+                "Policy.network: containers have no network, and the host does not serve it yet; leave it empty"
+            )
+        if policy.rollback in ("limits", "errors"):
+            raise PolicyError(
+                "Policy.rollback: the docker sandbox cannot undo a failed step; leave it None, or set 'never'"
+            )
+        if self._runtime.startswith("runsc") and "processes" in policy.limits.changed():
+            raise PolicyError(
+                "Limits.processes: gVisor counts its own kernel's threads among the container's, so no exact bound can be held; leave it "
+                f"as it is ({config.GVISOR_PIDS} in all)"
+            )
+
+    def _shape(self, policy: Policy) -> config.Shape:
+        key = tuple(sorted(set(policy.packages)))
+        with self._images_lock:
+            if key not in self._images:
+                image = images.resolve(self._client, self._image)
+                if key:
+                    image = images.with_packages(self._client, image, key, self._token, *self._build)
+                with daemon.errors_mapped("looking at the image"):
+                    attributes = self._client.images.get(image).attrs
+                declared = (attributes.get("Config") or {}).get("Volumes") or {}
+                self._images[key] = (image, tuple(declared))
+            image, _ = self._images[key]
+        return config.shape(image, self._runtime, policy.limits, self._cpus)
+
+    # -- starting ----------------------------------------------------------------------------------------------------------
+
+    def _launch(self, shape: config.Shape, text: bytes, role: str) -> tuple[DockerGuest, wire.Frame]:
+        volumes = next((v for image, v in self._images.values() if image == shape.image), ())
+        guest, frame = container.start(
+            self._client,
+            shape,
+            python=self._python,
+            text=text,
+            token=self._token,
+            role=role,
+            podman=self._podman,
+            profile=config.profile(self._podman),
+            volumes=volumes,
+            max_frame=self._policy.limits.value + wire.MAX_HEADER,
+            remove=self._remove_later,
+        )
+        self._live.add(guest)
+        return guest, frame
+
+    def _prepare(self, shape: config.Shape) -> tuple[bytes, dict[str, Wall], DockerGuest | None]:
+        """The compiled program and the walls of a shape's kind; the container that found them out, unused, if one had to."""
+        key = (self._daemon, shape.image, shape.runtime, self._python)
+        with _prepared_lock:
+            known = _prepared.get(key)
+            if known is not None:
+                return (*known, None)
+            guest, (header, blobs) = self._launch(shape, program.source(), "session")
+            try:
+                if header.get("t") != "program" or len(blobs) != 1:
+                    raise BackendUnavailable("the image's interpreter did not run the guest program")
+                found = (bytes(blobs[0]), walls.judge(header["look"], shape))
+            except BaseException:
+                guest.close()
+                raise
+            if len(_prepared) > 64:
+                _prepared.clear()
+            _prepared[key] = found
+            return (*found, guest)
+
+    def _start(self, shape: config.Shape) -> DockerGuest:
+        text, _, first = self._prepare(shape)
+        return first if first is not None else self._launch(shape, text, "session")[0]
+
+    def start(self, policy: Policy) -> Guest:
+        """See the base class."""
+        if self._closed or self._pool is None:
+            raise SessionClosed("the executor is closed")
+        if policy is not self._policy:
+            self._check(policy)
+        shape = self._shape(policy)
+        guest = self._pool.take() if shape == self._pool_shape else None
+        if policy is not self._policy:
+            _, standing, first = self._prepare(shape)
+            if first is not None and guest is None:
+                guest = first
+            elif first is not None:
+                first.close()
+            try:
+                walls.require(standing, policy)
+            except BaseException:
+                if guest is not None:
+                    guest.close()
+                raise
+        if guest is None:
+            guest = self._start(shape)
+        guest.limit_frames(policy.limits.value + wire.MAX_HEADER)
+        imports = None if policy.imports is None else list(policy.imports)
+        try:
+            guest.send(({"imports": imports}, ()))
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    @property
+    def isolation(self) -> Mapping[str, Wall]:
+        """See the base class. Looked at from inside a container, before any other code ran in one."""
+        return dict(self._walls)
+
+    # -- ending ------------------------------------------------------------------------------------------------------------
+
+    def _remove_later(self, identity: str) -> None:
+        with self._state:
+            self._removing += 1
+
+        def work() -> None:
+            try:
+                reaper.remove(self._client, identity)
+            except (docker.errors.DockerException, requests.RequestException):
+                with self._state:
+                    self._left.add(identity)  # the watcher tries again, and the next start's reaper
+            finally:
+                with self._state:
+                    self._removing -= 1
+                    self._state.notify_all()
+
+        threads.start(work)
+
+    def close(self) -> None:
+        """See the base class. Returns when the containers are gone."""
+        with self._state:
+            if self._closed:
+                return
+            self._closed = True
+        if self._pool is not None:
+            self._pool.close()
+        for guest in list(self._live):
+            guest.close()
+        with self._state:
+            done = self._state.wait_for(lambda: not self._removing, _REMOVE_SECONDS)
+        if self._watcher is not None:
+            self._watcher.close(clean=done and not self._left)
+        self._client.close()

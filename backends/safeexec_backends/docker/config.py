@@ -1,0 +1,142 @@
+"""What the daemon is asked for: the whole hardening of a container in one place."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safeexec.errors import BackendUnavailable
+from safeexec.policy import Limits
+from safeexec_backends.docker import seccomp
+
+USER = "65534:65534"
+WORKDIR = "/sandbox"
+BASE_MEMORY = 40 * 2**20
+"""What init, the interpreter and the guest program take (17 MiB measured), with room for imports of the standard library."""
+GVISOR_MEMORY = 96 * 2**20
+"""The same under gVisor, whose kernel is a process in the container's memory limit too."""
+OWN_PROCESSES = 3
+"""init, and the guest's two threads for frames and output."""
+GVISOR_PIDS = 1024
+"""gVisor's kernel needs that many threads of its own; with 64 it crashes."""
+_INODES_PER_MIB = 1024
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What two containers must have in common for one to serve in the other's place."""
+
+    image: str
+    runtime: str
+    memory: int
+    disk: int
+    processes: int
+    cpus: float
+
+    @property
+    def gvisor(self) -> bool:
+        """Whether the runtime is gVisor's, by its name."""
+        return self.runtime.startswith("runsc")
+
+
+def shape(image: str, runtime: str, limits: Limits, cpus: float) -> Shape:
+    """The shape of a container for `limits`."""
+    return Shape(image, runtime, limits.memory, limits.disk, limits.processes, cpus)
+
+
+def tmpfs(disk: int) -> dict[str, str]:
+    """The file systems that can be written to. Each has an inode cap: empty files cost kernel memory that `size` does not count."""
+    small = max(disk // 4, _MIB // 4)
+    base = "rw,nosuid,nodev,noexec,uid=65534,gid=65534,mode=0700"
+
+    def options(size: int) -> str:
+        inodes = max(256, size * _INODES_PER_MIB // _MIB)
+        # Whole pages: the kernel rounds a size up.
+        return f"{base},size={max(4096, size)},nr_inodes={inodes}"
+
+    return {WORKDIR: options(disk), "/tmp": options(small), "/dev/shm": options(small)}
+
+
+def host_config(want: Shape, podman: bool, profile: str, volumes: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments of the SDK's ``create_host_config``."""
+    base = GVISOR_MEMORY if want.gvisor else BASE_MEMORY
+    # Files lie in memory and are charged to the container like any other: without their share a full disk would be an OOM.
+    memory = base + want.memory + want.disk
+    mounts = tmpfs(want.disk)
+    for path in volumes:  # a volume the image declares would be writable and without a limit
+        mounts.setdefault(path, "ro,nosuid,nodev,noexec,size=4096,nr_inodes=2")
+    options: dict[str, Any] = {
+        "network_mode": "none",
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges", f"seccomp={profile}"],
+        "pids_limit": GVISOR_PIDS if want.gvisor else want.processes + OWN_PROCESSES,
+        "mem_limit": memory,
+        "memswap_limit": memory,  # equal: no swap
+        "nano_cpus": round(want.cpus * 1e9),
+        "tmpfs": mounts,
+        "ipc_mode": "private",
+        "ulimits": [
+            {"Name": "core", "Soft": 0, "Hard": 0},
+            {"Name": "nofile", "Soft": 1024, "Hard": 1024},
+            {"Name": "fsize", "Soft": max(4096, want.disk), "Hard": max(4096, want.disk)},
+            {"Name": "msgqueue", "Soft": 0, "Hard": 0},
+            {"Name": "memlock", "Soft": 65536, "Hard": 65536},
+        ],
+        # A child that the guest leaves behind is reaped, and the guest is not process 1, whose signals the kernel treats otherwise.
+        "init": True,
+        # Nothing that the guest writes lands on the host's disk.
+        "log_config": {"Type": "none", "Config": {}},
+        "restart_policy": {"Name": "no"},
+        "auto_remove": False,  # why it ended is asked afterwards
+    }
+    if want.runtime:
+        options["runtime"] = want.runtime
+    if podman:
+        # podman counts processes per user over all containers where this is not set, and has no docker-init to mount.
+        options["ulimits"].append({"Name": "nproc", "Soft": 4096, "Hard": 4096})
+        options["init"] = False
+        options["pids_limit"] = want.processes + OWN_PROCESSES - 1
+        del options["log_config"]
+    return options
+
+
+def environment(cpus: float) -> dict[str, str]:
+    """The guest's environment before the policy's. Nothing of the host's."""
+    threads = str(max(1, math.floor(cpus)))
+    return {
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "MPLBACKEND": "Agg",
+        "MPLCONFIGDIR": "/tmp/.matplotlib",
+        # Numerical libraries start a thread for each of the machine's processors, which the process limit would refuse.
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+    }
+
+
+def profile(podman: bool) -> str:
+    """The seccomp profile: JSON text, or for podman the path of a file that holds it, which its interface wants instead."""
+    if not podman:
+        return seccomp.profile()
+    folder = Path(tempfile.gettempdir(), f"safeexec-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    # A file that another user could change would take the wall away.
+    if status.st_uid != os.getuid() or status.st_mode & 0o022 or not folder.is_dir() or folder.is_symlink():
+        raise BackendUnavailable(f"{folder} belongs to somebody else: remove it")
+    text = seccomp.profile()
+    path = folder / f"seccomp-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    if not path.exists():
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(text)
+        part.replace(path)
+    return str(path)

@@ -1,0 +1,204 @@
+"""One container with the guest program in it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+import docker.errors
+import requests
+
+from safeexec import wire
+from safeexec.backend import GuestDied, OnFrame, StreamGuest
+from safeexec.errors import BackendUnavailable
+from safeexec.text import neutralise_line
+from safeexec_backends.docker import config, program, reaper
+from safeexec_backends.docker.daemon import errors_mapped
+from safeexec_backends.docker.stream import Attached
+
+START_SECONDS = 60.0
+_INTERRUPT = wire.pack({"t": "interrupt"})[0]
+_OOM_PATIENCE = 0.4
+
+
+class DockerGuest(StreamGuest):
+    """A started container. `remove` is called once, when it is done with, from any thread; it must not block."""
+
+    def __init__(
+        self, client: Any, identity: str, stream: Attached, max_frame: int, remove: Callable[[str], None]
+    ) -> None:
+        super().__init__(stream, max_frame)  # type: ignore[arg-type]
+        self.id = identity
+        self.born = self.used = monotonic()
+        self.busy = False
+        self._client = client
+        self._stream = stream
+        self._remove = remove
+        self._end_lock = threading.Lock()
+        self._removed = False
+        self._reason: GuestDied | None = None
+        self._interrupt_wanted = False
+
+    def exchange(self, frame: wire.Frame, on_frame: OnFrame) -> None:
+        """See the base class."""
+        self._interrupt_wanted = False  # one that came too late was meant for the step before
+        self.busy = True
+        try:
+            super().exchange(frame, on_frame)
+        finally:
+            self.used = monotonic()
+            self.busy = False
+
+    def _write(self, buffers: Sequence[wire.Blob]) -> None:
+        super()._write(buffers)
+        if self._interrupt_wanted:
+            self._send_interrupt()
+
+    def interrupt(self) -> None:
+        """Ask in band: the frame reaches a thread of the guest in a fraction of a millisecond, in order with all others, so that an interrupt that
+        comes late can never hit the step after."""
+        self._interrupt_wanted = True
+        self._send_interrupt()
+
+    def _send_interrupt(self) -> None:
+        # Whoever writes a frame at this moment sends it afterwards. Without waiting: this is called from the watchdog's thread.
+        if self._send_lock.acquire(blocking=False):
+            try:
+                if self._interrupt_wanted:
+                    self._interrupt_wanted = False
+                    self._stream.send_now(bytes(_INTERRUPT))
+            except OSError:
+                return  # gone; the exchange says so
+            finally:
+                self._send_lock.release()
+
+    def limit_frames(self, size: int) -> None:
+        """The largest frame that is read, in bytes."""
+        self._reader._max = size
+
+    def next_frame(self, seconds: float) -> wire.Frame:
+        """A frame outside an exchange, while the container starts. Raises OSError, EOFError, WireError."""
+        self._stream.settimeout(seconds)
+        try:
+            return self._reader.next()
+        finally:
+            self._stream.settimeout(None)
+
+    def kill(self) -> None:
+        """See the base class."""
+        self.end(GuestDied("crash", "the container was removed by the host"))
+
+    def end(self, reason: GuestDied) -> None:
+        """Kill it, for `reason`; the first one counts."""
+        with self._end_lock:
+            if self._reason is None:
+                self._reason = reason
+            if self._removed:
+                return
+            self._removed = True
+        # First the stream: the daemon hangs for a minute in kill and remove while a flooded stream is unread.
+        self.hang_up()
+        self._remove(self.id)
+
+    def death(self) -> GuestDied:
+        """See the base class."""
+        with self._end_lock:
+            if self._reason is not None:
+                return self._reason
+        found = self._found_out()
+        self.end(found)
+        return found
+
+    def _found_out(self) -> GuestDied:
+        api = self._client.api
+        try:
+            try:
+                code = api.wait(self.id, timeout=5)["StatusCode"]
+            except requests.RequestException:  # a timeout is a ConnectionError here
+                return GuestDied("crash", "the container hung up and went on running")
+            state = api.inspect_container(self.id)["State"]
+            # The daemon may learn of the kernel's kill a moment after the end itself.
+            pause = threading.Event()
+            deadline = monotonic() + _OOM_PATIENCE
+            while code == 137 and not state.get("OOMKilled") and monotonic() < deadline:
+                pause.wait(0.05)
+                state = api.inspect_container(self.id)["State"]
+        except (docker.errors.DockerException, requests.RequestException) as error:
+            return GuestDied("crash", f"the container is gone, and why cannot be found out: {str(error)[:200]}")
+        if state.get("OOMKilled"):
+            return GuestDied("memory", "the container ran out of memory (Limits.memory)")
+        if code == 153:
+            return GuestDied("crash", "the container wrote a file larger than Limits.disk")
+        tail = neutralise_line(self._stream.tail.decode(errors="replace").strip()[-400:])
+        signal = f" (signal {code - 128})" if 128 < code < 160 else ""
+        return GuestDied("crash", f"the container ended with exit code {code}{signal}" + (f": {tail}" if tail else ""))
+
+    def close(self) -> None:
+        """See the base class."""
+        self.kill()
+        super().close()
+
+
+def start(
+    client: Any,
+    want: config.Shape,
+    *,
+    python: str,
+    text: bytes,
+    token: str,
+    role: str,
+    podman: bool,
+    profile: str,
+    volumes: tuple[str, ...],
+    max_frame: int,
+    remove: Callable[[str], None],
+) -> tuple[DockerGuest, wire.Frame]:
+    """Create and start a container, give it the program `text`, and wait for its first frame, which is returned too.
+
+    Raises BackendUnavailable.
+    """
+    api = client.api
+    with errors_mapped("creating a container"):
+        identity = api.create_container(
+            want.image,
+            entrypoint=program.command(python),
+            command=[],
+            user=config.USER,
+            working_dir=config.WORKDIR,
+            environment=config.environment(want.cpus),
+            hostname="sandbox",
+            stdin_open=True,
+            tty=False,
+            labels=reaper.labels(token, role),
+            healthcheck={"test": ["NONE"]},
+            host_config=api.create_host_config(**config.host_config(want, podman, profile, volumes)),
+        )["Id"]
+    guest = None
+    try:
+        with errors_mapped("attaching to a container"):
+            response = api.attach_socket(identity, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+        guest = DockerGuest(client, identity, Attached(response), max_frame, remove)
+        with errors_mapped("starting a container"):
+            try:
+                api.start(identity)
+            except docker.errors.APIError as error:
+                if "executable file" in str(error.explanation):
+                    raise BackendUnavailable(
+                        f"the image has no {python!r} in its PATH: name the interpreter by python="
+                    ) from error
+                raise
+        try:
+            guest._write([program.framed(text)])
+            return guest, guest.next_frame(START_SECONDS)
+        except TimeoutError:
+            raise BackendUnavailable(f"the guest program did not start within {START_SECONDS:g} s") from None
+        except (OSError, EOFError, wire.WireError) as error:
+            raise BackendUnavailable(f"the guest program did not start: {guest.death()}") from error
+    except BaseException:
+        if guest is not None:
+            guest.close()
+        else:
+            remove(identity)
+        raise

@@ -1,0 +1,155 @@
+"""Which image a container is made of, and images with packages in them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import docker.errors
+import requests
+
+from safeexec.errors import BackendUnavailable, PolicyError
+from safeexec_backends.docker import reaper
+from safeexec_backends.docker.daemon import errors_mapped
+from safeexec_backends.docker.setup import local_image
+
+PACKAGES = "safeexec-packages"
+_RECIPE = 1
+_BUILD_SECONDS = 900
+_REQUIREMENT = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._ -]+\])?([ ]*(===|==|~=|!=|<=|>=|<|>)[ ]*[A-Za-z0-9.*+!_-]+(,|$))*"
+)
+_INSTALL = """
+import os, subprocess, sys
+base = [sys.executable, "-I", "-m", "pip"]
+if subprocess.call([*base, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+    if subprocess.call([sys.executable, "-I", "-m", "ensurepip"], stdout=subprocess.DEVNULL):
+        sys.exit("the image has neither pip nor ensurepip")
+code = subprocess.call([sys.executable, "-m", "pip", "install", "--no-cache-dir", "--root-user-action=ignore", *sys.argv[1:]])
+if code:
+    sys.exit(code)
+subprocess.call([sys.executable, "-m", "compileall", "-q", os.path.dirname(os.__file__)], stdout=subprocess.DEVNULL)
+os.environ["MPLCONFIGDIR"] = "/usr/local/share/safeexec/matplotlib"
+try:
+    import matplotlib
+except ImportError:
+    pass
+else:
+    os.makedirs(os.environ["MPLCONFIGDIR"], exist_ok=True)
+    subprocess.call([sys.executable, "-c", "import matplotlib.font_manager"])
+    subprocess.call(["chmod", "-R", "a+rX", os.environ["MPLCONFIGDIR"]]) if os.path.exists("/bin/chmod") else None
+"""
+
+_lock = threading.Lock()
+
+
+def resolve(client: Any, name: str | None) -> str:
+    """The id of the image to use: `name`, else the local image of this Python version, else ``python:<version>-slim``, pulled if missing.
+
+    Raises BackendUnavailable with what to do.
+    """
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    with errors_mapped("looking for the image"):
+        if name is not None:
+            return _get(client, name) or _pull(client, name, "")
+        hint = f"; or make an image of this interpreter, without any registry: safeexec setup docker (it makes {local_image()})"
+        slim = f"python:{version}-slim"
+        return _get(client, local_image()) or _get(client, slim) or _pull(client, slim, hint)
+
+
+def _get(client: Any, name: str) -> str | None:
+    try:
+        return str(client.images.get(name).id)
+    except docker.errors.ImageNotFound:
+        return None
+
+
+def _pull(client: Any, name: str, hint: str) -> str:
+    repository, colon, tag = name.rpartition(":")
+    if not colon or "/" in tag or "@" in name:
+        repository, tag = name, "" if "@" in name else "latest"
+    try:
+        client.images.pull(repository, tag=tag or None)
+        found = _get(client, name)
+    except (docker.errors.APIError, requests.RequestException) as error:
+        why = str(getattr(error, "explanation", None) or error)
+        raise BackendUnavailable(
+            f"image {name!r} is not here and cannot be pulled ({why[:300]}): docker pull {name}{hint}"
+        ) from error
+    if found is None:
+        raise BackendUnavailable(f"image {name!r} was pulled and is not there{hint}")
+    return found
+
+
+def with_packages(
+    client: Any, base: str, packages: Sequence[str], token: str, network: str | None, environment: Mapping[str, str]
+) -> str:
+    """The id of an image like `base` with `packages` installed; built once, then found again by its content's hash.
+
+    pip runs in a container with network and without capabilities; the image's containers have none of either. Raises PolicyError for what is
+    no requirement, BackendUnavailable when it cannot be built.
+    """
+    wanted = sorted({package.strip() for package in packages})
+    for package in wanted:
+        # An option, a path or an address in its place would be obeyed by pip.
+        if not _REQUIREMENT.fullmatch(package):
+            raise PolicyError(f"Policy.packages: {package!r} is not a name with an optional version")
+    key = hashlib.sha256("\0".join([str(_RECIPE), base, *wanted]).encode()).hexdigest()[:24]
+    tag = f"{PACKAGES}:{key}"
+    with _lock, errors_mapped(f"making an image with {', '.join(wanted)}"):
+        return _get(client, tag) or _build(client, base, wanted, tag, token, network, environment)
+
+
+def _build(
+    client: Any, base: str, wanted: list[str], tag: str, token: str, network: str | None, environment: Mapping[str, str]
+) -> str:
+    config = client.images.get(base).attrs.get("Config") or {}
+    host = client.api.create_host_config(
+        network_mode=network,
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        pids_limit=512,
+        mem_limit=4 * 2**30,
+        init=True,
+    )
+    made = client.api.create_container(
+        base,
+        entrypoint=["python3", "-c", _INSTALL],
+        command=wanted,
+        user="0:0",
+        working_dir="/",
+        environment={"HOME": "/tmp", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", **environment},
+        labels=reaper.labels(token, "build"),
+        host_config=host,
+    )["Id"]
+    try:
+        client.api.start(made)
+        try:
+            code = client.api.wait(made, timeout=_BUILD_SECONDS)["StatusCode"]
+        except requests.RequestException as error:
+            raise BackendUnavailable(f"installing {', '.join(wanted)} took longer than {_BUILD_SECONDS} s") from error
+        if code:
+            said = client.api.logs(made, tail=15).decode(errors="replace").strip()
+            raise BackendUnavailable(
+                f"installing {', '.join(wanted)} in a container failed; build_network='host' and build_env={{'PIP_INDEX_URL': …}} "
+                f"help where the daemon's default network reaches no package index: {said[-1500:]}"
+            )
+        repository, _, version = tag.rpartition(":")
+        made_image = client.api.commit(
+            made,
+            repository=repository,
+            tag=version,
+            conf={
+                "Env": config.get("Env"),
+                "User": config.get("User"),
+                "WorkingDir": config.get("WorkingDir"),
+                "Labels": {"safeexec.image": "packages", "safeexec.packages": " ".join(wanted)},
+            },
+        )
+        return str(made_image["Id"])
+    finally:
+        reaper.remove(client, made)

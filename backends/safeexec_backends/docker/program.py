@@ -1,0 +1,56 @@
+"""The program a container is started with, as text; compiled by the first container of an image, shipped compiled to those that follow."""
+
+from __future__ import annotations
+
+import marshal
+from functools import cache
+from pathlib import Path
+
+import safeexec
+
+BOOT = """
+import marshal, os, sys, types
+def take(n):
+    data = b""
+    while len(data) < n:
+        piece = os.read(0, n - len(data))
+        if not piece:
+            os._exit(0)
+        data += piece
+    return data
+parts = marshal.loads(take(int.from_bytes(take(4), "little")))
+codes = []
+for name, code in parts:
+    module = types.ModuleType(name)
+    module.__file__ = "<" + name + ">"
+    sys.modules[name] = module
+    fresh = isinstance(code, str)
+    if fresh:
+        code = compile(code, module.__file__, "exec", dont_inherit=True)
+    codes.append((name, code))
+    exec(code, module.__dict__)
+sys.modules["safeexec_inside"].main(marshal.dumps(codes) if fresh else None)
+"""
+"""Reads the program from stdin: a command line could not hold it."""
+
+
+@cache
+def source() -> bytes:
+    """The program as source. marshal's version 2 of strings and tuples is read by every CPython that a guest can run on."""
+    folder = Path(safeexec.__file__).parent
+    files = (
+        ("safeexec_wire", folder / "wire.py"),
+        ("safeexec_guest", folder / "guest.py"),
+        ("safeexec_inside", Path(__file__).with_name("inside.py")),
+    )
+    return marshal.dumps(tuple((name, path.read_text(encoding="utf-8")) for name, path in files), 2)
+
+
+def framed(program: bytes) -> bytes:
+    """What goes to the container's stdin first. `program` is :func:`source`, or what a container made of it; the host never loads the latter."""
+    return len(program).to_bytes(4, "little") + program
+
+
+def command(python: str) -> list[str]:
+    """The container's command. ``-I``: nothing of the environment or the working directory is imported."""
+    return [python, "-I", "-X", "utf8", "-c", BOOT]

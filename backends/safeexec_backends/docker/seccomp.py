@@ -1,0 +1,104 @@
+"""The container's seccomp profile: an allow-list of what Python programs and their child processes call.
+
+In the format of the Open Container Initiative's runtime specification (config-linux, "seccomp") as docker takes it. What is not named is refused with
+EPERM. Old daemons' own profile lets io_uring and ptrace through, so the profile never depends on the daemon's.
+
+Left out on purpose, with what each would open: io_uring_* (a second way to every call, past the filter), ptrace and process_vm_* (other processes'
+memory), bpf, perf_event_open, userfaultfd, keyctl and its kind, add_key (kernel attack surface with a long record of defects), mount, umount2,
+pivot_root, chroot, move_mount and the rest of the mount interface, unshare, setns and clone with namespace flags (user namespaces bring capabilities
+back), init_module, kexec, reboot, swapon, quotactl, name_to_handle_at and open_by_handle_at (files past the mount), modify_ldt, vm86, personality,
+acct, syslog, settimeofday, sethostname. seccomp itself is allowed: it can only take away.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+_FILES = """
+access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat
+fchmodat2 fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstatfs fsync ftruncate futimesat getcwd getdents
+getdents64 getxattr inotify_add_watch inotify_init inotify_init1 inotify_rm_watch lchown lgetxattr link linkat listxattr llistxattr lremovexattr
+lseek lsetxattr lstat memfd_create mkdir mkdirat mknod mknodat newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read
+readahead readlink readlinkat readv removexattr rename renameat renameat2 rmdir sendfile setxattr splice stat statfs statx symlink symlinkat sync
+sync_file_range syncfs tee truncate umask unlink unlinkat utime utimensat utimes vmsplice write writev ioctl pipe pipe2
+"""
+_MEMORY = """
+brk madvise membarrier mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall munmap pkey_alloc pkey_free pkey_mprotect
+get_mempolicy set_mempolicy mbind map_shadow_stack
+"""
+_PROCESSES = """
+alarm arch_prctl capget capset clock_getres clock_gettime clock_nanosleep execve execveat exit exit_group fork futex futex_waitv get_robust_list
+get_thread_area getcpu getegid geteuid getgid getgroups getitimer getpgid getpgrp getpid getppid getpriority getrandom getresgid getresuid getrlimit
+getrusage getsid gettid gettimeofday getuid kill nanosleep pause pidfd_open pidfd_send_signal prctl prlimit64 restart_syscall rseq rt_sigaction
+rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_get_priority_max
+sched_get_priority_min sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr
+sched_setparam sched_setscheduler sched_yield seccomp set_robust_list set_thread_area set_tid_address setfsgid setfsuid setgid setgroups setitimer
+setpgid setpriority setregid setresgid setresuid setreuid setrlimit setsid setuid sigaltstack sysinfo tgkill time timer_create timer_delete
+timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill uname vfork wait4 waitid
+"""
+_MESSAGES = """
+accept accept4 bind connect epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2
+getpeername getsockname getsockopt listen poll ppoll pselect6 recvfrom recvmmsg recvmsg select sendmmsg sendmsg sendto setsockopt shutdown signalfd
+signalfd4 socketpair mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop
+shmat shmctl shmdt shmget
+"""
+
+# CLONE_NEWTIME is 0x80 and lies among the bits of the exit signal for clone: only clone3 takes it, and that is refused.
+_NAMESPACES = 0x7E020000
+"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET together. Source: include/uapi/linux/sched.h."""
+_TIOCSTI = 0x5412
+_ENOSYS = 38
+_FAMILIES = (1, 2, 10)
+"""AF_UNIX, AF_INET, AF_INET6. Not AF_VSOCK (it reaches the hypervisor), AF_ALG, AF_NETLINK, AF_PACKET and the rare protocols."""
+
+
+def allowed() -> tuple[str, ...]:
+    """The names of calls that are allowed whatever their arguments."""
+    names = {name for text in (_FILES, _MEMORY, _PROCESSES, _MESSAGES) for name in text.split()}
+    return tuple(sorted(names - {"ioctl"}))
+
+
+@cache
+def profile() -> str:
+    """The profile as JSON text."""
+    rules: list[dict[str, Any]] = [
+        {"names": list(allowed()), "action": "SCMP_ACT_ALLOW"},
+        # Threads and processes, but no new namespace.
+        {
+            "names": ["clone"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [{"index": 0, "value": _NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}],
+        },
+        # Its flags lie in memory, where no filter can see them. The C library falls back to clone when it is not there.
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
+        *(
+            {
+                "names": ["socket"],
+                "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 0, "value": family, "op": "SCMP_CMP_EQ"}],
+            }
+            for family in _FAMILIES
+        ),
+        # TIOCSTI types into the terminal of whoever started the container, were one attached.
+        {
+            "names": ["ioctl"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [
+                {"index": 1, "value": _TIOCSTI, "op": "SCMP_CMP_NE"},
+            ],
+        },
+    ]
+    return json.dumps(
+        {
+            "defaultAction": "SCMP_ACT_ERRNO",
+            # Only the machine's own instruction set: 32-bit and x32 calls have other numbers and would pass beside the list.
+            "archMap": [
+                {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": []},
+                {"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": []},
+            ],
+            "syscalls": rules,
+        },
+        separators=(",", ":"),
+    )

@@ -1,0 +1,105 @@
+"""A small process that outlives its host by a moment and removes the containers the host leaves behind.
+
+It waits for the end of a pipe that only the host holds open: the kernel closes it however the host ends, SIGKILL included. Started as a program;
+imports nothing until it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+
+_PROGRAM = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+said = b""
+while True:
+    piece = os.read(0, 64)
+    if not piece:
+        break
+    said += piece
+if not said:
+    sys.path[:0] = sys.argv[3:]
+    from safeexec_backends.docker.watcher import clean
+    clean(sys.argv[1] or None, sys.argv[2])
+"""
+"""Signals are ignored: Ctrl-C and a terminal's hang-up reach the whole session, and the containers must go then, not the watcher."""
+
+_live: weakref.WeakSet[Watcher] = weakref.WeakSet()
+
+
+class Watcher:
+    """The watcher of one backend object, whose containers carry the label `token`."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._lock = threading.Lock()
+        self._open = True
+        environment = {key: os.environ[key] for key in os.environ if key.startswith("DOCKER_") or key == "PATH"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _PROGRAM, url, token, *_paths()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+            env=environment,
+        )
+        _live.add(self)
+
+    def close(self, clean: bool) -> None:
+        """End it. `clean` says that nothing is left for it to do; otherwise it removes what there is. Idempotent."""
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+        assert self._process.stdin is not None
+        try:
+            if clean:
+                self._process.stdin.write(b"clean")
+            self._process.stdin.close()
+        except BrokenPipeError:  # somebody killed it
+            pass
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the pipe, or the watcher would wait for the child too."""
+        if self._process.stdin is not None and self._open:
+            os.close(self._process.stdin.fileno())
+            self._open = False
+
+
+def clean(url: str | None, token: str) -> None:
+    """Remove every container of the backend object `token`."""
+    from safeexec_backends.docker import daemon, reaper
+
+    client = daemon.connect(url)
+    while True:
+        found = reaper.find(client, token)
+        if not found:
+            return
+        for item in found:
+            reaper.remove(client, item.id)
+
+
+def _paths() -> list[str]:
+    # What the host imports from, without its script's folder: a file there must not run in its place.
+    return [path for path in sys.path[1:] if path and os.path.isabs(path)] + [str(Path(__file__).parents[2])]
+
+
+def _after_fork() -> None:
+    for watcher in list(_live):
+        watcher.forget()
+    _live.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

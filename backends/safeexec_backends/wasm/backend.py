@@ -1,0 +1,151 @@
+"""The backend: sessions in worker processes, or in the caller's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from safeexec.backend import Backend, Guest, Wall
+from safeexec.errors import BackendUnavailable, PolicyError
+from safeexec.policy import Policy
+
+from . import abi, image
+from .image.cache import Damaged, Loaded
+from .instance import Runtime, WasmGuest
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+_runtime: Runtime | None = None
+_runtime_lock = threading.Lock()
+
+
+def load_image(progress: image.Progress | None) -> Loaded:
+    """The image, built if it is not there. Raises BackendUnavailable."""
+    try:
+        return image.ensure(_announce() if progress is None else progress)
+    except (abi.EngineError, Damaged, OSError) as error:
+        raise BackendUnavailable(f"the wasm sandbox cannot start: {error}") from error
+    except Exception as error:
+        if type(error).__module__.startswith("safeexec_backends.wasm.image"):
+            raise BackendUnavailable(f"the wasm sandbox cannot start: {error}") from error
+        raise
+
+
+def _announce() -> image.Progress:
+    """Says once, by logging, why the first use takes half a minute."""
+    said: list[str] = []
+
+    def progress(stage: str, number: int, of: int) -> None:
+        if not said:
+            said.append(stage)
+            logging.getLogger("safeexec.wasm").warning(
+                "building the wasm sandbox's image, once for this user: it takes about half a minute "
+                "(safeexec setup wasm does it ahead of time)"
+            )
+
+    return progress
+
+
+def own_runtime(progress: image.Progress | None = None) -> Runtime:
+    """This process's runtime, loaded once. Raises BackendUnavailable."""
+    global _runtime
+    with _runtime_lock:
+        if _runtime is None:
+            _runtime = Runtime(load_image(progress))
+        return _runtime
+
+
+class WasmBackend(Backend):
+    """CPython 3.14 compiled to WebAssembly, frozen after its start, in instances of its own.
+
+    `workers` is the number of worker processes (default: one per core); 0 runs guests in the caller's process and thread, behind WebAssembly
+    alone. `isolation="session"` gives every session a worker of its own. `progress(stage, number, of)` hears of the image being built.
+    Raises BackendUnavailable, PolicyError.
+    """
+
+    name: ClassVar[str] = "wasm"
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        workers: int | None = None,
+        isolation: str = "shared",
+        progress: image.Progress | None = None,
+        **options: Any,
+    ) -> None:
+        if options:
+            raise PolicyError(f"the wasm sandbox has no option {', '.join(sorted(options))}")
+        if isolation not in ("shared", "session"):
+            raise PolicyError(f"isolation must be 'shared' or 'session', not {isolation!r}")
+        if workers is not None and (type(workers) is not int or workers < 0):
+            raise PolicyError(f"workers must be a number, not {workers!r}")
+        if isolation == "session" and workers == 0:
+            raise PolicyError("isolation='session' needs worker processes, and workers=0 has none")
+        self._pool: Pool | None = None
+        self._guests: weakref.WeakSet[WasmGuest] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        if workers == 0:
+            self._runtime = own_runtime(progress)
+            walls = {"process": Wall(False, "workers=0: guests run in the caller's process, behind WebAssembly alone")}
+        else:
+            from .pool import Pool  # sockets, subprocess: a start in process does without
+
+            self._pool = Pool(load_image(progress), workers or os.cpu_count() or 1, isolation == "session")
+            walls = dict(self._pool.walls)
+            shared = "sessions share workers; isolation='session' gives each its own"
+            walls["process"] = Wall(isolation == "session", "" if isolation == "session" else shared)
+        self._walls = MappingProxyType({"wasm": Wall(True), **walls})
+        try:
+            self._check(policy)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, policy: Policy) -> None:
+        for field in ("packages", "network"):
+            if getattr(policy, field):
+                raise PolicyError(f"the wasm sandbox does not support Policy.{field} yet")
+        if policy.rollback not in (None, "never"):
+            raise PolicyError("the wasm sandbox does not support Policy.rollback yet")
+        walls = self._walls
+        for name in policy.require or ():
+            if name not in walls:
+                raise PolicyError(f"Policy.require: the wasm sandbox has no wall {name!r}; it has {', '.join(walls)}")
+            if not walls[name].active:
+                raise BackendUnavailable(f"the wall {name!r} is required and missing: {walls[name].reason}")
+        if self._pool is not None and policy.require is None and not walls["seccomp"].active:
+            raise BackendUnavailable(
+                f"the wasm sandbox's workers need seccomp, which is missing: {walls['seccomp'].reason}. "
+                "Policy(require=()) runs them without"
+            )
+
+    def start(self, policy: Policy) -> Guest:
+        self._check(policy)
+        if self._pool is not None:
+            return self._pool.start(policy)
+        try:
+            guest = WasmGuest(self._runtime, policy)
+        except abi.EngineError as error:
+            raise BackendUnavailable(f"no room for another sandbox: {error}") from error
+        with self._lock:
+            self._guests.add(guest)
+        return guest
+
+    @property
+    def isolation(self) -> Mapping[str, Wall]:
+        return self._walls
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+        with self._lock:
+            guests = list(self._guests)
+        for guest in guests:
+            guest.close()

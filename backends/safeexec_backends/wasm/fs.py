@@ -1,0 +1,559 @@
+"""An in-memory POSIX file system: one writable tree per session over a base tree that all sessions share.
+
+The base is read-only and never copied: its directories appear in the session's root, writes below them fail with EROFS.
+Everything the guest can make grow (bytes, inodes, open files, path length) has a quota, so that a session cannot use the host's
+memory up. There is one user, who owns everything; permission bits are kept but only the read-only base is enforced.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+
+from . import errno as e
+from .errno import Errno
+
+PATH_MAX: Final = 4096
+NAME_MAX: Final = 255
+MAX_LINKS: Final = 40
+DT_CHR, DT_DIR, DT_REG, DT_LNK = 2, 4, 8, 10
+
+O_WRONLY, O_RDWR, O_ACCMODE = 1, 2, 3
+O_CREAT, O_EXCL, O_TRUNC, O_APPEND = 0o100, 0o200, 0o1000, 0o2000
+O_DIRECTORY, O_NOFOLLOW, O_PATH = 0o200000, 0o400000, 0o10000000
+
+_inode_numbers = itertools.count(1000)
+
+
+class Quota(NamedTuple):
+    """What one session may use."""
+
+    bytes: int = 64 << 20
+    inodes: int = 10_000
+    open_files: int = 256
+
+
+class Node:
+    """An inode. `mtime` is in nanoseconds since 1970."""
+
+    __slots__ = ("ino", "links", "mode", "mtime", "opened", "readonly")
+    kind = stat.S_IFREG
+
+    def __init__(self, mode: int, *, readonly: bool = False) -> None:
+        self.mode = self.kind | mode
+        self.readonly = readonly
+        self.ino = next(_inode_numbers)
+        self.mtime = 0 if readonly else time.time_ns()
+        self.links = 0
+        self.opened = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes, as stat reports them."""
+        return 0
+
+
+class File(Node):
+    """A regular file; in the base its data is an immutable view."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytearray | bytes | memoryview, mode: int = 0o644, *, readonly: bool = False) -> None:
+        super().__init__(mode, readonly=readonly)
+        self.data = data
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+
+class Directory(Node):
+    """A directory."""
+
+    __slots__ = ("_sorted", "entries")
+    kind = stat.S_IFDIR
+
+    def __init__(self, mode: int = 0o755, *, readonly: bool = False) -> None:
+        super().__init__(mode, readonly=readonly)
+        self.entries: dict[str, Node] = {}
+        self._sorted: list[str] | None = None
+
+    @property
+    def size(self) -> int:
+        return 4096
+
+    def add(self, name: str, node: Node) -> None:
+        """Give a node a name here."""
+        if self._sorted is not None and name not in self.entries:
+            bisect.insort(self._sorted, name)
+        self.entries[name] = node
+
+    def remove(self, name: str) -> Node:
+        """Take a name away."""
+        if self._sorted is not None:
+            del self._sorted[bisect.bisect_left(self._sorted, name)]
+        return self.entries.pop(name)
+
+    def names(self) -> list[str]:
+        """The names in order. One list for all that read the directory: a copy for each would let a guest fill the host's memory."""
+        if self._sorted is None:
+            self._sorted = sorted(self.entries)
+        return self._sorted
+
+
+class Symlink(Node):
+    """A symbolic link."""
+
+    __slots__ = ("target",)
+    kind = stat.S_IFLNK
+
+    def __init__(self, target: str) -> None:
+        super().__init__(0o777)
+        self.target = target
+
+    @property
+    def size(self) -> int:
+        return len(self.target.encode(errors="surrogateescape"))
+
+
+class Device(Node):
+    """A character device, told apart by its name."""
+
+    __slots__ = ("name",)
+    kind = stat.S_IFCHR
+
+    def __init__(self, name: str) -> None:
+        super().__init__(0o666)
+        self.name = name
+
+
+# A place in the tree: the directories from the root, each with its name. `..` goes up along it.
+Place = tuple[tuple[str, Directory], ...]
+
+
+class Open:
+    """An open file description (shared by duplicated descriptors)."""
+
+    __slots__ = ("cursor", "flags", "node", "place", "position", "shares")
+
+    def __init__(self, node: Node, flags: int, place: Place) -> None:
+        self.node = node
+        self.flags = flags
+        self.place = place
+        self.position = 0
+        self.shares = 0
+        self.cursor = ""  # of a directory: the last name that was read
+
+    @property
+    def readable(self) -> bool:
+        """Whether it was opened for reading."""
+        return self.flags & O_ACCMODE != O_WRONLY and not self.flags & O_PATH
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return self.flags & O_ACCMODE != 0
+
+
+class Found(NamedTuple):
+    """Where a path leads: the directory it would live in, its name there, and the node if it exists."""
+
+    place: Place
+    name: str
+    node: Node | None
+
+
+class FileSystem:
+    """One session's files. `base` maps names in the root to shared read-only directories."""
+
+    def __init__(self, base: Mapping[str, Directory], quota: Quota, working: str = "sandbox") -> None:
+        self.quota = quota
+        self.used = 0
+        self.inodes = 0
+        self.changes = 0  # counts every change, so that the host knows when to look again
+        self.umask = 0o022
+        self.root = Directory()
+        self.root.entries.update(base)
+        devices = Directory()
+        for name in ("null", "zero", "random", "urandom", "stdin", "stdout", "stderr"):
+            devices.entries[name] = Device(name)
+        self.working = Directory()
+        self.root.entries.update(dev=devices, tmp=Directory(0o1777), home=Directory(), **{working: self.working})
+        top: Place = (("", self.root),)
+        self.cwd: Place = (*top, (working, self.working))
+        self.files: dict[int, Open] = {}
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            self._install(Open(devices.entries[name], O_WRONLY if number else 0, top), number)
+
+    # Paths
+
+    def find(self, path: str, start: Place | None = None, *, follow: bool = True) -> Found:
+        """Resolve a path from `start` (default: the working directory). Raises Errno."""
+        links = 0
+        if not path:
+            raise Errno(e.ENOENT)
+        place = list(self.cwd if start is None else start)
+        pending = self._split(path)
+        if path[0] == "/":
+            del place[1:]
+        must_be_directory = path[-1] == "/"
+        while pending:
+            name = pending.pop()
+            directory = place[-1][1]
+            if name == "..":
+                if len(place) > 1:
+                    place.pop()
+                continue
+            node = directory.entries.get(name)
+            if node is None:
+                if pending:
+                    raise Errno(e.ENOENT)
+                return Found(tuple(place), name, None)
+            if isinstance(node, Symlink) and (pending or follow or must_be_directory):
+                links += 1
+                if links > MAX_LINKS:
+                    raise Errno(e.ELOOP)
+                target = node.target
+                pending += self._split(target)
+                if len(pending) > PATH_MAX:
+                    raise Errno(e.ENAMETOOLONG)
+                if target[0] == "/":
+                    del place[1:]
+                continue
+            if not pending:
+                if must_be_directory and not isinstance(node, Directory):
+                    raise Errno(e.ENOTDIR)
+                return Found(tuple(place), name, node)
+            if not isinstance(node, Directory):
+                raise Errno(e.ENOTDIR)
+            place.append((name, node))
+        # The path was `/`, or ended in `.`, `..` or a link to such a thing.
+        return Found(tuple(place[:-1] or place), *place[-1])
+
+    @staticmethod
+    def _split(path: str) -> list[str]:
+        parts = [part for part in path.split("/") if part and part != "."]
+        if any(len(part) > NAME_MAX // 4 and len(part.encode(errors="surrogateescape")) > NAME_MAX for part in parts):
+            raise Errno(e.ENAMETOOLONG)
+        parts.reverse()
+        return parts
+
+    def lookup(self, path: str, start: Place | None = None, *, follow: bool = True) -> Node:
+        """The node at a path. Raises Errno(ENOENT)."""
+        node = self.find(path, start, follow=follow).node
+        if node is None:
+            raise Errno(e.ENOENT)
+        return node
+
+    def _absent(self, path: str, start: Place | None) -> tuple[Directory, str]:
+        """The directory and the name for something new."""
+        found = self.find(path, start, follow=False)
+        if found.node is not None:
+            raise Errno(e.EEXIST)
+        return self._writable(found.place[-1][1]), found.name
+
+    def _present(self, path: str, start: Place | None) -> tuple[Directory, str, Node]:
+        """The directory, the name and the node of something that is to go."""
+        last = path.rstrip("/").rsplit("/", 1)[-1]
+        if last in (".", ""):
+            raise Errno(e.EINVAL if last else e.EBUSY)
+        if last == "..":
+            raise Errno(e.ENOTEMPTY)
+        found = self.find(path, start, follow=False)
+        if found.node is None:
+            raise Errno(e.ENOENT)
+        return self._writable(found.place[-1][1]), found.name, found.node
+
+    @staticmethod
+    def _writable(directory: Directory) -> Directory:
+        if directory.readonly:
+            raise Errno(e.EROFS)
+        return directory
+
+    def path_of(self, place: Place) -> str:
+        """A place as an absolute path."""
+        return "/" + "/".join(name for name, _ in place[1:])
+
+    # Links between names and nodes, with the quotas
+
+    def _link(self, directory: Directory, name: str, node: Node) -> None:
+        if self.inodes >= self.quota.inodes:
+            raise Errno(e.ENOSPC)
+        if isinstance(node, Symlink):
+            self._take(node.size)
+        self.inodes += 1
+        self.changes += 1
+        node.links += 1
+        directory.add(name, node)
+        directory.mtime = node.mtime
+
+    def _unlink(self, directory: Directory, name: str) -> None:
+        node = directory.remove(name)
+        self.changes += 1
+        directory.mtime = time.time_ns()
+        if node.readonly:
+            return
+        node.links -= 1
+        self._forget(node)
+
+    def _forget(self, node: Node) -> None:
+        """Give back what a node used once nothing leads to it."""
+        if node.links <= 0 and node.opened == 0:
+            self.inodes -= 1
+            if isinstance(node, Symlink):
+                self.used -= node.size
+            elif isinstance(node, File):
+                self.used -= len(node.data)
+                node.data = bytearray()
+
+    def resize(self, node: File, size: int) -> bytearray:
+        """Give a file another size. Raises Errno(EFBIG, ENOSPC or EROFS)."""
+        data = node.data
+        if not isinstance(data, bytearray):
+            raise Errno(e.EROFS)
+        if size < 0:
+            raise Errno(e.EINVAL)
+        growth = size - len(data)
+        if growth > 0:
+            # Asked before allocated: seeking far out and writing a byte must not cost the host the gap.
+            if size > self.quota.bytes:
+                raise Errno(e.EFBIG)
+            self._take(growth)
+            data.extend(bytes(growth))
+        else:
+            del data[size:]
+            self.used += growth
+        self.touch(node)
+        return data
+
+    def _take(self, count: int) -> None:
+        """Take bytes from the quota. Raises Errno(ENOSPC)."""
+        if self.used + count > self.quota.bytes:
+            raise Errno(e.ENOSPC)
+        self.used += count
+
+    def touch(self, node: Node) -> None:
+        """Note that a node has changed."""
+        self.changes += 1
+        node.mtime = time.time_ns()
+
+    # Directory operations
+
+    def make_directory(self, path: str, mode: int, start: Place | None = None) -> None:
+        """mkdir"""
+        directory, name = self._absent(path, start)
+        self._link(directory, name, Directory(mode & 0o1777 & ~self.umask))
+
+    def symlink(self, target: str, path: str, start: Place | None = None) -> None:
+        """symlink"""
+        if not target:
+            raise Errno(e.ENOENT)
+        directory, name = self._absent(path, start)
+        self._link(directory, name, Symlink(target))
+
+    def unlink(self, path: str, start: Place | None = None) -> None:
+        """unlink"""
+        directory, name, node = self._present(path, start)
+        if isinstance(node, Directory):
+            raise Errno(e.EISDIR)
+        self._unlink(directory, name)
+
+    def remove_directory(self, path: str, start: Place | None = None) -> None:
+        """rmdir"""
+        directory, name, node = self._present(path, start)
+        if not isinstance(node, Directory):
+            raise Errno(e.ENOTDIR)
+        if node.readonly:
+            raise Errno(e.EROFS)
+        if node.entries:
+            raise Errno(e.ENOTEMPTY)
+        if directory is self.root:
+            raise Errno(e.EBUSY)
+        self._unlink(directory, name)
+
+    def rename(self, old: str, new: str, old_start: Place | None = None, new_start: Place | None = None) -> None:
+        """rename, replacing what is there as POSIX says"""
+        directory, name, node = self._present(old, old_start)
+        if node.readonly or (directory is self.root and isinstance(node, Directory)):
+            raise Errno(e.EROFS if node.readonly else e.EBUSY)
+        found = self.find(new, new_start, follow=False)
+        target = self._writable(found.place[-1][1])
+        if isinstance(node, Directory) and any(node is above for _, above in found.place):
+            raise Errno(e.EINVAL)  # into itself: the tree would lose its root
+        if not isinstance(node, Directory) and new.endswith("/"):
+            raise Errno(e.ENOTDIR)
+        there = found.node
+        if there is node:
+            return
+        if there is not None:
+            if isinstance(there, Directory):
+                if not isinstance(node, Directory):
+                    raise Errno(e.EISDIR)
+                if there.readonly:
+                    raise Errno(e.EROFS)
+                if there.entries:
+                    raise Errno(e.ENOTEMPTY)
+                if target is self.root:
+                    raise Errno(e.EBUSY)
+            elif isinstance(node, Directory):
+                raise Errno(e.ENOTDIR)
+            self._unlink(target, found.name)
+        directory.remove(name)
+        target.add(found.name, node)
+        self.changes += 1
+        directory.mtime = target.mtime = time.time_ns()
+
+    def change_directory(self, path: str) -> None:
+        """chdir"""
+        self.cwd = self.directory(path)
+
+    def directory(self, path: str, start: Place | None = None) -> Place:
+        """The place that a directory's path means."""
+        found = self.find(path, start)
+        if found.node is None:
+            raise Errno(e.ENOENT)
+        if not isinstance(found.node, Directory):
+            raise Errno(e.ENOTDIR)
+        if found.node is found.place[-1][1]:
+            return found.place  # the root
+        return (*found.place, (found.name, found.node))
+
+    # Open files
+
+    def open(self, path: str, flags: int, mode: int, start: Place | None = None) -> int:
+        """open; returns the descriptor"""
+        if flags & O_CREAT and flags & O_DIRECTORY:
+            raise Errno(e.EINVAL)
+        follow = not flags & O_NOFOLLOW and not (flags & O_CREAT and flags & O_EXCL)
+        found = self.find(path, start, follow=follow)
+        node, place = found.node, found.place
+        wants_write = flags & O_ACCMODE != 0
+        if node is None:
+            if not flags & O_CREAT:
+                raise Errno(e.ENOENT)
+            if path.endswith("/"):
+                raise Errno(e.EISDIR)
+            self._room_for_descriptor()
+            node = File(bytearray(), mode & 0o777 & ~self.umask)
+            self._link(self._writable(place[-1][1]), found.name, node)
+        elif flags & O_CREAT and flags & O_EXCL:
+            raise Errno(e.EEXIST)
+        elif isinstance(node, Symlink):
+            raise Errno(e.ELOOP)
+        elif isinstance(node, Directory):
+            if wants_write or flags & O_CREAT:
+                raise Errno(e.EISDIR)
+            if node is not place[-1][1]:
+                place = (*place, (found.name, node))
+        elif flags & O_DIRECTORY:
+            raise Errno(e.ENOTDIR)
+        elif isinstance(node, File) and wants_write:
+            if node.readonly:
+                raise Errno(e.EROFS)
+            if flags & O_TRUNC:
+                self.resize(node, 0)
+        return self._install(Open(node, flags, place))
+
+    def _room_for_descriptor(self) -> None:
+        if len(self.files) >= self.quota.open_files:
+            raise Errno(e.EMFILE)
+
+    def _install(self, file: Open, at_least: int = 0) -> int:
+        self._room_for_descriptor()
+        if at_least >= self.quota.open_files:
+            raise Errno(e.EINVAL)
+        number = at_least
+        while number in self.files:
+            number += 1
+        self.files[number] = file
+        file.shares += 1
+        if file.shares == 1:
+            file.node.opened += 1
+        return number
+
+    def get(self, number: int) -> Open:
+        """An open file by its descriptor. Raises Errno(EBADF)."""
+        file = self.files.get(number)
+        if file is None:
+            raise Errno(e.EBADF)
+        return file
+
+    def duplicate(self, number: int, at_least: int = 0) -> int:
+        """dup, fcntl(F_DUPFD)"""
+        return self._install(self.get(number), at_least)
+
+    def duplicate_onto(self, number: int, wanted: int) -> int:
+        """dup3"""
+        file = self.get(number)
+        if number == wanted:
+            raise Errno(e.EINVAL)
+        if not 0 <= wanted < self.quota.open_files:
+            raise Errno(e.EBADF)
+        if wanted in self.files:
+            self.close(wanted)
+        return self._install(file, wanted)
+
+    def close(self, number: int) -> None:
+        """close"""
+        file = self.get(number)
+        del self.files[number]
+        file.shares -= 1
+        if file.shares == 0:
+            file.node.opened -= 1
+            if not file.node.readonly:
+                self._forget(file.node)
+
+    def entry(self, file: Open) -> tuple[str, Node] | None:
+        """The next entry of an open directory, beginning with `.` and `..`; None at the end.
+
+        Names that come or go meanwhile do not disturb the others: the place is kept as a name, not as a number.
+        """
+        node = file.node
+        if not isinstance(node, Directory):
+            raise Errno(e.ENOTDIR)
+        position = file.position
+        if position == 0:
+            return ".", node
+        if position == 1:
+            return "..", file.place[-2][1] if len(file.place) > 1 else node
+        names = node.names()
+        place = 0 if position == 2 else bisect.bisect_right(names, file.cursor)
+        return (names[place], node.entries[names[place]]) if place < len(names) else None
+
+    def seek_entry(self, file: Open, position: int) -> None:
+        """Move an open directory to the entry of this number."""
+        if isinstance(file.node, Directory) and position > 2:
+            names = file.node.names()
+            file.cursor = names[min(position - 3, len(names) - 1)] if names else ""
+
+    # The host's own access
+
+    def walk(self) -> Iterator[tuple[str, File]]:
+        """Every regular file below the working directory, with its relative path."""
+        pending: list[tuple[str, Directory]] = [("", self.working)]
+        while pending:
+            prefix, directory = pending.pop()
+            for name, node in directory.entries.items():
+                if isinstance(node, File):
+                    yield prefix + name, node
+                elif isinstance(node, Directory):
+                    pending.append((f"{prefix}{name}/", node))
+
+
+def base_tree(files: Mapping[str, bytes | memoryview]) -> dict[str, Directory]:
+    """Build the shared read-only directories from path -> content (paths without a leading slash)."""
+    root = Directory(0o555, readonly=True)
+    for path, data in files.items():
+        directory = root
+        *parents, name = path.split("/")
+        for part in parents:
+            below = directory.entries.setdefault(part, Directory(0o555, readonly=True))
+            if not isinstance(below, Directory):
+                raise ValueError(f"{path}: {part} is a file")
+            directory = below
+        directory.entries[name] = File(data, 0o444, readonly=True)
+    return {name: node for name, node in root.entries.items() if isinstance(node, Directory)}

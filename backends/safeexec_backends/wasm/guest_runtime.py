@@ -1,0 +1,237 @@
+# mypy: ignore-errors
+# It is written against the CPython inside the image, whose private names a checker on the host does not know.
+"""Runs inside the sandbox while the image is made: fits CPython to a machine without processes, sockets and JavaScript.
+
+Shipped as text. `_safeexec_device` is the frame device (image/helpers.wat).
+"""
+
+import _ctypes
+import asyncio
+import builtins
+import gc
+import json
+import linecache
+import selectors
+import signal
+import sys
+import time
+import types
+
+import _safeexec_device as device  # type: ignore[import-not-found]
+import safeexec_guest  # type: ignore[import-not-found]
+import safeexec_wire as wire  # type: ignore[import-not-found]
+
+
+class Channel:
+    """What the guest program talks through."""
+
+    def __init__(self):
+        self.watchers = {}
+
+    def send(self, header, blobs=()):
+        device.send(*wire.pack(header, blobs))
+
+    def recv(self):
+        return split(device.receive())
+
+    def buffered(self):
+        return device.wait(0) == 1
+
+    def watch(self, loop, callback):
+        def if_there():  # another callback of the same turn may have taken the frame, and to wait would block the loop
+            if self.buffered():
+                callback()
+
+        self.watchers[loop] = if_there
+
+    def unwatch(self, loop):
+        self.watchers.pop(loop, None)
+
+
+channel = Channel()
+_scan = json.JSONDecoder().scan_once
+
+
+def split(frame):
+    """One frame of the host. It is the host that must doubt frames, not the guest."""
+    end = 4 + int.from_bytes(frame[:4], "little")
+    header = _scan(frame[4:end].decode(), 0)[0]
+    lengths = header.pop("b", None)
+    if not lengths:
+        return header, ()
+    view = memoryview(frame)
+    blobs = []
+    for length in lengths:
+        blobs.append(view[end : end + length])
+        end += length
+    return header, blobs
+
+
+class Selector(selectors._BaseSelectorImpl):
+    """There is nothing to poll but the host's frames; waiting for them is also how an event loop sleeps."""
+
+    loop = None
+
+    def select(self, timeout=None):
+        callback = channel.watchers.get(self.loop)
+        milliseconds = -1 if timeout is None else max(0, min(round(timeout * 1000), 1 << 30))
+        if callback is None and timeout is None:
+            raise RuntimeError("the event loop would wait for ever: nothing is scheduled")
+        if device.wait(milliseconds) and callback is not None:
+            self.loop.call_soon(callback)
+        return []
+
+
+class EventLoop(asyncio.SelectorEventLoop):
+    """asyncio without the socket pair that wakes the loop from other threads: there are none."""
+
+    def __init__(self, selector=None):
+        selector = Selector() if selector is None else selector
+        super().__init__(selector)
+        selector.loop = self
+
+    def _make_self_pipe(self):
+        self._ssock = self._csock = None
+        self._internal_fds += 1
+
+    def _close_self_pipe(self):
+        self._internal_fds -= 1
+
+    def _write_to_self(self):
+        pass
+
+
+def fit():
+    """Put the pieces in place."""
+    asyncio.SelectorEventLoop = asyncio.EventLoop = EventLoop
+    asyncio.unix_events.SelectorEventLoop = asyncio.unix_events._UnixSelectorEventLoop = EventLoop
+    for policy in (asyncio.unix_events._DefaultEventLoopPolicy, asyncio.unix_events._UnixDefaultEventLoopPolicy):
+        policy._loop_factory = EventLoop
+    signal.signal(signal.SIGINT, guest.on_interrupt)
+
+
+class Gate:
+    """`__import__` that keeps the session's own code to the policy's names. A rule, not a wall: the wall is WebAssembly."""
+
+    def __init__(self, namespace, patterns):
+        self.namespace = namespace
+        self.exact = frozenset(p for p in patterns if not p.endswith(".*"))
+        self.packages = tuple(p[:-2] for p in patterns if p.endswith(".*"))
+        self.original = builtins.__import__
+
+    def allows(self, name):
+        return name in self.exact or any(name == p or name.startswith(p + ".") for p in self.packages)
+
+    def __call__(self, name, globals=None, locals=None, fromlist=(), level=0):
+        if level == 0 and (globals is None or globals.get("__name__") == "__main__") and not self.allows(name):
+            below = [name + "." + item for item in fromlist or ()]
+            if not below or not all(map(self.allows, below)):
+                raise safeexec_guest.ImportRefused(f"import of {name!r} is not allowed", name=name)
+        return self.original(name, globals, locals, fromlist, level)
+
+
+class Guest(safeexec_guest.Guest):
+    """The guest program, without what the host measures better: processor time, memory, changed files."""
+
+    def _do_init(self, header, blobs, answer):
+        super()._do_init(header, blobs, answer)
+        patterns = header.get("imports")
+        if patterns is not None:
+            builtins.__import__ = Gate(self._globals(), patterns)
+
+    def _finish(self, answer, started):
+        if self._stdout.truncated or self._stderr.truncated:
+            answer["cut"] = True
+
+    def _scan(self):
+        return {}
+
+    def _do_list(self, header, blobs, answer):
+        encoder = wire.Encoder(self._limits["value"])
+        answer["v"] = encoder.encode([[name, size] for name, (size, _) in super()._scan().items()])
+        return encoder
+
+
+class Clock:
+    """Stands for the `time` module in the guest program, whose figures the host replaces."""
+
+    process_time = float
+    time_ns = staticmethod(time.time_ns)
+
+
+safeexec_guest.time = Clock
+guest = Guest(channel)
+
+
+def handle(frame):
+    """The host's way in."""
+    guest.handle(*split(frame))
+
+
+class Drain(Channel):
+    """A channel to nowhere, for warming up."""
+
+    def send(self, header, blobs=()):
+        wire.pack(header, blobs)
+
+
+WARM = (
+    "1 + 1",
+    "x = [1, 2.5, 'a', None, {'k': (1, 2)}]\nfor i in range(3):\n    print(i, x)\nx",
+    "def f(n):\n    return n if n < 2 else f(n - 1) + f(n - 2)\nf(5)",
+    "import math, json\njson.dumps({'pi': math.pi})",
+    "class A:\n    def __init__(self, x):\n        self.x = x\nA(1).x",
+    "1 / 0",
+)
+
+
+def warm():
+    """Run what every session runs, often enough that the interpreter has specialised it.
+
+    Otherwise each session would specialise the same code again, and every page it does that in would become its own.
+    """
+    stdout, stderr, main = sys.stdout, sys.stderr, sys.modules["__main__"]
+    for _ in range(60):
+        probe = Guest(Drain())
+        init = wire.pack({"t": "init", "id": 1, "limits": {}, "env": {}, "tools": [], "files": True})
+        probe.handle(*split(bytes(init[0][4:])))
+        for code in WARM:
+            probe.handle(*split(bytes(wire.pack({"t": "run", "id": 2, "code": code})[0][4:])))
+        encoder = wire.Encoder()
+        nodes = {"v": encoder.encode([1, "a", b"x", {"k": 1.5}])}
+        buffers = wire.pack({"t": "set", "id": 3, "v": nodes}, encoder.blobs)
+        probe.handle(*split(b"".join(buffers)[4:]))
+        for kind in ("get", "del"):
+            probe.handle(*split(bytes(wire.pack({"t": kind, "id": 4, "name": "v"})[0][4:])))
+    sys.stdout, sys.stderr, sys.modules["__main__"] = stdout, stderr, main
+    linecache.clearcache()
+
+
+def immortalise():
+    """Give every object of the image the reference count that is never written again.
+
+    They live as long as the image does; counting references to them would only make private copies of the pages they are in.
+    """
+
+    class Word(_ctypes._SimpleCData):
+        _type_ = "I"
+
+    count = Word.from_address
+    seen = {}  # keeps what it names alive: some of it is made by being asked for, and would be gone when it is written to
+    pending = [sys.modules, *gc.get_objects()]
+    while pending:
+        item = pending.pop()
+        number = id(item)
+        if number in seen or item is seen or item is pending:
+            continue
+        seen[number] = item
+        if isinstance(item, types.CodeType):
+            pending += (item.co_consts, item.co_names, item.co_varnames, item.co_cellvars, item.co_freevars)
+            pending += (item.co_filename, item.co_name, item.co_qualname, item.co_linetable, item.co_exceptiontable)
+        pending += gc.get_referents(item)
+    for number in seen:
+        count(number).value = IMMORTAL
+    seen.clear()
+
+
+IMMORTAL = 5 << 28  # _Py_IMMORTAL_INITIAL_REFCNT of a 32-bit CPython 3.14 (Include/refcount.h)

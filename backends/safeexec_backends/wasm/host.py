@@ -1,0 +1,156 @@
+"""The host's side of one instance: what the system calls act on, and how frames pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from . import abi
+from .fs import Directory, FileSystem, Quota
+
+SIGNAL_WORD: Final = 64  # see image/helpers.wat
+SIGINT: Final = 2
+ENVIRONMENT: Final = {"HOME": "/sandbox", "LANG": "C.UTF-8", "TZ": "UTC"}
+MAX_FRAME: Final = 64 << 20
+Buffer = bytes | bytearray | memoryview
+
+
+class Killed(Exception):
+    """The host ended this instance."""
+
+
+class ProtocolViolation(Exception):
+    """The guest used the frame device in a way the guest program never does."""
+
+
+class Exited(Exception):
+    """The guest called the C library's exit or abort."""
+
+
+class Host(abi.Host):
+    """State behind the host functions. Frames come in by `post` (any thread) and leave through `on_frame`."""
+
+    def __init__(
+        self,
+        base: Mapping[str, Directory],
+        quota: Quota,
+        max_memory: int,
+        missing: tuple[str, ...] = (),
+        on_frame: Callable[[bytes], None] | None = None,
+        on_output: Callable[[int, bytes], None] | None = None,
+    ) -> None:
+        self.files = FileSystem(base, quota)
+        self.environment = ENVIRONMENT
+        self.max_pages = min(max_memory // abi.PAGE, abi.MAX_PAGES)
+        self.missing = missing
+        self.on_frame = on_frame
+        self.on_output = on_output
+        self.killed = False
+        self.failure = None
+        self.parts: list[bytes] = []
+        self.parts_size = 0
+        self.inbox: deque[Sequence[Buffer]] = deque()
+        self._wake = threading.Condition(threading.Lock())
+
+    # From any thread
+
+    def post(self, frame: Sequence[Buffer]) -> None:
+        """Queue a frame for the guest, given as its buffers in order."""
+        with self._wake:
+            self.inbox.append(frame)
+            self._notify()
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the guest, also when it sleeps."""
+        with self._wake:
+            if self.memory.size:
+                self.memory.set_u32(SIGNAL_WORD, SIGINT)
+            self._notify()
+
+    def _notify(self) -> None:
+        """Wake the guest's thread if it waits; the lock is held."""
+        self._wake.notify()
+
+    def interrupted(self) -> bool:
+        """Whether an interrupt waits to be seen by the guest."""
+        return self.memory.u32(SIGNAL_WORD) != 0
+
+    def kill(self) -> None:
+        """Stop the guest at once; the instance is of no more use."""
+        with self._wake:
+            self.killed = True
+            self._notify()
+            if self.memory.size:
+                self.instance.program.engine.increment_epoch()
+
+    def close(self) -> None:
+        """Free the instance, once it does not run any more."""
+        with self._wake:
+            self.killed = True
+            self.instance.close()
+
+    # From the guest's thread
+
+    def sleep(self, seconds: float) -> float:
+        """Wait; an interrupt ends it early. Returns the seconds that were left. Raises Killed."""
+        with self._wake:
+            deadline = time.monotonic() + seconds
+            while not self.killed:
+                # An hour at a time: the condition refuses waits beyond what a C time_t holds.
+                left = min(deadline - time.monotonic(), 3600.0)
+                if not left > 0:
+                    return 0.0
+                if self.interrupted():  # also one that came just before
+                    return left
+                self._wake.wait(left)
+            raise Killed
+
+    def wait(self, seconds: float) -> int:
+        """Wait until a frame is there, an interrupt comes or the time is over (never, if negative); 1 for a frame. Raises Killed."""
+        with self._wake:
+            deadline = float("inf") if seconds < 0 else time.monotonic() + seconds
+            while not self.killed and not self.inbox and not self.interrupted():
+                left = min(deadline - time.monotonic(), 3600.0)
+                if not left > 0:
+                    return 0
+                self._wake.wait(left)
+            if self.killed:
+                raise Killed
+            return int(bool(self.inbox))
+
+    def receive(self) -> int:
+        """Wait for the next frame; its size. Raises Killed."""
+        with self._wake:
+            while not self.inbox:
+                if self.killed:
+                    raise Killed
+                self._wake.wait()
+            return sum(len(buffer) for buffer in self.inbox[0])
+
+    def take(self, size: int) -> Sequence[Buffer]:
+        """The frame whose size was asked for. Raises ProtocolViolation for another size."""
+        with self._wake:
+            if not self.inbox or sum(len(buffer) for buffer in self.inbox[0]) != size:
+                raise ProtocolViolation("a frame was fetched that did not wait")
+            return self.inbox.popleft()
+
+    def part(self, data: bytes, more: int) -> None:
+        """Take one part of a frame; when none is to follow, hand the frame to the host."""
+        if more or self.parts:
+            self.parts_size += len(data)
+            self.parts.append(data)
+            if more:
+                return
+            data = b"".join(self.parts)
+            self.parts = []
+            self.parts_size = 0
+        if self.on_frame is not None:
+            self.on_frame(data)
+
+    def output(self, stream: int, data: bytes) -> None:
+        """What the guest wrote to descriptor 1 or 2 past the guest program."""
+        if self.on_output is not None:
+            self.on_output(stream, data)

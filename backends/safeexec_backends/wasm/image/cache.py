@@ -1,0 +1,215 @@
+"""The image cache: private to the user, one directory per exact configuration, verified before it is loaded.
+
+A compiled image is native code that runs in the host's process. So the directory must belong to this user and be writable by nobody else, the
+files must be regular files in it, and their digests must be those written down when they were made; anything else is built anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import platform
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from safeexec_backends.wasm import abi
+
+from .pins import PINS, guest_files
+
+COMPILED, FILES, FACTS = "image.cwasm", "files.bin", "image.json"
+_CHUNK: Final = 8 << 20
+_FORMAT: Final = 1
+# The code whose output an image is; what only loads and drives one is not among it.
+_BUILDER: Final = (
+    "binary.py", "boot.py", "build.py", "code.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
+    "../abi.py", "../limits.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
+)  # fmt: skip
+Note = Callable[[str, int, int], None]
+
+
+class Damaged(Exception):
+    """A cached image that must not be loaded."""
+
+
+class Loaded(NamedTuple):
+    """A verified image: the path of its compiled module, its shared files, its facts."""
+
+    compiled: Path
+    files: Mapping[str, memoryview]
+    facts: Mapping[str, Any]
+
+
+def cache_directory() -> Path:
+    """Where images live: $SAFEEXEC_CACHE, else the user's cache directory."""
+    chosen = os.environ.get("SAFEEXEC_CACHE")
+    if chosen:
+        return Path(chosen) / "wasm"
+    if sys.platform == "linux":  # what platformdirs would say, without the 8 ms of importing it
+        base = os.environ.get("XDG_CACHE_HOME", "")
+        return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "safeexec" / "wasm"
+    import platformdirs
+
+    return platformdirs.user_cache_path("safeexec") / "wasm"
+
+
+def _wasmtime() -> str:
+    # The directory of its metadata names the version; importing importlib.metadata to ask would cost a third of a cold start.
+    root = abi.library_path().parent.parent.parent
+    names = sorted(p.name for p in root.glob("wasmtime-*.dist-info"))
+    size = abi.library_path().stat()
+    return f"{names} {size.st_size}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", "rb") as file:
+            lines = file.read(8192).split(b"\n\n", 1)[0].splitlines()
+    except OSError:
+        return platform.processor()
+    keep = (b"flags", b"Features", b"model name", b"CPU part")
+    return b"\n".join(line for line in lines if line.startswith(keep)).decode(errors="replace")
+
+
+@cache
+def key() -> str:
+    """What the image depends on, as one digest: wasmtime, processor, the builder's own code, the guest program, the pinned inputs."""
+    digest = hashlib.sha256()
+
+    def add(data: bytes) -> None:
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+
+    for text in (str(_FORMAT), _wasmtime(), platform.machine(), _processor(), repr(PINS)):
+        add(text.encode())
+    folder = Path(__file__).parent
+    for name in _BUILDER:
+        add((folder / name).read_bytes())
+    for data in guest_files().values():
+        add(data)
+    return digest.hexdigest()[:32]
+
+
+def digest_of(data: bytes | mmap.mmap | memoryview) -> str:
+    """A digest of large data: SHA-256 over the SHA-256 of its chunks, computed by a few threads (hashing releases the GIL)."""
+    view = memoryview(data)
+    count = max(1, -(-len(view) // _CHUNK))
+    parts: list[bytes] = [b""] * count
+    numbers = iter(range(count))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            parts[number] = hashlib.sha256(view[number * _CHUNK : (number + 1) * _CHUNK]).digest()
+
+    helpers = [threading.Thread(target=work) for _ in range(min(3, count - 1, (os.cpu_count() or 1) - 1))]
+    for helper in helpers:
+        helper.start()
+    work()
+    for helper in helpers:
+        helper.join()
+    view.release()
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _check_owner(path: Path, directory: bool) -> None:
+    """Refuse what somebody else could have written."""
+    info = os.lstat(path)
+    if stat.S_ISDIR(info.st_mode) != directory or (not directory and not stat.S_ISREG(info.st_mode)):
+        raise Damaged(f"{path} is not a {'directory' if directory else 'regular file'}")
+    if hasattr(os, "geteuid") and info.st_uid != os.geteuid():
+        raise Damaged(f"{path} belongs to another user")
+    if info.st_mode & 0o022:
+        raise Damaged(f"{path} can be written by others")
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    """A file, read-only; its pages are mapped at once, which costs a third of taking a fault for each."""
+    with open(path, "rb") as file:
+        if hasattr(mmap, "MAP_POPULATE"):
+            return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def load(directory: Path) -> Loaded:
+    """Verify and open an image. Raises FileNotFoundError if there is none, Damaged if it must not be used."""
+    _check_owner(directory, True)
+    for name in (COMPILED, FILES, FACTS):
+        _check_owner(directory / name, False)
+    try:
+        facts = json.loads((directory / FACTS).read_bytes())
+        with _mapped(directory / COMPILED) as data:
+            if digest_of(data) != facts["compiled"]:
+                raise Damaged(f"{directory / COMPILED} has changed")
+        content = memoryview(_mapped(directory / FILES))
+        if digest_of(content[:]) != facts["files"]:
+            raise Damaged(f"{directory / FILES} has changed")
+        names = facts["names"]
+        files = {name: content[start : start + size] for name, (start, size) in names.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{directory}: {error}") from error
+    return Loaded(directory / COMPILED, files, facts)
+
+
+@contextmanager
+def locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the one lock of the cache. `waiting` is called if another process holds it; it ends with that process."""
+    import fcntl
+
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_owner(folder, True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def publish(folder: Path, name: str, compiled: bytes, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
+    """Write an image under a temporary name and rename it: a killed build leaves nothing that looks like one."""
+    import shutil  # only a build needs it, and it costs a start 4 ms
+
+    for leftover in folder.glob("building-*"):
+        shutil.rmtree(leftover)  # of a killed build: this process holds the lock
+    partial = folder / f"building-{os.getpid()}"
+    partial.mkdir(mode=0o700)
+    content = bytearray()
+    names: dict[str, tuple[int, int]] = {}
+    for path, data in files.items():
+        names[path] = (len(content), len(data))
+        content += data
+    complete = {
+        **facts, "names": names, "files": digest_of(memoryview(content)), "compiled": digest_of(compiled)
+    }  # fmt: skip
+    for file, data in ((COMPILED, compiled), (FILES, bytes(content)), (FACTS, json.dumps(complete).encode())):
+        target = partial / file
+        target.touch(mode=0o600)
+        target.write_bytes(data)
+    target = folder / name
+    if target.exists():
+        shutil.rmtree(target)  # damaged, or it would not be built again
+    partial.rename(target)
+    return target
+
+
+def remove_others(folder: Path, name: str, keep: int = 3) -> None:
+    """Remove images of other configurations but the newest few."""
+    import shutil
+
+    images = [p for p in folder.iterdir() if p.is_dir() and len(p.name) == 32 and p.name != name]
+    images.sort(key=lambda p: p.stat().st_mtime, reverse=True)
+    for old in images[keep:]:
+        shutil.rmtree(old, ignore_errors=True)

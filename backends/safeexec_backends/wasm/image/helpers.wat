@@ -1,0 +1,123 @@
+;; The functions that Pyodide expects from JavaScript and that this runtime writes in WebAssembly instead,
+;; and the device by which the guest program and the host exchange frames. They become part of the interpreter's module
+;; (link.py): `main` stands for that module, `host` for what the host supplies.
+;;
+;; Words below address 1024 belong to nobody (emscripten's static data starts there):
+;;   64  signal to deliver; the host stores 2 (SIGINT) to interrupt the guest
+;;   68  PyObject* of the function that handles a frame
+;;   128 scratch Py_buffer
+(module
+  (type $three (func (param i32 i32 i32) (result i32)))
+  (type $two (func (param i32 i32) (result i32)))
+  (type $one (func (param i32) (result i32)))
+  (type $zero (func (result i32)))
+  (type $handler (func (param i32)))
+
+  (import "main" "memory" (memory 0))
+  (import "main" "__indirect_function_table" (table 0 funcref))
+  (import "main" "PyBytes_FromStringAndSize" (func $bytes_new (param i32 i32) (result i32)))
+  (import "main" "PyBytes_AsString" (func $bytes_data (param i32) (result i32)))
+  (import "main" "PyObject_CallOneArg" (func $call_one (param i32 i32) (result i32)))
+  (import "main" "PyObject_GetBuffer" (func $get_buffer (param i32 i32 i32) (result i32)))
+  (import "main" "PyBuffer_Release" (func $release_buffer (param i32)))
+  (import "main" "PyErr_Print" (func $print_error))
+  (import "main" "PyLong_FromLong" (func $int (param i32) (result i32)))
+  (import "main" "PyLong_AsLong" (func $as_int (param i32) (result i32)))
+  (import "main" "PyErr_CheckSignals" (func $check_signals (result i32)))
+  (import "main" "malloc" (func $malloc (param i32) (result i32)))
+  (import "main" "free" (func $free (param i32)))
+  (import "main" "Py_DecRef" (func $decref (param i32)))
+
+  (import "host" "sleep" (func $sleep (param f64)))
+  (import "host" "clock_sleep" (func $clock_sleep (param i32 i32 i32 i32) (result i32)))
+  (import "host" "part" (func $part (param i32 i32 i32)))
+  (import "host" "wait" (func $wait (param i32) (result i32)))
+  (import "host" "reply_size" (func $reply_size (result i32)))
+  (import "host" "reply" (func $reply (param i32 i32)))
+
+  ;; CPython calls methods that were declared with fewer parameters than it passes. WebAssembly checks types at an indirect
+  ;; call, so the function's own type decides how many arguments it gets.
+  (func (export "_PyEM_TrampolineCall_JS") (param $f i32) (param $a i32) (param $b i32) (param $c i32) (result i32)
+    (local $r funcref)
+    (local.set $r (table.get 0 (local.get $f)))
+    (if (ref.test (ref $three) (local.get $r))
+      (then (return (call_indirect (type $three) (local.get $a) (local.get $b) (local.get $c) (local.get $f)))))
+    (if (ref.test (ref $two) (local.get $r))
+      (then (return (call_indirect (type $two) (local.get $a) (local.get $b) (local.get $f)))))
+    (if (ref.test (ref $one) (local.get $r))
+      (then (return (call_indirect (type $one) (local.get $a) (local.get $f)))))
+    (call_indirect (type $zero) (local.get $f)))
+
+  ;; The evaluation loop polls this; the word costs no call into the host.
+  (func (export "_Py_CheckEmscriptenSignals_Helper") (result i32)
+    (local $signal i32)
+    (local.set $signal (i32.load (i32.const 64)))
+    (i32.store (i32.const 64) (i32.const 0))
+    (local.get $signal))
+
+  ;; Emscripten busy-waits without threads; the host can wait properly, and be woken to kill.
+  (func (export "emscripten_thread_sleep") (param $milliseconds f64)
+    (call $sleep (local.get $milliseconds)))
+
+  ;; time.sleep() calls this one, and raises KeyboardInterrupt when it returns EINTR.
+  (func (export "clock_nanosleep") (param $clock i32) (param $flags i32) (param $wanted i32) (param $left i32) (result i32)
+    (call $clock_sleep (local.get $clock) (local.get $flags) (local.get $wanted) (local.get $left)))
+
+  ;; `import ctypes` makes one closure to try it out. Closures can be made, and never called: there is no foreign function.
+  (func (export "ffi_closure_alloc_js") (param $size i32) (param $code i32) (result i32)
+    (local $closure i32)
+    (local.set $closure (call $malloc (local.get $size)))
+    (i32.store (local.get $code) (local.get $closure))
+    (local.get $closure))
+  (func (export "ffi_closure_free_js") (param $closure i32)
+    (call $free (local.get $closure)))
+  (func (export "ffi_prep_closure_loc_js") (param i32 i32 i32 i32 i32) (result i32)
+    (i32.const 0))
+
+  ;; raise() of C code: the handler is a pointer.
+  (func (export "__call_sighandler") (param $handler i32) (param $signal i32)
+    (call_indirect (type $handler) (local.get $signal) (local.get $handler)))
+
+  ;; METH_FASTCALL: send(*buffers) -> 0. One frame, given in parts, so that a large blob is copied once;
+  ;; the host is told how many are still to come.
+  (func (export "safeexec_send") (param $self i32) (param $arguments i32) (param $count i32) (result i32)
+    (block $done
+      (loop $next
+        (br_if $done (i32.eqz (local.get $count)))
+        (if (i32.lt_s (call $get_buffer (i32.load (local.get $arguments)) (i32.const 128) (i32.const 0)) (i32.const 0))
+          (then (return (i32.const 0))))
+        (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+        (call $part (i32.load (i32.const 128)) (i32.load (i32.const 136)) (local.get $count))
+        (call $release_buffer (i32.const 128))
+        (local.set $arguments (i32.add (local.get $arguments) (i32.const 4)))
+        (br $next)))
+    (call $int (i32.const 0)))
+
+  ;; METH_NOARGS: receive() -> bytes. Waits for the next frame from the host.
+  (func $receive (export "safeexec_receive") (param $self i32) (param $unused i32) (result i32)
+    (local $size i32) (local $object i32)
+    (local.set $size (call $reply_size))
+    (local.set $object (call $bytes_new (i32.const 0) (local.get $size)))
+    (if (i32.eqz (local.get $object)) (then (return (i32.const 0))))
+    (call $reply (call $bytes_data (local.get $object)) (local.get $size))
+    (local.get $object))
+
+  ;; METH_O: wait(milliseconds) -> whether a frame waits; -1 waits for as long as it takes.
+  (func (export "safeexec_wait") (param $self i32) (param $milliseconds i32) (result i32)
+    (local $result i32)
+    (local.set $result (call $wait (call $as_int (local.get $milliseconds))))
+    (if (i32.lt_s (call $check_signals) (i32.const 0)) (then (return (i32.const 0))))
+    (call $int (local.get $result)))
+
+  ;; The host's way in: hand the waiting frame, of this size, to the guest program. 0, or -1 after an exception that it let through.
+  (func (export "safeexec_step") (param $size i32) (result i32)
+    (local $frame i32) (local $result i32)
+    (local.set $frame (call $bytes_new (i32.const 0) (local.get $size)))
+    (if (i32.eqz (local.get $frame)) (then (call $print_error) (return (i32.const -1))))
+    (call $reply (call $bytes_data (local.get $frame)) (local.get $size))
+    (local.set $result (call $call_one (i32.load (i32.const 68)) (local.get $frame)))
+    (call $decref (local.get $frame))
+    (if (i32.eqz (local.get $result)) (then (call $print_error) (return (i32.const -1))))
+    (call $decref (local.get $result))
+    (i32.const 0))
+)

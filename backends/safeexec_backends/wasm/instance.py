@@ -1,0 +1,211 @@
+"""One live sandbox in this process: an instance of the image, driven by frames."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, TypeVar
+
+from safeexec import wire
+from safeexec.backend import Guest, GuestDied, OnFrame
+from safeexec.policy import Limits, Policy
+from safeexec.wire import Frame
+
+from . import abi
+from .errno import Errno
+from .fs import Directory, FileSystem, base_tree
+from .functions import host_functions
+from .host import Exited, Host, Killed, ProtocolViolation
+from .image.cache import Loaded
+from .limits import NATIVE_STACK, memory_limit, quota, with_enough_stack
+
+STEP: Final = "safeexec_step"
+_RANDOM_WORDS: Final = 624
+_REPORTED_FILES: Final = 2_000
+
+
+class Runtime:
+    """The loaded image: one per process, shared by all its instances."""
+
+    def __init__(self, image: Loaded) -> None:
+        self.engine = abi.Engine(NATIVE_STACK)
+        self.program = abi.Program(self.engine, self.engine.load(image.compiled), host_functions())
+        self.base: Mapping[str, Directory] = base_tree(image.files)
+        self.missing = tuple(image.facts["missing"])
+        self.random = int(image.facts["random"])
+        self.memory = int(image.facts["memory"])
+
+
+H = TypeVar("H", bound=Host)
+
+
+def fresh(runtime: Runtime, limits: Limits, kind: type[H]) -> H:
+    """A new instance with its host state. Raises EngineError when there is no room."""
+    limit = memory_limit(runtime.memory, limits)
+    host = kind(runtime.base, quota(limits), limit, runtime.missing)
+    abi.Instance(runtime.program, host, limit)
+    # random's generator was frozen with the image: without this every session would draw the same numbers.
+    host.memory.write(runtime.random, _RANDOM_WORDS.to_bytes(4, "little") + os.urandom(4 * _RANDOM_WORDS))
+    return host
+
+
+Known = dict[str, tuple[int, int]]
+
+
+def file_report(files: FileSystem, known: Known) -> tuple[list[list[Any]], Known]:
+    """The files of the working directory that are new or changed since `known`, as [name, size]; and what is known now."""
+    now: Known = {}
+    for name, node in files.walk():
+        if len(now) >= _REPORTED_FILES:
+            break
+        now[name.encode(errors="surrogateescape").decode(errors="replace")] = (node.size, node.mtime)
+    return [[name, now[name][0]] for name in now if now[name] != known.get(name)], now
+
+
+class Reason(NamedTuple):
+    """Why an instance ended: GuestDied's kind and message."""
+
+    kind: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException, host: Host | None) -> Reason:
+        """Read it off what a step raised."""
+        if isinstance(error, Killed) or (host is not None and host.killed):
+            return cls("crash", "the guest was killed")
+        if isinstance(error, ProtocolViolation):
+            return cls("protocol", str(error))
+        if isinstance(error, Exited):
+            return cls("crash", f"the interpreter ended itself: {error}")
+        if isinstance(error, abi.Trap):
+            if error.code == abi.STACK_OVERFLOW:
+                return cls("crash", "the guest overflowed its stack")
+            return cls("crash", f"the guest crashed: {error}")
+        if isinstance(error, abi.Fault | Errno):
+            return cls("crash", f"the guest passed a bad pointer: {error}")
+        if isinstance(error, abi.EngineError):
+            return cls("crash", f"there is no room for another instance: {error}")
+        return cls("crash", f"the host failed: {type(error).__name__}")
+
+
+_GUESTS_OWN: Final = (Killed, ProtocolViolation, Exited, abi.Trap, abi.Fault, Errno)
+
+
+class WasmGuest(Guest):
+    """A guest whose code runs in the thread that calls :meth:`exchange`."""
+
+    def __init__(self, runtime: Runtime, policy: Policy) -> None:
+        self._runtime = runtime
+        self._host = host = fresh(runtime, policy.limits, Host)
+        host.on_frame = self._frame
+        host.on_output = self._raw_output
+        self._running = threading.Lock()
+        self._dead: GuestDied | None = None
+        self._closed = False
+        self._close_wanted = False
+        self._thread = 0  # that runs an exchange
+        self._on_frame: OnFrame = _nobody
+        self._done = False
+        self._started = 0.0
+        imports = policy.imports
+        self._imports = None if imports is None or "*" in imports else list(imports)
+        self._files: Known = {}
+        self._changes = 0
+
+    # The exchange
+
+    def exchange(self, frame: Frame, on_frame: OnFrame) -> None:
+        with self._running:
+            if self._dead is not None:
+                raise self._dead
+            header, blobs = frame
+            if self._imports is not None and header.get("t") == "init":
+                header = {**header, "imports": self._imports}
+            first, *rest = wire.pack(header, blobs)
+            self._host.post([memoryview(first)[4:], *rest])
+            self._on_frame = on_frame
+            self._done = False
+            self._thread = threading.get_ident()
+            try:
+                with_enough_stack(self._step)
+            except GuestDied as death:
+                self._dead = death
+                raise
+            except BaseException as error:
+                # The instance was left in the middle of something: whatever the reason, it is not used again.
+                self._dead = GuestDied(*Reason.of(error, self._host))
+                if isinstance(error, _GUESTS_OWN):
+                    raise self._dead from error
+                raise
+            finally:
+                self._on_frame = _nobody
+                self._thread = 0
+                if self._close_wanted:
+                    self._free()
+
+    def _step(self) -> None:
+        self._started = time.thread_time()
+        status = self._host.instance.call(STEP, self._host.receive())
+        if not self._done:
+            reason = "the guest program ended without an answer"
+            raise GuestDied("crash" if status else "protocol", reason)
+
+    def _frame(self, data: bytes) -> None:
+        if self._done:
+            # Code that forges the closing frame and runs on gains nothing by it.
+            raise ProtocolViolation("a frame after the closing one")
+        if int.from_bytes(data[:4], "little") != len(data) - 4:
+            raise wire.WireError("a frame whose length is not its length")
+        header, blobs = wire.unpack(memoryview(data)[4:])
+        if header.get("t") == "done":
+            # What the host knows better than the guest.
+            header["cpu"] = time.thread_time() - self._started
+            header["rss"] = max(self._host.memory.size - self._runtime.memory, 0)
+            if self._host.files.changes != self._changes:
+                self._changes = self._host.files.changes
+                header["files"], self._files = file_report(self._host.files, self._files)
+        self._done = self._on_frame((header, blobs))
+
+    def _raw_output(self, stream: int, data: bytes) -> None:
+        """Output that went past the guest program: os.write(1, …), or C code."""
+        for start in range(0, len(data), 1 << 16):
+            self._frame_of({"t": "out", "s": stream}, data[start : start + (1 << 16)])
+
+    def _frame_of(self, header: wire.Header, blob: bytes) -> None:
+        if self._done:
+            raise ProtocolViolation("output after the closing frame")
+        self._done = self._on_frame((header, (blob,)))
+
+    # From any thread
+
+    def send(self, frame: Frame) -> None:
+        if self._host.killed:
+            raise GuestDied("crash", "the guest was killed")
+        first, *rest = wire.pack(*frame)
+        self._host.post([memoryview(first)[4:], *rest])
+
+    def interrupt(self) -> None:
+        self._host.interrupt()
+
+    def kill(self) -> None:
+        self._host.kill()
+
+    def close(self) -> None:
+        self._host.kill()
+        if self._thread == threading.get_ident():
+            self._close_wanted = True
+            return  # a callback of the running step: exchange() frees the instance when it is out of it
+        with self._running:  # a running step ends first: it is being killed
+            self._free()
+
+    def _free(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._dead = self._dead or GuestDied("crash", "the guest was closed")
+            self._host.close()
+
+
+def _nobody(_frame: Frame) -> bool:
+    raise ProtocolViolation("a frame outside a request")

@@ -1,0 +1,296 @@
+"""System calls that touch no file: clocks, calendar, randomness, environment, heap, exit; and the frame device."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+
+from . import errno as e
+from .abi import MAX_PAGES, PAGE, Trap
+from .errno import Errno
+from .host import MAX_FRAME, Exited, Host, Killed, ProtocolViolation
+from .syscalls import HOST, WASI, plain, s32, syscall, wasi
+
+_MAX_RANDOM = 1 << 20
+_CLOCKS = {0: time.time_ns, 1: time.monotonic_ns, 2: time.thread_time_ns, 3: time.thread_time_ns}
+
+
+@wasi("clock_time_get", "ili")
+def clock_time_get(host: Host, clock: int, _precision: int, result: int) -> None:
+    read = _CLOCKS.get(clock)
+    if read is None:
+        raise Errno(e.EINVAL)
+    host.memory.set_u64(result, read())
+
+
+@wasi("clock_res_get", "ii")
+def clock_res_get(host: Host, clock: int, result: int) -> None:
+    if clock not in _CLOCKS:
+        raise Errno(e.EINVAL)
+    host.memory.set_u64(result, 1000)
+
+
+@plain("emscripten_date_now", "", "d")
+def date_now(_host: Host) -> float:
+    return time.time_ns() / 1e6
+
+
+@plain("emscripten_get_now", "", "d")
+def get_now(_host: Host) -> float:
+    return time.perf_counter_ns() / 1e6
+
+
+@wasi("random_get", "ii")
+def random_get(host: Host, buffer: int, length: int) -> None:
+    host.memory.check(buffer, length)
+    for start in range(0, length, _MAX_RANDOM):
+        if host.killed:
+            raise Killed
+        host.memory.write(buffer + start, os.urandom(min(_MAX_RANDOM, length - start)))
+
+
+# Calendar. The zone is UTC, so local time and UTC are one. Plain arithmetic, because the guest may ask for any 64-bit year
+# and the host's C library must not be asked about it.
+
+
+def _civil(days: int) -> tuple[int, int, int]:
+    """(year, month 1..12, day) of a number of days since 1970-01-01 in the proleptic Gregorian calendar."""
+    era, day = divmod(days + 719468, 146097)
+    year = (day - day // 1460 + day // 36524 - day // 146096) // 365
+    ordinal = day - (365 * year + year // 4 - year // 100)
+    month = (5 * ordinal + 2) // 153
+    return (
+        year + era * 400 + (month >= 10),
+        month + 3 if month < 10 else month - 9,
+        ordinal - (153 * month + 2) // 5 + 1,
+    )
+
+
+def _days(year: int, month: int) -> int:
+    """Days from 1970-01-01 to the first of a month (1..12)."""
+    year -= month <= 2
+    era, of_era = divmod(year, 400)
+    ordinal = (153 * (month - 3 if month > 2 else month + 9) + 2) // 5
+    return era * 146097 + of_era * 365 + of_era // 4 - of_era // 100 + ordinal - 719468
+
+
+def _i32(number: int) -> int:
+    return max(-(1 << 31), min(number, (1 << 31) - 1))
+
+
+def _write_tm(host: Host, seconds: int, buffer: int) -> None:
+    # struct tm: sec min hour mday mon year wday yday isdst gmtoff, then the zone's name
+    days, rest = divmod(seconds, 86400)
+    year, month, day = _civil(days)
+    ordinal = days - _days(year, 1)
+    host.memory.write(
+        buffer,
+        struct.pack(
+            "<10i",
+            rest % 60,
+            rest // 60 % 60,
+            rest // 3600,
+            day,
+            month - 1,
+            _i32(year - 1900),
+            (days + 4) % 7,
+            ordinal,
+            0,
+            0,
+        ),
+    )
+
+
+@plain("_gmtime_js", "li")
+def gmtime(host: Host, seconds: int, buffer: int) -> None:
+    _write_tm(host, seconds, buffer)
+
+
+@plain("_localtime_js", "li")
+def localtime(host: Host, seconds: int, buffer: int) -> None:
+    _write_tm(host, seconds, buffer)
+
+
+def _make_time(host: Host, buffer: int) -> int:
+    second, minute, hour, day, month, year = struct.unpack("<6i", host.memory.read(buffer, 24))
+    years, month = divmod(month, 12)
+    days = _days(year + 1900 + years, month + 1) + day - 1
+    seconds: int = days * 86400 + hour * 3600 + minute * 60 + second
+    _write_tm(host, seconds, buffer)
+    return seconds
+
+
+@plain("_timegm_js", "i", "l")
+def timegm(host: Host, buffer: int) -> int:
+    return _make_time(host, buffer)
+
+
+@plain("_mktime_js", "i", "l")
+def mktime(host: Host, buffer: int) -> int:
+    return _make_time(host, buffer)
+
+
+@plain("_tzset_js", "iiii")
+def tzset(host: Host, timezone: int, daylight: int, standard: int, summer: int) -> None:
+    host.memory.set_u32(timezone, 0)
+    host.memory.set_u32(daylight, 0)
+    host.memory.write(standard, b"UTC\0")
+    host.memory.write(summer, b"UTC\0")
+
+
+# Environment and identity
+
+
+def _environment(host: Host) -> list[bytes]:
+    return [f"{name}={value}".encode() + b"\0" for name, value in host.environment.items()]
+
+
+@wasi("environ_sizes_get", "ii")
+def environ_sizes_get(host: Host, count: int, size: int) -> None:
+    items = _environment(host)
+    host.memory.set_u32(count, len(items))
+    host.memory.set_u32(size, sum(map(len, items)))
+
+
+@wasi("environ_get", "ii")
+def environ_get(host: Host, pointers: int, buffer: int) -> None:
+    for item in _environment(host):
+        host.memory.write(buffer, item)
+        host.memory.set_u32(pointers, buffer)
+        pointers += 4
+        buffer += len(item)
+
+
+@syscall("__syscall_getuid32_js", "")
+def getuid(_host: Host) -> int:
+    return 0
+
+
+@syscall("__syscall_umask_js", "i")
+def umask(host: Host, mask: int) -> int:
+    before, host.files.umask = host.files.umask, mask & 0o777
+    return before
+
+
+# Heap
+
+
+@plain("emscripten_get_heap_max", "", "i")
+def heap_max(host: Host) -> int:
+    return min(host.max_pages, MAX_PAGES - 1) * PAGE
+
+
+@plain("emscripten_resize_heap", "i", "i")
+def resize_heap(host: Host, wanted: int) -> int:
+    host.memory.refresh()
+    now = host.memory.size // PAGE
+    need = (wanted + PAGE - 1) // PAGE
+    if need > host.max_pages:
+        return 0
+    if need <= now:
+        return 1
+    # A little more than asked for: programs that grow in small steps would come back for every one of them.
+    for pages in (min(host.max_pages, max(need, now + now // 20)), need):
+        if host.memory.grow(pages - now):
+            return 1
+    return 0
+
+
+# Signals, exit, dynamic loading
+
+
+@syscall("_setitimer_js", "id")
+def setitimer(_host: Host, _which: int, _timeout: float) -> int:
+    raise Errno(e.ENOSYS)  # nothing can interrupt the guest but the host
+
+
+@plain("proc_exit", "i", namespace=WASI)
+def proc_exit(_host: Host, code: int) -> None:
+    raise Exited(f"exit({code})")
+
+
+@plain("exit", "i")
+def exit_(_host: Host, code: int) -> None:
+    raise Exited(f"exit({code})")
+
+
+@plain("_abort_js")
+def abort(_host: Host) -> None:
+    raise Exited("abort()")
+
+
+@plain("__assert_fail", "iiii")
+def assert_fail(host: Host, condition: int, _file: int, _line: int, _function: int) -> None:
+    text = host.memory.string(condition, 1000) or b""
+    raise Exited(f"assertion failed: {text.decode(errors='replace')}")
+
+
+@syscall("_dlopen_js", "i")
+def dlopen(_host: Host, _handle: int) -> int:
+    return 0
+
+
+@syscall("_dlsym_js", "iii")
+def dlsym(_host: Host, _handle: int, _name: int, _index: int) -> int:
+    return 0
+
+
+# The frame device (image/helpers.wat)
+
+
+@plain("part", "iii", namespace=HOST)
+def part(host: Host, pointer: int, length: int, more: int) -> None:
+    if host.parts_size + length > MAX_FRAME:  # before it is copied
+        raise ProtocolViolation(f"a frame of more than {MAX_FRAME} bytes")
+    host.part(host.memory.read(pointer, length), more)
+
+
+@plain("wait", "i", "i", namespace=HOST)
+def wait(host: Host, milliseconds: int) -> int:
+    return host.wait(s32(milliseconds) / 1000)
+
+
+@plain("reply_size", "", "i", namespace=HOST)
+def reply_size(host: Host) -> int:
+    return host.receive()
+
+
+@plain("reply", "ii", namespace=HOST)
+def reply(host: Host, pointer: int, size: int) -> None:
+    host.memory.check(pointer, size)
+    for buffer in host.take(size):
+        host.memory.write(pointer, buffer)
+        pointer += len(buffer)
+
+
+@plain("missing", "i", namespace=HOST)
+def missing(host: Host, index: int) -> None:
+    name = host.missing[index] if index < len(host.missing) else "?"
+    raise Trap(f"the guest called {name}, which does not exist without JavaScript")
+
+
+@plain("sleep", "d", namespace=HOST)
+def sleep(host: Host, milliseconds: float) -> None:
+    host.sleep(milliseconds / 1000 if milliseconds == milliseconds else 0.0)
+
+
+_TIMER_ABSTIME = 1
+
+
+@wasi("clock_sleep", "iiii", namespace=HOST)
+def clock_sleep(host: Host, clock: int, flags: int, wanted: int, left: int) -> None:
+    """clock_nanosleep: 0, or EINTR when the host interrupts."""
+    read = _CLOCKS.get(clock)
+    seconds, nanoseconds = struct.unpack("<qi", host.memory.read(wanted, 12))  # struct timespec
+    if read is None or seconds < 0 or not 0 <= nanoseconds < 1_000_000_000:
+        raise Errno(e.EINVAL)
+    duration = seconds + nanoseconds / 1e9
+    if flags & _TIMER_ABSTIME:
+        duration -= read() / 1e9
+    remaining = host.sleep(duration)
+    if remaining > 0:
+        if left and not flags & _TIMER_ABSTIME:
+            whole = int(remaining)
+            host.memory.write(left, struct.pack("<qi", whole, int((remaining - whole) * 1e9)))
+        raise Errno(e.EINTR)

@@ -1,0 +1,308 @@
+"""A worker: many sessions' instances in one hardened process, and the loop that serves them.
+
+The host sends orders over one control socket: start a session (with the session's own socket), interrupt it, kill it. Each session's frames go
+over its own socket, as bytes: nothing here parses what a guest sends. A few threads wait for requests; whichever gets one runs that
+step to its end, so no request is handed from thread to thread, and there is always one more thread that waits.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from typing import Any, Final
+
+from safeexec import wire
+from safeexec.policy import Limits
+from safeexec_backends.local import control
+
+from . import abi
+from .host import Host, Killed
+from .instance import STEP, Reason, Runtime, file_report, fresh
+from .limits import THREAD_STACK
+
+MAX_THREADS: Final = 4096
+IDLE_THREADS: Final = 4
+_DONE: Final = b'{"t":"done",'
+_RECEIVE: Final = 1 << 16
+
+
+class SessionHost(Host):
+    """A host whose frames come from a socket."""
+
+    socket: socket.socket
+    buffer: bytearray
+    wake: int = -1
+    """Written to by interrupts while the guest waits for a frame."""
+
+    def _notify(self) -> None:
+        super()._notify()
+        if self.wake >= 0:
+            os.eventfd_write(self.wake, 1)
+
+    def wait(self, seconds: float) -> int:
+        return int(self._has_frame() or self._wait_for_bytes(None if seconds < 0 else seconds))
+
+    def receive(self) -> int:
+        while not self._has_frame():
+            self._wait_for_bytes(None, interruptible=False)
+        return int.from_bytes(self.buffer[:4], "little")
+
+    def take(self, size: int) -> tuple[bytes]:
+        frame = bytes(memoryview(self.buffer)[4 : 4 + size])
+        del self.buffer[: 4 + size]
+        return (frame,)
+
+    def _has_frame(self) -> bool:
+        return len(self.buffer) >= 4 and len(self.buffer) >= 4 + int.from_bytes(self.buffer[:4], "little")
+
+    def _wait_for_bytes(self, seconds: float | None, interruptible: bool = True) -> bool:
+        """Wait for the host's bytes; whether a whole frame is there. Raises Killed, also when the host has hung up."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        wake = self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            poll = select.poll()
+            poll.register(self.socket, select.POLLIN)
+            poll.register(wake, select.POLLIN)
+            while True:
+                if self.killed:
+                    raise Killed
+                if interruptible and self.interrupted():
+                    return False
+                left = None if deadline is None else (deadline - time.monotonic()) * 1000
+                if left is not None and left <= 0:
+                    left = 0
+                ready = poll.poll(left)
+                if not ready and left is not None:
+                    return False
+                if any(fd == wake for fd, _ in ready):
+                    os.eventfd_read(wake)
+                if any(fd != wake for fd, _ in ready):
+                    self.fill()
+                    if self._has_frame():
+                        return True
+        finally:
+            self.wake = -1
+            os.close(wake)
+
+    def fill(self) -> None:
+        """Read what there is. Raises Killed at the end of the stream."""
+        try:
+            data = self.socket.recv(_RECEIVE)
+        except OSError:
+            data = b""
+        if not data:
+            raise Killed
+        self.buffer += data
+        # A large frame: make room once, and read the rest where it belongs.
+        if len(self.buffer) >= 4:
+            missing = 4 + int.from_bytes(self.buffer[:4], "little") - len(self.buffer)
+            if missing > _RECEIVE:
+                start = len(self.buffer)
+                self.buffer += bytes(missing)
+                view = memoryview(self.buffer)[start:]
+                try:
+                    while view:
+                        count = self.socket.recv_into(view)
+                        if not count:
+                            raise Killed
+                        view = view[count:]
+                except OSError as error:
+                    raise Killed from error
+                finally:
+                    view.release()
+
+    def emit(self, frame: bytes) -> None:
+        """Send a frame to the host. Raises Killed when it is gone."""
+        try:
+            self.socket.sendall(frame)
+        except OSError as error:
+            raise Killed from error
+
+
+class WorkerSession:
+    """One session: its instance, its socket."""
+
+    def __init__(self, runtime: Runtime, sock: socket.socket, order: control.Message) -> None:
+        self.socket = sock
+        self.number = int(order["id"])
+        self._runtime = runtime
+        self._imports = order["imports"]
+        self._order = order
+        self._host: SessionHost | None = None
+        self._lock = threading.Lock()
+        self._ended = False
+        self._known: dict[str, tuple[int, int]] = {}
+        self._changes = 0
+        self._started = 0.0
+
+    def serve(self) -> bool:
+        """Handle the request that waits; whether the session goes on."""
+        try:
+            host = self._host
+            if host is None:
+                host = self._make()
+            if not host._has_frame():
+                host.fill()
+                while not host._has_frame():
+                    host.fill()
+            self._started = time.thread_time()
+            status = host.instance.call(STEP, host.receive())
+            if status:
+                raise abi.Trap("the guest program ended without an answer")
+            return True
+        except BaseException as error:
+            self._say_why(error)
+            return False
+
+    def _make(self) -> SessionHost:
+        limits = Limits(memory=self._order["memory"], disk=self._order["disk"])
+        host = fresh(self._runtime, limits, SessionHost)
+        host.socket, host.buffer = self.socket, bytearray()
+        host.on_frame = self._frame
+        host.on_output = self._raw_output
+        with self._lock:
+            self._host = host
+            if self._ended:
+                raise Killed
+        return host
+
+    def _frame(self, frame: bytes) -> None:
+        assert self._host is not None
+        if frame[8 : 8 + len(_DONE)] == _DONE:
+            frame = self._measured(frame)
+        self._host.emit(frame)
+
+    def _measured(self, frame: bytes) -> bytes:
+        """The closing frame with the host's figures at the end of its header, where they win over the guest's own."""
+        host = self._host
+        assert host is not None
+        length = int.from_bytes(frame[4:8], "little")
+        used = max(host.memory.size - self._runtime.memory, 0)
+        extra = f',"cpu":{time.thread_time() - self._started:.6f},"rss":{used}'
+        if host.files.changes != self._changes:
+            self._changes = host.files.changes
+            changed, self._known = file_report(host.files, self._known)
+            extra += f',"files":{wire._dump(changed)}'
+        if not 12 <= length <= len(frame) - 8 or frame[8 + length - 1] != 0x7D:
+            return frame  # not what the guest program sends: let the host refuse it
+        text = extra.encode() + b"}"
+        total = len(frame) - 4 + len(text) - 1
+        head = total.to_bytes(4, "little") + (length + len(text) - 1).to_bytes(4, "little")
+        return b"".join((head, frame[8 : 8 + length - 1], text, frame[8 + length :]))
+
+    def _raw_output(self, stream: int, data: bytes) -> None:
+        assert self._host is not None
+        for start in range(0, len(data), _RECEIVE):
+            parts = wire.pack({"t": "out", "s": stream}, [data[start : start + _RECEIVE]])
+            self._host.emit(b"".join(parts))
+
+    def _say_why(self, error: BaseException) -> None:
+        """The last frame of a session that cannot go on."""
+        kind, message = Reason.of(error, self._host)
+        try:
+            self.socket.settimeout(1.0)
+            self.socket.sendall(wire.pack({"t": "died", "kind": kind, "message": message})[0])
+        except OSError:
+            pass  # the host hung up first
+
+    def interrupt(self) -> None:
+        """From the control thread."""
+        with self._lock:
+            if self._host is not None and not self._ended:
+                self._host.interrupt()
+
+    def kill(self) -> None:
+        """From the control thread: the thread that serves the session, or the next event on its socket, closes it."""
+        with self._lock:
+            self._ended = True
+            if self._host is not None:
+                self._host.kill()
+
+    def close(self) -> None:
+        """Free everything. Only the thread that serves the session may."""
+        with self._lock:
+            self._ended = True
+            if self._host is not None:
+                self._host.close()
+                self._host = None
+        self.socket.close()
+
+
+class Worker:
+    """The process's sessions and the threads that serve them."""
+
+    def __init__(self, runtime: Runtime, channel: socket.socket) -> None:
+        self._runtime = runtime
+        self._channel = channel
+        self._epoll = select.epoll()
+        self._sessions: dict[int, WorkerSession] = {}
+        self._by_number: dict[int, WorkerSession] = {}
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+
+    def serve(self) -> None:
+        """Take the host's orders until it hangs up."""
+        threading.stack_size(THREAD_STACK)
+        self._spawn()
+        while True:
+            try:
+                message, fds = control.receive(self._channel, 1)
+            except (EOFError, OSError):
+                os._exit(0)  # the host is gone; so are its sessions
+            self._obey(message, fds)
+
+    def _obey(self, message: control.Message, fds: list[int]) -> None:
+        if message["op"] == "start":
+            session = WorkerSession(self._runtime, socket.socket(fileno=fds[0]), message)
+            with self._lock:
+                self._sessions[fds[0]] = session
+                self._by_number[session.number] = session
+            self._epoll.register(fds[0], select.EPOLLIN | select.EPOLLONESHOT)
+            return
+        with self._lock:
+            found = self._by_number.get(message["id"])
+        if found is None:
+            return
+        if message["op"] == "kill":
+            found.kill()
+        elif message["op"] == "interrupt":
+            found.interrupt()
+
+    def _spawn(self) -> None:
+        try:
+            threading.Thread(target=self._work, daemon=True).start()
+        except RuntimeError:
+            return  # no more threads to be had: requests wait until a step ends
+        self._threads += 1
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if self._idle >= IDLE_THREADS:
+                    self._threads -= 1
+                    return
+                self._idle += 1
+            events: list[Any] = []
+            while not events:
+                events = self._epoll.poll(maxevents=1)
+            with self._lock:
+                self._idle -= 1
+                if not self._idle and self._threads < MAX_THREADS:
+                    self._spawn()
+                session = self._sessions[events[0][0]]
+            if session.serve():
+                self._epoll.modify(session.socket.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
+            else:
+                self._drop(session)
+
+    def _drop(self, session: WorkerSession) -> None:
+        fd = session.socket.fileno()
+        self._epoll.unregister(fd)
+        with self._lock:
+            del self._sessions[fd]
+            del self._by_number[session.number]
+        session.close()

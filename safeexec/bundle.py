@@ -1,0 +1,38 @@
+"""The guest program as one text, for sandboxes in which safeexec is not installed."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+_DEFINE = """
+def _define(name, source):
+    import sys, types
+    module = types.ModuleType(name)
+    module.__file__ = "<" + name + ">"
+    sys.modules[name] = module
+    exec(compile(source, module.__file__, "exec", dont_inherit=True), module.__dict__)
+"""
+
+_WIRE = "from safeexec import wire"
+
+
+@cache
+def guest_source() -> str:
+    """A program text that defines the modules ``safeexec_wire`` and ``safeexec_guest``; whoever ships it appends the lines that start a guest.
+
+    Needs CPython 3.9 or later and its standard library. Their file names are ``<safeexec_wire>`` and ``<safeexec_guest>``, which the guest
+    leaves out of tracebacks.
+    """
+    folder = Path(__file__).parent
+    parts = [_DEFINE]
+    for name in ("wire", "guest"):
+        source = (folder / f"{name}.py").read_text(encoding="utf-8")
+        if name == "guest":
+            # A sandbox may have another version of safeexec installed: the guest must take the wire that came with it.
+            if source.count(_WIRE) != 1:
+                raise RuntimeError("guest.py does not import wire in the one way that is known here")
+            source = source.replace(_WIRE, "import safeexec_wire as wire")
+        parts.append(f"_define('safeexec_{name}', {source!r})\n")
+    parts.append("del _define\n")
+    return "".join(parts)

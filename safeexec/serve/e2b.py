@@ -1,0 +1,203 @@
+"""An application that E2B's clients take for E2B: sandboxes that are created, used, renewed and ended over HTTP."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from safeexec.serve import files
+from safeexec.serve.connect import RpcError
+from safeexec.serve.http import BadRequest, Request, Response, json_response
+from safeexec.serve.interpreter import Interpreter, strings
+from safeexec.serve.machine import Machine
+from safeexec.serve.processes import Processes
+
+ENVD_VERSION = "0.5.7"
+"""What the clients are told: their features depend on it."""
+INTERPRETER_PORT = "49999"
+DEFAULT_TIMEOUT = 300
+LONGEST_TIMEOUT = 86_400
+
+MakeMachine = Callable[[Mapping[str, Any]], Machine]
+
+
+class Sandbox:
+    """One sandbox of the server."""
+
+    def __init__(self, machine: Machine, asked: Mapping[str, Any], timeout: float) -> None:
+        self.id = "i" + secrets.token_hex(10)
+        self.token = secrets.token_hex(20)
+        self.traffic_token = secrets.token_hex(20)
+        self.asked = asked
+        self.network: Any = None
+        self.machine = machine
+        self.processes = Processes(machine)
+        self.interpreter = Interpreter(machine)
+        self.started = time.time()
+        self.ends = time.time() + timeout
+
+    def handle(self, request: Request) -> Response:
+        """A request to the sandbox itself."""
+        if request.path == "/health":
+            return Response(204)
+        allowed = _same(request.headers.get("x-access-token"), self.token)
+        if request.headers.get("e2b-sandbox-port") == INTERPRETER_PORT:
+            # Of the interpreter's calls the clients send some with the one token, some with the other.
+            allowed = allowed or _same(request.headers.get("e2b-traffic-access-token"), self.traffic_token)
+            return self.interpreter.handle(request) if allowed else _denied()
+        if not allowed:
+            return _denied()
+        if request.path == "/files":
+            return files.content(self.machine, request)
+        service, _, method = request.path.strip("/").partition("/")
+        try:
+            if service == "process.Process":
+                return self.processes.handle(method, request)
+            if service == "filesystem.Filesystem":
+                return files.service(self.machine, method, request)
+        except RpcError as error:
+            return error.response()
+        return json_response({"code": 404, "message": "no such route"}, 404)
+
+
+class E2BServer:
+    """The application. `make` makes the machine of a new sandbox from what the client asked for, such as ``envVars``; `api_key` is what clients must send.
+
+    Call :meth:`close` at the end. A sandbox that is not renewed ends at its time.
+    """
+
+    def __init__(self, make: MakeMachine, api_key: str) -> None:
+        self._make = make
+        self._api_key = api_key
+        self._lock = threading.Lock()
+        self.sandboxes: dict[str, Sandbox] = {}
+        self._made: dict[str, Sandbox] = {}
+        self._stop = threading.Event()
+        self._reaper = threading.Thread(target=self._reap, name="safeexec-serve-reaper", daemon=True)
+        self._reaper.start()
+
+    def __call__(self, request: Request) -> Response:
+        target = request.headers.get("e2b-sandbox-id")
+        if target is not None:
+            sandbox = self.sandboxes.get(target)
+            if sandbox is None:
+                # The words are E2B's proxy's: its clients tell an ended sandbox from a lost connection by them.
+                return json_response({"sandboxId": target, "message": "The sandbox was not found", "code": 502}, 502)
+            return sandbox.handle(request)
+        if not _same(request.headers.get("x-api-key"), self._api_key):
+            return json_response({"code": 401, "message": "the API key is wrong"}, 401)
+        return self._api(request)
+
+    def _api(self, request: Request) -> Response:
+        parts = request.path.strip("/").split("/")
+        if parts[0] == "v2":
+            parts = parts[1:]
+        if parts[0] != "sandboxes" or len(parts) > 3:
+            return json_response({"code": 404, "message": "no such route"}, 404)
+        if len(parts) == 1:
+            if request.method == "POST":
+                return json_response(_created(self._create(request)), 201)
+            with self._lock:
+                return json_response([_detail(s) for s in self.sandboxes.values()])
+        sandbox = self.sandboxes.get(parts[1])
+        if sandbox is None:
+            return json_response({"code": 404, "message": f"sandbox {parts[1]} not found"}, 404)
+        action = parts[2] if len(parts) == 3 else ""
+        if request.method == "DELETE" and not action:
+            self.end(sandbox.id)
+            return Response(204)
+        if request.method == "GET" and not action:
+            return json_response(_detail(sandbox))
+        if request.method == "POST" and action in ("timeout", "connect"):
+            ends = time.time() + _timeout(request.json_object())
+            sandbox.ends = ends if action == "timeout" else max(ends, sandbox.ends)
+            return Response(204) if action == "timeout" else json_response(_created(sandbox))
+        if request.method == "PUT" and action == "network":
+            sandbox.network = request.json_object()
+            return Response(204)
+        return json_response({"code": 404, "message": "no such route"}, 404)
+
+    def _create(self, request: Request) -> Sandbox:
+        asked = request.json_object()
+        timeout = _timeout(asked)
+        strings(asked.get("envVars"), "envVars")
+        identity = request.headers.get("idempotency-key")
+        with self._lock:
+            if identity is not None and identity in self._made:
+                return self._made[identity]
+            sandbox = Sandbox(self._make(asked), asked, timeout)
+            self.sandboxes[sandbox.id] = sandbox
+            if identity is not None:
+                self._made[identity] = sandbox
+            return sandbox
+
+    def end(self, sandbox_id: str) -> None:
+        """End a sandbox; nothing if there is none."""
+        with self._lock:
+            sandbox = self.sandboxes.pop(sandbox_id, None)
+            self._made = {key: made for key, made in self._made.items() if made is not sandbox}
+        if sandbox is not None:
+            sandbox.machine.close()
+
+    def _reap(self) -> None:
+        while not self._stop.wait(0.2):
+            now = time.time()
+            for sandbox in list(self.sandboxes.values()):
+                if sandbox.ends <= now:
+                    self.end(sandbox.id)
+
+    def close(self) -> None:
+        """End every sandbox."""
+        self._stop.set()
+        self._reaper.join()
+        for sandbox_id in list(self.sandboxes):
+            self.end(sandbox_id)
+
+
+def _denied() -> Response:
+    return json_response({"code": 401, "message": "the access token is wrong"}, 401)
+
+
+def _same(given: str | None, wanted: str) -> bool:
+    """Whether a secret is right, in a time that does not tell how much of it is."""
+    return hmac.compare_digest((given or "").encode(), wanted.encode())
+
+
+def _timeout(data: Mapping[str, Any]) -> float:
+    timeout = data.get("timeout", DEFAULT_TIMEOUT)
+    if type(timeout) not in (int, float) or not 0 <= timeout <= LONGEST_TIMEOUT:
+        raise BadRequest(f"timeout must be from 0 to {LONGEST_TIMEOUT} seconds")
+    return float(timeout)
+
+
+def _created(sandbox: Sandbox) -> dict[str, Any]:
+    return {
+        "templateID": str(sandbox.asked.get("templateID", "base")),
+        "sandboxID": sandbox.id,
+        "clientID": "safeexec",
+        "envdVersion": ENVD_VERSION,
+        "envdAccessToken": sandbox.token,
+        "trafficAccessToken": sandbox.traffic_token,
+        "domain": None,
+    }
+
+
+def _detail(sandbox: Sandbox) -> dict[str, Any]:
+    return {
+        "templateID": str(sandbox.asked.get("templateID", "base")),
+        "sandboxID": sandbox.id,
+        "clientID": "safeexec",
+        "envdVersion": ENVD_VERSION,
+        "startedAt": datetime.fromtimestamp(sandbox.started, UTC).isoformat(),
+        "endAt": datetime.fromtimestamp(sandbox.ends, UTC).isoformat(),
+        "state": "running",
+        "cpuCount": 1,
+        "memoryMB": 512,
+        "diskSizeMB": 512,
+        "metadata": dict(sandbox.asked.get("metadata") or {}),
+    }

@@ -1,0 +1,242 @@
+"""What one sandbox of the server consists of."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safeexec.executor import Executor
+from safeexec.result import Result
+from safeexec.session import Session
+from safeexec.step import Output
+
+_SET_ENV = """import os as safeexec_os
+safeexec_env = {{name: safeexec_os.environ.get(name) for name in {0!r}}}
+safeexec_os.environ.update({0!r})
+"""
+_RESTORE_ENV = """for safeexec_name, safeexec_value in safeexec_env.items():
+    if safeexec_value is None:
+        safeexec_os.environ.pop(safeexec_name, None)
+    else:
+        safeexec_os.environ[safeexec_name] = safeexec_value
+del safeexec_os, safeexec_env, safeexec_name, safeexec_value
+"""
+
+
+class Unsupported(Exception):
+    """This machine has no such thing; the message says what."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder of a machine; `path` is absolute in the machine's view."""
+
+    path: str
+    size: int
+    folder: bool = False
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rstrip("/").rpartition("/")[2]
+
+
+class Process(ABC):
+    """One running command."""
+
+    pid: int
+
+    @abstractmethod
+    def events(self) -> Iterator[tuple[str, Any]]:
+        """("stdout", bytes) and ("stderr", bytes) as they come, then ("exit", code), negative for a signal. Called once."""
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """To its standard input. Raises OSError when it is closed."""
+
+    @abstractmethod
+    def close_input(self) -> None:
+        """End its standard input."""
+
+    @abstractmethod
+    def signal(self, number: int) -> None:
+        """Send it a signal; nothing if it is gone."""
+
+
+class Machine(ABC):
+    """A sandbox: code contexts, files, and commands where it has them. Methods raise Unsupported for what it has not, FileNotFoundError, OSError."""
+
+    home = "/home/user"
+
+    @abstractmethod
+    def execute(
+        self, context: str | None, code: str, on_output: Callable[[Output], object], env: Mapping[str, str]
+    ) -> Result:
+        """Run code in a context, None is the default one, with `env` in its environment meanwhile. Raises KeyError for an unknown context."""
+
+    @abstractmethod
+    def add_context(self, name: str) -> None:
+        """A fresh context."""
+
+    @abstractmethod
+    def remove_context(self, name: str) -> None:
+        """End one. Raises KeyError."""
+
+    @abstractmethod
+    def restart_context(self, name: str) -> None:
+        """Empty one. Raises KeyError."""
+
+    @abstractmethod
+    def contexts(self) -> list[str]:
+        """Those added, by name."""
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """The content of a file."""
+
+    @abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file, with its folders."""
+
+    @abstractmethod
+    def entries(self, path: str) -> list[Entry]:
+        """What is in a folder."""
+
+    @abstractmethod
+    def stat(self, path: str) -> Entry:
+        """One file or folder."""
+
+    @abstractmethod
+    def remove(self, path: str) -> None:
+        """Delete a file or a folder with all in it."""
+
+    @abstractmethod
+    def make_folder(self, path: str) -> None:
+        """Make a folder and those above it. Raises FileExistsError."""
+
+    @abstractmethod
+    def move(self, source: str, target: str) -> None:
+        """Rename."""
+
+    @abstractmethod
+    def start(self, words: list[str], env: Mapping[str, str], folder: str | None) -> Process:
+        """Start a command."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all of it. Idempotent."""
+
+
+class ExecutorMachine(Machine):
+    """A sandbox over an Executor: a context is a session, the files are the default session's. It has no commands."""
+
+    def __init__(self, executor: Executor, env: Mapping[str, str] | None = None) -> None:
+        self._executor = executor
+        self._policy = executor.policy.replace(env={**executor.policy.env, **(env or {})})
+        self._lock = threading.Lock()
+        self._sessions: dict[str | None, Session] = {}
+        self._closed = False
+
+    def _session(self, name: str | None) -> Session:
+        with self._lock:
+            session = self._sessions.get(name)
+            if session is None and name is not None:
+                raise KeyError(name)
+            # The default one comes back after a step that cost it its life; one that was asked for by name does not, unasked.
+            if session is None or (session.closed and name is None):
+                session = self._sessions[name] = self._executor.session(policy=self._policy)
+            return session
+
+    def execute(
+        self, context: str | None, code: str, on_output: Callable[[Output], object], env: Mapping[str, str]
+    ) -> Result:
+        session = self._session(context)
+        if not env:
+            return session.run(code, on_output=on_output)
+        ready = session.run(_SET_ENV.format(dict(env)))
+        if ready.error is not None:
+            return ready
+        result = session.run(code, on_output=on_output)
+        if not session.closed:
+            session.run(_RESTORE_ENV)
+        return result
+
+    def add_context(self, name: str) -> None:
+        session = self._executor.session(policy=self._policy)
+        with self._lock:
+            self._sessions[name] = session
+
+    def remove_context(self, name: str) -> None:
+        with self._lock:
+            session = self._sessions.pop(name)
+        session.close()
+
+    def restart_context(self, name: str) -> None:
+        self.remove_context(name)
+        self.add_context(name)
+
+    def contexts(self) -> list[str]:
+        with self._lock:
+            return [name for name in self._sessions if name is not None]
+
+    def _name(self, path: str) -> str:
+        if path.startswith(self.home + "/"):
+            path = path[len(self.home) + 1 :]
+        return path.lstrip("/")
+
+    def read(self, path: str) -> bytes:
+        return self._session(None).files.read(self._name(path))
+
+    def write(self, path: str, data: bytes) -> None:
+        self._session(None).files.write(self._name(path), data)
+
+    def entries(self, path: str) -> list[Entry]:
+        below = "" if path.rstrip("/") in ("", ".", self.home) else self._name(path).rstrip("/") + "/"
+        found: dict[str, Entry] = {}
+        for info in self._session(None).files.list():
+            if info.name.startswith(below):
+                first, deeper, _ = info.name[len(below) :].partition("/")
+                where = f"{self.home}/{below}{first}"
+                found[first] = Entry(where, 0, True) if deeper else Entry(where, info.size)
+        if below and not found:
+            raise FileNotFoundError(path)
+        return list(found.values())
+
+    def stat(self, path: str) -> Entry:
+        name = self._name(path).rstrip("/")
+        if path.rstrip("/") in ("", self.home):
+            return Entry(self.home, 0, True)
+        for info in self._session(None).files.list():
+            if info.name == name:
+                return Entry(f"{self.home}/{name}", info.size)
+            if info.name.startswith(name + "/"):
+                return Entry(f"{self.home}/{name}", 0, True)
+        raise FileNotFoundError(path)
+
+    def remove(self, path: str) -> None:
+        entry = self.stat(path)
+        files = self._session(None).files
+        name = self._name(path).rstrip("/")
+        for info in files.list():
+            if info.name == name or (entry.folder and info.name.startswith(name + "/")):
+                files.remove(info.name)
+
+    def make_folder(self, path: str) -> None:
+        raise Unsupported("folders come with the files in them")
+
+    def move(self, source: str, target: str) -> None:
+        self.write(target, self.read(source))
+        self.remove(source)
+
+    def start(self, words: list[str], env: Mapping[str, str], folder: str | None) -> Process:
+        raise Unsupported("this sandbox runs Python code, no commands")
+
+    def close(self) -> None:
+        with self._lock:
+            sessions = list(self._sessions.values())
+            self._sessions.clear()
+        for session in sessions:
+            session.close()

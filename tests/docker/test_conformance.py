@@ -1,0 +1,9 @@
+from __future__ import annotations
+
+import pytest
+
+from safeexec.testing import conformance
+
+pytest.importorskip("docker", reason="the docker SDK is not installed: pip install 'safeexec[docker]'")
+
+TestDocker = conformance("docker", pool=2)

@@ -1,0 +1,166 @@
+"""Every hardening setting, seen from inside by code of the session, and judged by effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import safeexec
+from safeexec import Executor, Limits, Policy, PolicyError
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    with Executor("docker", pool=1) as made:
+        yield made
+
+
+def value(executor: Executor, code: str, **limits: Any) -> Any:
+    policy = Policy(limits=Limits(**limits)) if limits else None
+    result = executor.run(code, policy=policy)
+    assert result.error is None, result.error.traceback or str(result.error)
+    return result.value
+
+
+def test_reported_walls_stand(executor: Executor) -> None:
+    standing = {name for name, wall in executor.isolation.items() if wall.active}
+    assert standing >= {
+        "seccomp", "network_namespace", "capabilities", "no_new_privs", "unprivileged_uid", "read_only_root", "disk_limit",
+        "memory_limit", "swap_off", "pids_limit", "rlimits", "pid_namespace", "init",
+    }  # fmt: skip
+    assert not executor.isolation["language"].active and executor.isolation["language"].reason
+
+
+def test_no_right_and_no_privilege(executor: Executor) -> None:
+    status = value(
+        executor, "dict(l.split(':\\t') for l in open('/proc/self/status').read().splitlines() if ':\\t' in l)"
+    )
+    assert {status[k].strip("0 ") for k in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {""}
+    assert status["NoNewPrivs"] == "1" and status["Seccomp"] == "2"
+    assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"65534"}
+
+
+def test_no_network(executor: Executor) -> None:
+    code = "import socket\nwith open('/proc/net/route') as f:\n    routes = f.read().splitlines()[1:]\ntry:\n    socket.create_connection(('192.0.2.1', 80), 2)\n    r = 'reached'\nexcept OSError as e:\n    r = 'refused'\n(routes, r)"
+    assert value(executor, code) == ([], "refused")
+
+
+@pytest.mark.parametrize("path", ["/", "/etc", "/usr/local/lib", "/dev", "/proc/sys/kernel", "/sys", "/root"])
+def test_no_file_outside(executor: Executor, path: str) -> None:
+    code = f"try:\n    with open({path!r} + '/canary', 'w') as f:\n        f.write('x')\n    r = 'written'\nexcept OSError as e:\n    r = 'refused'\nr"
+    assert value(executor, code) == "refused"
+
+
+def test_file_systems_are_capped_in_size_and_inodes(executor: Executor) -> None:
+    code = "import os\n{p: (os.statvfs(p).f_blocks * os.statvfs(p).f_frsize, os.statvfs(p).f_files) for p in ('/sandbox', '/tmp', '/dev/shm')}"
+    sizes = value(executor, code, disk=8 * MIB)
+    assert sizes["/sandbox"][0] == 8 * MIB and sizes["/tmp"][0] == sizes["/dev/shm"][0] == 2 * MIB
+    assert all(0 < inodes <= 8192 for _, inodes in sizes.values())
+
+
+def test_inode_flood_is_a_full_disk_and_not_an_oom(executor: Executor) -> None:
+    code = "n = 0\ntry:\n    while True:\n        open(f'f{n}', 'w').close()\n        n += 1\nexcept OSError as e:\n    r = e.errno\n(n < 5000, r)"
+    assert value(executor, code, disk=4 * MIB, time=30) == (True, 28)
+
+
+def test_full_disk(executor: Executor) -> None:
+    code = "import errno\ntry:\n    for i in range(9):\n        with open(f'f{i}', 'wb') as f:\n            f.write(bytes(2**20))\nexcept OSError as e:\n    r = errno.errorcode[e.errno]\nr"
+    assert value(executor, code, disk=4 * MIB) == "ENOSPC"
+
+
+def test_large_file_of_a_child(executor: Executor) -> None:
+    code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', \"import signal; signal.signal(25, signal.SIG_DFL); open('/dev/shm/x','wb').write(bytes(1<<24))\"]).returncode"
+    assert value(executor, code, disk=4 * MIB) in (-25, 1)
+
+
+def test_programs_cannot_be_put_there_and_run(executor: Executor) -> None:
+    code = "import os, subprocess, sys\nwith open('/sandbox/x', 'wb') as f:\n    f.write(open(sys.executable, 'rb').read(4096))\nos.chmod('/sandbox/x', 0o755)\ntry:\n    subprocess.run(['/sandbox/x'])\n    r = 'ran'\nexcept PermissionError:\n    r = 'refused'\nr"
+    assert value(executor, code) == "refused"
+
+
+def test_no_core_file(executor: Executor) -> None:
+    assert value(executor, "import resource\nresource.getrlimit(resource.RLIMIT_CORE)") == (0, 0)
+
+
+REFUSED = {
+    "io_uring_setup": 425, "ptrace": 101, "keyctl": 250, "add_key": 248, "bpf": 321, "userfaultfd": 323, "mount": 165, "umount2": 166,
+    "unshare": 272, "setns": 308, "perf_event_open": 298, "process_vm_readv": 310, "pivot_root": 155, "open_by_handle_at": 304,
+    "kexec_load": 246, "init_module": 175, "fsopen": 430, "move_mount": 429, "personality": 135, "syslog": 103,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_system_call_is_refused(executor: Executor, name: str) -> None:
+    code = f"import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nr = libc.syscall({REFUSED[name]}, 0, 0, 0, 0, 0)\n(os.uname().machine, r, ctypes.get_errno())"
+    machine, result, errno = value(executor, code)
+    if machine != "x86_64":
+        pytest.skip("the numbers are x86_64's")
+    assert (result, errno) == (-1, 1)
+
+
+def test_new_namespaces_are_refused(executor: Executor) -> None:
+    code = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nr = []\nfor flag in (0x10000000, 0x40000000, 0x00020000, 0x20000000):\n    n = libc.syscall(56, flag | 17, 0, 0, 0, 0)\n    if n == 0:\n        os._exit(0)\n    r.append((n, ctypes.get_errno()))\nn = libc.syscall(435, 0, 0)\n(r, n, ctypes.get_errno())"
+    assert value(executor, code) == ([(-1, 1)] * 4, -1, 38)
+
+
+@pytest.mark.parametrize("family", [16, 17, 38, 40])
+def test_socket_family_is_refused(executor: Executor, family: int) -> None:
+    code = f"import socket\ntry:\n    socket.socket({family}, socket.SOCK_RAW if {family} == 17 else socket.SOCK_DGRAM)\n    r = 0\nexcept OSError as e:\n    r = e.errno\nr"
+    assert value(executor, code) == 1
+
+
+def test_fork_bomb_is_contained(executor: Executor) -> None:
+    code = "import os, time\nn = 0\ntry:\n    while n < 200:\n        if os.fork() == 0:\n            time.sleep(30)\n            os._exit(0)\n        n += 1\nexcept BlockingIOError:\n    pass\nn"
+    assert value(executor, code, processes=8) <= 8
+    assert value(executor, "1 + 1") == 2
+
+
+def test_memory_of_a_child_counts(executor: Executor) -> None:
+    code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = bytearray(400 << 20)\\nfor i in range(0, len(x), 4096): x[i] = 1']).returncode"
+    result = executor.run(code, policy=Policy(limits=Limits(memory=64 * MIB, time=20)))
+    assert result.value == -9 or (result.error is not None and result.error.kind == "memory"), result
+
+
+def test_output_of_children_and_of_descriptors_is_captured_in_order(executor: Executor) -> None:
+    code = "import os, subprocess, sys\nprint('one')\nsubprocess.run([sys.executable, '-c', 'print(\"two\")'])\nos.write(1, b'three\\n')\nprint('four')\nos.write(2, b'apart\\n')\nos.system('true')"
+    result = executor.run(code)
+    assert result.stdout == "one\ntwo\nthree\nfour\n" and "apart\n" in result.stderr
+
+
+def test_forked_child_speaks_for_nobody(executor: Executor) -> None:
+    calls: list[int] = []
+    code = "import os\npid = os.fork()\nif pid == 0:\n    try:\n        tool(1)\n    except RuntimeError:\n        print('refused')\nelse:\n    os.waitpid(pid, 0)\n'parent' if pid else 'child'"
+    result = executor.run(code, tools={"tool": calls.append})
+    assert result.value == "parent" and result.stdout == "refused\n" and calls == []
+
+
+def test_multiprocessing_works(executor: Executor) -> None:
+    assert value(
+        executor,
+        "import multiprocessing as m\nwith m.get_context('fork').Pool(2) as p:\n    r = p.map(abs, [-1, -2])\nr",
+        time=20,
+    ) == [1, 2]
+
+
+def test_fields_that_cannot_be_honoured_are_refused(executor: Executor) -> None:
+    for policy in (Policy(network=("example.org",)), Policy(rollback="errors"), Policy(packages=("--index-url=x",))):
+        with pytest.raises(PolicyError):
+            executor.session(policy=policy)
+
+
+def test_imports_are_a_rule_that_names_what_is_allowed(executor: Executor) -> None:
+    with executor.session(policy=Policy(imports=("json", "os.path"))) as session:
+        assert session.run("import json, os.path\njson.dumps(1)").value == "1"
+        error = session.run("import subprocess").error
+        assert error is not None and error.kind == "policy" and "json" in error.message
+
+
+def test_version_is_the_images() -> None:
+    assert safeexec.run("import sys\nsys.version_info[0]", sandbox="docker").value == 3
+    from safeexec.executor import close_shared
+
+    close_shared()

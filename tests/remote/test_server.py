@@ -1,0 +1,291 @@
+"""The server that speaks E2B's protocol, over an Executor: used by E2B's own SDK, and attacked by hand."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from safeexec import Executor, Policy
+from safeexec.serve.connect import envelope
+from safeexec.serve.e2b import E2BServer
+from safeexec.serve.http import MAX_BODY, Server
+from safeexec.serve.machine import ExecutorMachine
+from safeexec.testing.base import eventually
+from tests.remote.conftest import KEY
+from tests.support.plain import PlainBackend
+
+
+class Served:
+    def __init__(self) -> None:
+        policy = Policy(imports="*")
+        self.executor = Executor(PlainBackend(policy), policy=policy)
+        self.app = E2BServer(lambda asked: ExecutorMachine(self.executor, asked.get("envVars")), KEY)
+        self.server = Server(self.app)
+        self.url = self.server.url
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else b""
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=10)
+        try:
+            connection.request(method, path, raw, {name.replace("_", "-"): value for name, value in headers.items()})
+            answer = connection.getresponse()
+            text = answer.read()
+        finally:
+            connection.close()
+        try:
+            return answer.status, json.loads(text)
+        except ValueError:
+            return answer.status, text
+
+    def create(self, **asked: Any) -> tuple[str, str]:
+        status, sandbox = self.ask("POST", "/v2/sandboxes", {"templateID": "base", **asked}, X_API_Key=KEY)
+        assert status == 201
+        return sandbox["sandboxID"], sandbox["envdAccessToken"]
+
+    def close(self) -> None:
+        self.server.close()
+        self.app.close()
+        self.executor.close()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    served = Served()
+    yield served
+    served.close()
+
+
+# -- by E2B's own SDK -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sandbox(served: Served, environment: pytest.MonkeyPatch) -> Iterator[Any]:
+    sdk = pytest.importorskip("e2b_code_interpreter", reason="the e2b extra is not installed: pip install -e '.[e2b]'")
+    for name in ("E2B_API_URL", "E2B_SANDBOX_URL"):
+        environment.setenv(name, served.url)
+    sandbox = sdk.Sandbox.create(api_key=KEY)
+    yield sandbox
+    sandbox.kill()
+
+
+def test_sdk_runs_code(sandbox: Any) -> None:
+    lines: list[str] = []
+    done = sandbox.run_code("x = 20\nprint('hi')\nx + 1", on_stdout=lambda message: lines.append(message.line))
+    assert done.text == "21" and lines == ["hi\n"] and done.logs.stdout == ["hi\n"] and done.error is None
+    assert sandbox.run_code("x").text == "20"
+    failed = sandbox.run_code("1 / 0")
+    assert failed.error.name == "ZeroDivisionError" and "division by zero" in failed.error.traceback
+
+
+def test_sdk_sets_the_environment(sandbox: Any, served: Served) -> None:
+    code = "import os\nos.environ.get('MINE'), os.environ.get('ALL')"
+    assert sandbox.run_code(code).text == "(None, None)"
+    assert sandbox.run_code(code, envs={"MINE": "it's"}).text == """("it's", None)"""
+    assert sandbox.run_code(code).text == "(None, None)"
+    assert sandbox.run_code("1 / 0", envs={"MINE": "1"}).error.name == "ZeroDivisionError"
+    assert sandbox.run_code("sorted(n for n in globals() if 'safeexec' in n)").text == "[]"
+    other = type(sandbox).create(api_key=KEY, envs={"ALL": "x"})
+    assert other.run_code(code, envs={"ALL": "y"}).text == "(None, 'y')"
+    assert other.run_code(code).text == "(None, 'x')"
+    other.kill()
+    asked = {"templateID": "base", "envVars": {"A": 1}}
+    assert served.ask("POST", "/v2/sandboxes", asked, X_API_Key=KEY)[0] == 400
+
+
+def test_sdk_has_contexts(sandbox: Any) -> None:
+    one, two = sandbox.create_code_context(), sandbox.create_code_context()
+    sandbox.run_code("x = 1", context=one)
+    assert sandbox.run_code("x", context=two).error.name == "NameError"
+    assert {c.id for c in sandbox.list_code_contexts()} == {one.id, two.id}
+    sandbox.restart_code_context(one)
+    assert sandbox.run_code("x", context=one).error.name == "NameError"
+    sandbox.remove_code_context(two)
+    from e2b import NotFoundException
+
+    with pytest.raises(NotFoundException):
+        sandbox.run_code("1", context=two)
+
+
+def test_sdk_has_files(sandbox: Any) -> None:
+    from e2b import NotFoundException
+
+    sandbox.files.write("/home/user/d/a.txt", "text")
+    sandbox.files.write("b.bin", bytes(range(256)))
+    assert sandbox.run_code("open('d/a.txt').read()").text == "'text'"
+    assert bytes(sandbox.files.read("b.bin", format="bytes")) == bytes(range(256))
+    assert {(e.name, e.type.value) for e in sandbox.files.list("/home/user")} == {("d", "dir"), ("b.bin", "file")}
+    assert sandbox.files.exists("b.bin") and not sandbox.files.exists("c.bin")
+    sandbox.files.rename("b.bin", "c.bin")
+    sandbox.files.remove("d")
+    assert [e.name for e in sandbox.files.list("/home/user")] == ["c.bin"]
+    with pytest.raises(NotFoundException):
+        sandbox.files.read("d/a.txt")
+
+
+def test_sdk_is_told_that_there_are_no_commands(sandbox: Any) -> None:
+    from e2b import SandboxException
+
+    with pytest.raises(SandboxException, match="no commands"):
+        sandbox.commands.run("id")
+
+
+def test_sdk_sees_a_sandbox_end(sandbox: Any) -> None:
+    assert sandbox.is_running()
+    sandbox.set_timeout(0)
+    assert eventually(lambda: not sandbox.is_running())
+
+
+def test_default_context_comes_back_after_a_crash(sandbox: Any) -> None:
+    crashed = sandbox.run_code("import os\nos._exit(1)")
+    assert crashed.error is not None
+    assert sandbox.run_code("1 + 1").text == "2"
+
+
+# -- by hand --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["", "wrong", KEY[:-1], KEY + "x", "ä"])
+def test_wrong_key_is_refused(served: Served, key: str) -> None:
+    before = len(served.app.sandboxes)
+    status, _ = served.ask("POST", "/v2/sandboxes", {"templateID": "base"}, X_API_Key=key)
+    assert status == 401 and len(served.app.sandboxes) == before
+
+
+@pytest.mark.parametrize("path", ["/files?path=x", "/process.Process/List", "/filesystem.Filesystem/Stat"])
+def test_wrong_token_is_refused(served: Served, path: str) -> None:
+    sandbox, _ = served.create()
+    for token in ("", "wrong", KEY):
+        status, _ = served.ask("POST", path, {}, E2b_Sandbox_Id=sandbox, E2b_Sandbox_Port="49983", X_Access_Token=token)
+        assert status == 401
+    served.app.end(sandbox)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/execute"), ("GET", "/contexts"), ("POST", "/contexts")])
+def test_code_is_not_run_without_a_token(served: Served, method: str, path: str) -> None:
+    sandbox, _ = served.create()
+    where = {"E2b_Sandbox_Id": sandbox, "E2b_Sandbox_Port": "49999"}
+    for headers in ({}, {"X_Access_Token": "wrong"}, {"E2b_Traffic_Access_Token": ""}, {"X_API_Key": KEY}):
+        assert served.ask(method, path, {"code": "1"}, **where, **headers)[0] == 401
+    served.app.end(sandbox)
+
+
+def test_token_of_another_sandbox_is_refused(served: Served) -> None:
+    one, token = served.create()
+    two, _ = served.create()
+    assert served.ask("POST", "/process.Process/List", {}, E2b_Sandbox_Id=one, X_Access_Token=token)[0] == 200
+    assert served.ask("POST", "/process.Process/List", {}, E2b_Sandbox_Id=two, X_Access_Token=token)[0] == 401
+    served.app.end(one)
+    served.app.end(two)
+
+
+def test_unknown_sandbox_is_not_found_as_e2b_says_it(served: Served) -> None:
+    status, answer = served.ask("GET", "/health", E2b_Sandbox_Id="nope")
+    assert status == 502 and "was not found" in answer["message"]
+    assert served.ask("DELETE", "/sandboxes/nope", X_API_Key=KEY)[0] == 404
+
+
+@pytest.mark.parametrize("timeout", [-1, 1e9, "5", None, True, float("inf")])
+def test_timeout_that_makes_no_sense_is_refused(served: Served, timeout: Any) -> None:
+    status, _ = served.ask("POST", "/v2/sandboxes", {"templateID": "base", "timeout": timeout}, X_API_Key=KEY)
+    assert status == 400
+
+
+def test_repeated_creation_makes_one_sandbox(served: Served) -> None:
+    before = len(served.app.sandboxes)
+    headers = {"X_API_Key": KEY, "Idempotency_Key": "same"}
+    first = served.ask("POST", "/v2/sandboxes", {"templateID": "base"}, **headers)[1]
+    again = served.ask("POST", "/v2/sandboxes", {"templateID": "base"}, **headers)[1]
+    assert first["sandboxID"] == again["sandboxID"] and len(served.app.sandboxes) == before + 1
+    served.app.end(first["sandboxID"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\0\0\0",
+        b"\0\0\0\0\xff{}",
+        struct.pack(">BI", 0, 2**32 - 1) + b"{}",
+        struct.pack(">BI", 1, 2) + b"{}",
+        envelope({}) * 2,
+        envelope([]),
+        struct.pack(">BI", 0, 100_000) + b"[" * 100_000,
+    ],
+)
+def test_malformed_envelopes_are_refused(served: Served, body: bytes) -> None:
+    sandbox, token = served.create()
+    status, _ = served.ask("POST", "/process.Process/Start", body, E2b_Sandbox_Id=sandbox, X_Access_Token=token)
+    assert status == 400
+    served.app.end(sandbox)
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "a/../../b", "", "/home/user", "a\0b"])
+def test_files_outside_cannot_be_reached(served: Served, path: str) -> None:
+    from urllib.parse import quote
+
+    sandbox, token = served.create()
+    headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token}
+    status, answer = served.ask("GET", f"/files?path={quote(path)}", **headers)
+    assert status in (400, 404) and b"root:" not in str(answer).encode()
+    status, answer = served.ask("POST", f"/files?path={quote(path)}", b"x", **headers)
+    assert status in (200, 400)  # an absolute path is one below the sandbox's own folder
+    served.app.end(sandbox)
+
+
+def raw(served: Served, head: bytes) -> bytes:
+    url = urlsplit(served.url)
+    assert url.hostname is not None and url.port is not None
+    with socket.create_connection((url.hostname, url.port), 10) as connection:
+        connection.sendall(head)
+        return connection.recv(4096)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: -5\r\n\r\n",
+        b"Content-Length: +5\r\n\r\nhello",
+        b"Content-Length: 1_0\r\n\r\n",
+        b"Content-Length: x\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_malformed_lengths_are_refused(served: Served, head: bytes) -> None:
+    answer = raw(served, b"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\n" + head)
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+def test_body_that_is_too_large_is_refused_unread(served: Served) -> None:
+    head = b"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY + 1)
+    assert raw(served, head).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"1", b"[" * 100_000, b"\xff"])
+def test_bodies_that_are_no_object_are_refused(served: Served, body: bytes) -> None:
+    assert served.ask("POST", "/v2/sandboxes", body, X_API_Key=KEY)[0] == 400
+    sandbox, token = served.create()
+    headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token}
+    assert served.ask("POST", "/process.Process/SendInput", body, **headers)[0] == 400
+    assert served.ask("POST", "/execute", body, E2b_Sandbox_Port="49999", **headers)[0] == 400
+    served.app.end(sandbox)
+
+
+def test_server_is_well_after_all_that(served: Served) -> None:
+    sandbox, token = served.create()
+    headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token}
+    status, answer = served.ask("POST", "/execute", {"code": "1 + 1"}, E2b_Sandbox_Port="49999", **headers)
+    assert status == 200
+    lines = [json.loads(line) for line in answer.splitlines()]
+    assert [line["type"] for line in lines] == ["number_of_executions", "result", "end_of_execution"]
+    assert lines[1]["text"] == "2"
+    served.app.end(sandbox)
+    assert served.app.sandboxes == {}

@@ -1,0 +1,11 @@
+"""The conformance suite on the wasm sandbox."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from safeexec.testing import conformance
+from safeexec_backends.wasm import WasmBackend
+
+TestInProcess = conformance(partial(WasmBackend, workers=0))
+TestWorkers = conformance(partial(WasmBackend, workers=2))

@@ -1,0 +1,207 @@
+"""The image and its cache: built from pinned files, private, verified, built once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from safeexec_backends.wasm import abi, image
+from safeexec_backends.wasm.image import build, cache, sources
+from safeexec_backends.wasm.image.binary import KIND_FUNCTION, Module
+from safeexec_backends.wasm.image.boot import POINTERS, PROVIDED
+from safeexec_backends.wasm.image.link import link
+from safeexec_backends.wasm.image.pins import LIBRARY, PINS, VERSION, WASM
+
+
+@pytest.fixture(scope="session")
+def loaded() -> cache.Loaded:
+    """The image of this machine."""
+    return image.ensure()
+
+
+@pytest.fixture(scope="session")
+def originals(loaded: cache.Loaded) -> Path:
+    """Pyodide's files, as they were fetched."""
+    return loaded.compiled.parent.parent / f"pyodide-{VERSION}"
+
+
+@pytest.fixture
+def copy(loaded: cache.Loaded, tmp_path: Path) -> Path:
+    """A copy of the cached image that a test may damage."""
+    target = tmp_path / "image"
+    shutil.copytree(loaded.compiled.parent, target)
+    target.chmod(0o700)
+    return target
+
+
+@pytest.fixture
+def stub_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, originals: Path) -> list[int]:
+    """`ensure` in an empty cache with a build that only notes that it ran."""
+    built: list[int] = []
+
+    def fake(wasm: bytes, library: bytes, progress: build.Progress) -> build.Image:
+        built.append(threading.get_ident())
+        return build.Image(b"compiled", {"lib/x": b"file"}, {"missing": [], "random": 0, "memory": 0})
+
+    monkeypatch.setenv("SAFEEXEC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "build", fake)
+    monkeypatch.setattr(sources, "_ROADS", ())
+    shutil.copytree(originals, tmp_path / "cache" / "wasm" / f"pyodide-{VERSION}")
+    (tmp_path / "cache" / "wasm").chmod(0o700)
+    return built
+
+
+def test_linked_module_imports_only_what_the_host_supplies(originals: Path) -> None:
+    linked = link((originals / WASM).read_bytes(), PROVIDED, POINTERS)
+    wanted = Module(linked.module).read_imports()
+    assert {i.kind for i in wanted} == {KIND_FUNCTION}
+    assert {i.name for i in wanted if i.module != "host"} == PROVIDED
+    assert not [i.name for i in wanted if "socket" in i.name or "Js" in i.name]
+    assert "JsProxy_GetAttr_js" in linked.missing
+
+
+def test_image_is_found_again(loaded: cache.Loaded) -> None:
+    assert image.ensure().compiled == loaded.compiled
+    assert loaded.files["lib/python314.zip"][:2] == b"PK"
+
+
+@pytest.mark.parametrize("name", [cache.COMPILED, cache.FILES])
+def test_changed_file_is_refused(copy: Path, name: str) -> None:
+    with open(copy / name, "r+b") as file:
+        file.seek(1000)
+        byte = file.read(1)
+        file.seek(1000)
+        file.write(bytes((byte[0] ^ 1,)))
+    with pytest.raises(cache.Damaged, match="changed"):
+        cache.load(copy)
+
+
+def test_truncated_file_is_refused(copy: Path) -> None:
+    with open(copy / cache.COMPILED, "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(cache.Damaged):
+        cache.load(copy)
+
+
+@pytest.mark.parametrize("name", ["", cache.COMPILED, cache.FILES, cache.FACTS])
+def test_what_others_can_write_is_refused(copy: Path, name: str) -> None:
+    (copy / name).chmod(0o777)
+    with pytest.raises(cache.Damaged, match="written by others"):
+        cache.load(copy)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="n/a: only root can give a file away")
+def test_what_belongs_to_another_user_is_refused(copy: Path) -> None:
+    os.chown(copy / cache.COMPILED, 12345, 12345)
+    with pytest.raises(cache.Damaged, match="another user"):
+        cache.load(copy)
+
+
+def test_link_in_place_of_a_file_is_refused(copy: Path) -> None:
+    (copy / cache.COMPILED).rename(copy / "elsewhere")
+    (copy / cache.COMPILED).symlink_to(copy / "elsewhere")
+    with pytest.raises(cache.Damaged, match="regular file"):
+        cache.load(copy)
+
+
+def test_facts_that_are_no_json_are_refused(copy: Path) -> None:
+    (copy / cache.FACTS).write_text("{")
+    with pytest.raises(cache.Damaged):
+        cache.load(copy)
+
+
+def test_names_that_leave_the_files_are_harmless(copy: Path) -> None:
+    facts = json.loads((copy / cache.FACTS).read_text())
+    facts["names"]["lib/evil"] = [1 << 40, 1 << 40]
+    (copy / cache.FACTS).write_text(json.dumps(facts))
+    assert bytes(cache.load(copy).files["lib/evil"]) == b""
+
+
+def test_parallel_starts_build_once(stub_build: list[int]) -> None:
+    waited: list[str] = []
+    threads = [threading.Thread(target=lambda: image.ensure(lambda stage, *_: waited.append(stage))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(stub_build) == 1
+    assert "done" in waited
+
+
+def _killed_in_the_middle(folder: str) -> None:
+    os.environ["SAFEEXEC_CACHE"] = folder
+
+    def die(*_: object) -> build.Image:
+        os._exit(9)
+
+    build.build = die  # type: ignore[assignment]
+    image.ensure()
+
+
+def test_killed_build_leaves_the_lock_free_and_nothing_half_made(stub_build: list[int], tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_killed_in_the_middle, args=(str(tmp_path / "cache"),))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    half = tmp_path / "cache" / "wasm" / "building-1"
+    half.mkdir()
+    (half / cache.COMPILED).write_bytes(b"half")
+    assert image.ensure().files["lib/x"] == b"file"
+    assert not half.exists()
+    assert len(stub_build) == 1
+
+
+def test_damaged_image_is_built_anew(stub_build: list[int]) -> None:
+    first = image.ensure()
+    first.compiled.write_bytes(b"other")
+    image.ensure()
+    assert len(stub_build) == 2
+
+
+def test_stages_are_reported_in_order(stub_build: list[int]) -> None:
+    heard: list[tuple[str, int, int]] = []
+    image.ensure(lambda *stage: heard.append(stage))
+    assert [stage for stage, _, _ in heard] == ["fetch", "verify", "done"]
+    assert all(0 <= number <= of == len(build.STAGES) - 1 for _, number, of in heard)
+
+
+def test_files_of_another_version_are_refused(tmp_path: Path) -> None:
+    for name in PINS:
+        (tmp_path / name).write_bytes(b"not it")
+    with pytest.raises(sources.SourceError, match="SHA-256"):
+        sources.from_path(tmp_path)
+
+
+def test_files_are_taken_from_an_archive_without_unpacking_it(originals: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "pyodide.tgz"
+    with tarfile.open(archive, "w:gz", compresslevel=0) as tar:
+        (tmp_path / "decoy").write_bytes(b"decoy")
+        tar.add(tmp_path / "decoy", f"../../evil/{WASM}")
+        for name in PINS:
+            tar.add(originals / name, f"package/{name}")
+    found = sources.from_path(archive)
+    assert found.library == (originals / LIBRARY).read_bytes()
+    assert not (tmp_path.parent.parent / "evil").exists()
+
+
+def test_without_any_road_the_message_names_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def closed() -> sources.Sources:
+        raise sources.SourceError("closed")
+
+    monkeypatch.setattr(sources, "_ROADS", (("one road", closed),))
+    with pytest.raises(sources.SourceError, match="one road: closed") as caught:
+        sources.fetch(tmp_path, None, lambda _: None)
+    assert "--from" in str(caught.value) and "--export-wheel" in str(caught.value)
+
+
+def test_stack_limit_that_would_end_the_process_is_refused() -> None:
+    for size in (0, 1000, 1 << 40):
+        with pytest.raises(abi.EngineError, match="max_stack"):
+            abi.Engine(size)

@@ -1,0 +1,227 @@
+"""Limits: what a guest may use up, and that the host goes on whatever it tries."""
+
+from __future__ import annotations
+
+import threading
+import time
+import tracemalloc
+
+import pytest
+
+from safeexec import Executor, Limits, Policy
+from safeexec_backends.wasm import WasmBackend, limits
+from safeexec_backends.wasm.limits import with_enough_stack
+from tests.wasm.conftest import Run
+
+CAUGHT = "\ntry:\n    go()\n    name = 'none'\nexcept BaseException as error:\n    name = type(error).__name__\nname"
+DEEP = {
+    "python": "def go():\n    go()",
+    "repr": "x = []\nfor _ in range(100_000):\n    x = [x]\ngo = lambda: repr(x)",
+    "json_dumps": "import json\nx = []\nfor _ in range(100_000):\n    x = [x]\ngo = lambda: json.dumps(x)",
+    "json_loads": "import json\ngo = lambda: json.loads('[' * 200_000)",
+    "eq": "import sys\nsys.setrecursionlimit(10**6)\nclass A:\n    def __eq__(s, o):\n        return [s] == [o]\ngo = lambda: A() == A()",
+    "getattr": "import sys\nsys.setrecursionlimit(10**6)\nclass A:\n    def __getattr__(s, n):\n        return getattr(s, n + 'x')\ngo = lambda: A().q",
+    "sort": "import sys\nsys.setrecursionlimit(10**6)\ndef go(x=1):\n    return sorted([x], key=go)",
+    "isinstance": "x = int\nfor _ in range(100_000):\n    x = (x,)\ngo = lambda: isinstance(1, x)",
+    "compile": "go = lambda: eval('a' + '.b' * 100_000)",
+    "sum": "go = lambda: eval('+'.join(['1'] * 50_000))",
+    "pickle": "import pickle\nx = []\nfor _ in range(100_000):\n    x = [x]\ngo = lambda: pickle.dumps(x)",
+    "regex": "import re\ngo = lambda: re.compile('(' * 50_000 + ')' * 50_000)",
+}
+
+
+@pytest.mark.parametrize("what", DEEP)
+def test_deep_recursion_is_an_exception(run: Run, what: str) -> None:
+    result = run(DEEP[what] + CAUGHT)
+    assert result.error is None, result.error
+    assert result.value == "RecursionError"
+
+
+def test_deep_parentheses_are_an_exception(run: Run) -> None:
+    result = run("go = lambda: eval('-' * 100_000 + '1')" + CAUGHT)
+    assert result.value == "MemoryError"
+
+
+def test_deep_structures_are_freed(run: Run) -> None:
+    assert run("x = None\nfor _ in range(1_000_000):\n    x = (x,)\ndel x\n'ok'").value == "ok"
+
+
+def test_ordinary_recursion_reaches_cpythons_own_limit(run: Run) -> None:
+    code = "import functools\n@functools.cache\ndef f(n):\n    return 0 if n == 0 else 1 + f(n - 1)\nf(450)"
+    assert run(code).value == 450
+
+
+def test_native_stack_overflow_ends_one_session(in_process: Executor) -> None:
+    # Iterators nested in iterators: CPython itself does not count this recursion.
+    with in_process.session() as other:
+        result = in_process.run("x = iter([1])\nfor _ in range(300_000):\n    x = map(abs, x)\nnext(x)")
+        assert result.error is not None and result.error.kind == "crash" and "stack" in result.error.message
+        assert other.run("1 + 1").value == 2
+
+
+def test_small_stack_of_the_calling_thread_is_not_overflowed(in_process: Executor) -> None:
+    results = []
+    before = threading.stack_size(256 * 1024)
+    try:
+        thread = threading.Thread(target=lambda: results.append(in_process.run(DEEP["json_loads"] + CAUGHT)))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    assert results[0].value == "RecursionError"
+
+
+def test_call_without_enough_stack_left_moves_to_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert with_enough_stack(threading.get_ident) == threading.get_ident()
+    monkeypatch.setattr(limits, "NATIVE_STACK", 1 << 40)
+    assert with_enough_stack(threading.get_ident) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        with_enough_stack(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "bytearray(1 << 30)",
+        "x = []\nwhile True:\n    x.append(bytes(1 << 20))",
+        "x = 'a'\nwhile True:\n    x += x",
+        "x = {}\nwhile True:\n    x[len(x)] = [None] * 1000",
+    ],
+)
+def test_memory_ends_in_memory_error(run: Run, code: str) -> None:
+    result = run(code, memory=64 << 20, time=20)
+    assert result.error is not None and result.error.kind == "memory"
+
+
+def test_memory_error_can_be_caught_and_the_session_goes_on(in_process: Executor) -> None:
+    policy = Policy(limits=Limits(memory=64 << 20))
+    with in_process.session(policy=policy) as session:
+        assert (
+            session.run("try:\n    x = bytearray(1 << 30)\nexcept MemoryError:\n    x = 'caught'\nx").value == "caught"
+        )
+        result = session.run("len(bytearray(40 << 20))")
+        assert result.value == 40 << 20
+        # Beyond a fresh session, whose heap has some room already.
+        assert 32 << 20 <= result.usage.peak_memory <= 64 << 20
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True:\n    pass",
+        "import re\nre.match('(a+)+$', 'a' * 40 + 'b')",
+        "9 ** 9 ** 9",
+        "import time\ntime.sleep(100)",
+        "import time\nwhile True:\n    try:\n        time.sleep(1)\n    except KeyboardInterrupt:\n        pass",
+        "sum(range(10 ** 11))",
+        "import asyncio\nawait asyncio.sleep(100)",
+        "import os\nwhile True:\n    os.urandom(1 << 20)",
+        "import select\nselect.select([], [], [], 100)",
+    ],
+)
+def test_time_ends_everything(run: Run, code: str) -> None:
+    started = time.monotonic()
+    result = run(code, time=0.3)
+    assert result.error is not None and result.error.kind == "time"
+    assert time.monotonic() - started < 0.3 + 0.2 + 0.5  # the promise, and what a loaded machine adds
+
+
+@pytest.mark.parametrize(
+    "wait", ["while True:\n        pass", "import time; time.sleep(10)", "import asyncio; await asyncio.sleep(10)"]
+)
+def test_interrupt_lets_the_guest_clean_up(run: Run, wait: str) -> None:
+    result = run(f"try:\n    {wait}\nfinally:\n    print('clean')", time=0.3)
+    assert result.error is not None and result.error.kind == "time"
+    assert result.stdout == "clean\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("open('big', 'wb').write(bytes(3 << 20))", "File too large"),
+        ("for n in range(9):\n    open(f'f{n}', 'wb').write(bytes(300_000))", "No space left"),
+        ("for n in range(100_000):\n    open(f'f{n}', 'w').close()", "No space left"),
+        ("x = [open('f', 'w') for _ in range(1000)]", "No file descriptors"),
+        ("import os\nf = open('f', 'wb')\nos.ftruncate(f.fileno(), 1 << 40)", "File too large"),
+        ("f = open('f', 'wb')\nf.seek(1 << 40)\nf.write(b'x')\nf.flush()", "File too large"),
+    ],
+)
+def test_disk_quota(run: Run, code: str, what: str) -> None:
+    result = run(code, disk=2 << 20, time=20)
+    assert result.error is not None and result.error.type == "OSError" and what in result.error.message
+
+
+def test_deleted_files_give_their_space_back(run: Run) -> None:
+    code = "import os\nfor _ in range(20):\n    open('f', 'wb').write(bytes(1 << 20))\n    os.remove('f')\n'ok'"
+    assert run(code, disk=2 << 20).value == "ok"
+
+
+def test_sessions_run_side_by_side_in_threads(in_process: Executor) -> None:
+    failures: list[object] = []
+
+    def work(number: int) -> None:
+        with in_process.session() as session:
+            for step in range(10):
+                result = session.run(f"x = {number} * 1000 + {step}\nprint(x)\nx")
+                if result.value != number * 1000 + step or result.stdout != f"{result.value}\n":
+                    failures.append(result)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_reading_a_large_folder_many_times_costs_the_host_one_listing(in_process: Executor) -> None:
+    code = """
+import os
+for n in range(4000):
+    open(f"f{n}", "w").close()
+seen = []
+for n in range(200):
+    fd = os.open(".", os.O_RDONLY)
+    os.symlink("x", f"link{n}")  # every listing would differ
+    seen.append(next(os.scandir(fd)).name)
+len(seen)
+"""
+    policy = Policy(limits=Limits(time=30))
+    with in_process.session(policy=policy) as session:
+        tracemalloc.start()
+        try:
+            assert session.run(code).value == 200
+            assert tracemalloc.get_traced_memory()[1] < 30 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_names_removed_while_a_folder_is_read_hide_no_others(run: Run) -> None:
+    code = """
+import os
+for n in range(100):
+    open(f"f{n:03}", "w").close()
+seen = []
+for entry in os.scandir("."):
+    seen.append(entry.name)
+    os.remove(entry.name)
+(len(seen), os.listdir("."))
+"""
+    assert run(code).value == (100, [])
+
+
+def test_links_count_towards_the_disk(run: Run) -> None:
+    result = run("import os\nfor n in range(10_000):\n    os.symlink('x' * 4000, f'l{n}')", disk=1 << 20)
+    assert result.error is not None and "No space left" in result.error.message
+
+
+def test_backend_closed_by_a_tool_of_the_running_step() -> None:
+    backend = WasmBackend(Policy(), workers=0)
+    executor = Executor(backend)
+
+    def close() -> None:
+        backend.close()
+
+    result = executor.session(tools=[close]).run("close()\n1")
+    assert result.error is not None and result.error.kind == "crash"
+    executor.close()

@@ -1,0 +1,55 @@
+"""Preparing the image, and carrying Pyodide's files to machines without network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from safeexec.errors import BackendUnavailable
+from safeexec_backends.wasm import setup
+from safeexec_backends.wasm.image import sources
+
+
+def test_state_of_a_ready_image_and_of_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    directory = setup.setup()
+    ready = setup.state()
+    assert ready.ready and ready.directory == directory and ready.size > 30 << 20
+    monkeypatch.setenv("SAFEEXEC_CACHE", str(tmp_path))
+    missing = setup.state()
+    assert not missing.ready and "safeexec setup wasm" in missing.reason
+
+
+def test_source_that_is_not_pyodide_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAFEEXEC_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "x.tgz").write_bytes(b"no archive")
+    with pytest.raises(BackendUnavailable, match="cannot be read"):
+        setup.setup(tmp_path / "x.tgz", rebuild=True)
+
+
+def test_exported_wheel_installs_and_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wheel = setup.export_wheel(tmp_path)
+    first = wheel.read_bytes()
+    assert setup.export_wheel(tmp_path).read_bytes() == first
+    target = tmp_path / "installed"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-index",
+            "--no-deps",
+            "--target",
+            str(target),
+            str(wheel),
+        ],
+        check=True,
+    )
+    monkeypatch.syspath_prepend(str(target))
+    monkeypatch.setattr(sources, "_ROADS", sources._ROADS[:1])
+    found = sources.fetch(tmp_path / "empty", None, lambda _: None)
+    assert found.wasm[:4] == b"\0asm" and found.library[:2] == b"PK"

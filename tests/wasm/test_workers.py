@@ -1,0 +1,275 @@
+"""Worker processes: who dies with whom, what is left behind, and which walls stand around them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from safeexec import Executor, Limits, Policy
+from safeexec.errors import BackendUnavailable, PolicyError
+from safeexec_backends.wasm import WasmBackend
+from safeexec_backends.wasm.process import WorkerGuest
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    with Executor(WasmBackend(Policy(), workers=2)) as executor:
+        yield executor
+
+
+def worker_of(session: object) -> int:
+    """The process id of a session's worker."""
+    guest = session._guest  # type: ignore[attr-defined]
+    assert isinstance(guest, WorkerGuest)
+    return guest.worker.pid
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, waiting a little for it."""
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_sessions_are_spread_over_the_workers(executor: Executor) -> None:
+    sessions = [executor.session() for _ in range(4)]
+    pids = [worker_of(session) for session in sessions]
+    assert len(set(pids)) == 2 and pids.count(pids[0]) == 2
+    for session in sessions:
+        session.close()
+
+
+def test_worker_killed_from_outside_takes_only_its_own_sessions(executor: Executor) -> None:
+    first, second = executor.session(), executor.session()
+    assert worker_of(first) != worker_of(second)
+    second.run("x = 7")
+    os.kill(worker_of(first), signal.SIGKILL)
+    result = first.run("1")
+    assert result.error is not None and result.error.kind == "crash" and "died" in result.error.message
+    assert second.run("x").value == 7
+    with executor.session() as third:  # in a new worker
+        assert third.run("2").value == 2
+    first.close()
+    second.close()
+
+
+def test_worker_killed_in_the_middle_of_a_step(executor: Executor) -> None:
+    session = executor.session()
+    pid = worker_of(session)
+    timer = threading.Timer(0.2, os.kill, (pid, signal.SIGKILL))
+    timer.start()
+    result = session.run("while True:\n    pass")
+    timer.join()
+    assert result.error is not None and result.error.kind == "crash"
+    assert executor.run("3").value == 3
+    session.close()
+
+
+def test_zygote_killed_from_outside_is_replaced() -> None:
+    with Executor(WasmBackend(Policy(), workers=1)) as executor:
+        assert executor.run("1").value == 1
+        pool = executor._backend._pool  # type: ignore[attr-defined]
+        os.kill(pool._zygote._process.pid, signal.SIGKILL)
+        assert gone(worker_of_pool(pool))
+        assert executor.run("2").value == 2
+
+
+def worker_of_pool(pool: object) -> int:
+    """The process id of a pool's only worker."""
+    return int(pool._workers[0].pid)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = iter([1])\nfor _ in range(300_000):\n    x = map(abs, x)\nnext(x)",
+        "import os; os.abort()",
+        "import ctypes; ctypes.string_at(0)",
+    ],
+)
+def test_guest_that_crashes_leaves_its_worker_alive(executor: Executor, code: str) -> None:
+    with executor.session() as other:
+        with executor.session() as neighbour:
+            pids = {worker_of(other), worker_of(neighbour)}
+        other.run("x = 1")
+        result = executor.run(code)
+        assert result.error is not None and result.error.kind == "crash"
+        assert other.run("x").value == 1
+        assert all(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_session_of_its_own_worker() -> None:
+    with Executor(WasmBackend(Policy(), isolation="session")) as executor:
+        first, second = executor.session(), executor.session()
+        pids = worker_of(first), worker_of(second)
+        assert pids[0] != pids[1]
+        assert executor.isolation["process"].active
+        first.close()
+        assert gone(pids[0])
+        assert second.run("1").value == 1
+        second.close()
+    assert gone(pids[1])
+
+
+def test_nothing_is_left_behind() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    executor = Executor(WasmBackend(Policy(), workers=2))
+    sessions = [executor.session() for _ in range(3)]
+    pids = {worker_of(session) for session in sessions}
+    pool = executor._backend._pool  # type: ignore[attr-defined]
+    zygote = pool._zygote._process.pid
+    runner = threading.Thread(target=lambda: sessions[0].run("while True:\n    pass"))
+    runner.start()
+    executor.close()
+    runner.join(5)
+    assert not runner.is_alive()
+    assert all(map(gone, pids)) and gone(zygote)
+    deadline = time.monotonic() + 5
+    while set(os.listdir("/proc/self/fd")) - before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+def test_worker_has_no_network_no_files_no_capabilities(executor: Executor) -> None:
+    with executor.session() as session:
+        session.run("1")
+        pid = worker_of(session)
+        status = dict(
+            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
+        )
+        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapBnd"], 16) == 0
+        assert status["NoNewPrivs"].strip() == "1" and status["Seccomp"].strip() == "2"
+        assert "0" not in status["Uid"].split()
+        for namespace in ("net", "mnt", "pid", "ipc", "uts", "user"):
+            assert os.readlink(f"/proc/{pid}/ns/{namespace}") != os.readlink(f"/proc/self/ns/{namespace}")
+        # Every thread: one that was started before the walls would stand outside them.
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            assert "Seccomp:\t2" in (task / "status").read_text()
+        open_files = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        allowed = ("socket:", "/dev/null", "anon_inode:[event", "pipe:", "/null")
+        image = [name for name in open_files if not name.startswith(allowed)]
+        assert all(name.endswith("image.cwasm") or "memfd" in name for name in image), open_files
+
+
+def test_frames_that_are_no_frames_end_the_session(executor: Executor) -> None:
+    code = """
+import gc
+device = display.__self__._channel.send.__globals__["device"]
+device.send(b"\\xff\\xff\\xff\\xff garbage")
+"""
+    with executor.session() as other:
+        result = executor.run(code)
+        assert result.error is not None and result.error.kind == "protocol"
+        assert other.run("1").value == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_forged_closing_frame_gains_nothing(workers: int) -> None:
+    code = """
+channel = display.__self__._channel
+channel.send({"t": "done", "id": 2, "v": "forged"})
+1
+"""
+    with Executor(WasmBackend(Policy(), workers=workers)) as executor:
+        with executor.session() as session:
+            session.run(code)
+            # The real closing frame is still to come: the next step must not be answered by it.
+            assert session.closed or session.run("2").error is not None
+        assert executor.run("3").value == 3
+
+
+def test_killed_session_stops_using_the_processor(executor: Executor) -> None:
+    session = executor.session()
+    pid = worker_of(session)
+    runner = threading.Thread(target=lambda: session.run("while True:\n    pass"))
+    runner.start()
+    time.sleep(0.2)
+    session.kill()
+    runner.join(5)
+    assert not runner.is_alive()
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    time.sleep(0.2)
+    before = ticks()
+    time.sleep(0.3)
+    assert ticks() - before <= 10  # of 30
+
+
+def test_many_sessions_wait_in_tools_at_once(executor: Executor) -> None:
+    barrier = threading.Barrier(20)
+
+    def meet() -> int:
+        return barrier.wait(20)
+
+    results: list[object] = []
+
+    def work() -> None:
+        with executor.session(tools=[meet]) as session:
+            results.append(session.run("meet() >= 0").value)
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 20
+
+
+def test_limits_hold_in_workers(executor: Executor) -> None:
+    policy = Policy(limits=Limits(time=0.3, memory=32 << 20))
+    started = time.monotonic()
+    result = executor.run("9 ** 9 ** 9", policy=policy)
+    assert result.error is not None and result.error.kind == "time"
+    assert time.monotonic() - started < 1.0
+    result = executor.run("bytearray(64 << 20)", policy=policy)
+    assert result.error is not None and result.error.kind == "memory"
+
+
+def test_fork_of_the_host_is_told(executor: Executor) -> None:
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            executor.session()
+        except BackendUnavailable as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    with open(read, encoding="utf-8") as pipe:
+        assert "fork" in pipe.read()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"workers": -1}, {"workers": "2"}, {"isolation": "none"}, {"workers": 0, "isolation": "session"}, {"x": 1}],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(PolicyError):
+        WasmBackend(Policy(), **options)  # type: ignore[arg-type]
+
+
+def test_large_values_cross_whole(executor: Executor) -> None:
+    data = os.urandom(1 << 20) * 8
+    with executor.session(variables={"data": data}) as session:
+        assert session.run("len(data)").value == len(data)
+        assert session.variables["data"] == data
+
+
+def test_host_socket_pair_is_the_only_way_in() -> None:
+    # A guest's socket is one end of a pair: there is no address that others could connect to.
+    with Executor(WasmBackend(Policy(), workers=1)) as executor, executor.session() as session:
+        sock = session._guest._socket  # type: ignore[attr-defined]
+        assert isinstance(sock, socket.socket) and sock.getsockname() == ""
