@@ -63,3 +63,19 @@ def test_host_holds_the_value_limit_itself(executor: Executor, value: str) -> No
     with executor.session() as session:
         result = session.run(GUEST + forge)
         assert result.value is None and result.error is not None and result.error.kind == "protocol"
+
+
+def test_out_of_band_data_is_refused(executor: Executor) -> None:
+    code = """
+import socket
+a, b = socket.socketpair()
+refused = []
+for call in (lambda: a.send(b"x", socket.MSG_OOB), lambda: b.recv(1, socket.MSG_OOB)):
+    try:
+        call()
+    except PermissionError:
+        refused.append(True)
+a.send(b"y", socket.MSG_DONTWAIT)
+[refused, b.recv(1, socket.MSG_PEEK), b.recv(1)]
+"""
+    assert executor.run(code).value == [[True, True], b"y", b"y"]
