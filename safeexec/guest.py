@@ -526,8 +526,11 @@ class Guest:
         return encoder.blobs
 
     def _await(self, coroutine: Any) -> Any:
-        import asyncio
-
+        self._shield += 1  # an import that is interrupted leaves a package in pieces, for all later steps
+        try:
+            import asyncio
+        finally:
+            self._open_shield()
         if self._loop is None or self._loop.is_closed():
             self._loop = asyncio.new_event_loop()
         loop = self._loop
@@ -545,25 +548,29 @@ class Guest:
 
     def _describe(self, error: BaseException, filename: str) -> Dict[str, Any]:
         kind = "exception"
-        if isinstance(error, SystemExit):
+        raised = type(error)  # isinstance() would ask the exception for its __class__, which may raise in turn
+        if issubclass(raised, SystemExit):
             kind = "exit"
-        elif isinstance(error, MemoryError):
+        elif issubclass(raised, MemoryError):
             kind = "memory"
-        elif isinstance(error, OutputFlood):
+        elif issubclass(raised, OutputFlood):
             kind = "output"
-        elif isinstance(error, Refused):
+        elif issubclass(raised, Refused):
             kind = "policy"
         answer: Dict[str, Any] = {"kind": kind, "type": _type_name(error), "message": _text(error, 20_000)}
         if kind == "output":
             answer["type"], answer["message"] = "OutputLimitExceeded", "the step wrote far more than its output limit"
         elif kind == "exit":
-            code = error.code if isinstance(error, SystemExit) else None
-            answer["message"] = "0" if code is None else _text(code, 20_000)
+            try:
+                code = getattr(error, "code", None)
+                answer["message"] = "0" if code is None else _text(code, 20_000)
+            except BaseException as trouble:
+                answer["message"] = "<its code raised {}>".format(type(trouble).__name__)
         try:
-            line = getattr(error, "lineno", None) if isinstance(error, (SyntaxError, Refused)) else None
+            line = getattr(error, "lineno", None) if issubclass(raised, (SyntaxError, Refused)) else None
             if kind != "output":
                 answer["traceback"] = self._traceback(error)
-            if type(line) is not int:
+            if type(line) is not int or not 0 <= line < 2**31:
                 line = None
                 tb = error.__traceback__
                 while tb is not None:
@@ -571,13 +578,17 @@ class Guest:
                         line = tb.tb_lineno
                     tb = tb.tb_next
             answer["line"] = line
-        except Exception as trouble:
+        except BaseException as trouble:
             answer.setdefault("traceback", "(no traceback: {})".format(type(trouble).__name__))
         return answer
 
     def _traceback(self, error: BaseException) -> str:
         hidden = self._hidden + tuple(self._language.hidden)
         report = traceback.TracebackException(type(error), error, error.__traceback__, limit=-200)
+        place = getattr(report, "filename", None)
+        if isinstance(place, str) and place.startswith("<step ") and getattr(report, "text", "") is None:
+            # The compiler knows the line of a misplaced `return` but looks for its text in a file.
+            report.text = linecache.getline(place, int(report.lineno or 0))
         queue: List[Any] = [report]
         seen = set()
         while queue:
@@ -833,12 +844,12 @@ def _rich(value: Any) -> Dict[str, Any]:
 
 def _type_name(error: BaseException) -> str:
     kind = type(error)
-    if isinstance(error, Refused):  # shown as what user code would catch it as
+    if issubclass(kind, Refused):  # shown as what user code would catch it as
         for base in kind.__mro__:
             if base.__module__ == "builtins" and base not in (Exception, BaseException, object):
                 return base.__name__
         return "PolicyError"
-    return str(kind.__name__)[:200]
+    return str(type.__dict__["__name__"].__get__(kind))[:200]  # a metaclass may have a __name__ of its own
 
 
 def _text(error: Any, length: int) -> str:

@@ -178,7 +178,7 @@ class Session:
                 raise ProtocolError(step.broken)
             if step.died is None:
                 answer = step.answer
-                error = _guest_error(answer.get("error"))
+                error = _guest_error(answer.get("error")) or _own_failure(answer)
                 if error is None and "v" in answer:
                     value = wire.Decoder(step.blobs).decode(answer["v"])
                 cpu = number_field(answer, "cpu")
@@ -338,6 +338,16 @@ def _guest_error(data: Any) -> GuestError | None:
     return GuestError(
         data["kind"], text_field(data, "type", 400), text_field(data, "message"), text_field(data, "traceback"), line
     )
+
+
+def _own_failure(answer: wire.Header) -> GuestError | None:
+    """The guest program itself failed at the step, over an exception that cannot even be described, say: that is no success."""
+    fail = answer.get("fail")
+    if fail is None:
+        return None
+    if type(fail) is not dict:
+        raise ProtocolError("a malformed failure")
+    return GuestError("exception", text_field(fail, "type", 400), text_field(fail, "message"))
 
 
 def _file_list(data: Any) -> tuple[FileInfo, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from safeexec.serve import files
 from safeexec.serve.connect import RpcError
 from safeexec.serve.http import BadRequest, Request, Response, json_response
-from safeexec.serve.interpreter import Interpreter
+from safeexec.serve.interpreter import Interpreter, strings
 from safeexec.serve.machine import Machine
 from safeexec.serve.processes import Processes
 
@@ -66,7 +66,7 @@ class Sandbox:
 
 
 class E2BServer:
-    """The application. `make` makes the machine of a new sandbox from what the client asked for; `api_key` is what clients must send.
+    """The application. `make` makes the machine of a new sandbox from what the client asked for, such as ``envVars``; `api_key` is what clients must send.
 
     Call :meth:`close` at the end. A sandbox that is not renewed ends at its time.
     """
@@ -125,6 +125,7 @@ class E2BServer:
     def _create(self, request: Request) -> Sandbox:
         asked = request.json_object()
         timeout = _timeout(asked)
+        strings(asked.get("envVars"), "envVars")
         identity = request.headers.get("idempotency-key")
         with self._lock:
             if identity is not None and identity in self._made:

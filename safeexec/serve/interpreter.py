@@ -70,12 +70,13 @@ class Interpreter:
             raise BadRequest("no code")
         if language not in (None, "python"):
             raise BadRequest(f"the only language is python, not {language!r}")
+        env = strings(data.get("env_vars"), "env_vars")
         if isinstance(context, str) and context not in self._machine.contexts():
             return json_response({"code": 404, "message": f"context {context} not found"}, 404)
         self._count += 1
-        return Response(200, self._lines(code, context, self._count), {"Content-Type": "application/x-ndjson"})
+        return Response(200, self._lines(code, context, env, self._count), {"Content-Type": "application/x-ndjson"})
 
-    def _lines(self, code: str, context: str | None, count: int) -> Iterator[bytes]:
+    def _lines(self, code: str, context: str | None, env: dict[str, str], count: int) -> Iterator[bytes]:
         events: queue.Queue[dict[str, Any] | None] = queue.Queue()
 
         def on_output(piece: Output) -> None:
@@ -83,7 +84,7 @@ class Interpreter:
 
         def work() -> None:
             try:
-                for event in _events(self._machine.execute(context, code, on_output)):
+                for event in _events(self._machine.execute(context, code, on_output, env)):
                     events.put(event)
             except (SafeExecError, KeyError) as error:
                 events.put({"type": "error", "name": type(error).__name__, "value": str(error), "traceback": ""})
@@ -114,6 +115,15 @@ def _events(result: Result) -> Iterator[dict[str, Any]]:
         yield {"type": "error", "name": error.type, "value": error.message, "traceback": error.traceback or str(error)}
     elif result.value is not None:
         yield {"type": "result", "is_main_result": True, "text": repr(result.value)}
+
+
+def strings(data: Any, name: str) -> dict[str, str]:
+    """A mapping of strings; None is an empty one. Raises BadRequest."""
+    if data is None:
+        return {}
+    if type(data) is not dict or not all(type(value) is str for value in data.values()):
+        raise BadRequest(f"{name} must be an object of strings")
+    return data
 
 
 def _line(event: dict[str, Any]) -> bytes:

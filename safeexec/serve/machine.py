@@ -13,6 +13,18 @@ from safeexec.result import Result
 from safeexec.session import Session
 from safeexec.step import Output
 
+_SET_ENV = """import os as safeexec_os
+safeexec_env = {{name: safeexec_os.environ.get(name) for name in {0!r}}}
+safeexec_os.environ.update({0!r})
+"""
+_RESTORE_ENV = """for safeexec_name, safeexec_value in safeexec_env.items():
+    if safeexec_value is None:
+        safeexec_os.environ.pop(safeexec_name, None)
+    else:
+        safeexec_os.environ[safeexec_name] = safeexec_value
+del safeexec_os, safeexec_env, safeexec_name, safeexec_value
+"""
+
 
 class Unsupported(Exception):
     """This machine has no such thing; the message says what."""
@@ -60,8 +72,10 @@ class Machine(ABC):
     home = "/home/user"
 
     @abstractmethod
-    def execute(self, context: str | None, code: str, on_output: Callable[[Output], object]) -> Result:
-        """Run code in a context; None is the default one. Raises KeyError for an unknown context."""
+    def execute(
+        self, context: str | None, code: str, on_output: Callable[[Output], object], env: Mapping[str, str]
+    ) -> Result:
+        """Run code in a context, None is the default one, with `env` in its environment meanwhile. Raises KeyError for an unknown context."""
 
     @abstractmethod
     def add_context(self, name: str) -> None:
@@ -119,8 +133,9 @@ class Machine(ABC):
 class ExecutorMachine(Machine):
     """A sandbox over an Executor: a context is a session, the files are the default session's. It has no commands."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, env: Mapping[str, str] | None = None) -> None:
         self._executor = executor
+        self._policy = executor.policy.replace(env={**executor.policy.env, **(env or {})})
         self._lock = threading.Lock()
         self._sessions: dict[str | None, Session] = {}
         self._closed = False
@@ -132,14 +147,25 @@ class ExecutorMachine(Machine):
                 raise KeyError(name)
             # The default one comes back after a step that cost it its life; one that was asked for by name does not, unasked.
             if session is None or (session.closed and name is None):
-                session = self._sessions[name] = self._executor.session()
+                session = self._sessions[name] = self._executor.session(policy=self._policy)
             return session
 
-    def execute(self, context: str | None, code: str, on_output: Callable[[Output], object]) -> Result:
-        return self._session(context).run(code, on_output=on_output)
+    def execute(
+        self, context: str | None, code: str, on_output: Callable[[Output], object], env: Mapping[str, str]
+    ) -> Result:
+        session = self._session(context)
+        if not env:
+            return session.run(code, on_output=on_output)
+        ready = session.run(_SET_ENV.format(dict(env)))
+        if ready.error is not None:
+            return ready
+        result = session.run(code, on_output=on_output)
+        if not session.closed:
+            session.run(_RESTORE_ENV)
+        return result
 
     def add_context(self, name: str) -> None:
-        session = self._executor.session()
+        session = self._executor.session(policy=self._policy)
         with self._lock:
             self._sessions[name] = session
 

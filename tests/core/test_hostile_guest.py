@@ -84,6 +84,7 @@ BROKEN: dict[str, bytes] = {
     "error message that is a list": frame({**DONE, "error": {"kind": "exception", "type": "X", "message": ["m"]}}),
     "error line that is text": frame({**DONE, "error": {"kind": "exception", "type": "X", "message": "", "line": "1"}}),
     "error line below zero": frame({**DONE, "error": {"kind": "exception", "type": "X", "message": "", "line": -1}}),
+    "failure that is text": frame({**DONE, "fail": "no"}),
     "files that are no list": frame({**DONE, "files": {"a": 1}}),
     "files without sizes": frame({**DONE, "files": ["a"]}),
     "files without end": frame({**DONE, "files": [["a", 1]] * 10_001}),
@@ -116,6 +117,12 @@ def test_broken_protocol_ends_the_session(name: str) -> None:
     result, closed = attack(lambda peer, _: peer.raw(BROKEN[name]), {"f": lambda: 1})
     assert result.error is not None and result.error.kind == "protocol", result.error
     assert result.value is None and closed
+
+
+def test_failure_of_the_guest_program_is_no_success() -> None:
+    result, closed = attack(lambda peer, r: peer.done(r, fail={"type": "ValueError", "message": "m"}))
+    assert result.error is not None and not closed
+    assert (result.error.kind, result.error.type, result.error.message) == ("exception", "ValueError", "m")
 
 
 def test_second_answer_ends_the_next_step() -> None:

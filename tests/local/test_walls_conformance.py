@@ -23,6 +23,6 @@ TestFullPython = conformance(
     deviations=OFF,
     _language="full",
 )
-TestWithoutMountNamespace = conformance(
-    "local", policy=Policy(imports="*"), deviations=OFF, _language="full", _deny=["mount_namespace"]
+TestWithoutMountNamespace = pytest.mark.slow(
+    conformance("local", policy=Policy(imports="*"), deviations=OFF, _language="full", _deny=["mount_namespace"])
 )

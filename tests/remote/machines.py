@@ -85,7 +85,9 @@ class LocalMachine(ExecutorMachine):
     """Code contexts over an executor, commands as processes."""
 
     def __init__(self, executor: Executor | None, env: Mapping[str, str], programs: str = "") -> None:
-        super().__init__(executor)  # type: ignore[arg-type]  # without one there are commands only
+        if executor is not None:  # without one there are commands only
+            super().__init__(executor)
+        self._has_code = executor is not None
         self.folder = Path(tempfile.mkdtemp(prefix="safeexec-loopback-"))
         path = f"{programs or Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
         (self.folder / ".profile").write_text(f"export PATH={path}\n")  # a login shell sets PATH anew
@@ -105,7 +107,8 @@ class LocalMachine(ExecutorMachine):
         for process in self._processes:
             process.end()
             process.exited.wait(10)
-        super().close()
+        if self._has_code:
+            super().close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -15,7 +15,9 @@ from tests.remote.loopback import Loopback
 
 pytest.importorskip("blaxel", reason="the blaxel extra is not installed: pip install -e '.[blaxel]'")
 
-from safeexec_backends.blaxel import BlaxelBackend
+from safeexec_backends.blaxel import BlaxelBackend, backend
+
+pytestmark = pytest.mark.slow  # as for modal
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,6 +30,7 @@ def server(pip_environment: dict[str, str]) -> Any:
         for name in [name for name in os.environ if name.startswith("BL_")]:
             patch.delenv(name)
         patch.setenv("DO_NOT_TRACK", "1")
+        patch.setattr(backend, "_logged_in", None)  # what runs after this in the same process has a key of its own
         client.with_base_url(loopback.url)  # the SDK's address is fixed but for this
         yield loopback
     client.with_base_url(before)

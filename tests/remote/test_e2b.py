@@ -442,6 +442,11 @@ def test_native_files(server: Loopback) -> None:
             session.files.read("in.txt")
 
 
+def test_native_environment(server: Loopback) -> None:
+    with Executor("e2b", native=True, policy=Policy(env={"MINE": "it's"})) as executor:
+        assert executor.run("import os\nos.environ['MINE']").value == "it's"
+
+
 def test_native_limits(server: Loopback) -> None:
     with Executor("e2b", native=True, policy=Policy(limits=Limits(time=0.5))) as executor:
         session = executor.session()

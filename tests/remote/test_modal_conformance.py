@@ -17,6 +17,8 @@ pytest.importorskip("modal", reason="the modal extra is not installed: pip insta
 
 from safeexec_backends.modal import ModalBackend
 
+pytestmark = pytest.mark.slow  # two minutes; the other vendors' rooms share the transport with e2b, which always runs
+
 
 @pytest.fixture(scope="module", autouse=True)
 def server(pip_environment: dict[str, str]) -> Any:

@@ -26,7 +26,7 @@ class Served:
     def __init__(self) -> None:
         policy = Policy(imports="*")
         self.executor = Executor(PlainBackend(policy), policy=policy)
-        self.app = E2BServer(lambda asked: ExecutorMachine(self.executor), KEY)
+        self.app = E2BServer(lambda asked: ExecutorMachine(self.executor, asked.get("envVars")), KEY)
         self.server = Server(self.app)
         self.url = self.server.url
 
@@ -82,6 +82,21 @@ def test_sdk_runs_code(sandbox: Any) -> None:
     assert sandbox.run_code("x").text == "20"
     failed = sandbox.run_code("1 / 0")
     assert failed.error.name == "ZeroDivisionError" and "division by zero" in failed.error.traceback
+
+
+def test_sdk_sets_the_environment(sandbox: Any, served: Served) -> None:
+    code = "import os\nos.environ.get('MINE'), os.environ.get('ALL')"
+    assert sandbox.run_code(code).text == "(None, None)"
+    assert sandbox.run_code(code, envs={"MINE": "it's"}).text == """("it's", None)"""
+    assert sandbox.run_code(code).text == "(None, None)"
+    assert sandbox.run_code("1 / 0", envs={"MINE": "1"}).error.name == "ZeroDivisionError"
+    assert sandbox.run_code("sorted(n for n in globals() if 'safeexec' in n)").text == "[]"
+    other = type(sandbox).create(api_key=KEY, envs={"ALL": "x"})
+    assert other.run_code(code, envs={"ALL": "y"}).text == "(None, 'y')"
+    assert other.run_code(code).text == "(None, 'x')"
+    other.kill()
+    asked = {"templateID": "base", "envVars": {"A": 1}}
+    assert served.ask("POST", "/v2/sandboxes", asked, X_API_Key=KEY)[0] == 400
 
 
 def test_sdk_has_contexts(sandbox: Any) -> None:

@@ -51,7 +51,10 @@ class PlainGuest(StreamGuest):
 
     def kill(self) -> None:
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:  # another thread waited for it in between
+                pass
         self.hang_up()
 
     def death(self) -> GuestDied:

@@ -165,10 +165,25 @@ def test_frame_that_was_not_announced_stops_the_guest(guest: Hostile) -> None:
 
 def test_frame_in_endless_parts_is_stopped(guest: Hostile) -> None:
     for _ in range(3000):
-        if guest.call("part", 0, 65536) is None:
+        if guest.call("part", 0, 65536, 1) is None:
             break
     assert guest.host.parts_size <= (64 << 20) + 65536
     assert guest.host.parts_size > 32 << 20
+
+
+def test_frame_in_one_part_that_is_too_large_is_not_copied(guest: Hostile) -> None:
+    guest.host.parts_size = (64 << 20) - 10
+    assert guest.call("part", 0, 11, 0) is None
+    assert guest.frames == []
+
+
+def test_frame_arrives_when_its_last_part_does(guest: Hostile) -> None:
+    guest.host.memory.write(0, b"abcdef")
+    assert guest.call("part", 0, 2, 1) == 0
+    assert guest.frames == []
+    assert guest.call("part", 2, 4, 0) == 0
+    assert guest.call("part", 0, 1, 0) == 0
+    assert guest.frames == [b"abcdef", b"a"]
 
 
 def test_growth_stops_at_the_limit(guest: Hostile) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 
 import pytest
 
 from safeexec import Executor, Limits, Policy
-from safeexec_backends.wasm import limits
+from safeexec_backends.wasm import WasmBackend, limits
 from safeexec_backends.wasm.limits import with_enough_stack
 from tests.wasm.conftest import Run
 
@@ -171,3 +172,56 @@ def test_sessions_run_side_by_side_in_threads(in_process: Executor) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_reading_a_large_folder_many_times_costs_the_host_one_listing(in_process: Executor) -> None:
+    code = """
+import os
+for n in range(4000):
+    open(f"f{n}", "w").close()
+seen = []
+for n in range(200):
+    fd = os.open(".", os.O_RDONLY)
+    os.symlink("x", f"link{n}")  # every listing would differ
+    seen.append(next(os.scandir(fd)).name)
+len(seen)
+"""
+    policy = Policy(limits=Limits(time=30))
+    with in_process.session(policy=policy) as session:
+        tracemalloc.start()
+        try:
+            assert session.run(code).value == 200
+            assert tracemalloc.get_traced_memory()[1] < 30 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_names_removed_while_a_folder_is_read_hide_no_others(run: Run) -> None:
+    code = """
+import os
+for n in range(100):
+    open(f"f{n:03}", "w").close()
+seen = []
+for entry in os.scandir("."):
+    seen.append(entry.name)
+    os.remove(entry.name)
+(len(seen), os.listdir("."))
+"""
+    assert run(code).value == (100, [])
+
+
+def test_links_count_towards_the_disk(run: Run) -> None:
+    result = run("import os\nfor n in range(10_000):\n    os.symlink('x' * 4000, f'l{n}')", disk=1 << 20)
+    assert result.error is not None and "No space left" in result.error.message
+
+
+def test_backend_closed_by_a_tool_of_the_running_step() -> None:
+    backend = WasmBackend(Policy(), workers=0)
+    executor = Executor(backend)
+
+    def close() -> None:
+        backend.close()
+
+    result = executor.session(tools=[close]).run("close()\n1")
+    assert result.error is not None and result.error.kind == "crash"
+    executor.close()

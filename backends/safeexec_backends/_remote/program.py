@@ -57,7 +57,7 @@ def arguments(policy: Policy, python: str, packages: bool = False) -> list[str]:
         f"import zlib,base64,json,sys\nexec(zlib.decompress(base64.b64decode({_packed()!r})))\n"
         "sys.modules['safeexec_relay'].main(json.loads(sys.argv[1]))"
     )
-    # Few arenas: each takes address space that the memory limit counts.
+    # Few arenas: what lies unused in one cannot be used by the threads of another, and counts towards the memory limit.
     return ["env", "MALLOC_ARENA_MAX=2", python, "-I", "-c", code, json.dumps(setup)]
 
 

@@ -221,6 +221,7 @@ class Relay:
         except BlockingIOError:
             return
         if not data:
+            self._signal(signal.SIGKILL)  # the host has hung up: nobody waits for what the guest may still do
             self._open = False
             return
         for kind, body in self._down.feed(data):

@@ -30,7 +30,7 @@ _TRAP_CODES = {0: "stack overflow", 1: "memory access out of bounds", 5: "call t
 _TRAP_CODES |= {6: "call with a wrong signature", 9: "the guest stopped itself", 10: "interrupted"}
 STACK_OVERFLOW: Final = 0
 _MAX_DEPTH: Final = 4  # a host function may call the guest's allocator, which may call a host function
-_HEADROOM: Final = 60
+_HEADROOM: Final = 30
 
 _CALLBACK = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, POINTER(c_uint32), c_size_t)
 _FINALIZER = ctypes.CFUNCTYPE(None, c_void_p)
@@ -519,6 +519,8 @@ class Instance:
         if function is None:
             extern = self._functions[name + " "] = self._export(name, _FUNCTION)
             function = self._functions[name] = byref(extern, _Extern.of.offset)
+        if self._store is None:
+            raise Trap("the instance is closed")
         if self._depth >= _MAX_DEPTH:
             raise Trap("the guest re-entered itself too often")
         if self._depth == 0:

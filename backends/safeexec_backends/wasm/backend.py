@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from safeexec.backend import Backend, Guest, Wall
 from safeexec.errors import BackendUnavailable, PolicyError
@@ -16,23 +17,39 @@ from safeexec.policy import Policy
 from . import abi, image
 from .image.cache import Damaged, Loaded
 from .instance import Runtime, WasmGuest
-from .process import WorkerGuest, WorkerProcess, ZygoteDied, launch
+
+if TYPE_CHECKING:
+    from .pool import Pool
 
 _runtime: Runtime | None = None
 _runtime_lock = threading.Lock()
-_ATTEMPTS = 8
 
 
 def load_image(progress: image.Progress | None) -> Loaded:
     """The image, built if it is not there. Raises BackendUnavailable."""
     try:
-        return image.ensure(progress)
+        return image.ensure(_announce() if progress is None else progress)
     except (abi.EngineError, Damaged, OSError) as error:
         raise BackendUnavailable(f"the wasm sandbox cannot start: {error}") from error
     except Exception as error:
         if type(error).__module__.startswith("safeexec_backends.wasm.image"):
             raise BackendUnavailable(f"the wasm sandbox cannot start: {error}") from error
         raise
+
+
+def _announce() -> image.Progress:
+    """Says once, by logging, why the first use takes half a minute."""
+    said: list[str] = []
+
+    def progress(stage: str, number: int, of: int) -> None:
+        if not said:
+            said.append(stage)
+            logging.getLogger("safeexec.wasm").warning(
+                "building the wasm sandbox's image, once for this user: it takes about half a minute "
+                "(safeexec setup wasm does it ahead of time)"
+            )
+
+    return progress
 
 
 def own_runtime(progress: image.Progress | None = None) -> Runtime:
@@ -78,6 +95,8 @@ class WasmBackend(Backend):
             self._runtime = own_runtime(progress)
             walls = {"process": Wall(False, "workers=0: guests run in the caller's process, behind WebAssembly alone")}
         else:
+            from .pool import Pool  # sockets, subprocess: a start in process does without
+
             self._pool = Pool(load_image(progress), workers or os.cpu_count() or 1, isolation == "session")
             walls = dict(self._pool.walls)
             shared = "sessions share workers; isolation='session' gives each its own"
@@ -130,82 +149,3 @@ class WasmBackend(Backend):
             guests = list(self._guests)
         for guest in guests:
             guest.close()
-
-
-class Pool:
-    """The worker processes of one backend, and the zygote they come from."""
-
-    def __init__(self, loaded: Loaded, size: int, one_each: bool) -> None:
-        self._image = loaded.compiled.parent
-        self._size = size
-        self._one_each = one_each
-        self._owner = os.getpid()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._workers: list[WorkerProcess] = []
-        self._zygote = launch(self._image)
-        self.walls = {name: Wall(not reason, reason) for name, reason in self._zygote.walls.items()}
-
-    def start(self, policy: Policy) -> WorkerGuest:
-        """A session in the worker that has the fewest. Raises BackendUnavailable."""
-        if os.getpid() != self._owner:
-            raise BackendUnavailable("an executor does not survive a fork: make one in this process")
-        for _ in range(_ATTEMPTS):
-            worker = self._choose()
-            try:
-                guest = worker.start(policy, self._forget)
-            except OSError:
-                continue  # it died just now: the next round replaces it
-            with self._lock:
-                worker.sessions.add(guest)
-                if not self._closed:
-                    return guest
-            guest.close()
-            break
-        if self._closed:
-            raise BackendUnavailable("the backend is closed")
-        raise BackendUnavailable("the wasm sandbox's workers die as soon as they are started")
-
-    def _choose(self) -> WorkerProcess:
-        with self._lock:
-            if self._closed:
-                raise BackendUnavailable("the backend is closed")
-            for worker in [w for w in self._workers if not w.alive]:
-                self._workers.remove(worker)
-                worker.close()
-            if self._one_each or len(self._workers) < self._size:
-                worker = self._new()
-                self._workers.append(worker)
-                return worker
-            return min(self._workers, key=lambda w: len(w.sessions))
-
-    def _new(self) -> WorkerProcess:
-        for _ in range(_ATTEMPTS):
-            try:
-                return WorkerProcess(self._zygote)
-            except ZygoteDied:
-                self._zygote.close()
-                self._zygote = launch(self._image)
-        raise BackendUnavailable("the wasm sandbox's zygote dies as soon as it is started")
-
-    def _forget(self, guest: WorkerGuest) -> None:
-        with self._lock:
-            guest.worker.sessions.discard(guest)
-            alone = self._one_each and guest.worker in self._workers
-            if alone:
-                self._workers.remove(guest.worker)
-        if alone:
-            guest.worker.close()
-
-    def close(self) -> None:
-        """End every session and every process. Idempotent."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            workers = list(self._workers)
-        for worker in workers:
-            for guest in list(worker.sessions):
-                guest.kill()
-            worker.close()
-        self._zygote.close()

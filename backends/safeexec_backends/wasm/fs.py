@@ -7,6 +7,7 @@ memory up. There is one user, who owns everything; permission bits are kept but 
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import stat
 import time
@@ -73,16 +74,35 @@ class File(Node):
 class Directory(Node):
     """A directory."""
 
-    __slots__ = ("entries",)
+    __slots__ = ("_sorted", "entries")
     kind = stat.S_IFDIR
 
     def __init__(self, mode: int = 0o755, *, readonly: bool = False) -> None:
         super().__init__(mode, readonly=readonly)
         self.entries: dict[str, Node] = {}
+        self._sorted: list[str] | None = None
 
     @property
     def size(self) -> int:
         return 4096
+
+    def add(self, name: str, node: Node) -> None:
+        """Give a node a name here."""
+        if self._sorted is not None and name not in self.entries:
+            bisect.insort(self._sorted, name)
+        self.entries[name] = node
+
+    def remove(self, name: str) -> Node:
+        """Take a name away."""
+        if self._sorted is not None:
+            del self._sorted[bisect.bisect_left(self._sorted, name)]
+        return self.entries.pop(name)
+
+    def names(self) -> list[str]:
+        """The names in order. One list for all that read the directory: a copy for each would let a guest fill the host's memory."""
+        if self._sorted is None:
+            self._sorted = sorted(self.entries)
+        return self._sorted
 
 
 class Symlink(Node):
@@ -118,7 +138,7 @@ Place = tuple[tuple[str, Directory], ...]
 class Open:
     """An open file description (shared by duplicated descriptors)."""
 
-    __slots__ = ("flags", "listing", "node", "place", "position", "shares")
+    __slots__ = ("cursor", "flags", "node", "place", "position", "shares")
 
     def __init__(self, node: Node, flags: int, place: Place) -> None:
         self.node = node
@@ -126,7 +146,7 @@ class Open:
         self.place = place
         self.position = 0
         self.shares = 0
-        self.listing: list[tuple[str, Node]] | None = None
+        self.cursor = ""  # of a directory: the last name that was read
 
     @property
     def readable(self) -> bool:
@@ -263,14 +283,16 @@ class FileSystem:
     def _link(self, directory: Directory, name: str, node: Node) -> None:
         if self.inodes >= self.quota.inodes:
             raise Errno(e.ENOSPC)
+        if isinstance(node, Symlink):
+            self._take(node.size)
         self.inodes += 1
         self.changes += 1
         node.links += 1
-        directory.entries[name] = node
+        directory.add(name, node)
         directory.mtime = node.mtime
 
     def _unlink(self, directory: Directory, name: str) -> None:
-        node = directory.entries.pop(name)
+        node = directory.remove(name)
         self.changes += 1
         directory.mtime = time.time_ns()
         if node.readonly:
@@ -282,7 +304,9 @@ class FileSystem:
         """Give back what a node used once nothing leads to it."""
         if node.links <= 0 and node.opened == 0:
             self.inodes -= 1
-            if isinstance(node, File):
+            if isinstance(node, Symlink):
+                self.used -= node.size
+            elif isinstance(node, File):
                 self.used -= len(node.data)
                 node.data = bytearray()
 
@@ -298,14 +322,19 @@ class FileSystem:
             # Asked before allocated: seeking far out and writing a byte must not cost the host the gap.
             if size > self.quota.bytes:
                 raise Errno(e.EFBIG)
-            if self.used + growth > self.quota.bytes:
-                raise Errno(e.ENOSPC)
+            self._take(growth)
             data.extend(bytes(growth))
         else:
             del data[size:]
-        self.used += growth
+            self.used += growth
         self.touch(node)
         return data
+
+    def _take(self, count: int) -> None:
+        """Take bytes from the quota. Raises Errno(ENOSPC)."""
+        if self.used + count > self.quota.bytes:
+            raise Errno(e.ENOSPC)
+        self.used += count
 
     def touch(self, node: Node) -> None:
         """Note that a node has changed."""
@@ -373,8 +402,8 @@ class FileSystem:
             elif isinstance(node, Directory):
                 raise Errno(e.ENOTDIR)
             self._unlink(target, found.name)
-        del directory.entries[name]
-        target.entries[found.name] = node
+        directory.remove(name)
+        target.add(found.name, node)
         self.changes += 1
         directory.mtime = target.mtime = time.time_ns()
 
@@ -478,15 +507,28 @@ class FileSystem:
             if not file.node.readonly:
                 self._forget(file.node)
 
-    def list(self, file: Open) -> list[tuple[str, Node]]:
-        """What a directory held when its listing began, with `.` and `..`."""
+    def entry(self, file: Open) -> tuple[str, Node] | None:
+        """The next entry of an open directory, beginning with `.` and `..`; None at the end.
+
+        Names that come or go meanwhile do not disturb the others: the place is kept as a name, not as a number.
+        """
         node = file.node
         if not isinstance(node, Directory):
             raise Errno(e.ENOTDIR)
-        if file.listing is None or file.position == 0:
-            parent = file.place[-2][1] if len(file.place) > 1 else node
-            file.listing = [(".", node), ("..", parent), *sorted(node.entries.items())]
-        return file.listing
+        position = file.position
+        if position == 0:
+            return ".", node
+        if position == 1:
+            return "..", file.place[-2][1] if len(file.place) > 1 else node
+        names = node.names()
+        place = 0 if position == 2 else bisect.bisect_right(names, file.cursor)
+        return (names[place], node.entries[names[place]]) if place < len(names) else None
+
+    def seek_entry(self, file: Open, position: int) -> None:
+        """Move an open directory to the entry of this number."""
+        if isinstance(file.node, Directory) and position > 2:
+            names = file.node.names()
+            file.cursor = names[min(position - 3, len(names) - 1)] if names else ""
 
     # The host's own access
 

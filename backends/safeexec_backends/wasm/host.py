@@ -137,20 +137,18 @@ class Host(abi.Host):
                 raise ProtocolViolation("a frame was fetched that did not wait")
             return self.inbox.popleft()
 
-    def part(self, data: bytes) -> None:
-        """Collect one part of a frame. Raises ProtocolViolation when it grows beyond MAX_FRAME."""
-        self.parts_size += len(data)
-        if self.parts_size > MAX_FRAME:
-            raise ProtocolViolation(f"a frame of more than {MAX_FRAME} bytes")
-        self.parts.append(data)
-
-    def send(self) -> None:
-        """Hand the collected frame to the host."""
-        frame = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
-        self.parts = []
-        self.parts_size = 0
+    def part(self, data: bytes, more: int) -> None:
+        """Take one part of a frame; when none is to follow, hand the frame to the host."""
+        if more or self.parts:
+            self.parts_size += len(data)
+            self.parts.append(data)
+            if more:
+                return
+            data = b"".join(self.parts)
+            self.parts = []
+            self.parts_size = 0
         if self.on_frame is not None:
-            self.on_frame(frame)
+            self.on_frame(data)
 
     def output(self, stream: int, data: bytes) -> None:
         """What the guest wrote to descriptor 1 or 2 past the guest program."""

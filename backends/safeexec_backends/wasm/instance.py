@@ -104,6 +104,8 @@ class WasmGuest(Guest):
         self._running = threading.Lock()
         self._dead: GuestDied | None = None
         self._closed = False
+        self._close_wanted = False
+        self._thread = 0  # that runs an exchange
         self._on_frame: OnFrame = _nobody
         self._done = False
         self._started = 0.0
@@ -125,6 +127,7 @@ class WasmGuest(Guest):
             self._host.post([memoryview(first)[4:], *rest])
             self._on_frame = on_frame
             self._done = False
+            self._thread = threading.get_ident()
             try:
                 with_enough_stack(self._step)
             except GuestDied as death:
@@ -138,10 +141,13 @@ class WasmGuest(Guest):
                 raise
             finally:
                 self._on_frame = _nobody
+                self._thread = 0
+                if self._close_wanted:
+                    self._free()
 
     def _step(self) -> None:
         self._started = time.thread_time()
-        status = self._host.instance.call(STEP)
+        status = self._host.instance.call(STEP, self._host.receive())
         if not self._done:
             reason = "the guest program ended without an answer"
             raise GuestDied("crash" if status else "protocol", reason)
@@ -188,11 +194,17 @@ class WasmGuest(Guest):
 
     def close(self) -> None:
         self._host.kill()
+        if self._thread == threading.get_ident():
+            self._close_wanted = True
+            return  # a callback of the running step: exchange() frees the instance when it is out of it
         with self._running:  # a running step ends first: it is being killed
-            if not self._closed:
-                self._closed = True
-                self._dead = self._dead or GuestDied("crash", "the guest was closed")
-                self._host.close()
+            self._free()
+
+    def _free(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._dead = self._dead or GuestDied("crash", "the guest was closed")
+            self._host.close()
 
 
 def _nobody(_frame: Frame) -> bool:

@@ -23,7 +23,7 @@ _numbers = itertools.count(1)
 _KINDS = ("memory", "crash", "time", "output", "protocol")
 _CONTROL_TIMEOUT = 2.0
 _DISK = 1 << 20  # of the worker itself, which keeps its sessions' files in memory
-_THREADS = 300
+_THREADS = 4200
 _DESCRIPTORS = 16_384
 
 WORKER_ORDER: control.Message = {

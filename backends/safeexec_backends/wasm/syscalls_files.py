@@ -151,21 +151,23 @@ def readlinkat(host: Host, directory: int, path: int, buffer: int, size: int) ->
 @syscall("__syscall_getdents64", "iii")
 def getdents64(host: Host, descriptor: int, buffer: int, size: int) -> int:
     file = open_at(host, descriptor)
-    entries = host.files.list(file)
+    # Memory first: the position must not move past what the guest did not get.
     host.memory.check(buffer, size)
     out = bytearray()
-    position = file.position
-    while position < len(entries) and len(out) + _DIRENT_SIZE <= size:
-        name, node = entries[position]
-        position += 1
+    while (entry := host.files.entry(file)) is not None:
+        if len(out) + _DIRENT_SIZE > size:
+            if not out:
+                raise Errno(e.EINVAL)
+            break
+        name, node = entry
+        if file.position >= 2:
+            file.cursor = name
+        file.position += 1
         kind = _TYPES[stat.S_IFMT(node.mode)]
-        out += _DIRENT.pack(node.ino, position, _DIRENT_SIZE, kind)
+        out += _DIRENT.pack(node.ino, file.position, _DIRENT_SIZE, kind)
         encoded = name.encode(errors="surrogateescape")[:NAME_MAX]
         out += encoded + bytes(_DIRENT_SIZE - _DIRENT.size - len(encoded))
-    if not out and position < len(entries):
-        raise Errno(e.EINVAL)
     host.memory.write(buffer, out)
-    file.position = position
     return len(out)
 
 

@@ -148,6 +148,7 @@ def fd_seek(host: Host, descriptor: int, offset: int, whence: int, result: int) 
         raise Errno(e.EINVAL)
     host.memory.set_u64(result, position)
     file.position = position
+    host.files.seek_entry(file, position)
 
 
 @wasi("fd_close", "i")

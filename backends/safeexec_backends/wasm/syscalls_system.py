@@ -9,7 +9,7 @@ import time
 from . import errno as e
 from .abi import MAX_PAGES, PAGE, Trap
 from .errno import Errno
-from .host import Exited, Host, Killed
+from .host import MAX_FRAME, Exited, Host, Killed, ProtocolViolation
 from .syscalls import HOST, WASI, plain, s32, syscall, wasi
 
 _MAX_RANDOM = 1 << 20
@@ -239,14 +239,11 @@ def dlsym(_host: Host, _handle: int, _name: int, _index: int) -> int:
 # The frame device (image/helpers.wat)
 
 
-@plain("part", "ii", namespace=HOST)
-def part(host: Host, pointer: int, length: int) -> None:
-    host.part(host.memory.read(pointer, length))
-
-
-@plain("send", namespace=HOST)
-def send(host: Host) -> None:
-    host.send()
+@plain("part", "iii", namespace=HOST)
+def part(host: Host, pointer: int, length: int, more: int) -> None:
+    if host.parts_size + length > MAX_FRAME:  # before it is copied
+        raise ProtocolViolation(f"a frame of more than {MAX_FRAME} bytes")
+    host.part(host.memory.read(pointer, length), more)
 
 
 @plain("wait", "i", "i", namespace=HOST)

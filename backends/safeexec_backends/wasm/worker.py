@@ -23,7 +23,7 @@ from .host import Host, Killed
 from .instance import STEP, Reason, Runtime, file_report, fresh
 from .limits import THREAD_STACK
 
-MAX_THREADS: Final = 256
+MAX_THREADS: Final = 4096
 IDLE_THREADS: Final = 4
 _DONE: Final = b'{"t":"done",'
 _RECEIVE: Final = 1 << 16
@@ -149,7 +149,7 @@ class WorkerSession:
                 while not host._has_frame():
                     host.fill()
             self._started = time.thread_time()
-            status = host.instance.call(STEP)
+            status = host.instance.call(STEP, host.receive())
             if status:
                 raise abi.Trap("the guest program ended without an answer")
             return True
@@ -273,8 +273,11 @@ class Worker:
             found.interrupt()
 
     def _spawn(self) -> None:
+        try:
+            threading.Thread(target=self._work, daemon=True).start()
+        except RuntimeError:
+            return  # no more threads to be had: requests wait until a step ends
         self._threads += 1
-        threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
         while True:

@@ -65,10 +65,12 @@ class RestrictedLanguage:
                 "match": guards.match,
                 "star": star,
                 "type": type,
+                "id": id,
                 "plain": PLAIN,
                 "import": self.gate.whole,
                 "import_top": self.gate.top,
                 "import_from": self.gate.member,
+                "import_all": self.gate.every,
             }.items()
         }
 
@@ -111,18 +113,18 @@ class RestrictedLanguage:
 
     def compile_one(self, source: str, filename: str, mode: str, flags: int = 0) -> types.CodeType:
         """One code object, for ``eval``, ``exec`` and ``compile``."""
-        return self._generate(self._parse(source, filename, mode), source, filename, mode, flags)
+        return self._generate(self._parse(source, filename, mode, True), source, filename, mode, flags)
 
     def compile_tree(self, tree: Any, filename: str, mode: str) -> types.CodeType:
         """One code object from a syntax tree that the program built."""
-        return self._generate(self._transform(tree), "", filename, mode)
+        return self._generate(self._transform(tree, True), "", filename, mode)
 
-    def _parse(self, source: str, filename: str, mode: str) -> Any:
-        return self._transform(compile(source, filename, mode, _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True))
+    def _parse(self, source: str, filename: str, mode: str, dynamic: bool = False) -> Any:
+        return self._transform(compile(source, filename, mode, _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True), dynamic)
 
-    def _transform(self, tree: Any) -> Any:
+    def _transform(self, tree: Any, dynamic: bool = False) -> Any:
         self._own |= transformer.attribute_names(tree)
-        visitor = transformer.Transformer(self._own)
+        visitor = transformer.Transformer(self._own, dynamic)
         before = sys.getrecursionlimit()
         # The visitor recurses in Python only, which costs no C stack; what CPython's parser took, it shall take.
         sys.setrecursionlimit(max(before, 50_000))

@@ -124,14 +124,16 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
         return language.compile_one(_text(source), "<string>", mode)
 
     def eval_(source: Any, globals: Any = None, locals: Any = None, /) -> Any:
-        space, names = _spaces("eval", globals, locals)
         if type(source) is not Code:
             source = _text(source).lstrip(" \t")
-        return eval(_code(source, "eval"), space, names)
+        code = _code(source, "eval")  # first: a warning may be shown meanwhile, by the program's own stream
+        space, names = _spaces("eval", globals, locals)
+        return _run_with(language.fresh_builtins(), eval, code, space, names)
 
     def exec_(source: Any, globals: Any = None, locals: Any = None, /) -> None:
+        code = _code(source, "exec")
         space, names = _spaces("exec", globals, locals)
-        exec(_code(source, "exec"), space, names)
+        _run_with(language.fresh_builtins(), exec, code, space, names)
 
     def compile_(
         source: Any, filename: Any, mode: Any, flags: int = 0, dont_inherit: bool = False, optimize: int = -1
@@ -180,6 +182,18 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
     table.update(own)
     table["__name__"] = "builtins"
     return table
+
+
+def _run_with(table: dict[str, Any], run: Any, code: types.CodeType, space: dict[str, Any], names: Any) -> Any:
+    """``run(code, space, names)`` from a frame whose builtins are `table`.
+
+    Should another thread of the program take ``__builtins__`` out of `space` at the last moment, CPython puts in those of the frame that
+    calls: they must not be the real ones.
+    """
+    return types.FunctionType(_TRAMPOLINE, {"__builtins__": table})(run, code, space, names)
+
+
+_TRAMPOLINE = (lambda run, code, space, names: run(code, space, names)).__code__
 
 
 def _text(source: Any) -> str:

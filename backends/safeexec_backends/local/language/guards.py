@@ -36,7 +36,6 @@ from .identity import (
     is_guest_class,
     is_guest_function,
     is_plain,
-    native_metaclass,
     native_owner,
     plain_bases,
 )
@@ -72,6 +71,7 @@ class Guards:
             "__set__": self._descriptor,
             "__delete__": self._descriptor,
             "__code__": self._code,
+            "__dataclass_fields__": self._fields,
         }
 
     # -- reading -----------------------------------------------------------------------------------------------------------
@@ -81,7 +81,9 @@ class Guards:
 
         :raises AttributeRefused: for what the policy does not show.
         """
-        if type(o) in PLAIN and name not in names.SPECIAL and name[-2:] != "__":
+        if type(name) is not str:  # a subclass could compare as one name and be another
+            name = exact_name(name)
+        if id(type(o)) in PLAIN and name not in names.SPECIAL and name[-2:] != "__":
             return getattr(o, name)
         return self._read(o, name, getattr)
 
@@ -231,6 +233,11 @@ class Guards:
             return getattr(o, name)
         return self._refuse(o, name)
 
+    def _fields(self, o: Any, name: str) -> Any:
+        # Read-only: their names become source text when a class that inherits them is made a dataclass.
+        found = getattr(o, name)
+        return types.MappingProxyType(found) if type(found) is dict else found
+
     def _code(self, o: Any, name: str) -> Any:
         function = o.__func__ if type(o) is types.MethodType else o
         if not is_guest_function(function):
@@ -278,14 +285,19 @@ class Guards:
         kind = type(o)
         if is_class(o):
             if is_guest_class(o):
-                return types.MappingProxyType(dict(class_dict(o)))
+                shown = dict(class_dict(o))
+                if "__dataclass_fields__" in shown:
+                    shown["__dataclass_fields__"] = self._fields(o, "__dataclass_fields__")
+                return types.MappingProxyType(shown)
             return self._refuse(o, "__dict__")
         if types.ModuleType in class_mro(kind) or kind in DENIED_TYPES:
             return self._refuse(o, "__dict__")
         found = getattr(o, "__dict__")  # noqa: B009  # raises AttributeError where there is none
+        if type(found) is not dict:  # of the class that a proxy or an alias stands for
+            return self._refuse(o, "__dict__")
         if is_guest_class(kind) and plain_bases(kind):
             return found
-        if is_guest_function(o) or kind in _OPEN_TYPES or (is_exception(kind) and not is_guest_class(kind)):
+        if is_guest_function(o) or id(kind) in _OPEN_TYPES or (is_exception(kind) and not is_guest_class(kind)):
             return found
         own = is_guest_class(kind)
         shown = {k: v for k, v in dict(found).items() if type(k) is str and (own or k[:1] != "_")}
@@ -306,7 +318,7 @@ class Guards:
                 return o
         elif (
             is_guest_function(o)
-            or kind in _OPEN_TYPES
+            or id(kind) in _OPEN_TYPES
             or is_exception(kind)
             or home(kind) in _OPEN_NAMES
             or self._is_third_party(kind)
@@ -351,7 +363,7 @@ class Guards:
                 if is_plain(value[0]) or not is_plain(kind):  # a method looks once whether `self` is plain: it stays so
                     return
         elif is_class(o):
-            if is_guest_class(o) and name not in ("__bases__", "__dict__", "__mro__", "__base__", "__subclasses__"):
+            if is_guest_class(o) and name not in _FIXED:
                 return
         elif is_guest_class(kind):
             return
@@ -361,7 +373,7 @@ class Guards:
         elif is_exception(kind):
             if name in names.EXCEPTION_DUNDERS:
                 return
-        elif kind in _OPEN_TYPES and name in ("__name__", "__doc__", "__wrapped__"):
+        elif id(kind) in _OPEN_TYPES and name in ("__name__", "__doc__", "__wrapped__"):
             return
         raise WriteRefused(f"{name!r} of {describe(o)} cannot be changed in this sandbox")
 
@@ -406,10 +418,12 @@ class Guards:
         if not is_class(kind):
             return kind  # CPython's TypeError
         named: Any = ()
-        if positions and (is_guest_class(kind) or not native_metaclass(kind)):
+        if positions:  # also of a class that seems to be the library's: a program may call its own by any name
             named = getattr(kind, "__match_args__", None)
             if named is None:
-                return kind
+                if not listed:
+                    return kind
+                named = ()
             if type(named) is not tuple or any(type(n) is not str for n in named):
                 raise TypeError("__match_args__ must be a tuple of strings")
         elif not listed:
@@ -449,7 +463,11 @@ class _ClassSetter:
         self._guards.set(self._o, "__class__", value)
 
 
-_OPEN_TYPES: set[type] = {types.SimpleNamespace, functools.partial, type(functools.lru_cache(lambda: None))}
+_FIXED = frozenset(
+    "__bases__ __dict__ __mro__ __base__ __subclasses__ __dataclass_fields__ __dataclass_params__".split()
+)
+"""What a program may not exchange in its own classes."""
+_OPEN_TYPES = frozenset(map(id, [types.SimpleNamespace, functools.partial, type(functools.lru_cache(lambda: None))]))
 _OPEN_NAMES = {
     ("decimal", "Context"), ("logging", "Logger"), ("logging", "RootLogger"), ("logging", "StreamHandler"),
     ("logging", "LogRecord"), ("textwrap", "TextWrapper"), ("random", "Random"), ("sqlite3", "Connection"), ("safeexec_backends.local.language.facades.files", "Connection"),

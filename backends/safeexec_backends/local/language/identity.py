@@ -10,8 +10,12 @@
 
 from __future__ import annotations
 
+import abc
 import builtins
+import collections
+import enum
 import types
+import typing
 from typing import Any, cast
 
 from safeexec.guest import ImportRefused, Refused
@@ -32,8 +36,11 @@ WrapperDescriptor: Any = type(object.__setattr__)
 MethodWrapper: Any = type("".__len__)
 Super = super
 
-PLAIN: set[type] = set()
-"""Classes of the program whose other bases hold nothing dangerous: every attribute of their instances may be read."""
+PLAIN: dict[int, type] = {}
+"""Classes of the program whose other bases hold nothing dangerous, by id: every attribute of their instances may be read.
+
+By id, because looking a class up in a set runs ``__hash__`` and ``__eq__`` of its metaclass, which may be the program's.
+"""
 
 PLAIN_BASES: frozenset[type] = frozenset(
     [object, list, dict, set, frozenset, tuple, int, float, complex, bytes, bytearray]
@@ -117,30 +124,36 @@ def native_owner(kind: type, name: str) -> bool:
 def plain_bases(kind: type) -> bool:
     """Whether all bases are the program's or in `PLAIN_BASES`, so that its instances inherit nothing dangerous."""
     for base in class_mro(kind):
-        if base not in PLAIN_BASES and not is_guest_class(base):
-            if home(base) not in _PLAIN_NAMES:
-                return False
+        if id(base) not in _PLAIN_BASE_IDS and not is_guest_class(base):
+            return False
     return True
 
 
-_PLAIN_NAMES = {("abc", "ABC"), ("typing", "Generic"), ("typing", "Protocol"), ("collections", "OrderedDict"),
-                ("collections", "defaultdict"), ("collections", "deque"), ("collections", "Counter")}  # fmt: skip
-"""Further plain bases, by name: a program's own class of that name is the program's anyway."""
-_PLAIN_METACLASSES = {("builtins", "type"), ("abc", "ABCMeta"), ("typing", "_ProtocolMeta"), ("enum", "EnumType"),
-                      ("enum", "EnumMeta"), ("typing", "_TypedDictMeta"), ("typing", "NamedTupleMeta")}  # fmt: skip
+# All of these by id: a program names its classes and their modules as it likes, so a name proves nothing.
+_PLAIN_BASE_IDS = frozenset(
+    map(id, [*PLAIN_BASES, abc.ABC, typing.Generic, typing.Protocol, collections.OrderedDict,
+             collections.defaultdict, collections.deque, collections.Counter])
+)  # fmt: skip
+_NATIVE_METACLASSES = frozenset(
+    id(getattr(module, name))
+    for module, name in ((builtins, "type"), (abc, "ABCMeta"), (typing, "_ProtocolMeta"), (enum, "EnumMeta"),
+                         (typing, "_TypedDictMeta"), (typing, "NamedTupleMeta"))
+    if hasattr(module, name)
+)  # fmt: skip
 
 
 def native_metaclass(kind: type) -> bool:
     """Whether nothing of the program answers for the class `kind` itself."""
-    meta = type(kind)
-    return home(meta) in _PLAIN_METACLASSES and not is_guest_class(meta)
+    return id(type(kind)) in _NATIVE_METACLASSES
+
+
+FACADES: list[type] = []
+"""The one base class of all facades, once there is one."""
 
 
 def is_facade(kind: type) -> bool:
-    return (_FACADES, "Facade") in [home(base) for base in class_mro(kind)]
-
-
-_FACADES = "safeexec_backends.local.language.facades"
+    """Whether this is a facade's class."""
+    return any(base is facade for facade in FACADES for base in class_mro(kind))
 
 
 def describe(value: Any) -> str:
@@ -150,12 +163,12 @@ def describe(value: Any) -> str:
 
 def is_plain(kind: type) -> bool:
     """Whether every attribute of the instances of `kind` may be read."""
-    if kind in PLAIN:
+    if id(kind) in PLAIN:
         return True
     if _OTHERS.get(id(kind)) is kind:
         return False
     if is_guest_class(kind) and native_metaclass(kind) and plain_bases(kind):
-        PLAIN.add(kind)  # a metaclass of the program's could make one class equal to another: those stay out
+        PLAIN[id(kind)] = kind
         return True
     _OTHERS[id(kind)] = kind
     return False

@@ -30,8 +30,7 @@
 
   (import "host" "sleep" (func $sleep (param f64)))
   (import "host" "clock_sleep" (func $clock_sleep (param i32 i32 i32 i32) (result i32)))
-  (import "host" "part" (func $part (param i32 i32)))
-  (import "host" "send" (func $send))
+  (import "host" "part" (func $part (param i32 i32 i32)))
   (import "host" "wait" (func $wait (param i32) (result i32)))
   (import "host" "reply_size" (func $reply_size (result i32)))
   (import "host" "reply" (func $reply (param i32 i32)))
@@ -79,19 +78,19 @@
   (func (export "__call_sighandler") (param $handler i32) (param $signal i32)
     (call_indirect (type $handler) (local.get $signal) (local.get $handler)))
 
-  ;; METH_FASTCALL: send(*buffers) -> 0. One frame, given in parts, so that a large blob is copied once.
+  ;; METH_FASTCALL: send(*buffers) -> 0. One frame, given in parts, so that a large blob is copied once;
+  ;; the host is told how many are still to come.
   (func (export "safeexec_send") (param $self i32) (param $arguments i32) (param $count i32) (result i32)
     (block $done
       (loop $next
         (br_if $done (i32.eqz (local.get $count)))
         (if (i32.lt_s (call $get_buffer (i32.load (local.get $arguments)) (i32.const 128) (i32.const 0)) (i32.const 0))
           (then (return (i32.const 0))))
-        (call $part (i32.load (i32.const 128)) (i32.load (i32.const 136)))
+        (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+        (call $part (i32.load (i32.const 128)) (i32.load (i32.const 136)) (local.get $count))
         (call $release_buffer (i32.const 128))
         (local.set $arguments (i32.add (local.get $arguments) (i32.const 4)))
-        (local.set $count (i32.sub (local.get $count) (i32.const 1)))
         (br $next)))
-    (call $send)
     (call $int (i32.const 0)))
 
   ;; METH_NOARGS: receive() -> bytes. Waits for the next frame from the host.
@@ -110,11 +109,12 @@
     (if (i32.lt_s (call $check_signals) (i32.const 0)) (then (return (i32.const 0))))
     (call $int (local.get $result)))
 
-  ;; The host's way in: hand the waiting frame to the guest program. 0, or -1 after an exception that it let through.
-  (func (export "safeexec_step") (result i32)
+  ;; The host's way in: hand the waiting frame, of this size, to the guest program. 0, or -1 after an exception that it let through.
+  (func (export "safeexec_step") (param $size i32) (result i32)
     (local $frame i32) (local $result i32)
-    (local.set $frame (call $receive (i32.const 0) (i32.const 0)))
+    (local.set $frame (call $bytes_new (i32.const 0) (local.get $size)))
     (if (i32.eqz (local.get $frame)) (then (call $print_error) (return (i32.const -1))))
+    (call $reply (call $bytes_data (local.get $frame)) (local.get $size))
     (local.set $result (call $call_one (i32.load (i32.const 68)) (local.get $frame)))
     (call $decref (local.get $frame))
     (if (i32.eqz (local.get $result)) (then (call $print_error) (return (i32.const -1))))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.denied import DENIED_TYPES
-from safeexec_backends.local.language.identity import PLAIN, AttributeRefused, ModuleRefused, WriteRefused
+from safeexec_backends.local.language.identity import FACADES, PLAIN, AttributeRefused, ModuleRefused, WriteRefused
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -43,6 +44,9 @@ class Facade:
         raise TypeError("cannot pickle 'module' object")
 
 
+FACADES[:] = [Facade]
+
+
 def _name(facade: Facade) -> str:
     return str(type(facade).__dict__.get("__name__", "module"))
 
@@ -71,7 +75,7 @@ def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facad
     facade: Facade = object.__new__(type("module", (Facade,), body))
     for key in names:
         object.__setattr__(facade, key, exports[key])
-    PLAIN.add(type(facade))  # all it has may be read
+    PLAIN[id(type(facade))] = type(facade)  # all it has may be read
     return facade
 
 
@@ -224,6 +228,16 @@ class Gate:
             except ModuleNotFoundError:
                 pass
         raise ImportError(f"cannot import name {name!r} from {module!r}", name=module) from None
+
+    def every(self, module: str) -> None:
+        """``from module import *``, into the namespace of the statement's frame."""
+        found = self.find(module)
+        names = getattr(found, "__all__", None)
+        if names is None:
+            names = [n for n in dir(found) if n[:1] != "_"]
+        space = sys._getframe(1).f_locals  # that of a module or of exec(): the namespace itself
+        for name in names:
+            space[name] = self.member(module, name)
 
     def function(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         """``__import__``."""

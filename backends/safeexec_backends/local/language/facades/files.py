@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import Refused
 from safeexec_backends.local.language.denied import deny_class
-from safeexec_backends.local.language.identity import LanguageRefused, as_builtin, exact_name
+from safeexec_backends.local.language.identity import LanguageRefused, as_builtin, class_dict, class_mro, exact_name
 
 from . import make
 
@@ -64,6 +64,16 @@ def check(path: Any, follow: bool = True) -> str:
     import errno
 
     raise PathRefused(errno.EACCES, "only the working directory and /tmp can be used in this sandbox", given)
+
+
+def is_stream(file: Any) -> bool:
+    """Whether `file` can be nothing but an object with methods: not a path or a descriptor, whatever else it has and says of itself."""
+    kinds = class_mro(type(file))
+    if any(kind is other for kind in kinds for other in (str, bytes, int)):
+        return False
+    if any(name in class_dict(kind) for kind in kinds for name in ("__fspath__", "__index__", "__int__", "__float__")):
+        return False
+    return hasattr(file, "read") or hasattr(file, "write")
 
 
 def open_file(
@@ -573,7 +583,7 @@ def _gzip(language: RestrictedLanguage) -> Exports:
         import io
 
         mode = exact_name(mode)
-        if hasattr(filename, "read") or hasattr(filename, "write"):
+        if is_stream(filename):
             raw = GzipFile(None, mode.replace("t", ""), compresslevel, filename)
         else:
             raw = GzipFile(filename, mode.replace("t", ""), compresslevel)
@@ -591,7 +601,7 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
         """As `zipfile.ZipFile`."""
 
         def __init__(self, file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> None:
-            if not hasattr(file, "read") and not hasattr(file, "write"):
+            if not is_stream(file):
                 file = check(file)
             raw: Any = super()
             raw.__init__(file, exact_name(mode), *args, **kwargs)
@@ -607,12 +617,25 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
 
     ZipFile.__module__ = __name__
     deny_class(zipfile.ZipFile)
+    if zipfile.ZipInfo not in _checked_stat:
+        _checked_stat.append(zipfile.ZipInfo)
+        from_file: Any = zipfile.ZipInfo.__dict__["from_file"].__func__
+
+        def checked(cls: Any, /, filename: Any, arcname: Any = None, **options: Any) -> Any:
+            path = text_path(filename)
+            check(path)
+            return from_file(cls, path, path if arcname is None else arcname, **options)
+
+        setattr(zipfile.ZipInfo, "from_file", classmethod(checked))  # noqa: B010  # it tells of any file's size and time
 
     def is_zipfile(filename: Any) -> bool:
-        return zipfile.is_zipfile(filename if hasattr(filename, "read") else check(filename))
+        return zipfile.is_zipfile(filename if is_stream(filename) else check(filename))
 
     shown = """BadZipFile BadZipfile LargeZipFile ZIP_BZIP2 ZIP_DEFLATED ZIP_LZMA ZIP_STORED ZipInfo error""".split()
     return {n: getattr(zipfile, n) for n in shown} | {"ZipFile": ZipFile, "is_zipfile": is_zipfile}
+
+
+_checked_stat: list[type] = []
 
 
 def _compressors(name: str) -> Callable[[RestrictedLanguage], Exports]:
@@ -630,8 +653,10 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
 
     def authorize(action: int, first: Any, second: Any, database: Any, trigger: Any) -> int:
         if action == 24:  # SQLITE_ATTACH opens a file
-            if first in ("", ":memory:", None):
+            if first in ("", ":memory:"):
                 return sqlite3.SQLITE_OK
+            if first is None or first.startswith("file:"):
+                return sqlite3.SQLITE_DENY  # a name that is computed is not told; "file:" may be a URI, and so any path
             try:
                 check(first)
             except OSError:

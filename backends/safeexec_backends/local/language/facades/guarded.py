@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import (
     MAIN,
     AttributeRefused,
@@ -124,6 +125,8 @@ def _functools(language: RestrictedLanguage) -> Exports:
         wrapper.register = registering(wrapper.register)  # type: ignore[method-assign]
         return wrapper
 
+    deny_class(functools.singledispatchmethod)  # its own register() evaluates annotations that are text
+
     class singledispatchmethod(functools.singledispatchmethod):  # type: ignore[type-arg]
         def __init__(self, func: Any) -> None:
             super().__init__(func)
@@ -197,7 +200,17 @@ def _types(language: RestrictedLanguage) -> Exports:
 
         return types.new_class(exact_name(name), tuple(bases), kwds, body)
 
-    return reviewed("types") | {"new_class": new_class, "ModuleType": Facade}
+    def bases_of(function: Callable[..., Any]) -> Callable[..., Any]:
+        def shown(*args: Any) -> Any:
+            found = function(*args)
+            language.guards.check(found, "__bases__")
+            return found
+
+        return shown
+
+    exports = reviewed("types")
+    exports |= {n: bases_of(exports[n]) for n in ("get_original_bases", "resolve_bases") if n in exports}
+    return exports | {"new_class": new_class, "ModuleType": Facade}
 
 
 def _collections(language: RestrictedLanguage) -> Exports:
@@ -299,16 +312,15 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
     def check_class(cls: Any) -> None:
         guards.writable(cls)
         for base in class_mro(cls):
-            if not is_guest_class(base):
-                continue
-            meta = type(base)
+            # Every base, not those marked as the program's only: it can call its own by a module of the library.
             if not native_metaclass(base) and any(
-                is_guest_class(m)
+                m is not type
+                and m is not object
                 and (
-                    class_dict(m).keys() & {"__getattribute__", "__getattr__"}
+                    class_dict(m).keys() & {"__getattribute__", "__getattr__", "__setattr__", "__delattr__"}
                     or any(n.startswith("__dataclass") for n in class_dict(m))
                 )
-                for m in class_mro(meta)
+                for m in class_mro(type(base))
             ):
                 raise LanguageRefused("dataclass() does not take classes whose metaclass answers for their attributes")
             if base is cls:
@@ -318,9 +330,11 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                 continue
             if type(known) is not dict or type(class_dict(base).get("__dataclass_params__")) is not _Params:
                 raise TypeError("a base class is not a dataclass")
+            known = dict(known)  # the program may hold the other one, and change it in a thread
             for key, item in known.items():
                 if type(item) is not dataclasses.Field or type(item.name) is not str or item.name != check_name(key):
                     raise TypeError("a base class has fields that dataclass() did not make")
+            type.__setattr__(base, "__dataclass_fields__", known)
 
     _Params = type(dataclasses.dataclass(type("_", (), {})).__dataclass_params__)  # type: ignore[attr-defined]
 

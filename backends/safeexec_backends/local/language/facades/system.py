@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name
 
 from . import Facade
@@ -190,7 +191,7 @@ def _sys(language: RestrictedLanguage) -> Exports:
     for name, value in values.items():
         body[name] = staticmethod(value) if isinstance(value, types.FunctionType) else value
     kind = type("sys", (SysFacade,), body)
-    PLAIN.add(kind)
+    PLAIN[id(kind)] = kind
     return {"": object.__new__(kind)}
 
 
@@ -340,14 +341,19 @@ def _logging(language: RestrictedLanguage) -> Exports:
 
     from . import files
 
+    deny_class(logging.Formatter)
+
     class Formatter(logging.Formatter):
         """As `logging.Formatter`; a template of the style ``{`` may not read attributes."""
 
         def __init__(
             self, fmt: Any = None, datefmt: Any = None, style: str = "%", validate: bool = True, **more: Any
         ) -> None:
-            if style == "{" and fmt is not None:
-                _tame(fmt)
+            style = exact_name(style)
+            if fmt is not None:
+                fmt = exact_name(fmt)
+                if style == "{":
+                    _tame(fmt)
             super().__init__(fmt, datefmt, style, validate, **more)  # type: ignore[arg-type]
 
         def formatException(self, ei: Any) -> str:
@@ -356,9 +362,11 @@ def _logging(language: RestrictedLanguage) -> Exports:
     def _tame(template: Any) -> None:
         import string
 
-        for _, field, _, _ in string.Formatter().parse(exact_name(template)):
+        for _, field, spec, _ in string.Formatter().parse(template):
             if field and ("." in field or "[" in field):  # str.format would read whatever the record holds
                 raise ValueError("a logging format may not read attributes in this sandbox")
+            if spec and "{" in spec:
+                _tame(spec)
 
     class StreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
         def __init__(self, stream: Any = None) -> None:

@@ -1,0 +1,94 @@
+"""The worker processes of one executor."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from safeexec.backend import Wall
+from safeexec.errors import BackendUnavailable
+from safeexec.policy import Policy
+
+from .image.cache import Loaded
+from .process import WorkerGuest, WorkerProcess, ZygoteDied, launch
+
+_ATTEMPTS = 8
+
+
+class Pool:
+    """The worker processes of one backend, and the zygote they come from."""
+
+    def __init__(self, loaded: Loaded, size: int, one_each: bool) -> None:
+        self._image = loaded.compiled.parent
+        self._size = size
+        self._one_each = one_each
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._workers: list[WorkerProcess] = []
+        self._zygote = launch(self._image)
+        self.walls = {name: Wall(not reason, reason) for name, reason in self._zygote.walls.items()}
+
+    def start(self, policy: Policy) -> WorkerGuest:
+        """A session in the worker that has the fewest. Raises BackendUnavailable."""
+        if os.getpid() != self._owner:
+            raise BackendUnavailable("an executor does not survive a fork: make one in this process")
+        for _ in range(_ATTEMPTS):
+            worker = self._choose()
+            try:
+                guest = worker.start(policy, self._forget)
+            except OSError:
+                continue  # it died just now: the next round replaces it
+            with self._lock:
+                worker.sessions.add(guest)
+                if not self._closed:
+                    return guest
+            guest.close()
+            break
+        if self._closed:
+            raise BackendUnavailable("the backend is closed")
+        raise BackendUnavailable("the wasm sandbox's workers die as soon as they are started")
+
+    def _choose(self) -> WorkerProcess:
+        with self._lock:
+            if self._closed:
+                raise BackendUnavailable("the backend is closed")
+            for worker in [w for w in self._workers if not w.alive]:
+                self._workers.remove(worker)
+                worker.close()
+            if self._one_each or len(self._workers) < self._size:
+                worker = self._new()
+                self._workers.append(worker)
+                return worker
+            return min(self._workers, key=lambda w: len(w.sessions))
+
+    def _new(self) -> WorkerProcess:
+        for _ in range(_ATTEMPTS):
+            try:
+                return WorkerProcess(self._zygote)
+            except ZygoteDied:
+                self._zygote.close()
+                self._zygote = launch(self._image)
+        raise BackendUnavailable("the wasm sandbox's zygote dies as soon as it is started")
+
+    def _forget(self, guest: WorkerGuest) -> None:
+        with self._lock:
+            guest.worker.sessions.discard(guest)
+            alone = self._one_each and guest.worker in self._workers
+            if alone:
+                self._workers.remove(guest.worker)
+        if alone:
+            guest.worker.close()
+
+    def close(self) -> None:
+        """End every session and every process. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            workers = list(self._workers)
+        for worker in workers:
+            for guest in list(worker.sessions):
+                guest.kill()
+            worker.close()
+        self._zygote.close()

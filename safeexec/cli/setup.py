@@ -1,0 +1,38 @@
+"""``safeexec setup``: get a sandbox ready ahead of its first use.
+
+What there is to prepare is the sandbox's own business: each gives a click command in the entry-point group ``safeexec.setup``.
+"""
+
+from __future__ import annotations
+
+import click
+
+from safeexec.cli import exits
+from safeexec.registry import entry_points
+
+SETUP = "safeexec.setup"
+
+
+class Sandboxes(click.Group):
+    """The sandboxes that have something to prepare; only the one that was named is imported."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(entry_points(SETUP))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        point = entry_points(SETUP).get(cmd_name)
+        if point is None:
+            return None
+        try:
+            found = point.load()
+        except ImportError as error:
+            message = f"sandbox {cmd_name!r} cannot be loaded: {error}; try: pip install 'safeexec[{cmd_name}]'"
+            raise exits.Failure(message, exits.UNAVAILABLE) from error
+        if not isinstance(found, click.Command):
+            raise exits.Failure(f"{point.value} is not a click command", exits.UNAVAILABLE)
+        return found
+
+
+@click.group("setup", cls=Sandboxes, context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Get a sandbox ready ahead of its first use."""

@@ -1,0 +1,214 @@
+"""The asynchronous interface: cancellation, threads, the caller's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from safeexec import AsyncExecutor, Limits, Policy, SessionClosed
+from safeexec.testing.base import eventually
+from tests.core.scripted import Peer, ScriptedBackend, threads_named
+from tests.support.plain import PlainBackend
+
+PATIENT = Policy(limits=Limits(time=20))
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(main, 40))
+
+
+def scripted() -> AsyncExecutor:
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.done(request, v=request.get("code"))
+
+    return AsyncExecutor(ScriptedBackend(behave))
+
+
+def test_two_hundred_idle_sessions_hold_no_threads() -> None:
+    async def main() -> None:
+        async with scripted() as executor:
+            sessions = [await executor.session() for _ in range(200)]
+            results = await asyncio.gather(*[s.run(str(i)) for i, s in enumerate(sessions)])
+            assert [r.value for r in results] == [str(i) for i in range(200)]
+            # At most the idle ones kept for the next work, and those are shared by all sessions.
+            assert await asyncio.to_thread(lambda: eventually(lambda: len(threads_named("safeexec-worker")) <= 32, 10))
+            for session in sessions:
+                await session.close()
+
+    run(main())
+
+
+def test_cancelling_waits_until_the_step_has_ended() -> None:
+    async def main() -> None:
+        async with (
+            AsyncExecutor(PlainBackend(), policy=PATIENT) as executor,
+            executor.session(variables={"x": 1}) as session,
+        ):
+            for code in (
+                "while True:\n    pass",
+                "import time\ntime.sleep(30)",
+                "import asyncio\nawait asyncio.sleep(30)",
+            ):
+                begun = asyncio.Event()
+                task = asyncio.create_task(session.run("print('b')\n" + code, on_output=lambda _, e=begun: e.set()))
+                await begun.wait()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert not session.closed
+                assert (await session.run("x")).value == 1
+
+    run(main())
+
+
+def test_cancelling_a_step_that_obeys_nothing_closes_the_session() -> None:
+    async def main() -> None:
+        async with AsyncExecutor(PlainBackend(), policy=PATIENT) as executor:
+            session = await executor.session()
+            begun = asyncio.Event()
+            code = "while True:\n    try:\n        print('b')\n        while True: pass\n    except BaseException: pass"
+            task = asyncio.create_task(session.run(code, on_output=lambda _: begun.set()))
+            await begun.wait()
+            task.cancel()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert session.closed
+            with pytest.raises(SessionClosed):
+                await session.run("1")
+
+    run(main())
+
+
+def test_time_out_of_asyncio_ends_the_step() -> None:
+    async def main() -> None:
+        async with AsyncExecutor(PlainBackend(), policy=PATIENT) as executor, executor.session() as session:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await session.run("while True:\n    pass")
+            assert (await session.run("5")).value == 5
+
+    run(main())
+
+
+def test_cancelling_while_a_tool_runs_cancels_the_tool() -> None:
+    async def main() -> None:
+        begun, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def tool() -> None:
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        async with AsyncExecutor(PlainBackend(), policy=PATIENT) as executor, executor.session([tool]) as session:
+            task = asyncio.create_task(session.run("tool()"))
+            await begun.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.wait_for(cancelled.wait(), 10)
+            assert session.closed or (await session.run("1")).value == 1
+
+    run(main())
+
+
+def test_cancelling_while_a_session_starts_leaves_nothing() -> None:
+    async def main() -> None:
+        async with AsyncExecutor(PlainBackend(), policy=PATIENT) as executor:
+            for _ in range(5):
+                task = asyncio.ensure_future(executor.session()._make())
+                await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert (await executor.run("1")).value == 1
+
+    run(main())
+    from safeexec.testing.lifecycle import children
+
+    assert eventually(lambda: not children())
+
+
+def test_guest_that_does_not_read_does_not_hold_up_the_loop() -> None:
+    """Results of asynchronous tools pile up unread; the loop they run on must go on turning."""
+
+    def stuck(peer: Peer, request: dict[str, Any]) -> None:
+        for number in range(1, 12):
+            peer.send({"t": "call", "id": number, "tool": "big", "a": [], "k": {}})
+        peer.wait_for_the_end()
+
+    async def big() -> bytes:
+        return b"x" * 190_000
+
+    async def main() -> None:
+        policy = Policy(limits=Limits(time=1.0, value=200_000))
+        async with AsyncExecutor(ScriptedBackend(stuck), policy=policy) as executor, executor.session([big]) as session:
+            task = asyncio.create_task(session.run("x"))
+            longest, last = 0.0, asyncio.get_running_loop().time()
+            while not task.done():
+                await asyncio.sleep(0.01)
+                now = asyncio.get_running_loop().time()
+                longest, last = max(longest, now - last), now
+            result = await task
+            assert result.error is not None and result.error.kind == "time"
+            assert longest < 0.8  # held up, it would be the whole time limit
+
+    run(main())
+
+
+def test_tools_of_both_kinds_run_where_they_should() -> None:
+    async def main() -> None:
+        loop, here = asyncio.get_running_loop(), threading.get_ident()
+        seen: dict[str, Any] = {}
+
+        async def on_loop() -> None:
+            seen["loop"], seen["thread"] = asyncio.get_running_loop(), threading.get_ident()
+
+        def in_thread() -> None:
+            seen["sync"] = threading.get_ident()
+
+        async with AsyncExecutor(PlainBackend(), policy=PATIENT) as executor:
+            result = await executor.run("on_loop()\nin_thread()\n1", tools=[on_loop, in_thread])
+            assert result.value == 1, result.error
+        assert seen["loop"] is loop and seen["thread"] == here and seen["sync"] != here
+
+    run(main())
+
+
+def test_executor_is_set_up_on_first_use_and_says_so() -> None:
+    async def main() -> None:
+        executor = scripted()
+        with pytest.raises(RuntimeError, match="not set up"):
+            _ = executor.isolation
+        assert (await executor.run("7")).value == "7"
+        assert executor.isolation == {}
+        await executor.close()
+        await executor.close()
+        with pytest.raises(SessionClosed):
+            await executor.run("1")
+
+    run(main())
+
+
+def test_session_that_outlives_its_loop_can_be_closed() -> None:
+    made: list[Any] = []
+
+    async def main() -> None:
+        executor = scripted()
+        made.extend([executor, await executor.session()])
+
+    run(main())
+
+    async def later() -> None:
+        assert (await made[1].run("still")).value == "still"
+        await made[0].close()
+
+    run(later())
+    assert made[1].closed

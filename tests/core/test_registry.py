@@ -1,0 +1,72 @@
+"""Finding a sandbox by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from typing import Any
+
+import pytest
+
+from safeexec import BackendUnavailable, Executor, PolicyError, registry
+from tests.support.plain import PlainBackend
+
+
+class Point:
+    """An installed entry point."""
+
+    def __init__(self, found: Any) -> None:
+        self._found = found
+
+    def load(self) -> Any:
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
+
+
+def test_local_is_installed_and_loading_it_loads_no_other() -> None:
+    assert "local" in registry.backend_names()
+    script = "import sys\nfrom safeexec.registry import load_backend\nassert load_backend('local').name == 'local'\nprint(*[m for m in sys.modules if m.startswith('safeexec_backends.')])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert {name.split(".")[1] for name in done.stdout.split()} <= {"local", "_hardening"}
+
+
+@pytest.mark.parametrize("name", ["nothing", "", "a.b", "../x", "os", "__init__", "local; x", None, 5])
+def test_unknown_sandbox_is_named_with_those_there_are(name: Any) -> None:
+    with pytest.raises(BackendUnavailable) as caught:
+        Executor(name)
+    assert repr(name) in str(caught.value) and "local" in str(caught.value)
+
+
+def test_entry_point_of_another_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Theirs(PlainBackend):
+        name = "theirs"
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: {"theirs": Point(Theirs)})
+    with Executor("theirs") as executor:
+        assert executor.sandbox == "theirs" and executor.run("1").value == 1
+
+
+def test_missing_dependency_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: {"theirs": Point(ImportError("No module named 'vendor'"))}
+    )
+    with pytest.raises(BackendUnavailable, match=r"'vendor'.*pip install 'safeexec\[theirs\]'"):
+        Executor("theirs")
+
+
+@pytest.mark.parametrize("found", [object(), dict, types, lambda policy: None])
+def test_what_is_no_backend_is_refused(monkeypatch: pytest.MonkeyPatch, found: Any) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: {"theirs": Point(found)})
+    with pytest.raises(BackendUnavailable, match="not a safeexec"):
+        Executor("theirs")
+
+
+def test_options_go_to_the_sandbox_or_are_refused() -> None:
+    with pytest.raises(TypeError, match="options"):
+        Executor(PlainBackend(), pool=3)
+    with pytest.raises(PolicyError):
+        Executor("local", no_such_option=1)
+    with pytest.raises(PolicyError, match="Policy"):
+        Executor(PlainBackend(), policy={"limits": 1})  # type: ignore[arg-type]
