@@ -111,7 +111,7 @@ class Broker:
         if number <= self._seen:
             raise ProtocolError("a tool call out of order")
         self._seen = number
-        decoder = wire.Decoder(blobs)
+        decoder = wire.Decoder(blobs, limit=self._limits.value)
         args = [decoder.decode(node) for node in args]
         kwargs = {key: decoder.decode(node) for key, node in kwargs.items()}
         limit = self._limits.tool_calls

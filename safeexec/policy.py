@@ -11,12 +11,12 @@ from safeexec.errors import PolicyError
 from safeexec.names import check_name
 
 DEFAULT_IMPORTS: tuple[str, ...] = (
-    "__future__", "abc", "array", "ast", "asyncio", "base64", "binascii", "bisect", "builtins", "bz2", "calendar", "cmath",
-    "codecs", "collections", "colorsys", "concurrent.futures", "contextlib", "contextvars", "copy", "csv",
+    "__future__", "abc", "argparse", "array", "ast", "asyncio", "base64", "binascii", "bisect", "builtins", "bz2", "calendar", "cmath",
+    "codecs", "collections", "colorsys", "concurrent.futures", "configparser", "contextlib", "contextvars", "copy", "csv",
     "dataclasses", "datetime", "decimal", "difflib", "enum", "errno", "fnmatch", "fractions", "functools", "gc",
-    "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "html", "http", "importlib", "inspect", "io", "ipaddress",
+    "getopt", "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "html", "http", "importlib", "inspect", "io", "ipaddress",
     "itertools", "json", "keyword", "logging", "lzma", "math", "numbers", "operator", "os", "pathlib", "platform",
-    "pprint", "queue", "random", "re", "reprlib", "secrets", "shlex", "shutil", "sqlite3", "stat", "statistics",
+    "pprint", "queue", "random", "re", "reprlib", "sched", "secrets", "shlex", "shutil", "sqlite3", "stat", "statistics",
     "string", "struct", "sys", "tempfile", "textwrap", "threading", "time", "timeit", "tomllib", "traceback", "types",
     "typing", "unicodedata", "urllib.parse", "uuid", "warnings", "weakref", "xml.etree.ElementTree", "zipfile",
     "zlib", "zoneinfo",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -51,7 +52,6 @@ class Session:
         self._lock = threading.Lock()
         self._holder = 0
         self._step: Step | None = None
-        self._requests = 0
         self._closed: str | None = None
         self._peak = 0
         self._abandoned: list[int] = []
@@ -157,8 +157,8 @@ class Session:
         self._lock.release()
 
     def _perform(self, step: Step, header: wire.Header, blobs: Any = ()) -> None:
-        self._requests += 1
-        header["id"] = self._requests
+        # Not a counter: code of one step must not know what the next request will be called, or it could answer in advance.
+        header["id"] = int.from_bytes(os.urandom(6), "little")
         self._step = step
         try:
             step.perform(header, blobs)
@@ -180,7 +180,7 @@ class Session:
                 answer = step.answer
                 error = _guest_error(answer.get("error")) or _own_failure(answer)
                 if error is None and "v" in answer:
-                    value = wire.Decoder(step.blobs).decode(answer["v"])
+                    value = wire.Decoder(step.blobs, limit=self.policy.limits.value).decode(answer["v"])
                 cpu = number_field(answer, "cpu")
                 self._peak = max(self._peak, int(number_field(answer, "rss")))
                 files = _file_list(answer.get("files", []))
@@ -243,7 +243,7 @@ class Session:
     def _decoded(self, header: wire.Header) -> Any:
         answer, blobs = self._request(header)
         try:
-            return wire.Decoder(blobs).decode(answer.get("v"))
+            return wire.Decoder(blobs, limit=self.policy.limits.value).decode(answer.get("v"))
         except wire.WireError as error:
             self._end(str(error))
             raise ProtocolError(str(error)) from None

@@ -698,12 +698,22 @@ class Decoder:
         array: Callable[..., Any] = Array,
         image: Callable[..., Any] = Image,
         table: Callable[..., Any] = Table,
+        limit: Optional[int] = None,
     ) -> None:
+        # What an honest encoder with this limit could have sent, and some room: a reader that has its own limit does not rely on the sender's.
+        self._left = 2**62 if limit is None else limit + FRAME_OVERHEAD
+        self._nodes = 2**62 if limit is None else 2 * max_nodes(limit) + 1000
         self._blobs: List[Optional[Blob]] = list(blobs)
         self._decimals = False
         self._array = array
         self._image = image
         self._table = table
+
+    def _spend(self, nodes: int, size: int) -> None:
+        self._nodes -= nodes
+        self._left -= size
+        if self._nodes < 0 or self._left < 0:
+            raise TooLarge("a value larger than its limit")
 
     def decode(self, node: Any) -> Any:
         """The value of `node`. Raises WireError."""
@@ -717,18 +727,24 @@ class Decoder:
     def _value(self, node: Any, depth: int) -> Any:
         kind = type(node)
         if kind in _KINDS:
+            self._spend(1, len(node) if kind is str else 0)
             return node
         if depth > MAX_DEPTH + 4:
             raise WireError("a value nested deeper than {}".format(MAX_DEPTH))
         depth += 1
         if kind is list:
-            if set(map(type, node)) <= _KINDS:
+            kinds = set(map(type, node))
+            if kinds <= _KINDS:
+                self._spend(len(node), sum([len(item) for item in node if type(item) is str]) if str in kinds else 0)
                 return node
+            self._spend(1, 0)
             return [self._value(item, depth) for item in node]
         if kind is not dict:
             raise WireError("a malformed value")
         tag = node.get("$")
+        self._spend(1, 0)
         if tag is None:
+            self._spend(0, sum(map(len, node)))
             return {key: self._value(item, depth) for key, item in node.items()}
         if type(tag) is not str:
             raise WireError("a malformed value")
@@ -745,6 +761,7 @@ class Decoder:
         if data is None:
             raise WireError("a blob referred to twice")
         self._blobs[index] = None
+        self._spend(0, len(data))
         return data
 
     def _list(self, node: Any, depth: int) -> List[Any]:

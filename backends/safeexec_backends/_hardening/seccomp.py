@@ -63,6 +63,8 @@ _ATTRIBUTES = "chmod fchmod fchmodat fchmodat2 utime utimes utimensat futimesat"
 _THREAD_FLAGS = 0x017D0F00
 _THREAD = 0x00010900  # CLONE_THREAD | CLONE_SIGHAND | CLONE_VM
 
+_SEND_FLAGS = 0x4040  # MSG_DONTWAIT, MSG_NOSIGNAL
+_RECEIVE_FLAGS = 0x162  # MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_WAITALL
 _PRCTL = (
     2,
     3,
@@ -105,6 +107,9 @@ def _rules(own_pid: int) -> dict[str, Rule]:
         # not send, can take it for the kernel's when memory runs out.
         "kill": Rule((OneOf(0, (own_pid,)), Unless(1, 9, bpf.KILL_PROCESS)), _PERM),
         "tgkill": Rule((OneOf(0, (own_pid,)), Unless(2, 9, bpf.KILL_PROCESS)), _PERM),
+        # Not MSG_OOB: out-of-band data of stream sockets let code out of such a filter before (CVE-2025-38236).
+        "sendto": Rule((Within(3, _SEND_FLAGS),), _PERM),
+        "recvfrom": Rule((Within(3, _RECEIVE_FLAGS),), _PERM),
         "prlimit64": Rule((OneOf(0, (0, own_pid)),), _PERM),
         "prctl": Rule((OneOf(0, _PRCTL),), _PERM),
         "fcntl": Rule((OneOf(1, _FCNTL),), bpf.errno(errno.EINVAL)),

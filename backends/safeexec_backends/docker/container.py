@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -85,6 +86,15 @@ class DockerGuest(StreamGuest):
             return self._reader.next()
         finally:
             self._stream.settimeout(None)
+
+    def alive(self) -> bool:
+        """See the base class. The daemon shuts only its half of the stream when a container ends, which is no POLLHUP."""
+        try:
+            poll = select.poll()
+            poll.register(self._stream, getattr(select, "POLLRDHUP", 0) | select.POLLHUP)
+            return not poll.poll(0)
+        except (OSError, ValueError):
+            return False
 
     def kill(self) -> None:
         """See the base class."""
@@ -195,7 +205,13 @@ def start(
         except TimeoutError:
             raise BackendUnavailable(f"the guest program did not start within {START_SECONDS:g} s") from None
         except (OSError, EOFError, wire.WireError) as error:
-            raise BackendUnavailable(f"the guest program did not start: {guest.death()}") from error
+            death = str(guest.death())
+            hint = (
+                f"; the image has no {python!r} in its PATH: name the interpreter by python="
+                if "exit code 127" in death
+                else ""
+            )
+            raise BackendUnavailable(f"the guest program did not start: {death}{hint}") from error
     except BaseException:
         if guest is not None:
             guest.close()

@@ -84,6 +84,7 @@ def _pack(tar: tarfile.TarFile) -> None:
             _file(tar, done, path, f"{_PREFIX}/lib/{version}/{path.relative_to(root)}")
             if path.suffix == ".so":
                 libraries.update(_needed(path))
+    libraries.update(_expected())
     for library in sorted(libraries):
         _file(tar, done, Path(library), library.lstrip("/"))
     zones = Path("/usr/share/zoneinfo")
@@ -119,6 +120,33 @@ def _needed(path: Path) -> set[str]:
         elif words and words[0].startswith("/"):
             found.add(words[0])
     return found
+
+
+# What binary wheels may take for granted (PEP 600, manylinux), beyond what the interpreter itself needs.
+_WHEELS = (
+    "libstdc++.so.6",
+    "libgcc_s.so.1",
+    "libm.so.6",
+    "libdl.so.2",
+    "librt.so.1",
+    "libpthread.so.0",
+    "libutil.so.1",
+    "libz.so.1",
+)
+
+
+def _expected() -> set[str]:
+    for program in ("/sbin/ldconfig", "/usr/sbin/ldconfig"):
+        if os.path.exists(program):
+            break
+    else:
+        return set()  # another C library: its wheels bring their own
+    found: dict[str, str] = {}
+    for line in subprocess.run([program, "-p"], capture_output=True, text=True, check=False).stdout.splitlines():
+        name, _, path = line.strip().partition(" ")
+        if name in _WHEELS and "=> " in path and ("64" in path or sys.maxsize < 2**32):
+            found.setdefault(name, path.partition("=> ")[2])
+    return set(found.values())
 
 
 def _add(tar: tarfile.TarFile, info: tarfile.TarInfo, source: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Figures of the docker sandbox: python benchmarks/docker.py [--runtime runsc]. Prints medians; needs a daemon and an image."""
+"""Figures of the docker sandbox: python benchmarks/docker_sandbox.py [--runtime runsc]. Prints medians; needs a daemon and an image."""
 
 from __future__ import annotations
 

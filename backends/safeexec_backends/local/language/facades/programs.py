@@ -1,0 +1,106 @@
+"""Modules for whole programs: command lines and settings.
+
+They read and set attributes whose names the program chooses, on objects that it hands in, and open files. Their functions look such
+builtins up in their module first; there they find guarded ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from safeexec_backends.local.language.identity import class_mro, exact_name
+
+from .files import open_file
+
+if TYPE_CHECKING:
+    from safeexec_backends.local.language import RestrictedLanguage
+
+Exports = dict[str, Any]
+
+
+def _guard(module: Any, language: RestrictedLanguage, *own: type) -> None:
+    """Give `module` guarded builtins; objects of the types `own` are the module's business, but for what is never shown."""
+    guards = language.guards
+    missing = object()
+
+    def is_own(o: Any, name: str) -> bool:
+        return name[:2] != "__" and any(base is kind for base in class_mro(type(o)) for kind in own)
+
+    def getattr_(o: Any, name: Any, /, default: Any = missing) -> Any:
+        name = exact_name(name)
+        try:
+            if not is_own(o, name):
+                return guards.read(o, name)
+            value = getattr(o, name)
+            guards.check(value, name)
+            return value
+        except AttributeError:
+            if default is missing:
+                raise
+            return default
+
+    def hasattr_(o: Any, name: Any, /) -> bool:
+        absent = object()
+        return getattr_(o, name, absent) is not absent
+
+    def setattr_(o: Any, name: Any, value: Any, /) -> None:
+        name = exact_name(name)
+        if is_own(o, name):
+            setattr(o, name, value)
+        else:
+            guards.set(o, name, value)
+
+    def delattr_(o: Any, name: Any, /) -> None:
+        name = exact_name(name)
+        if is_own(o, name):
+            delattr(o, name)
+        else:
+            guards.delete(o, name)
+
+    names = {"getattr": getattr_, "hasattr": hasattr_, "setattr": setattr_, "delattr": delattr_, "open": open_file}
+    vars(module).update(names)
+
+
+def _argparse(language: RestrictedLanguage) -> Exports:
+    import argparse
+
+    own = [argparse.Namespace, argparse.Action]
+    own += [base for base in argparse.ArgumentParser.__mro__ if base.__module__ == "argparse"]
+    _guard(argparse, language, *own)
+    setattr(argparse, "_sys", language.gate.find("sys"))  # noqa: B010  # the command line is the program's, not the process's
+    shown = """Action ArgumentDefaultsHelpFormatter ArgumentError ArgumentParser ArgumentTypeError BooleanOptionalAction
+        HelpFormatter MetavarTypeHelpFormatter Namespace ONE_OR_MORE OPTIONAL PARSER REMAINDER RawDescriptionHelpFormatter
+        RawTextHelpFormatter SUPPRESS ZERO_OR_MORE""".split()
+    return {n: getattr(argparse, n) for n in shown}
+
+
+def _configparser(language: RestrictedLanguage) -> Exports:
+    import configparser
+
+    _guard(configparser, language, configparser.RawConfigParser, configparser.SectionProxy)
+    shown = """BasicInterpolation ConfigParser DEFAULTSECT DuplicateOptionError DuplicateSectionError Error
+        ExtendedInterpolation Interpolation InterpolationDepthError InterpolationError InterpolationMissingOptionError
+        InterpolationSyntaxError LegacyInterpolation MAX_INTERPOLATION_DEPTH MissingSectionHeaderError NoOptionError
+        NoSectionError ParsingError RawConfigParser SectionProxy""".split()
+    return {n: getattr(configparser, n) for n in shown if hasattr(configparser, n)}
+
+
+def _getopt(language: RestrictedLanguage) -> Exports:
+    import getopt
+
+    return {n: getattr(getopt, n) for n in ("GetoptError", "error", "getopt", "gnu_getopt")}
+
+
+def _sched(language: RestrictedLanguage) -> Exports:
+    import sched
+
+    return {n: getattr(sched, n) for n in ("Event", "scheduler")}
+
+
+BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
+    "argparse": _argparse,
+    "configparser": _configparser,
+    "getopt": _getopt,
+    "sched": _sched,
+}

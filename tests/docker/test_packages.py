@@ -1,0 +1,52 @@
+"""Images with packages: made once in a container with network, used in containers without."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from safeexec import BackendUnavailable, Executor, Limits, Policy
+
+# The private daemon has no bridge, so pip's container takes the host's network; pip's own settings go with it.
+BUILD: dict[str, Any] = {
+    "build_network": "host",
+    "build_env": {
+        k: v
+        for k, v in os.environ.items()
+        if k in ("PIP_INDEX_URL", "PIP_CERT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_package_is_installed_once_and_the_session_has_no_network(client: Any) -> None:
+    policy = Policy(packages=("msgpack",))
+    with Executor("docker", policy=policy, **BUILD) as executor:
+        assert executor.run("import msgpack\nmsgpack.unpackb(msgpack.packb([1, 'a']))").value == [1, "a"]
+        assert executor.run("open('/proc/net/route').read().count('\\n')").value <= 1
+    made = {tag for image in client.images.list("safeexec-packages") for tag in image.tags}
+    with Executor("docker", policy=policy) as executor:  # without a build network: found, not made again
+        assert executor.run("import msgpack\nmsgpack.__name__").value == "msgpack"
+    assert {tag for image in client.images.list("safeexec-packages") for tag in image.tags} == made
+    assert len(made) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_chart_is_saved_as_png() -> None:
+    policy = Policy(packages=("matplotlib",), limits=Limits(time=60))
+    code = "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\nplt.savefig('chart.png')"
+    with Executor("docker", policy=policy, **BUILD) as executor, executor.session() as session:
+        result = session.run(code)
+        assert result.ok, result.error
+        assert session.files.read("chart.png").startswith(b"\x89PNG\r\n")
+        assert [sorted(d.data) for d in result.displays] == [["image/png"]]
+        assert [f.name for f in result.files] == ["chart.png"]  # no cache of a library among them
+
+
+def test_package_that_does_not_exist_says_so() -> None:
+    with pytest.raises(BackendUnavailable, match="safeexec-no-such-package"):
+        Executor("docker", policy=Policy(packages=("safeexec-no-such-package==0.0.1",)))
