@@ -178,13 +178,13 @@ def attempt(f):
         pass
 def raw():
     import socket
-    socket.create_connection(('127.0.0.1', {port}), 2)
+    socket.create_connection(('127.0.0.1', {port}), 1)
 def http():
     import urllib.request
-    urllib.request.urlopen('http://127.0.0.1:{port}/', timeout=2)
+    urllib.request.urlopen('http://127.0.0.1:{port}/', timeout=1)
 def loop():
     import asyncio
-    asyncio.run(asyncio.wait_for(asyncio.open_connection('127.0.0.1', {port}), 2))
+    asyncio.run(asyncio.wait_for(asyncio.open_connection('127.0.0.1', {port}), 1))
 for f in (raw, http, loop):
     attempt(f)
 """

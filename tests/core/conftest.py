@@ -7,7 +7,7 @@ import os
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "quick", max_examples=60, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    "quick", max_examples=40, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 settings.register_profile(
     "deep", max_examples=3000, deadline=None, database=None, suppress_health_check=list(HealthCheck)

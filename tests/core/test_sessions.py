@@ -108,7 +108,7 @@ def test_a_counter_is_never_lost_between_interrupts(executor: Executor) -> None:
 @pytest.mark.parametrize("end", ["close", "kill"])
 def test_ending_at_random_moments_from_other_threads(executor: Executor, end: str) -> None:
     chance = random.Random(11)
-    for _ in range(15):
+    for _ in range(8):
         session = executor.session({"tool": lambda n: n}, {"x": 0})
         go = threading.Event()
         pause = chance.random() * 0.02
