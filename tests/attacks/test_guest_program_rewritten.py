@@ -15,7 +15,7 @@ from safeexec.testing.base import eventually
 GUEST = """
 import gc
 from safeexec import guest
-g = [o for o in gc.get_objects() if isinstance(o, guest.Guest)][0]
+g = [o for o in gc.get_objects() if isinstance(o, guest.Guest) and o._running][0]
 """
 
 
