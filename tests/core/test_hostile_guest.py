@@ -43,11 +43,16 @@ def attack(behave: Behave, tools: Any = (), max_frame: int | None = None, **limi
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def no_thread_left() -> Iterator[None]:
+    yield
+    assert eventually(lambda: not threads_named("scripted") and not threads_named("safeexec-close"), 5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_descriptor_left() -> Iterator[None]:
     gc.collect()
     before = open_descriptors()
     yield
-    assert eventually(lambda: not threads_named("scripted") and not threads_named("safeexec-close"), 5)
     gc.collect()
     assert eventually(lambda: open_descriptors() <= before, 5)
 
