@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from safeexec import Executor, Limits, Policy, Session
+from safeexec.testing.base import eventually
 
 GUEST = """
 import gc
 from safeexec import guest
-g = [o for o in gc.get_objects() if isinstance(o, guest.Guest)][0]
+g = [o for o in gc.get_objects() if isinstance(o, guest.Guest) and o._running][0]
 """
 
 
@@ -22,6 +23,11 @@ g = [o for o in gc.get_objects() if isinstance(o, guest.Guest)][0]
 def executor() -> Iterator[Executor]:
     with Executor("local", _language="full", policy=Policy(limits=Limits(value=100_000))) as made:
         yield made
+
+
+def _state(session: Session) -> str:
+    stat = Path(f"/proc/{session._guest.pid}/stat").read_text()  # type: ignore[attr-defined]
+    return stat.rpartition(")")[2].split()[0]
 
 
 def _ticks(session: Session) -> int:
@@ -35,6 +41,7 @@ def test_thread_left_behind_uses_no_processor_between_steps(executor: Executor) 
         assert session.run(
             "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin).start()"
         ).ok
+        assert eventually(lambda: _state(session) == "T")  # stopped, a moment after its last request
         before = _ticks(session)
         time.sleep(0.5)  # the span that is measured
         assert _ticks(session) - before <= 2

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import safeexec_backends
-from safeexec import wire
+from safeexec import watchdog, wire
 from safeexec.backend import GuestDied, OnFrame, StreamGuest
 from safeexec.errors import BackendUnavailable
 from safeexec.policy import Policy
@@ -210,6 +210,10 @@ def _gone(pid: int, timeout: float) -> bool:
         os.close(pidfd)
 
 
+_REST = 0.05
+"""Seconds without a request after which a cell is stopped."""
+
+
 class LocalGuest(StreamGuest):
     """One cell."""
 
@@ -235,17 +239,37 @@ class LocalGuest(StreamGuest):
         self._closed = False
         self._report: dict[str, Any] = {}
         self._forget = forget
+        self._rest_lock = threading.Lock()
+        self._busy = self._resting = False
+        self._idle_since = 0.0
 
     def exchange(self, frame: wire.Frame, on_frame: OnFrame) -> None:
-        # Between requests the cell stands still: a thread that a step left behind must not go on using the processor, unseen by any clock.
-        # Where there is no pidfd the zygote would have to send the signals, at the price of two messages for every request.
+        # A cell without a request is stopped: a thread that a step left behind must not go on using the processor, unseen by any clock.
+        # Not at once: two signals would cost every step of a busy session more than the step itself. Where there is no pidfd the
+        # zygote would have to send them, at the price of two messages.
         if self._pidfd < 0:
             super().exchange(frame, on_frame)
             return
-        self._signal(signal.SIGCONT)
+        with self._rest_lock:
+            self._busy = True
+            if self._resting:
+                self._resting = False
+                self._signal(signal.SIGCONT)
         try:
             super().exchange(frame, on_frame)
         finally:
+            with self._rest_lock:
+                self._busy = False
+                self._idle_since = time.monotonic()
+            watchdog.watch(id(self), self._rest)
+
+    def _rest(self, now: float) -> None:
+        """Stop the cell once it has had nothing to do for a while; called by the watchdog."""
+        with self._rest_lock:
+            if self._busy or now - self._idle_since < _REST:
+                return
+            watchdog.unwatch(id(self))
+            self._resting = True
             self._signal(signal.SIGSTOP)
 
     def interrupt(self) -> None:
@@ -320,6 +344,7 @@ class LocalGuest(StreamGuest):
             if self._closed:
                 return
             self._closed = True
+            watchdog.unwatch(id(self))
             if self._pidfd >= 0:
                 # A killed process may take a moment to be gone; after close() it is.
                 if os.getpid() == self._owner:

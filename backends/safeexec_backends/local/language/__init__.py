@@ -120,10 +120,13 @@ class RestrictedLanguage:
         return self._generate(self._transform(tree, True), "", filename, mode)
 
     def _parse(self, source: str, filename: str, mode: str, dynamic: bool = False) -> Any:
-        return self._transform(compile(source, filename, mode, _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True), dynamic)
+        tree = compile(source, filename, mode, _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
+        # Without a dot or a class a program names no attributes; looking for them costs as much as compiling a short step.
+        return self._transform(tree, dynamic, "." in source or "class" in source)
 
-    def _transform(self, tree: Any, dynamic: bool = False) -> Any:
-        self._own |= transformer.attribute_names(tree)
+    def _transform(self, tree: Any, dynamic: bool = False, names: bool = True) -> Any:
+        if names:
+            self._own |= transformer.attribute_names(tree)
         visitor = transformer.Transformer(self._own, dynamic)
         before = sys.getrecursionlimit()
         # The visitor recurses in Python only, which costs no C stack; what CPython's parser took, it shall take.
