@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import math
+import os
+import socket
 import statistics
 import time
 from typing import Any
@@ -31,6 +33,28 @@ def test_fresh_session(benchmark: BenchmarkFixture, executor: safeexec.Executor)
 
     benchmark.pedantic(lambda: made.append(executor.session()), setup=close_last, rounds=200, warmup_rounds=10)
     close_last()
+
+
+def test_bare_round_trip(benchmark: BenchmarkFixture) -> None:
+    """The baseline of a step: 100 bytes to a forked process and back. A virtual machine whose processors fall asleep pays for it here too."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        while data := theirs.recv(65536):
+            theirs.sendall(data)
+        os._exit(0)
+    theirs.close()
+
+    def trip() -> int:
+        ours.sendall(b"x" * 100)
+        return len(ours.recv(65536))
+
+    try:
+        assert benchmark.pedantic(trip, rounds=5000, warmup_rounds=200) == 100
+    finally:
+        ours.close()
+        os.waitpid(pid, 0)
 
 
 def test_warm_step(benchmark: BenchmarkFixture, executor: safeexec.Executor) -> None:
