@@ -18,21 +18,22 @@ _WIRE = "from safeexec import wire"
 
 
 @cache
+def modules() -> tuple[tuple[str, str], ...]:
+    """Name and source of ``safeexec_wire`` and ``safeexec_guest``, in the order in which they are to be defined."""
+    folder = Path(__file__).parent
+    wire, guest = ((folder / f"{name}.py").read_text(encoding="utf-8") for name in ("wire", "guest"))
+    # A sandbox may have another version of safeexec installed: the guest must take the wire that came with it.
+    if guest.count(_WIRE) != 1:
+        raise RuntimeError("guest.py does not import wire in the one way that is known here")
+    return ("safeexec_wire", wire), ("safeexec_guest", guest.replace(_WIRE, "import safeexec_wire as wire"))
+
+
+@cache
 def guest_source() -> str:
     """A program text that defines the modules ``safeexec_wire`` and ``safeexec_guest``; whoever ships it appends the lines that start a guest.
 
     Needs CPython 3.9 or later and its standard library. Their file names are ``<safeexec_wire>`` and ``<safeexec_guest>``, which the guest
     leaves out of tracebacks.
     """
-    folder = Path(__file__).parent
-    parts = [_DEFINE]
-    for name in ("wire", "guest"):
-        source = (folder / f"{name}.py").read_text(encoding="utf-8")
-        if name == "guest":
-            # A sandbox may have another version of safeexec installed: the guest must take the wire that came with it.
-            if source.count(_WIRE) != 1:
-                raise RuntimeError("guest.py does not import wire in the one way that is known here")
-            source = source.replace(_WIRE, "import safeexec_wire as wire")
-        parts.append(f"_define('safeexec_{name}', {source!r})\n")
-    parts.append("del _define\n")
-    return "".join(parts)
+    defined = (f"_define({name!r}, {source!r})\n" for name, source in modules())
+    return "".join((_DEFINE, *defined, "del _define\n"))

@@ -11,13 +11,16 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-try:
+if TYPE_CHECKING:
     from safeexec import guest, wire
-except ImportError:  # shipped as text
-    import safeexec_guest as guest  # type: ignore[import-not-found, no-redef, unused-ignore]
-    import safeexec_wire as wire  # type: ignore[import-not-found, no-redef, unused-ignore]
+else:
+    try:  # what was shipped comes first: an image may have another version of safeexec installed
+        import safeexec_guest as guest
+        import safeexec_wire as wire
+    except ImportError:
+        from safeexec import guest, wire
 
 _PIPE = 1 << 20
 _F_SETPIPE_SZ = 1031

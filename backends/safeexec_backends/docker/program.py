@@ -6,7 +6,7 @@ import marshal
 from functools import cache
 from pathlib import Path
 
-import safeexec
+from safeexec.bundle import modules
 
 BOOT = """
 import marshal, os, sys, types
@@ -37,13 +37,8 @@ sys.modules["safeexec_inside"].main(marshal.dumps(codes) if fresh else None)
 @cache
 def source() -> bytes:
     """The program as source. marshal's version 2 of strings and tuples is read by every CPython that a guest can run on."""
-    folder = Path(safeexec.__file__).parent
-    files = (
-        ("safeexec_wire", folder / "wire.py"),
-        ("safeexec_guest", folder / "guest.py"),
-        ("safeexec_inside", Path(__file__).with_name("inside.py")),
-    )
-    return marshal.dumps(tuple((name, path.read_text(encoding="utf-8")) for name, path in files), 2)
+    inside = Path(__file__).with_name("inside.py").read_text(encoding="utf-8")
+    return marshal.dumps((*modules(), ("safeexec_inside", inside)), 2)
 
 
 def framed(program: bytes) -> bytes:
