@@ -86,6 +86,7 @@ class DockerBackend(Backend):
                 version = self._client.version()
                 info = self._client.info()
                 reaped = reaper.reap(self._client)
+            self._info = info
             self._podman = daemon.is_podman(version)
             self._daemon = str(info.get("ID") or info.get("Name"))
             if runtime and not self._podman and runtime not in (info.get("Runtimes") or {}):
@@ -187,7 +188,7 @@ class DockerBackend(Backend):
             try:
                 if header.get("t") != "program" or len(blobs) != 1:
                     raise BackendUnavailable("the image's interpreter did not run the guest program")
-                found = (bytes(blobs[0]), walls.judge(header["look"], shape))
+                found = (bytes(blobs[0]), walls.judge(header["look"], shape, self._info))
             except BaseException:
                 guest.close()
                 raise

@@ -71,11 +71,15 @@ def tmpfs(disk: int) -> dict[str, str]:
     return {WORKDIR: options(disk), "/tmp": options(small), "/dev/shm": options(small)}
 
 
-def host_config(want: Shape, podman: bool, profile: str, volumes: tuple[str, ...], socket: str = "") -> dict[str, Any]:
-    """The arguments of the SDK's ``create_host_config``. `socket` is the file that the container connects to, if any."""
+def memory(want: Shape) -> int:
+    """The container's memory limit, in bytes."""
     base = GVISOR_MEMORY if want.gvisor else BASE_MEMORY
     # Files lie in memory and are charged to the container like any other: without their share a full disk would be an OOM.
-    memory = base + want.memory + want.disk
+    return base + want.memory + want.disk
+
+
+def host_config(want: Shape, podman: bool, profile: str, volumes: tuple[str, ...], socket: str = "") -> dict[str, Any]:
+    """The arguments of the SDK's ``create_host_config``. `socket` is the file that the container connects to, if any."""
     mounts = tmpfs(want.disk)
     for path in volumes:  # a volume the image declares would be writable and without a limit
         mounts.setdefault(path, "ro,nosuid,nodev,noexec,size=4096,nr_inodes=2")
@@ -85,8 +89,8 @@ def host_config(want: Shape, podman: bool, profile: str, volumes: tuple[str, ...
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges", f"seccomp={profile}"],
         "pids_limit": GVISOR_PIDS if want.gvisor else want.processes + OWN_PROCESSES,
-        "mem_limit": memory,
-        "memswap_limit": memory,  # equal: no swap
+        "mem_limit": memory(want),
+        "memswap_limit": memory(want),  # equal: no swap
         "nano_cpus": round(want.cpus * 1e9),
         "tmpfs": mounts,
         "ipc_mode": "private",

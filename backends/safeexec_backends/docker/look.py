@@ -62,7 +62,16 @@ def look() -> dict[str, Any]:
             info = os.statvfs(path)
         except OSError:
             continue
-        mounts.append([path, kind[0], bool(info.f_flag & 1), info.f_frsize * info.f_blocks, info.f_files])
+        # gVisor says "ro" in the table alone.
+        mounts.append(
+            [
+                path,
+                kind[0],
+                bool(info.f_flag & 1) or "ro" in fields[5].split(","),
+                info.f_frsize * info.f_blocks,
+                info.f_files,
+            ]
+        )
     writable = []
     for path in (
         "/",
@@ -88,6 +97,8 @@ def look() -> dict[str, Any]:
         interfaces = [name for _, name in socket.if_nameindex()]
     except OSError:
         interfaces = [line.split(":")[0].strip() for line in _read("/proc/net/dev").splitlines() if ":" in line]
+    # Of the kernels, gVisor's names no ambient set; no such set can have what the permitted one has not.
+    status.setdefault("CapAmb", status.get("CapPrm", "1"))
     limits = {}
     for name in ("CORE", "NOFILE", "FSIZE", "MSGQUEUE", "MEMLOCK"):
         limits[name] = list(resource.getrlimit(getattr(resource, "RLIMIT_" + name, resource.RLIMIT_CORE)))
@@ -111,6 +122,7 @@ def look() -> dict[str, Any]:
         "swap": (
             _read("/sys/fs/cgroup/memory.swap.max") or _read("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
         ).strip(),
+        "memory_total": _read("/proc/meminfo").partition("MemTotal:")[2].split()[:1],
         "pids": (_read("/sys/fs/cgroup/pids.max") or _read("/sys/fs/cgroup/pids/pids.max")).strip(),
         "python": "{}.{}.{}".format(*sys.version_info[:3]),
     }
