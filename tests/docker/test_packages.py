@@ -64,7 +64,7 @@ def test_example_draws_its_chart(client: Any, tmp_path: Path, capfd: pytest.Capt
 
     with Image.open(target) as picture:
         pixels = picture.convert("RGB")
-        colours = dict((colour, count) for count, colour in pixels.getcolors(1 << 20) or ())
+        colours = {colour: count for count, colour in pixels.getcolors(1 << 20) or ()}
         assert pixels.size == (640, 480) and colours[(255, 255, 255)] > 200_000
         assert colours.get((31, 119, 180), 0) > 300, "the curve, in matplotlib's first colour"
 
