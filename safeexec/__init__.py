@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from safeexec.aio import AsyncExecutor, AsyncSession
     from safeexec.errors import (
         BackendUnavailable,
+        EndStep,
         ExecutionError,
         LimitExceeded,
         NotSupported,
@@ -41,6 +42,7 @@ __all__ = [
     "AsyncSession",
     "BackendUnavailable",
     "Display",
+    "EndStep",
     "ExecutionError",
     "Executor",
     "FileInfo",
@@ -76,6 +78,7 @@ _HOME = {
     "BackendUnavailable": "errors",
     "DEFAULT_IMPORTS": "policy",
     "Display": "result",
+    "EndStep": "errors",
     "ExecutionError": "errors",
     "Executor": "executor",
     "FileInfo": "result",
