@@ -318,7 +318,7 @@ found.append(repr(tool)); found.append(repr(search)); found.append(str(tool.__do
         class Patient:
             name = "patient"
             description = "Waits."
-            inputs: Mapping[str, Any] = {}  # noqa: RUF012
+            inputs: Mapping[str, Any] = {}
             tool_time = None
 
             def __call__(self) -> bool:
