@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from safeexec.aio import AsyncExecutor, AsyncSession
     from safeexec.errors import (
         BackendUnavailable,
+        EndStep,
         ExecutionError,
         LimitExceeded,
         NotSupported,
@@ -42,6 +43,7 @@ __all__ = [
     "AsyncSession",
     "BackendUnavailable",
     "Display",
+    "EndStep",
     "ExecutionError",
     "Executor",
     "FileInfo",
@@ -77,6 +79,7 @@ _HOME = {
     "BackendUnavailable": "errors",
     "DEFAULT_IMPORTS": "policy",
     "Display": "result",
+    "EndStep": "errors",
     "ExecutionError": "errors",
     "Executor": "executor",
     "FileInfo": "result",
