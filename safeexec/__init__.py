@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         SafeExecError,
         SessionBusy,
         SessionClosed,
+        SnapshotError,
         StepTimeout,
         ToolError,
     )
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from safeexec.policy import DEFAULT_IMPORTS, Limits, Policy
     from safeexec.result import Display, FileInfo, GuestError, Result, ToolCall, Usage
     from safeexec.session import Session
+    from safeexec.snapshot import Snapshot
     from safeexec.step import Output
     from safeexec.wire import Array, Image, Opaque, Table
 
@@ -59,6 +61,8 @@ __all__ = [
     "Session",
     "SessionBusy",
     "SessionClosed",
+    "Snapshot",
+    "SnapshotError",
     "StepTimeout",
     "Table",
     "ToolCall",
@@ -94,6 +98,8 @@ _HOME = {
     "Session": "session",
     "SessionBusy": "errors",
     "SessionClosed": "errors",
+    "Snapshot": "snapshot",
+    "SnapshotError": "errors",
     "StepTimeout": "errors",
     "Table": "wire",
     "ToolCall": "result",
