@@ -74,9 +74,7 @@ class Sessions:
     def _surplus(self) -> list[Session]:
         old = monotonic() - self._idle
         surplus = []
-        while self._sessions and (
-            len(self._sessions) > self._limit or next(iter(self._sessions.values()))[1] < old
-        ):
+        while self._sessions and (len(self._sessions) > self._limit or next(iter(self._sessions.values()))[1] < old):
             surplus.append(self._sessions.popitem(last=False)[1][0])
         return surplus
 

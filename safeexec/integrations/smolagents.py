@@ -68,7 +68,9 @@ class SafeexecExecutor(PythonExecutor):
 
     def __call__(self, code_action: str) -> CodeOutput:
         """Run one code action. Raises InterpreterError with what the model should see."""
-        if self._session is None or self._session.closed:  # first use, or lost to a limit: tools and given variables come back
+        if (
+            self._session is None or self._session.closed
+        ):  # first use, or lost to a limit: tools and given variables come back
             session = self._session = self._sessions.get()
             session.add_tools(self._callable(self._tools))
             session.variables.update({k: v for k, v in self.state.items() if k != "_print_outputs"})
@@ -82,7 +84,9 @@ class SafeexecExecutor(PythonExecutor):
             raise InterpreterError(_said(code_action, result.error) + lost)
         output = result.value
         if output is None and not self._session.closed and (name := _assigned(code_action)) is not None:
-            output = self._session.variables.get(name)  # smolagents' own interpreter shows the value of a last assignment, too
+            output = self._session.variables.get(
+                name
+            )  # smolagents' own interpreter shows the value of a last assignment, too
         return CodeOutput(output=native(output), logs=clip(logs), is_final_answer=False)
 
     def __enter__(self) -> SafeexecExecutor:
@@ -115,7 +119,11 @@ def _assigned(code: str) -> str | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
         return None
     target = last.targets[0] if isinstance(last, ast.Assign) else getattr(last, "target", None)
-    return target.id if isinstance(last, ast.Assign | ast.AugAssign | ast.AnnAssign) and isinstance(target, ast.Name) else None
+    return (
+        target.id
+        if isinstance(last, ast.Assign | ast.AugAssign | ast.AnnAssign) and isinstance(target, ast.Name)
+        else None
+    )
 
 
 def create(additional_imports: Sequence[str] = (), logger: Any = None, **options: Any) -> SafeexecExecutor:

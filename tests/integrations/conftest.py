@@ -13,4 +13,3 @@ collect_ignore = [name for name, module in MODULES.items() if importlib.util.fin
 def pytest_report_header() -> str:
     ran = sorted(set(MODULES) - set(collect_ignore))
     return f"integrations: {', '.join(ran) or 'none here'}; nox runs each with its framework ({', '.join(collect_ignore) or 'all are here'})"
-

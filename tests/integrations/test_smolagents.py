@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from smolagents import CodeAgent, Tool, tool
@@ -89,7 +89,9 @@ def test_a_managed_agent_runs_on_the_host_and_is_called_from_the_sandbox(executo
             tools=[], model=Scripted("final_answer('the capital is Oslo')"), executor=inner, name="geographer",
             description="Knows countries.", verbosity_level=0,
         )  # fmt: skip
-        manager = agent(executor, Scripted("found = geographer(task='Norway?')\nfinal_answer(found)"), managed_agents=[worker])
+        manager = agent(
+            executor, Scripted("found = geographer(task='Norway?')\nfinal_answer(found)"), managed_agents=[worker]
+        )
         assert "the capital is Oslo" in manager.run("ask")
 
 
@@ -110,7 +112,9 @@ def test_a_step_without_end_becomes_an_error_and_the_agent_goes_on(executor: Saf
 def test_the_host_is_out_of_reach(executor: SafeexecExecutor, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("canary-8241")
-    model = Scripted(f"print(open({str(secret)!r}).read())", "import os\nprint(dict(os.environ))", "final_answer('done')")
+    model = Scripted(
+        f"print(open({str(secret)!r}).read())", "import os\nprint(dict(os.environ))", "final_answer('done')"
+    )
     ran = agent(executor, model)
     ran.run("steal")
     assert ran.memory.steps[1].error is not None
@@ -135,7 +139,7 @@ def test_a_tool_that_is_not_plain_fails_with_a_reason(executor: SafeexecExecutor
     class Strange(Tool):  # type: ignore[misc]
         name = "strange"
         description = "Returns what cannot travel."
-        inputs: dict[str, Any] = {}
+        inputs: ClassVar[dict[str, Any]] = {}
         output_type = "any"
 
         def forward(self) -> Any:
