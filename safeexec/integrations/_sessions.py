@@ -120,9 +120,10 @@ def failure(result: Result) -> str:
     error = result.error
     if error is None:
         return ""
-    text = neutralise(error.traceback or str(error)).rstrip("\n")
-    note = f"\n({error.kind} limit)" if error.kind in ("time", "memory", "output") else ""
-    return clip(text) + note
+    text = neutralise(error.traceback).rstrip("\n")
+    said = neutralise(str(error))
+    # A step that a limit ended shows where it was interrupted; that it was the limit, and which, says the error itself.
+    return clip(text if said in text else f"{text}\n{said}".lstrip("\n"))
 
 
 def clip(text: str, length: int = _MAX_VALUE) -> str:
