@@ -11,7 +11,10 @@ import base64
 import binascii
 import mimetypes
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -38,21 +41,29 @@ def server(sessions: Sessions) -> MCPServer[Any]:
     )
     handles: set[str] = set()
 
-    async def live(ctx: Context[Any, Any], handle: str) -> tuple[AsyncSession, str]:
+    turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def live(ctx: Context[Any, Any], handle: str) -> AsyncIterator[tuple[AsyncSession, str]]:
+        """The session of a request, when its turn has come; trouble of the host's side becomes a message for the model."""
         key, shown = _key(ctx, handle, handles)
-        return AsyncSession(await _in_thread(lambda: sessions.get(key))), shown
+        async with turns.setdefault(key, asyncio.Lock()):
+            try:
+                yield AsyncSession(await _in_thread(lambda: sessions.get(key))), shown
+            except (SafeExecError, OSError) as error:
+                raise ToolError(neutralise(f"{type(error).__name__}: {error}")) from error
 
     @app.tool()
     async def run_python(code: str, ctx: Context[Any, Any], session: str = "") -> CallToolResult:
         """Run Python code. Returns what it printed, the value of its last expression, the pictures it drew and the files it wrote."""
-        state, shown = await _said(live(ctx, session))
-        pieces: asyncio.Queue[Output | None] = asyncio.Queue()
-        relay = asyncio.ensure_future(_progress(ctx, pieces))
-        try:
-            result = await _said(state.run(code, on_output=pieces.put_nowait))
-        finally:
-            pieces.put_nowait(None)
-            await relay
+        async with live(ctx, session) as (state, shown):
+            pieces: asyncio.Queue[Output | None] = asyncio.Queue()
+            relay = asyncio.ensure_future(_progress(ctx, pieces))
+            try:
+                result = await state.run(code, on_output=pieces.put_nowait)
+            finally:
+                pieces.put_nowait(None)
+                await relay
         text = observation(result, state) + (f"\nsession: {shown}" if shown else "")
         pictures = [
             ImageContent(type="image", data=base64.b64encode(d).decode(), mime_type=m) for m, d in images(result)
@@ -69,15 +80,15 @@ def server(sessions: Sessions) -> MCPServer[Any]:
     @app.tool()
     async def list_files(ctx: Context[Any, Any], session: str = "") -> str:
         """The files in the working directory, with their sizes in bytes."""
-        state, _ = await _said(live(ctx, session))
-        found = await _said(state.files.list())
+        async with live(ctx, session) as (state, _):
+            found = await state.files.list()
         return "\n".join(f"{neutralise_line(info.name)}\t{info.size}" for info in found) or "(no files)"
 
     @app.tool()
     async def read_file(name: str, ctx: Context[Any, Any], session: str = "") -> CallToolResult:
         """One file of the working directory: a picture as a picture, text as text, anything else as bytes."""
-        state, _ = await _said(live(ctx, session))
-        data = await _said(state.files.read(name))
+        async with live(ctx, session) as (state, _):
+            data = await state.files.read(name)
         return CallToolResult(content=[_content(name, data)])
 
     @app.tool()
@@ -93,8 +104,8 @@ def server(sessions: Sessions) -> MCPServer[Any]:
             data = content.encode() if encoding == "utf-8" else base64.b64decode(content, validate=True)
         except (UnicodeEncodeError, binascii.Error) as error:
             raise ToolError(f"content is not {encoding}: {error}") from error
-        state, shown = await _said(live(ctx, session))
-        await _said(state.files.write(name, data))
+        async with live(ctx, session) as (state, shown):
+            await state.files.write(name, data)
         return f"wrote {len(data)} bytes" + (f"\nsession: {shown}" if shown else "")
 
     return app
@@ -113,14 +124,6 @@ def _key(ctx: Context[Any, Any], handle: str, handles: set[str]) -> tuple[str, s
         handle = secrets.token_urlsafe(16)
         handles.add(handle)
     return f"handle {handle}", handle
-
-
-async def _said(work: Any) -> Any:
-    """Await `work`; trouble of the host's side becomes a message for the model."""
-    try:
-        return await work
-    except (SafeExecError, OSError) as error:
-        raise ToolError(neutralise(f"{type(error).__name__}: {error}")) from error
 
 
 async def _progress(ctx: Context[Any, Any], pieces: asyncio.Queue[Output | None]) -> None:
