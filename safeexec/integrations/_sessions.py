@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from time import monotonic
 from typing import Any
 
+from safeexec.aio import AsyncSession
 from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.policy import Policy
 from safeexec.result import Result
@@ -96,7 +97,7 @@ class Sessions:
             self.executor.close()
 
 
-def observation(result: Result, session: Session | None = None) -> str:
+def observation(result: Result, session: Session | AsyncSession | None = None) -> str:
     """A result as the text that a model is shown: output, value, error with its lines, names of files; all of it made harmless for a terminal."""
     parts = []
     for name, text in (("", result.stdout), ("stderr: ", result.stderr)):

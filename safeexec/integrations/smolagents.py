@@ -13,6 +13,7 @@ from typing import Any
 
 from smolagents.local_python_executor import CodeOutput, InterpreterError, PythonExecutor
 
+from safeexec.errors import EndStep
 from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._sessions import Sessions, clip, native
 from safeexec.policy import DEFAULT_IMPORTS, Policy
@@ -62,7 +63,7 @@ class SafeexecExecutor(PythonExecutor):
         def final_answer(*args: Any, **kwargs: Any) -> None:
             """Ends the run with this answer."""
             self._answer.append(tool(*[native(a) for a in args], **{k: native(v) for k, v in kwargs.items()}))
-            self._session.interrupt()
+            raise EndStep
 
         return final_answer
 
@@ -77,7 +78,7 @@ class SafeexecExecutor(PythonExecutor):
         self._answer = []
         result = self._session.run(code_action)
         logs = self.state["_print_outputs"] = neutralise(result.stdout + result.stderr)
-        if self._answer:  # the first counts, whatever the code did afterwards
+        if result.ended:  # the first answer counts, whatever the code did afterwards
             return CodeOutput(output=self._answer[0], logs=logs, is_final_answer=True)
         if result.error is not None:
             lost = "\nThe session was lost: its variables are gone." if self._session.closed else ""
