@@ -128,8 +128,6 @@ class WasmBackend(Backend):
                 f"packages are part of the executor's image: make an Executor for {', '.join(policy.packages) or 'no packages'} "
                 f"(this one has {have})"
             )
-        if policy.rollback not in (None, "never"):
-            raise PolicyError("the wasm sandbox does not support Policy.rollback yet")
         walls = self._walls
         for name in policy.require or ():
             if name not in walls:
@@ -150,6 +148,10 @@ class WasmBackend(Backend):
             guest = WasmGuest(self._runtime, policy)
         except abi.EngineError as error:
             raise BackendUnavailable(f"no room for another sandbox: {error}") from error
+        return self._own(guest)
+
+    def _own(self, guest: WasmGuest) -> WasmGuest:
+        guest.on_fork = self._own
         with self._lock:
             self._guests.add(guest)
         return guest
