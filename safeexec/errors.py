@@ -51,6 +51,10 @@ class NotSupported(SafeExecError, NotImplementedError):
     """This sandbox lacks the capability."""
 
 
+class SnapshotError(SafeExecError, ValueError):
+    """A snapshot is damaged, forged, of another version or engine, or does not fit the policy. Nothing of it was loaded."""
+
+
 class ExecutionError(SafeExecError):
     """What :meth:`Result.raise_for_error` raises: the guest's failure as an exception of the host. `error` is the GuestError."""
 

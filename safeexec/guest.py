@@ -421,6 +421,22 @@ class Guest:
         finally:
             self._running = False
 
+    def _do_resume(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        """Go on as a branch of another session, or as what a snapshot brought back."""
+        self._limits.update(header.get("limits", {}))
+        if "tools" in header:
+            for name, item in list(self._own.items()):
+                if isinstance(item, Tool):
+                    del self._own[name]
+                    if self._globals().get(name) is item:
+                        del self._globals()[name]
+            self._add_tools(header["tools"])
+        if header.get("reseed"):
+            for name in ("random", "numpy.random"):
+                module = sys.modules.get(name)
+                if module is not None:
+                    module.seed()
+
     def _globals(self) -> Dict[str, Any]:
         if self._namespace is None:
             raise RuntimeError("the session was not initialised")

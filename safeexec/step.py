@@ -180,10 +180,17 @@ class Step:
         if self.broker is not None:
             self.broker.stop(tell=True)
 
+    def _kill(self) -> None:
+        with self._lock:
+            if (
+                not self._over
+            ):  # a step that ended just now may have been undone: what lives by now is the session that goes on
+                self._guest.kill()
+
     def _check(self, now: float) -> None:
         # Neither may block here: one guest that does not read, or one slow daemon, must not stop the clocks of all others.
         if now >= self._kill_at:
-            threads.start(self._guest.kill)
+            threads.start(self._kill)
             self._kill_at = float("inf")
             return
         if now >= self._soften_at:

@@ -112,8 +112,6 @@ class WasmBackend(Backend):
         for field in ("packages", "network"):
             if getattr(policy, field):
                 raise PolicyError(f"the wasm sandbox does not support Policy.{field} yet")
-        if policy.rollback not in (None, "never"):
-            raise PolicyError("the wasm sandbox does not support Policy.rollback yet")
         walls = self._walls
         for name in policy.require or ():
             if name not in walls:
@@ -134,6 +132,10 @@ class WasmBackend(Backend):
             guest = WasmGuest(self._runtime, policy)
         except abi.EngineError as error:
             raise BackendUnavailable(f"no room for another sandbox: {error}") from error
+        return self._own(guest)
+
+    def _own(self, guest: WasmGuest) -> WasmGuest:
+        guest.on_fork = self._own
         with self._lock:
             self._guests.add(guest)
         return guest

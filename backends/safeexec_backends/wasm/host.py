@@ -10,6 +10,7 @@ from typing import Final
 
 from . import abi
 from .fs import Directory, FileSystem, Quota
+from .pages import Frozen
 
 SIGNAL_WORD: Final = 64  # see image/helpers.wat
 SIGINT: Final = 2
@@ -49,6 +50,7 @@ class Host(abi.Host):
         self.on_frame = on_frame
         self.on_output = on_output
         self.killed = False
+        self.base: Frozen | None = None
         self.failure = None
         self.parts: list[bytes] = []
         self.parts_size = 0
