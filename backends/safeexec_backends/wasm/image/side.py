@@ -14,7 +14,9 @@ from .binary import (
     KIND_MEMORY,
     KIND_TABLE,
     KIND_TAG,
+    MEMORY,
     START,
+    TABLE,
     Export,
     FormatError,
     FunctionType,
@@ -44,6 +46,8 @@ class Library:
         self.main, self.side, self.memory, self.table = main, side, memory, table
         module = side.module
         self.needed: list[Library] = []
+        if TABLE in module.sections or MEMORY in module.sections:
+            raise FormatError("it has a table or a memory of its own")
         self.types = Types(module.read_types())
         self.imports = module.read_imports()
         self.kinds = module.read_functions()
