@@ -49,7 +49,9 @@ def setup(
         if packages:
             from .packages import prepare
 
-            made = prepare.ensure(packages, progress=progress, source=None if source is None else Path(source), rebuild=rebuild)
+            made = prepare.ensure(
+                packages, progress=progress, source=None if source is None else Path(source), rebuild=rebuild
+            )
             return made.compiled.parent
         return image.ensure(progress, None if source is None else Path(source), rebuild).compiled.parent
     except (abi.EngineError, cache.Damaged, OSError) as error:

@@ -1,4 +1,4 @@
-"""From Pyodide's two files to a frozen interpreter: the stages of building an image."""
+"""From Pyodide's files to a frozen interpreter: the stages of building an image."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Image(NamedTuple):
     """What a build makes: the compiled module, the shared files, and what must be known to use them."""
 
     compiled: bytes
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | memoryview]
     facts: Mapping[str, Any]
 
 
@@ -79,7 +79,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
         path.write_bytes(engine.compile(linked.module))
         program = abi.Program(engine, engine.load(path), host_functions())
     begin("library")
-    files = {STDLIB[1:]: compile_library(program, select(library), linked.missing)}
+    files: dict[str, bytes | memoryview] = {STDLIB[1:]: compile_library(program, select(library), linked.missing)}
     files |= guest_files()
     files |= {ZONES + name: data for name, data in time_zones().items()}
     begin("boot")

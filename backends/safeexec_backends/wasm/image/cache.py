@@ -178,7 +178,9 @@ def locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def publish(folder: Path, name: str, compiled: bytes, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
+def publish(
+    folder: Path, name: str, compiled: bytes, files: Mapping[str, bytes | memoryview], facts: Mapping[str, Any]
+) -> Path:
     """Write an image under a temporary name and rename it: a killed build leaves nothing that looks like one."""
     import shutil  # only a build needs it, and it costs a start 4 ms
 

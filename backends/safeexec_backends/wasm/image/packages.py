@@ -18,10 +18,21 @@ from safeexec_backends.wasm.limits import NATIVE_STACK
 from . import build, dylink
 from .boot import POINTERS, PROVIDED, SITE, STDLIB, BootError, Interpreter
 from .freeze import freeze
+from .growing import DRAWS
 from .link import Linked, link
-from .merge import DRAWS, Merged, merge
+from .merge import Merged, merge
 
-STAGES: Final = ("resolve packages", "link", "compile", "bytecode", "import", "freeze", "compile image", "verify", "done")
+STAGES: Final = (
+    "resolve packages",
+    "link",
+    "compile",
+    "bytecode",
+    "import",
+    "freeze",
+    "compile image",
+    "verify",
+    "done",
+)
 LIBRARY: Final = b"linked into the interpreter\n"
 """What stands in a library's file: import looks whether it is there, and nobody reads it."""
 _IMPORT_SECONDS: Final = 60.0
@@ -124,7 +135,7 @@ def _booted(
     interpreter, found = build.start(program, files, linked, merged.reserved, merged.libraries)
     for name in merged.setup:
         try:
-            _bounded(interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.instance.call(name))  # type: ignore[misc]
+            _bounded(interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.instance.call(name))
         except (abi.Trap, Killed) as error:
             raise BootError(f"a constructor of the packages' libraries failed: {error}") from error
     return interpreter, found
@@ -138,7 +149,7 @@ def _import(interpreter: Interpreter, modules: list[str]) -> dict[str, str]:
         generator = interpreter.run(_GENERATOR)
         try:
             _bounded(
-                interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.run(f"import importlib\nimportlib.import_module({name!r})")  # type: ignore[misc]
+                interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.run(f"import importlib\nimportlib.import_module({name!r})")
             )  # fmt: skip
         except BootError as error:
             refused[name] = str(error).splitlines()[-1][:500]
@@ -207,7 +218,6 @@ def _walk(folder: Directory, path: str) -> list[tuple[str, bytes]]:
 def code_key() -> bytes:
     """A digest of the code here, which decides what comes out beside that of the plain image."""
     digest = hashlib.sha256()
-    for name in ("dylink.py", "relocate.py", "merge.py", "packages.py"):
+    for name in ("dylink.py", "relocate.py", "growing.py", "side.py", "merge.py", "packages.py"):
         digest.update(hashlib.sha256((Path(__file__).parent / name).read_bytes()).digest())
     return digest.digest()
-

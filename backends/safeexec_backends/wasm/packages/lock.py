@@ -111,7 +111,7 @@ def download(entry: Entry, folder: Path) -> Path:
         raise BackendUnavailable(f"{entry.url} cannot be fetched: {error}") from error
     if digest.hexdigest() != entry.sha256:
         target.unlink()
-        raise BackendUnavailable(f"{entry.url} is not the file that Pyodide {VERSION} names: its SHA-256 is another one")
+        raise BackendUnavailable(
+            f"{entry.url} is not the file that Pyodide {VERSION} names: its SHA-256 is another one"
+        )
     return target
-
-

@@ -49,7 +49,14 @@ markers.default_environment  # fails here, and not silently, where pip keeps it 
 markers.default_environment = lambda: dict(environment)
 sys.exit(pip._internal.cli.main.main(sys.argv[1:]))
 """
-_NETWORK: Final = ("Retrying (", "NewConnectionError", "Connection refused", "Temporary failure", "Max retries", "timed out")
+_NETWORK: Final = (
+    "Retrying (",
+    "NewConnectionError",
+    "Connection refused",
+    "Temporary failure",
+    "Max retries",
+    "timed out",
+)
 
 
 class NotFound(BackendUnavailable):
@@ -108,11 +115,11 @@ def _failure(requirements: Sequence[str], output: str) -> BackendUnavailable:
     wanted = ", ".join(requirements)
     if "DO NOT MATCH THE HASHES" in output:
         details = "; ".join(line for line in lines if line.startswith(("Expected sha256", "Got ")))
-        return BackendUnavailable(f"Policy.packages: a wheel for {wanted} is not the file that its index names: {details}")
-    if any(sign in output for sign in _NETWORK):
-        reason += (
-            ". The package index could not be reached: check the network and pip's configuration, or name a directory of wheels in PIP_FIND_LINKS"
+        return BackendUnavailable(
+            f"Policy.packages: a wheel for {wanted} is not the file that its index names: {details}"
         )
+    if any(sign in output for sign in _NETWORK):
+        reason += ". The package index could not be reached: check the network and pip's configuration, or name a directory of wheels in PIP_FIND_LINKS"
         return BackendUnavailable(f"Policy.packages: {wanted}: {reason}")
     if "No matching distribution" in output or "ResolutionImpossible" in output or "conflict" in output:
         return NotFound(

@@ -81,7 +81,16 @@ def read_zip(path: Path, budget: int = MAX_BYTES) -> dict[str, bytes]:
         with zipfile.ZipFile(path) as archive:
             files = _members(path.name, archive, budget)
     # struct.error, IndexError and their kind come out of the standard library for archives that are damaged in unusual places.
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, struct.error, IndexError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        struct.error,
+        IndexError,
+    ) as error:
         raise BadWheel(f"{path.name} cannot be read: {error}") from error
     check_places(files)
     return files
