@@ -30,6 +30,9 @@ class SafeexecEnvironment:
     ) -> None:
         self._sessions = Sessions(sandbox, policy=policy, tools=tools, **options)
 
+    def __deepcopy__(self, _: Any) -> SafeexecEnvironment:
+        return self  # AG2 copies an agent's tools; both are to reach the same sandboxes
+
     @property
     def supported_languages(self) -> tuple[CodeLanguage, ...]:
         """Python alone."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -65,8 +66,8 @@ class SafeexecSandboxEnvironment(SandboxEnvironment):
 
     @classmethod
     async def sample_init(cls, task_name: str, config: Any, metadata: dict[str, str]) -> dict[str, SandboxEnvironment]:
-        """One environment for a sample."""
-        return {"default": cls(await _in_thread(lambda: Executor(config or DEFAULT_SANDBOX)))}
+        """One environment for a sample. A name given as configuration arrives as a path: it was resolved against the task's folder."""
+        return {"default": cls(await _in_thread(lambda: Executor(Path(config).name if config else DEFAULT_SANDBOX)))}
 
     @classmethod
     async def sample_cleanup(

@@ -30,9 +30,13 @@ def test_state_lives_until_restart_and_errors_end_the_run() -> None:
     async def check() -> None:
         async with SafeexecCodeExecutor("local") as executor:
             token = CancellationToken()
-            done = await executor.execute_code_blocks([CodeBlock("x = 1", "python"), CodeBlock("print(x + 1)", "py")], token)
+            done = await executor.execute_code_blocks(
+                [CodeBlock("x = 1", "python"), CodeBlock("print(x + 1)", "py")], token
+            )
             assert (done.exit_code, "2" in done.output) == (0, True)
-            failed = await executor.execute_code_blocks([CodeBlock("1 / 0", "python"), CodeBlock("print('never')", "python")], token)
+            failed = await executor.execute_code_blocks(
+                [CodeBlock("1 / 0", "python"), CodeBlock("print('never')", "python")], token
+            )
             assert failed.exit_code == 1 and "ZeroDivisionError" in failed.output and "never" not in failed.output
             refused = await executor.execute_code_blocks([CodeBlock("ls", "bash")], token)
             assert refused.exit_code == 1 and "bash" in refused.output

@@ -27,7 +27,11 @@ def add(a: float, b: float) -> float:
 
 
 def test_variables_and_tools_reach_the_next_block(sessions: Sessions) -> None:
-    replies = ["```python\ntotal = add(40, 2)\nprint('now', total)\n```", "```python\nprint('still', total)\n```", "It is 42."]
+    replies = [
+        "```python\ntotal = add(40, 2)\nprint('now', total)\n```",
+        "```python\nprint('still', total)\n```",
+        "It is 42.",
+    ]
     model = GenericFakeChatModel(messages=iter([AIMessage(content=r) for r in replies]))
     agent = create_codeact(model, [add], eval_fn(sessions)).compile(checkpointer=MemorySaver())
     answer = agent.invoke({"messages": [("user", "40 + 2?")]}, {"configurable": {"thread_id": "1"}})
