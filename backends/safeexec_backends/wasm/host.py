@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from . import abi
@@ -33,6 +34,11 @@ class Exited(Exception):
 
 class Host(abi.Host):
     """State behind the host functions. Frames come in by `post` (any thread) and leave through `on_frame`."""
+
+    libraries: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    """The shared libraries that are linked into the module: path, then entry point, to its index in the function table."""
+    draws = 0
+    """How often the guest asked for randomness."""
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class Runtime:
         self.program = abi.Program(self.engine, self.engine.load(image.compiled), host_functions())
         self.base: Mapping[str, Directory] = base_tree(image.files)
         self.missing = tuple(image.facts["missing"])
+        self.libraries: Mapping[str, Mapping[str, int]] = image.facts.get("libraries", {})
         self.random = int(image.facts["random"])
         self.memory = int(image.facts["memory"])
         self._rest: Rest | None = None
@@ -61,6 +62,7 @@ def fresh(runtime: Runtime, limits: Limits, kind: type[H]) -> H:
     """A new instance with its host state. Raises EngineError when there is no room."""
     limit = memory_limit(runtime.memory, limits)
     host = kind(runtime.base, quota(limits), limit, runtime.missing)
+    host.libraries = runtime.libraries
     abi.Instance(runtime.program, host, limit)
     # random's generator was frozen with the image: without this every session would draw the same numbers.
     host.memory.write(runtime.random, _RANDOM_WORDS.to_bytes(4, "little") + os.urandom(4 * _RANDOM_WORDS))
