@@ -26,7 +26,7 @@ FRAMEWORKS = {
 
 
 def _test(session: nox.Session, name: str) -> None:
-    session.install("-q", "-e", ".", "pytest", "pytest-timeout", *FRAMEWORKS[name])
+    session.install("-q", "-e", ".", "pytest", "pytest-timeout", "hypothesis", *FRAMEWORKS[name])
     session.run("pytest", "-p", "no:cacheprovider", f"tests/integrations/test_{name}.py", *session.posargs)
 
 
