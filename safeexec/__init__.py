@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from safeexec.executor import Executor, run
     from safeexec.names import UnsafeName
     from safeexec.policy import DEFAULT_IMPORTS, Limits, Policy
-    from safeexec.result import Display, FileInfo, GuestError, Result, ToolCall, Usage
+    from safeexec.result import Display, FileInfo, GuestError, NetworkRequest, Result, ToolCall, Usage
     from safeexec.session import Session
     from safeexec.step import Output
     from safeexec.wire import Array, Image, Opaque, Table
@@ -48,6 +48,7 @@ __all__ = [
     "Image",
     "LimitExceeded",
     "Limits",
+    "NetworkRequest",
     "NotSupported",
     "Opaque",
     "Output",
@@ -83,6 +84,7 @@ _HOME = {
     "Image": "wire",
     "LimitExceeded": "errors",
     "Limits": "policy",
+    "NetworkRequest": "result",
     "NotSupported": "errors",
     "Opaque": "wire",
     "Output": "step",

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safeexec import wire
 from safeexec.backend import Guest
@@ -27,6 +27,9 @@ from safeexec.policy import Limits, Policy
 from safeexec.result import ERROR_KINDS, FileInfo, GuestError, Result, Usage
 from safeexec.step import OnOutput, Step, number_field, text_field
 from safeexec.tools import HostTool, Tools, collect
+
+if TYPE_CHECKING:
+    from safeexec.egress.network import Network
 
 _START_TIME = 30.0
 _MAX_CODE = wire.MAX_HEADER // 6
@@ -49,6 +52,11 @@ class Session:
         self.policy = policy
         self._tools = dict(tools)
         self._loop = loop
+        self._network: Network | None = None
+        if policy.network:
+            from safeexec.egress.network import Network  # only who permits a network waits for it
+
+            self._network = Network(policy)
         self._lock = threading.Lock()
         self._holder = 0
         self._step: Step | None = None
@@ -96,9 +104,13 @@ class Session:
             "env": dict(self.policy.env),
             "tools": [tool.spec() for tool in self._tools.values()],
         }
+        blobs: tuple[wire.Blob, ...] = ()
+        if self._network is not None:
+            # A sandbox has no network, and the guest program nothing that could use one: it gets that now.
+            header["network"], blobs = self._network.guest_setup()
         # Starting is the sandbox's work, not a step: a short time limit, or a busy machine, must not make sessions impossible.
         patience = None if limits.time is None else max(limits.time, _START_TIME)
-        self._request(header, limits=replace(limits, time=patience))
+        self._request(header, blobs, limits=replace(limits, time=patience))
         for name in self.policy.files:
             self.files.put(name, self.policy.file_bytes(name), quiet=True)
         if self.policy.files:
@@ -126,7 +138,7 @@ class Session:
             raise LimitExceeded(f"the code has {size} bytes; {_MAX_CODE} can be run in one step")
         self._acquire()
         try:
-            step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop)
+            step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop, self._network)
             header: wire.Header = {"t": "run", "code": code}
             if self._abandoned:
                 header["dead"], self._abandoned = self._abandoned, []
@@ -212,6 +224,7 @@ class Session:
             files=files,
             usage=Usage(monotonic() - step.clock.started, cpu, self._peak, len(calls)),
             tool_calls=calls,
+            network=step.net.log if step.net is not None else (),
             truncated=step.truncated or out.truncated or err.truncated,
         )
 
@@ -221,7 +234,7 @@ class Session:
         """A request that runs no step. Raises the host's exceptions for the guest's refusals."""
         self._acquire()
         try:
-            step = Step(self._guest, limits or self.policy.limits)
+            step = Step(self._guest, limits or self.policy.limits, network=self._network)
             self._perform(step, header, blobs)
             if step.died is not None or step.broken is not None:
                 reason = str(step.died) if step.died is not None else str(step.broken)

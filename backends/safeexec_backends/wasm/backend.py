@@ -109,9 +109,8 @@ class WasmBackend(Backend):
             raise
 
     def _check(self, policy: Policy) -> None:
-        for field in ("packages", "network"):
-            if getattr(policy, field):
-                raise PolicyError(f"the wasm sandbox does not support Policy.{field} yet")
+        if policy.packages:
+            raise PolicyError("the wasm sandbox does not support Policy.packages yet")
         if policy.rollback not in (None, "never"):
             raise PolicyError("the wasm sandbox does not support Policy.rollback yet")
         walls = self._walls
