@@ -28,11 +28,11 @@ class Options(NamedTuple):
     output_limit: int | None
     allow_import: tuple[str, ...]
     package: tuple[str, ...]
-    allow_net: tuple[str, ...]
     file: tuple[str, ...]
     tool: tuple[str, ...]
     allow_weak: bool
     save_files: str | None
+    allow_net: tuple[str, ...] = ()
 
     def policy(self) -> Policy:
         """The policy. Raises Failure for a file that cannot be placed, PolicyError."""

@@ -21,12 +21,12 @@ _SPECIAL = tuple(
         "192.0.0.0/24",  # IETF protocol assignments; Oracle's metadata among them
         "192.88.99.0/24",  # 6to4 relays
         "198.18.0.0/15",  # benchmarking
-        "100::/64",  # discard
         "2001::/23",  # IETF protocol assignments, Teredo
-        "5f00::/16",  # segment routing
     )
 )
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is given out for the internet (IANA's address space registry)."""
 _6TO4 = ipaddress.ip_network("2002::/16")
 
 
@@ -38,22 +38,18 @@ def resolve(name: str, port: int) -> list[str]:
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Whether an address belongs to the public internet: not private, loopback, link-local, shared, reserved, multicast, metadata."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        if address in _NAT64:  # a gateway would turn these two kinds into the IPv4 address inside
+            return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address in _6TO4:
+            return is_public(ipaddress.IPv4Address((int(address) >> 80) & 0xFFFFFFFF))
+        if address not in _UNICAST:
+            return False
     if not address.is_global or address.is_multicast or address.is_reserved or address.is_unspecified:
         return False
-    if any(address.version == network.version and address in network for network in _SPECIAL):
-        return False
-    if isinstance(address, ipaddress.IPv6Address):
-        inner: ipaddress.IPv4Address | None = None
-        if address in _NAT64:  # a gateway would turn these into the IPv4 address inside
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        elif address in _6TO4:
-            inner = ipaddress.IPv4Address((int(address) >> 80) & 0xFFFFFFFF)
-        elif address.ipv4_mapped is not None:
-            inner = address.ipv4_mapped
-        if inner is not None:
-            return is_public(inner)
-        return int(address) >> 32 != 0  # ::a.b.c.d
-    return True
+    return not any(address.version == network.version and address in network for network in _SPECIAL)
 
 
 def checked_addresses(rules: Rules, scheme: str, host: Host, port: int) -> list[Host]:

@@ -254,6 +254,8 @@ def _install_loop(network: Network, begin: Callable[[Any, Any], Any]) -> None:
         if connection is None:
             await original(self, sock, address)
             return
+        if not isinstance(connection, Connection):  # connected already
+            return
         future = self.create_future()
 
         def set_result() -> None:

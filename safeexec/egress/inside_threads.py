@@ -19,6 +19,8 @@ from typing import Any
 import safeexec_inside as inside  # type: ignore[import-not-found, unused-ignore]
 
 _RealSocket = socket.socket
+DONE = object()
+"""Connected already."""
 
 
 class Channel:
@@ -253,8 +255,10 @@ class Sockets:
         host, port = address[0], address[1]
         if not isinstance(host, str) or not isinstance(port, int):
             return None
-        if self.child or (inside.is_loopback(host) and self._own(sock, host, port)):
+        if self.child:
             return None
+        if inside.is_loopback(host) and sock._far is None and self._own(sock, host, port):
+            return DONE
         far = sock._take_far()
         connection = self._network.open((host, port))
         sock._connection = connection
@@ -262,15 +266,16 @@ class Sockets:
         return connection
 
     def _own(self, sock: Any, host: str, port: int) -> bool:
-        """Whether a server of this sandbox's own listens there."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        """Connect to a server of this sandbox's own, if one listens there."""
+        timeout = sock.gettimeout()
+        sock.settimeout(1)
         try:
-            with _RealSocket(family, socket.SOCK_STREAM) as probe:
-                probe.settimeout(1)
-                probe.connect((host if host != "localhost" else "127.0.0.1", port))
+            _RealSocket.connect(sock, ("127.0.0.1" if host == "localhost" else host, port))
             return True
         except OSError:
             return False
+        finally:
+            sock.settimeout(timeout)
 
     def through_proxy(self, sock: Any, address: tuple[Any, ...]) -> None:
         """In a forked child, which has none of the threads: by way of the parent's proxy."""
@@ -338,6 +343,8 @@ class Socket(inside.SocketParts, _RealSocket):  # type: ignore[misc]
 
     def connect(self, address: Any) -> None:
         connection = _sockets.begin(self, address)
+        if connection is DONE:
+            return
         if connection is None:
             if _sockets.child and self._streams and type(address) is tuple and not inside.is_loopback(address[0]):
                 _sockets.through_proxy(self, address)

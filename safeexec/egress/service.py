@@ -102,6 +102,9 @@ class Service:
     def abort(self) -> None:
         """End it: whatever it waits for ends too."""
         self.stream.drop()
+        record = self._record
+        if record is not None:
+            record.finish("abandoned")
         with self._lock:
             self._aborted = True
             sock = self._target.sock if self._target is not None else None
@@ -243,17 +246,17 @@ class Service:
                 raise Refused(f"TLS for {asked!r:.100} on a connection to {target.host.in_url}")
             self._settle(target, "https")
             self._secure(target, Deadline(self._step.limits.tool_time))
-        except (Refused, ValueError) as error:
-            message, kind = str(error), b"policy"
-            if self._record is not None:
-                self._record.finish(message, refused=True)
-        except OSError as error:
+        except OSError as error:  # before ValueError, which a certificate's error is too
             message, kind = (
                 _reason(error),
                 b"certificate" if isinstance(error, ssl.SSLCertVerificationError) else b"tls",
             )
             if self._record is not None:
                 self._record.finish(f"{type(error).__name__}: {message}")
+        except (Refused, ValueError) as error:
+            message, kind = str(error), b"policy"
+            if self._record is not None:
+                self._record.finish(message, refused=True)
         else:
             self.stream.write(b"\x16\x00ok\n")
             return True
@@ -291,13 +294,13 @@ class Service:
             target = self._permitted(name, port, tuple(SCHEMES))
             record.host, record.url = target.host.name, f"{target.host.in_url}:{port}"
             self._connect(target, Deadline(self._step.limits.tool_time))
-        except (Refused, ValueError) as error:
-            record.finish(str(error), refused=True)
-            self._answer(403, str(error), "connection_refused")
-            return False
         except OSError as error:
             record.finish(f"{type(error).__name__}: {_reason(error)}")
             self._answer(504 if isinstance(error, TimeoutError) else 502, _reason(error), "destination_unavailable")
+            return False
+        except (Refused, ValueError) as error:
+            record.finish(str(error), refused=True)
+            self._answer(403, str(error), "connection_refused")
             return False
         self.stream.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         return True
@@ -325,14 +328,14 @@ class Service:
             if scheme == "https":
                 self._secure(target, deadline)
             return target
-        except (Refused, ValueError) as error:
-            record = record or self._step.record(request.method, request.target, "", 0)
-            record.finish(str(error), refused=True)
-            self._answer(403, str(error), "connection_refused")
         except OSError as error:
             assert record is not None
             record.finish(f"{type(error).__name__}: {_reason(error)}")
             self._answer(504 if isinstance(error, TimeoutError) else 502, _reason(error), "destination_unavailable")
+        except (Refused, ValueError) as error:
+            record = record or self._step.record(request.method, request.target, "", 0)
+            record.finish(str(error), refused=True)
+            self._answer(403, str(error), "connection_refused")
         return None
 
     # -- HTTP ------------------------------------------------------------------------------------------------------------
