@@ -120,8 +120,6 @@ class WasmBackend(Backend):
             raise
 
     def _check(self, policy: Policy) -> None:
-        if policy.network:
-            raise PolicyError("the wasm sandbox does not support Policy.network yet")
         if not self._packages.issuperset(policy.packages):
             have = ", ".join(sorted(self._packages)) or "none"
             raise PolicyError(

@@ -162,6 +162,7 @@ class WasmGuest(Guest):
             if self._imports is not None and header.get("t") == "init":
                 header = {**header, "imports": self._imports}
             first, *rest = wire.pack(header, blobs)
+            self._host.inbox.clear()  # answers that came when their step was over
             self._host.post([memoryview(first)[4:], *rest])
             self._on_frame = on_frame
             self._done = False

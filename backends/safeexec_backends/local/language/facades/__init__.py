@@ -224,8 +224,21 @@ class Gate:
 
     def top(self, name: str) -> Any:
         """``import a.b``, which binds ``a``."""
-        self.find(name)
+        found = self.find(name)
+        if isinstance(found, RealModule):
+            self._show_below(name, found)
         return self.find(name.partition(".")[0])
+
+    def _show_below(self, name: str, found: Any) -> None:
+        """A real module of a package that is a facade, such as urllib.request at the policy's word: the package then has it."""
+        package, _, child = name.rpartition(".")
+        parent = self._made.get(package) if package else None
+        if not isinstance(parent, Facade) and package:
+            parent = self.find(package)
+        if isinstance(parent, Facade) and child not in type(parent).__slots__:
+            kind: Any = type(parent)
+            exports: dict[str, Any] = {slot: getattr(parent, slot) for slot in kind.__slots__}
+            self._made[package] = make(package, {**exports, child: found}, kind.__doc__)
 
     def member(self, module: str, name: str) -> Any:
         """``from module import name``. CPython's own would fall back to ``sys.modules[module.name]``."""
