@@ -17,11 +17,13 @@ from safeexec.wire import Frame
 from . import abi
 from .checkpoint import Known, Past, Rest, State, Unsettled, revive
 from .errno import Errno
+from .first import First
 from .fs import Directory, FileSystem, Quota, base_tree
 from .functions import host_functions
 from .host import Exited, Host, Killed, ProtocolViolation
 from .image.cache import Loaded
 from .limits import NATIVE_STACK, memory_limit, quota, with_enough_stack
+from .reuse import Spares
 
 STEP: Final = "safeexec_step"
 _RANDOM_WORDS: Final = 624
@@ -38,6 +40,7 @@ class Runtime:
         self.missing = tuple(image.facts["missing"])
         self.random = int(image.facts["random"])
         self.memory = int(image.facts["memory"])
+        self.spares = Spares(self.unused)
         self._rest: Rest | None = None
         self._unused: Host | None = None
 
@@ -48,10 +51,15 @@ class Runtime:
         return self._rest
 
     def _pristine(self) -> memoryview:
+        return self.unused().memory.view
+
+    def unused(self) -> Host:
+        """An instance that never ran and never will. Raises EngineError."""
         if self._unused is None:
-            self._unused = Host(self.base, Quota(), self.memory)
-            abi.Instance(self.program, self._unused, self.memory)
-        return self._unused.memory.view
+            unused = Host(self.base, Quota(), self.memory)
+            abi.Instance(self.program, unused, self.memory)
+            self._unused = unused
+        return self._unused
 
 
 H = TypeVar("H", bound=Host)
@@ -61,7 +69,8 @@ def fresh(runtime: Runtime, limits: Limits, kind: type[H]) -> H:
     """A new instance with its host state. Raises EngineError when there is no room."""
     limit = memory_limit(runtime.memory, limits)
     host = kind(runtime.base, quota(limits), limit, runtime.missing)
-    abi.Instance(runtime.program, host, limit)
+    if not runtime.spares.take(host, limit):
+        abi.Instance(runtime.program, host, limit)
     # random's generator was frozen with the image: without this every session would draw the same numbers.
     host.memory.write(runtime.random, _RANDOM_WORDS.to_bytes(4, "little") + os.urandom(4 * _RANDOM_WORDS))
     return host
@@ -127,8 +136,7 @@ class WasmGuest(Guest):
         self._on_frame: OnFrame = _nobody
         self._done = False
         self._started = 0.0
-        imports = policy.imports
-        self._imports = None if imports is None or "*" in imports else list(imports)
+        self._first = First(policy)
         self._files: Known = {}
         self._changes = 0
         if state is None:
@@ -153,13 +161,15 @@ class WasmGuest(Guest):
         with self._running:
             if self._dead is not None:
                 raise self._dead
+            header, blobs = frame
+            answer = self._first.answers(header)
+            if answer is not None:
+                on_frame((answer, ()))
+                return
             if self._past.wanted:
                 self._past.keep(self._host, self._files, self._changes)
             self._past.moved()
-            header, blobs = frame
-            if self._imports is not None and header.get("t") == "init":
-                header = {**header, "imports": self._imports}
-            first, *rest = wire.pack(header, blobs)
+            first, *rest = wire.pack(self._first.completes(header), blobs)
             self._host.post([memoryview(first)[4:], *rest])
             self._on_frame = on_frame
             self._done = False
@@ -293,10 +303,14 @@ class WasmGuest(Guest):
     def _free(self) -> None:
         if not self._closed:
             self._closed = True
+            in_order = self._dead is None
             self._dead = self._dead or GuestDied("crash", "the guest was closed")
             watchdog.unwatch(id(self))
             self._past.close()
-            self._host.close()
+            if in_order:
+                self._runtime.spares.give(self._host)
+            else:
+                self._host.close()
 
 
 def _nobody(_frame: Frame) -> bool:

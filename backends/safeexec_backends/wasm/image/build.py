@@ -43,12 +43,12 @@ word = id(random._inst) + 8
 print(json.dumps({"handler": id(safeexec_runtime.handle), "random": word, "state": random.getstate()[1]}))
 del word
 safeexec_runtime.warm()
+safeexec_runtime.begin()
 gc.collect()
 safeexec_runtime.immortalise()
 gc.collect()
 gc.freeze()
-for module in ("_safeexec_device", "safeexec_runtime", "__main__"):
-    del sys.modules[module]
+del sys.modules["_safeexec_device"], sys.modules["safeexec_runtime"]
 """
 
 
