@@ -65,7 +65,7 @@ def test_bodies_pass_both_ways(wire: MakeWire, site: Site) -> None:
         sent += 100_000
         guest.wait(
             lambda: sum(f[0].get("size", 0) for f in line._of("ack")) + WINDOW >= sent + 100_000 or sent >= len(whole)
-        )  # noqa: B023
+        )
     line.end()
     assert line.rest().endswith(whole)
 

@@ -100,6 +100,16 @@ class Host(abi.Host):
             self.killed = True
             self.instance.close()
 
+    def retire(self, keep: Callable[[abi.Instance], bool]) -> None:
+        """Let go of the instance, which does not run any more: to `keep`, or, if that does not want it, for good."""
+        with self._wake:
+            if self.killed and not self.memory.size:
+                return
+            self.killed = True
+            self.memory.release()  # an interrupt that comes late must not reach the next session
+            if not keep(self.instance):
+                self.instance.close()
+
     # From the guest's thread
 
     def sleep(self, seconds: float) -> float:

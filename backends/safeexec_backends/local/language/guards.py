@@ -41,7 +41,6 @@ from .identity import (
     plain_bases,
 )
 
-
 Reader = Callable[[Any, str], Any]
 """How an attribute is loaded once it may be: `getattr`, or the ``__getattribute__`` that a program calls from its own."""
 
@@ -380,7 +379,9 @@ class Guards:
         elif is_guest_class(kind):
             return
         elif is_guest_function(o):
-            if name in names.FUNCTION_DUNDERS or not native_owner(kind, name):  # its own invention, which nobody asks for
+            if name in names.FUNCTION_DUNDERS or not native_owner(
+                kind, name
+            ):  # its own invention, which nobody asks for
                 return
         elif is_exception(kind):
             if name in names.EXCEPTION_DUNDERS:

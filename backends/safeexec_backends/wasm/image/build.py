@@ -47,12 +47,12 @@ del word
 """
 _FINISH: Final = """
 safeexec_runtime.warm()
+safeexec_runtime.begin()
 gc.collect()
 safeexec_runtime.immortalise()
 gc.collect()
 gc.freeze()
-for module in ("_safeexec_device", "safeexec_runtime", "__main__"):
-    del sys.modules[module]
+del sys.modules["_safeexec_device"], sys.modules["safeexec_runtime"]
 """
 
 
