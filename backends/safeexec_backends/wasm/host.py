@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -19,6 +20,12 @@ MAX_FRAME: Final = 64 << 20
 Buffer = bytes | bytearray | memoryview
 
 
+CLOCKS: Final[Mapping[int, Callable[[], int]]] = {
+    0: time.time_ns, 1: time.monotonic_ns, 2: time.thread_time_ns, 3: time.thread_time_ns
+}  # fmt: skip
+"""WASI's clocks, in nanoseconds: real time, monotonic, processor time of the process and of the thread."""
+
+
 class Killed(Exception):
     """The host ended this instance."""
 
@@ -33,6 +40,9 @@ class Exited(Exception):
 
 class Host(abi.Host):
     """State behind the host functions. Frames come in by `post` (any thread) and leave through `on_frame`."""
+
+    clocks: Mapping[int, Callable[[], int]] = CLOCKS
+    random: Callable[[int], bytes] = staticmethod(os.urandom)
 
     def __init__(
         self,

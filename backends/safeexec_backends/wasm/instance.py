@@ -14,7 +14,7 @@ from safeexec.errors import BackendUnavailable
 from safeexec.policy import Limits, Policy
 from safeexec.wire import Frame
 
-from . import abi
+from . import abi, snapshot
 from .checkpoint import Known, Past, Rest, State, Unsettled, revive
 from .errno import Errno
 from .fs import Directory, FileSystem, Quota, base_tree
@@ -38,6 +38,7 @@ class Runtime:
         self.missing = tuple(image.facts["missing"])
         self.random = int(image.facts["random"])
         self.memory = int(image.facts["memory"])
+        self.identity = str(image.facts["identity"])
         self._rest: Rest | None = None
         self._unused: Host | None = None
 
@@ -113,8 +114,13 @@ _GUESTS_OWN: Final = (Killed, ProtocolViolation, Exited, abi.Trap, abi.Fault, Er
 class WasmGuest(Guest):
     """A guest whose code runs in the thread that calls :meth:`exchange`."""
 
-    def __init__(self, runtime: Runtime, policy: Policy, state: State | None = None) -> None:
-        """A fresh guest, or one in a state that was frozen. Raises EngineError when there is no room."""
+    def __init__(
+        self, runtime: Runtime, policy: Policy, state: State | None = None, written: bytes | None = None
+    ) -> None:
+        """A fresh guest, or one in a state that was frozen, or was written down.
+
+        Raises EngineError when there is no room, SnapshotError.
+        """
         self._runtime = runtime
         self._policy = policy
         self.on_fork: Callable[[WasmGuest], WasmGuest] = _as_it_is
@@ -131,8 +137,11 @@ class WasmGuest(Guest):
         self._imports = None if imports is None or "*" in imports else list(imports)
         self._files: Known = {}
         self._changes = 0
-        if state is None:
-            host = fresh(runtime, policy.limits, Host)
+        if written is not None:
+            host = snapshot.load(written, self._fresh, runtime)
+            self._changes = host.files.changes
+        elif state is None:
+            host = self._fresh()
         else:
             host = revive(self._fresh, state, None)
             self._files, self._changes = state.known, state.changes
@@ -267,6 +276,17 @@ class WasmGuest(Guest):
                 raise BackendUnavailable(f"the session cannot be forked: {error}") from None
             except (abi.EngineError, OSError) as error:
                 raise BackendUnavailable(f"no room for a branch: {error}") from error
+
+    def snapshot(self) -> tuple[str, bytes]:
+        with self._running:
+            if self._dead is not None:
+                raise self._dead
+            try:
+                return snapshot.engine(self._runtime.identity), snapshot.dump(
+                    self._host, self._past.rest, self._runtime
+                )
+            except Unsettled as error:
+                raise BackendUnavailable(f"no snapshot can be taken: {error}") from None
 
     # From any thread
 

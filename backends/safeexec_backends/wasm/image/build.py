@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -91,6 +92,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
     interpreter.fill_holes()
     begin("freeze")
     frozen = freeze(linked.module, interpreter.instance)
+    identity = hashlib.sha256(frozen).hexdigest()
     size = memory.size
     interpreter.host.close()
     begin("compile image")
@@ -99,6 +101,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
         "missing": linked.missing,
         "random": found["random"],
         "memory": size,
+        "identity": identity,
     }
     return Image(compiled, files, facts)
 
