@@ -165,6 +165,10 @@ class AsyncSession:
         """Make more host tools callable."""
         await _in_thread(lambda: self._session.add_tools(tools))
 
+    async def add_module(self, name: str, source: str) -> None:
+        """Run source as a module that code of the session can import."""
+        await _in_thread(lambda: self._session.add_module(name, source))
+
     def interrupt(self) -> None:
         """Stop the running step, if any. Does not wait."""
         self._session.interrupt()

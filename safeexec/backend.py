@@ -29,6 +29,13 @@ class Wall(NamedTuple):
     reason: str = ""
 
 
+class Orphan(NamedTuple):
+    """Something that a host left behind: what it is, for people, and how it is removed; `remove` is None where its owner lives or cannot be judged."""
+
+    what: str
+    remove: Callable[[], None] | None
+
+
 class GuestDied(Exception):
     """The guest is gone. `kind` is one of "memory", "crash", "time", "output", "protocol"."""
 
@@ -86,6 +93,19 @@ class Backend(ABC):
     @abstractmethod
     def isolation(self) -> Mapping[str, Wall]:
         """Which walls really stand: found out, not assumed."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What whoever looks for trouble wants to know beside the walls: versions, addresses, names. Shown by ``safeexec doctor``."""
+        return {}
+
+    @classmethod
+    def orphans(cls) -> Sequence[Orphan] | None:
+        """What hosts that are gone left behind on this machine, and what looks like it and is not theirs to remove; None: there is no place to look.
+
+        For ``safeexec doctor --clean``; nothing is started. Raises BackendUnavailable when it cannot be found out.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:

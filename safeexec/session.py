@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import threading
 import weakref
@@ -14,6 +15,7 @@ from safeexec import travel, wire
 from safeexec.backend import Guest, GuestDied
 from safeexec.errors import (
     BackendUnavailable,
+    ExecutionError,
     LimitExceeded,
     PolicyError,
     ProtocolError,
@@ -233,6 +235,9 @@ class Session:
             else:
                 error = GuestError(step.died.kind, _DEATHS.get(step.died.kind, "GuestDied"), step.died.message)
         calls = tuple(step.broker.log) if step.broker is not None else ()
+        ended = step.broker is not None and step.broker.ended
+        if ended and step.died is None and step.expired is None and (error is None or error.kind not in travel.DISCARD):
+            error, value = None, None  # how the guest unwound is of no interest, and what it says now changes nothing
         out, err = step.streams
         return Result(
             value=value,
@@ -244,6 +249,7 @@ class Session:
             usage=Usage(monotonic() - step.clock.started, cpu, self._peak, len(calls)),
             tool_calls=calls,
             truncated=step.truncated or out.truncated or err.truncated,
+            ended=ended,
         )
 
     # -- other requests --------------------------------------------------------------------------------------------------
@@ -304,6 +310,21 @@ class Session:
         found = collect(tools)
         self._request({"t": "tools", "tools": [tool.spec() for tool in found.values()]})
         self._tools.update(found)
+
+    def add_module(self, name: str, source: str) -> None:
+        """Run `source` as a module called `name`, which code of the session can import whatever its policy says of imports.
+
+        Raises PolicyError for a name that is none, ExecutionError when the source fails, LimitExceeded, SessionClosed.
+        """
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name[:1] == "_":
+            raise PolicyError(f"{name!r} is not a name that a module of the session could have")
+        size = len(source.encode("utf-8", "replace"))
+        if size > _MAX_CODE:
+            raise LimitExceeded(f"the module {name!r} has {size} bytes; {_MAX_CODE} can be sent at once")
+        answer, _ = self._request({"t": "module", "name": name, "code": source})
+        error = _guest_error(answer.get("error"))
+        if error is not None:
+            raise ExecutionError(error)
 
     # -- ending ----------------------------------------------------------------------------------------------------------
 
