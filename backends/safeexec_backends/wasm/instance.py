@@ -14,7 +14,7 @@ from safeexec.errors import BackendUnavailable
 from safeexec.policy import Limits, Policy
 from safeexec.wire import Frame
 
-from . import abi
+from . import abi, snapshot
 from .checkpoint import Known, Past, Rest, State, Unsettled, revive
 from .errno import Errno
 from .first import First
@@ -42,6 +42,7 @@ class Runtime:
         self.random = int(image.facts["random"])
         self.memory = int(image.facts["memory"])
         self.spares = Spares(self.unused)
+        self.identity = str(image.facts["identity"])
         self._rest: Rest | None = None
         self._unused: Host | None = None
 
@@ -124,8 +125,13 @@ _GUESTS_OWN: Final = (Killed, ProtocolViolation, Exited, abi.Trap, abi.Fault, Er
 class WasmGuest(Guest):
     """A guest whose code runs in the thread that calls :meth:`exchange`."""
 
-    def __init__(self, runtime: Runtime, policy: Policy, state: State | None = None) -> None:
-        """A fresh guest, or one in a state that was frozen. Raises EngineError when there is no room."""
+    def __init__(
+        self, runtime: Runtime, policy: Policy, state: State | None = None, written: bytes | None = None
+    ) -> None:
+        """A fresh guest, or one in a state that was frozen, or was written down.
+
+        Raises EngineError when there is no room, SnapshotError.
+        """
         self._runtime = runtime
         self._policy = policy
         self.on_fork: Callable[[WasmGuest], WasmGuest] = _as_it_is
@@ -142,8 +148,11 @@ class WasmGuest(Guest):
         self._first_kept = self._first.held
         self._files: Known = {}
         self._changes = 0
-        if state is None:
-            host = fresh(runtime, policy.limits, Host)
+        if written is not None:
+            host = snapshot.load(written, self._fresh, runtime)
+            self._changes = host.files.changes
+        elif state is None:
+            host = self._fresh()
         else:
             host = revive(self._fresh, state, None)
             self._files, self._changes = state.known, state.changes
@@ -289,6 +298,19 @@ class WasmGuest(Guest):
             except (abi.EngineError, OSError) as error:
                 raise BackendUnavailable(f"no room for a branch: {error}") from error
 
+    def snapshot(self) -> tuple[str, bytes]:
+        if self._first.held is not None:  # the guest has to know it to have it written down: any request takes it along
+            self.exchange(({"t": "names", "id": 0}, ()), _closing)
+        with self._running:
+            if self._dead is not None:
+                raise self._dead
+            try:
+                return snapshot.engine(self._runtime.identity), snapshot.dump(
+                    self._host, self._past.rest, self._runtime
+                )
+            except Unsettled as error:
+                raise BackendUnavailable(f"no snapshot can be taken: {error}") from None
+
     # From any thread
 
     def send(self, frame: Frame) -> None:
@@ -322,6 +344,10 @@ class WasmGuest(Guest):
                 self._runtime.spares.give(self._host)
             else:
                 self._host.close()
+
+
+def _closing(frame: Frame) -> bool:
+    return frame[0].get("t") == "done"
 
 
 def _nobody(_frame: Frame) -> bool:

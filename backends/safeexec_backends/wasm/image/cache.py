@@ -26,7 +26,7 @@ from .pins import PINS, guest_files
 
 COMPILED, FILES, FACTS = "image.cwasm", "files.bin", "image.json"
 _CHUNK: Final = 8 << 20
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 # The code whose output an image is; what only loads and drives one is not among it.
 _BUILDER: Final = (
     "binary.py", "boot.py", "build.py", "code.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
