@@ -112,10 +112,6 @@ class DockerBackend(Backend):
     # -- what can be honoured ----------------------------------------------------------------------------------------------
 
     def _check(self, policy: Policy) -> None:
-        if policy.network:
-            raise PolicyError(
-                "Policy.network: containers have no network, and the host does not serve it yet; leave it empty"
-            )
         if policy.rollback in ("limits", "errors"):
             raise PolicyError(
                 "Policy.rollback: the docker sandbox cannot undo a failed step; leave it None, or set 'never'"
