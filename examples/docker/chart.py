@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from safeexec import Executor, Policy
+from safeexec import Executor, Limits, Policy
 
 CODE = """
 import matplotlib.pyplot as plt
@@ -24,7 +24,7 @@ fig.savefig("chart.png")
 def main() -> None:
     """Draw it and save it."""
     target = sys.argv[1] if len(sys.argv) > 1 else "chart.png"
-    policy = Policy(packages=("matplotlib",))
+    policy = Policy(packages=("matplotlib",), limits=Limits(time=60))
     with Executor("docker", policy=policy) as executor, executor.session() as session:
         session.run(CODE).raise_for_error()
         with open(target, "wb") as file:
