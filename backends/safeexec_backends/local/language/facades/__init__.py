@@ -175,6 +175,10 @@ class Gate:
             found = self._built[name] = self._build(name)
         return found
 
+    def add(self, name: str, facade: Facade) -> None:
+        """A module of the session's own."""
+        self._made[name] = facade
+
     def _build(self, name: str) -> Any:
         table = builders()
         below = sorted({n[len(name) + 1 :].partition(".")[0] for n in table if n.startswith(name + ".")})
@@ -220,8 +224,21 @@ class Gate:
 
     def top(self, name: str) -> Any:
         """``import a.b``, which binds ``a``."""
-        self.find(name)
+        found = self.find(name)
+        if isinstance(found, RealModule):
+            self._show_below(name, found)
         return self.find(name.partition(".")[0])
+
+    def _show_below(self, name: str, found: Any) -> None:
+        """A real module of a package that is a facade, such as urllib.request at the policy's word: the package then has it."""
+        package, _, child = name.rpartition(".")
+        parent = self._made.get(package) if package else None
+        if not isinstance(parent, Facade) and package:
+            parent = self.find(package)
+        if isinstance(parent, Facade) and child not in type(parent).__slots__:
+            kind: Any = type(parent)
+            exports: dict[str, Any] = {slot: getattr(parent, slot) for slot in kind.__slots__}
+            self._made[package] = make(package, {**exports, child: found}, kind.__doc__)
 
     def member(self, module: str, name: str) -> Any:
         """``from module import name``. CPython's own would fall back to ``sys.modules[module.name]``."""
