@@ -151,6 +151,8 @@ class Guest(safeexec_guest.Guest):
         self._limits.update(header.get("limits", {}))
         os.environ.update(header.get("env", {}))
         self._add_tools(header.get("tools", ()))
+        if "network" in header:
+            self._network = self._start_network(header["network"], blobs)
         patterns = header.get("imports")
         if patterns is not None:
             builtins.__import__ = Gate(self._globals(), patterns)
