@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
+from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -124,8 +125,7 @@ class Session:
             "tools": [tool.spec() for tool in self._tools.values()],
         }
         # Starting is the sandbox's work, not a step: a short time limit, or a busy machine, must not make sessions impossible.
-        patience = None if limits.time is None else max(limits.time, _START_TIME)
-        self._request(header, limits=replace(limits, time=patience))
+        self._request(header, limits=_patient(limits))
         for name in self.policy.files:
             self.files.put(name, self.policy.file_bytes(name), quiet=True)
         if self.policy.files:
@@ -393,6 +393,11 @@ class Session:
         except GuestDied as death:
             self._end(death.message)
             raise SessionClosed(f"the session is lost: {death.message}") from None
+
+
+@lru_cache(64)
+def _patient(limits: Limits) -> Limits:
+    return limits if limits.time is None else replace(limits, time=max(limits.time, _START_TIME))
 
 
 def _discard(guest: Guest) -> None:
