@@ -30,8 +30,8 @@ MAX_PAGES: Final = 65536
 # Features the interpreter needs; everything else that could be switched off stays at wasmtime's default.
 _FEATURES = ("exceptions", "gc", "function_references", "tail_call", "reference_types")
 _VALUE_KINDS = {"i": 0, "l": 1, "f": 2, "d": 3}  # wasm_valkind_t; the letters of a host function's signature
-_TRAP_CODES = {0: "stack overflow", 1: "memory access out of bounds", 5: "call through a null pointer"}
-_TRAP_CODES |= {6: "call with a wrong signature", 9: "the guest stopped itself", 10: "interrupted"}
+_TRAP_CODES = {0: "stack overflow", 1: "memory access out of bounds", 4: "call through a null pointer"}
+_TRAP_CODES |= {5: "call with a wrong signature", 9: "the guest stopped itself", 10: "interrupted"}
 STACK_OVERFLOW: Final = 0
 _MAX_DEPTH: Final = 4  # a host function may call the guest's allocator, which may call a host function
 _HEADROOM: Final = 30

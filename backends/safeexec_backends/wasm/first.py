@@ -20,14 +20,16 @@ class First:
     def __init__(self, policy: Policy) -> None:
         imports = policy.imports
         self._imports = None if imports is None or "*" in imports else list(imports)
-        self._more: dict[str, Any] | None = None
+        self.held: dict[str, Any] | None = None
+        """What goes with the next request; part of the session's state as much as its memory is."""
 
     def answers(self, header: wire.Header) -> wire.Header | None:
         """The answer to a first request that need not be sent now; None for any other request.
 
-        One with an environment is sent: the guest may refuse it, and whoever makes the session must hear of that.
+        One with an environment is sent: the guest may refuse it, and whoever makes the session must hear of that; so is one with a network,
+        whose code travels with it.
         """
-        if header.get("t") != "init" or header.get("env"):
+        if header.get("t") != "init" or header.get("env") or header.get("network"):
             return None
         more: dict[str, Any] = {}
         if header.get("limits") != _DEFAULTS:
@@ -36,14 +38,14 @@ class First:
             more["tools"] = header["tools"]
         if self._imports is not None:
             more["imports"] = self._imports
-        self._more = more or None
+        self.held = more or None
         return {"t": "done", "id": header["id"]}
 
     def completes(self, header: wire.Header) -> wire.Header:
         """The request that is to be sent, with what was held back."""
-        if self._more is not None:
-            header = {**header, "init": self._more}
-            self._more = None
+        if self.held is not None:
+            header = {**header, "init": self.held}
+            self.held = None
         elif self._imports is not None and header.get("t") == "init":
             header = {**header, "imports": self._imports}
         return header

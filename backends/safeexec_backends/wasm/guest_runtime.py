@@ -38,6 +38,10 @@ class Channel:
     def buffered(self):
         return device.wait(0) == 1
 
+    def wait(self, seconds):
+        """Wait for a frame, for ever if `seconds` is negative; whether one is there. An interrupt is raised here."""
+        return device.wait(-1 if seconds < 0 else min(int(seconds * 1000 + 0.999), 1 << 30)) == 1
+
     def watch(self, loop, callback):
         def if_there():  # another callback of the same turn may have taken the frame, and to wait would block the loop
             if self.buffered():
@@ -148,6 +152,8 @@ class Guest(safeexec_guest.Guest):
         self._limits.update(header.get("limits", {}))
         os.environ.update(header.get("env", {}))
         self._add_tools(header.get("tools", ()))
+        if "network" in header:
+            self._network = self._start_network(header["network"], blobs)
         patterns = header.get("imports")
         if patterns is not None:
             builtins.__import__ = Gate(self._globals(), patterns)
