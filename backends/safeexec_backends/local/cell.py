@@ -73,6 +73,9 @@ class Plan:
         """A pidfd of the zygote: readable once it is dead."""
         self.pinned: tuple[int, ...] = ()
         """Descriptors that cells keep under their numbers, because a library remembers them; each above all others that are kept."""
+        self.own_files: dict[int, str] = {}
+        """Files of /proc/self that cells open before their walls go up and keep, by the numbers they get, above all of `pinned`. Only in a user
+        namespace of their own: a pagemap that the host's root opened would tell where in the machine's memory each page lies."""
         self.allow: tuple[str, ...] = ()
         """System calls that the seccomp filter lets through besides its own list."""
         self.filter = b""
@@ -124,8 +127,13 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
         # A probe keeps these to look at itself from the outside; it never runs anyone's code. Opened now: Landlock will refuse it.
         own = [os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc) for name in ("status", "fd")]
         kept += [plan.proc, *own]
-    descriptors.keep([*kept, *plan.pinned])
-    for place, number in enumerate(plan.pinned, 3 + len(kept)):
+    own_files: dict[int, int] = {}
+    if plan.own_files and libc.READY and plan.stands("user_namespace"):
+        for number, name in plan.own_files.items():
+            with contextlib.suppress(OSError):  # who wants it does without
+                own_files[number] = os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)
+    descriptors.keep([*kept, *plan.pinned, *own_files.values()])
+    for place, number in enumerate([*plan.pinned, *own_files], 3 + len(kept)):
         os.dup2(place, number, inheritable=False)
         os.close(place)
     os.environ.clear()
@@ -261,7 +269,7 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
         fds = (
             {int(name) for name in os.listdir(_PROC_FDS)} if libc.READY else {fd for fd in range(1024) if _is_open(fd)}
         )
-        return "" if fds <= {*range(_PROC_FDS + 2), *plan.pinned} else bad
+        return "" if fds <= {*range(_PROC_FDS + 2), *plan.pinned, *plan.own_files} else bad
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":

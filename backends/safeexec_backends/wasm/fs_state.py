@@ -21,9 +21,27 @@ class Malformed(Exception):
     """What should be a file system is none."""
 
 
-def copy(files: FileSystem) -> FileSystem:
-    """An independent copy: same names, open files and numbers."""
+def copy(files: FileSystem, last: FileSystem | None = None) -> FileSystem:
+    """An independent copy: same names, open files and numbers. `last` is an earlier one, given back if it is the same."""
+    if last is not None and _same(files, last):
+        return last
     return _Copy(files).result
+
+
+def _same(files: FileSystem, last: FileSystem) -> bool:
+    """Whether nothing can have changed since `last`: no node did, and no file is open but the standard streams."""
+    if files.changes != last.changes or files.umask != last.umask or len(files.files) != 3 or len(last.files) != 3:
+        return False
+    if [name for name, _ in files.cwd] != [name for name, _ in last.cwd]:
+        return False
+    for number, file in files.files.items():
+        other = last.files.get(number)
+        if other is None or file.shares != other.shares or file.flags != other.flags or file.position != other.position:
+            return False
+        one, two = file.node, other.node
+        if not isinstance(one, Device) or not isinstance(two, Device) or one.ino != two.ino:
+            return False
+    return True
 
 
 class _Copy:

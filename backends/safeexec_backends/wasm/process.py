@@ -8,7 +8,7 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safeexec import wire
@@ -19,12 +19,16 @@ from safeexec.wire import Frame
 from safeexec_backends.local import control, library
 from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
 
+from .first import First
+
 _numbers = itertools.count(1)
 _KINDS = ("memory", "crash", "time", "output", "protocol")
 _CONTROL_TIMEOUT = 2.0
 _DISK = 1 << 20  # of the worker itself, which keeps its sessions' files in memory
 _THREADS = 4200
 _DESCRIPTORS = 16_384
+_AHEAD = 8
+"""Channels of sessions to come that are kept ready in each worker."""
 
 WORKER_ORDER: control.Message = {
     "op": "cell", "memory": 0, "disk": _DISK, "processes": _THREADS, "open_files": _DESCRIPTORS, "imports": [], "preload": [],
@@ -73,6 +77,7 @@ class WorkerProcess:
         self._channel.settimeout(_CONTROL_TIMEOUT)
         self._lock = threading.Lock()
         self._closed = False
+        self._ahead: list[tuple[socket.socket, int]] = []
         self.sessions: set[WorkerGuest] = set()
 
     @property
@@ -87,25 +92,30 @@ class WorkerProcess:
 
     def start(self, policy: Policy, forget: Callable[[WorkerGuest], None]) -> WorkerGuest:
         """A new session in this worker. Raises OSError if it is gone."""
+        try:
+            stream, number = self._ahead.pop()
+        except IndexError:
+            stream, number = self._channel_of_session()
+        return WorkerGuest(stream, number, policy, self, forget)
+
+    def prepare(self) -> None:
+        """Get the channel of a later session ready, while nobody waits for it. Raises nothing: whoever needs one finds out."""
+        if len(self._ahead) < _AHEAD:
+            try:
+                self._ahead.append(self._channel_of_session())
+            except OSError:
+                return
+
+    def _channel_of_session(self) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair()
-        imports = policy.imports
-        guest = WorkerGuest(ours, policy, self, forget)
+        number = next(_numbers)
         try:
             with theirs:
-                self.order(
-                    {
-                        "op": "start",
-                        "id": guest.number,
-                        "memory": policy.limits.memory,
-                        "disk": policy.limits.disk,
-                        "imports": None if imports is None or "*" in imports else list(imports),
-                    },
-                    [theirs.fileno()],
-                )
+                self.order({"op": "start", "id": number}, [theirs.fileno()])
         except OSError:
             ours.close()
             raise
-        return guest
+        return ours, number
 
     def order(self, message: control.Message, fds: tuple[int, ...] | list[int] = ()) -> None:
         """Send an order. Raises OSError if the worker is gone or does not listen."""
@@ -146,6 +156,8 @@ class WorkerProcess:
             if self._pidfd >= 0:
                 os.close(self._pidfd)
             os.close(self._status)
+        while self._ahead:
+            self._ahead.pop()[0].close()
         self._zygote.done()
 
 
@@ -153,36 +165,63 @@ class WorkerGuest(StreamGuest):
     """One session in a worker."""
 
     def __init__(
-        self, stream: socket.socket, policy: Policy, worker: WorkerProcess, forget: Callable[[WorkerGuest], None]
+        self,
+        stream: socket.socket,
+        number: int,
+        policy: Policy,
+        worker: WorkerProcess,
+        forget: Callable[[WorkerGuest], None],
     ) -> None:
         super().__init__(stream, policy.limits.value + wire.MAX_HEADER)
-        self.number = next(_numbers)
+        self.number = number
         self.worker = worker
         self._forget = forget
-        self._imports = policy.imports
+        self._first = First(policy)
+        # Travels with the first request: making the session is no round trip of its own.
+        self._greeting = wire.pack({"memory": policy.limits.memory, "disk": policy.limits.disk})[0]
+        self._state = threading.Lock()
+        self._busy = False
+        """The worker may be running code of this session."""
         self._killed = False
         self._closed = False
 
     def exchange(self, frame: Frame, on_frame: OnFrame) -> None:
         header, blobs = frame
-        if self._imports is not None and "*" not in self._imports and header.get("t") == "init":
-            header = {**header, "imports": list(self._imports)}
+        answer = self._first.answers(header)
+        if answer is not None and not self._killed:
+            on_frame((answer, ()))
+            return
 
         def checked(answer: Frame) -> bool:
             if answer[0].get("t") == "died":
                 raise _death(answer[0])
             return on_frame(answer)
 
-        super().exchange((header, blobs), checked)
+        with self._state:
+            if self._killed:
+                raise self.death()
+            self._busy = True
+        super().exchange((self._first.completes(header), blobs), checked)
+        self._busy = False  # not after an exception: then nobody knows what the worker is doing
+
+    def _write(self, buffers: Sequence[wire.Blob]) -> None:
+        if self._greeting:
+            buffers = [b"".join((self._greeting, buffers[0])), *buffers[1:]]
+            self._greeting = b""
+        super()._write(buffers)
 
     def interrupt(self) -> None:
         self._order("interrupt")
 
     def kill(self) -> None:
-        if not self._killed:
+        with self._state:
+            if self._killed:
+                return
             self._killed = True
+            busy = self._busy
+        if busy:  # else it waits for a request, and learns from the hang-up that none will come
             self._order("kill")
-            self.hang_up()
+        self.hang_up()
 
     def _order(self, op: str) -> None:
         try:
@@ -199,6 +238,8 @@ class WorkerGuest(StreamGuest):
             self._closed = True
             super().close()
             self._forget(self)
+            if not self._busy:
+                self.worker.prepare()
 
 
 def _death(header: wire.Header) -> GuestDied:

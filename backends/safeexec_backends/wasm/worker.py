@@ -125,15 +125,15 @@ class SessionHost(Host):
 class WorkerSession:
     """One session: its instance, its socket."""
 
-    def __init__(self, runtime: Runtime, sock: socket.socket, order: control.Message) -> None:
+    def __init__(self, runtime: Runtime, sock: socket.socket, number: int) -> None:
         self.socket = sock
-        self.number = int(order["id"])
+        self.number = number
         self._runtime = runtime
-        self._imports = order["imports"]
-        self._order = order
         self._host: SessionHost | None = None
         self._lock = threading.Lock()
         self._ended = False
+        self._in_order = False
+        """It ended between two requests."""
         self._known: dict[str, tuple[int, int]] = {}
         self._changes = 0
         self._started = 0.0
@@ -144,23 +144,40 @@ class WorkerSession:
             host = self._host
             if host is None:
                 host = self._make()
-            if not host._has_frame():
-                host.fill()
+            try:
                 while not host._has_frame():
                     host.fill()
+            except Killed:
+                self._in_order = not host.buffer
+                raise
             self._started = time.thread_time()
             status = host.instance.call(STEP, host.receive())
             if status:
                 raise abi.Trap("the guest program ended without an answer")
             return True
         except BaseException as error:
-            self._say_why(error)
+            if not self._in_order:
+                self._say_why(error)
             return False
 
     def _make(self) -> SessionHost:
-        limits = Limits(memory=self._order["memory"], disk=self._order["disk"])
+        """The session's instance; what it may use is the first thing that the host sends."""
+        buffer = bytearray()
+        while len(buffer) < 4 or len(buffer) < 4 + int.from_bytes(buffer[:4], "little"):
+            try:
+                data = self.socket.recv(_RECEIVE)
+            except OSError as error:
+                raise Killed from error
+            if not data:
+                self._in_order = True  # it was never used
+                raise Killed
+            buffer += data
+        size = 4 + int.from_bytes(buffer[:4], "little")
+        order, _ = wire.unpack(bytes(buffer[4:size]))
+        del buffer[:size]
+        limits = Limits(memory=order["memory"], disk=order["disk"])
         host = fresh(self._runtime, limits, SessionHost)
-        host.socket, host.buffer = self.socket, bytearray()
+        host.socket, host.buffer = self.socket, buffer
         host.on_frame = self._frame
         host.on_output = self._raw_output
         with self._lock:
@@ -225,9 +242,12 @@ class WorkerSession:
         """Free everything. Only the thread that serves the session may."""
         with self._lock:
             self._ended = True
-            if self._host is not None:
-                self._host.close()
-                self._host = None
+            host, self._host = self._host, None
+            if host is not None:
+                if self._in_order:
+                    self._runtime.spares.give(host)
+                else:
+                    host.close()
         self.socket.close()
 
 
@@ -257,7 +277,7 @@ class Worker:
 
     def _obey(self, message: control.Message, fds: list[int]) -> None:
         if message["op"] == "start":
-            session = WorkerSession(self._runtime, socket.socket(fileno=fds[0]), message)
+            session = WorkerSession(self._runtime, socket.socket(fileno=fds[0]), message["id"])
             with self._lock:
                 self._sessions[fds[0]] = session
                 self._by_number[session.number] = session
