@@ -73,6 +73,8 @@ class Plan:
         """A pidfd of the zygote: readable once it is dead."""
         self.pinned: tuple[int, ...] = ()
         """Descriptors that cells keep under their numbers, because a library remembers them; each above all others that are kept."""
+        self.own: tuple[str, ...] = ()
+        """Files of /proc/self that cells open for themselves before the walls close: the first descriptors after the status pipe's."""
         self.allow: tuple[str, ...] = ()
         """System calls that the seccomp filter lets through besides its own list."""
         self.filter = b""
@@ -91,6 +93,8 @@ class Order(NamedTuple):
     processes: int
     baseline: int
     open_files: int = 256
+    file_size: int = 0
+    """Bytes of one file, also of one in memory; 0: as `disk`."""
     folder: str = ""
     """Where no private root exists: this cell's own folder, with work and tmp in it."""
     probe: bool = False
@@ -124,6 +128,8 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
         # A probe keeps these to look at itself from the outside; it never runs anyone's code. Opened now: Landlock will refuse it.
         own = [os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc) for name in ("status", "fd")]
         kept += [plan.proc, *own]
+    elif plan.own:
+        kept += [os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc) for name in plan.own]
     descriptors.keep([*kept, *plan.pinned])
     for place, number in enumerate(plan.pinned, 3 + len(kept)):
         os.dup2(place, number, inheritable=False)
@@ -146,7 +152,7 @@ def limits(plan: Plan, order: Order) -> dict[str, int]:
     """The resource limits of a cell."""
     return rlimits.plan(
         address_space=order.baseline + order.memory if order.baseline else None,
-        file_size=order.disk,
+        file_size=order.file_size or order.disk,
         # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
         processes=order.processes if plan.stands("user_namespace") else None,
         open_files=order.open_files,

@@ -102,6 +102,7 @@ class Host(abi.Host):
         """Free the instance, once it does not run any more."""
         with self._wake:
             self.killed = True
+            self.base = None
             self.instance.close()
 
     # From the guest's thread

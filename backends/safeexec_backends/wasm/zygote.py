@@ -12,6 +12,7 @@ from typing import Any
 from safeexec_backends.local import control
 from safeexec_backends.local import zygote as local
 
+_PAGEMAP = 5  # see Plan.own
 _IMAGE_DESCRIPTOR = 64
 """Where the image's descriptors begin: above those that cells keep for themselves."""
 
@@ -46,11 +47,13 @@ class WasmZygote(local.Zygote):
 
     def prepare(self) -> control.Message:
         # Not at the top: the safeexec package exists only once `main` has made its stand-in.
+        from . import pages
         from .image import cache
         from .instance import Runtime
         from .worker import Worker
 
         self._worker = Worker
+        self._finder = pages.finder
         # Before the walls: behind them the cache is out of reach. The forked workers inherit the mapping.
         loaded = cache.load(Path(self._setup["image"]))
         with _numbered_from(_IMAGE_DESCRIPTOR):
@@ -59,13 +62,16 @@ class WasmZygote(local.Zygote):
         self._ground.plan.pinned = tuple(_open_files(loaded.compiled))
         if not self._ground.plan.pinned:
             raise RuntimeError("the image's descriptor was not found")
-        self._ground.plan.allow = ("recvmsg",)  # a session's socket arrives as a descriptor
+        # A session's socket arrives as a descriptor; branches share their pages through a file in memory.
+        self._ground.plan.allow = ("recvmsg", "memfd_create")
+        self._ground.plan.own = ("pagemap",)  # which pages a session wrote to; without privileges it tells no addresses
         return super().prepare()
 
     def _address_space(self) -> int:
         return 0  # no RLIMIT_AS: every instance reserves 4 GiB of addresses, and has a limit of its own
 
     def _serve_guest(self, fd: int, language: Any) -> None:
+        self._finder.adopt(_PAGEMAP)
         self._worker(self._runtime, socket.socket(fileno=fd)).serve()
 
 

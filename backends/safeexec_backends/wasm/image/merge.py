@@ -172,7 +172,9 @@ class _Main:
             self.elements.append((self.table_size, self.new_slots))
         module.write_elements(self.elements)
         tables = module.read_tables()
-        tables[0] = tables[0][:2] + encode_unsigned(self.table_size + len(self.new_slots)) + tables[0][self._after_size :]
+        tables[0] = (
+            tables[0][:2] + encode_unsigned(self.table_size + len(self.new_slots)) + tables[0][self._after_size :]
+        )
         module.sections[TABLE] = encode_vector(tables)
         pages, after = unsigned(module.sections[MEMORY], 2)
         rest = module.sections[MEMORY][after:]
@@ -262,7 +264,9 @@ class _Library:
                 number = self.find_function(item, item.name)
                 if number is None:
                     number = main.stub(item.name, kind)
-                elif main.function_types[number] != kind and main.types[main.function_types[number]] != main.types[kind]:
+                elif (
+                    main.function_types[number] != kind and main.types[main.function_types[number]] != main.types[kind]
+                ):
                     raise FormatError(f"it calls {item.name} with other arguments than the function takes")
                 self.functions.append(number)
             elif item.kind == KIND_GLOBAL:
@@ -274,7 +278,9 @@ class _Library:
                     raise FormatError(f"it throws {item.name}, which the interpreter does not know")
                 tags.append(tag)
             elif (item.module, item.name) not in (("env", "memory"), ("env", "__indirect_function_table")):
-                raise FormatError(f"it imports {item.module}.{item.name}, which is no memory or table of the interpreter's")
+                raise FormatError(
+                    f"it imports {item.module}.{item.name}, which is no memory or table of the interpreter's"
+                )
         self.tag_types = [main.types[main.tags[t]] for t in tags]
         for kind in self.side.module.read_tags():
             self.tag_types.append(all_types[kind])
@@ -361,7 +367,9 @@ class _Library:
                 stack.append(value)
             elif op in (0x6A, 0x6B, 0x6C) and len(stack) > 1:
                 right, left = stack.pop(), stack.pop()
-                stack.append((left + right if op == 0x6A else left - right if op == 0x6B else left * right) & 0xFFFFFFFF)
+                stack.append(
+                    (left + right if op == 0x6A else left - right if op == 0x6B else left * right) & 0xFFFFFFFF
+                )
             else:
                 raise FormatError(f"opcode {op:#x} in a constant expression")
         if len(stack) != 1:
