@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from . import abi
@@ -41,6 +42,10 @@ class Exited(Exception):
 class Host(abi.Host):
     """State behind the host functions. Frames come in by `post` (any thread) and leave through `on_frame`."""
 
+    libraries: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    """The shared libraries that are linked into the module: path, then entry point, to its index in the function table."""
+    draws = 0
+    """How often the guest asked for randomness."""
     clocks: Mapping[int, Callable[[], int]] = CLOCKS
     random: Callable[[int], bytes] = staticmethod(os.urandom)
 
@@ -104,6 +109,16 @@ class Host(abi.Host):
             self.killed = True
             self.base = None
             self.instance.close()
+
+    def retire(self, keep: Callable[[abi.Instance], bool]) -> None:
+        """Let go of the instance, which does not run any more: to `keep`, or, if that does not want it, for good."""
+        with self._wake:
+            if self.killed and not self.memory.size:
+                return
+            self.killed = True
+            self.memory.release()  # an interrupt that comes late must not reach the next session
+            if not keep(self.instance):
+                self.instance.close()
 
     # From the guest's thread
 
