@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,8 @@ O_WRONLY, O_RDWR, O_ACCMODE = 1, 2, 3
 O_CREAT, O_EXCL, O_TRUNC, O_APPEND = 0o100, 0o200, 0o1000, 0o2000
 O_DIRECTORY, O_NOFOLLOW, O_PATH = 0o200000, 0o400000, 0o10000000
 
-_inode_numbers = itertools.count(1000)
+# Begun anywhere: a session that was restored from a snapshot keeps the numbers it had, and new files must not get the same.
+_inode_numbers = itertools.count(int.from_bytes(os.urandom(5), "little") << 12)
 
 
 class Quota(NamedTuple):
