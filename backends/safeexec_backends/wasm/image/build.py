@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -47,12 +48,12 @@ del word
 """
 _FINISH: Final = """
 safeexec_runtime.warm()
+safeexec_runtime.begin()
 gc.collect()
 safeexec_runtime.immortalise()
 gc.collect()
 gc.freeze()
-for module in ("_safeexec_device", "safeexec_runtime", "__main__"):
-    del sys.modules[module]
+del sys.modules["_safeexec_device"], sys.modules["safeexec_runtime"]
 """
 
 
@@ -87,6 +88,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
     finish(interpreter, found)
     begin("freeze")
     frozen = freeze(linked.module, interpreter.instance)
+    identity = hashlib.sha256(frozen).hexdigest()
     size = interpreter.host.memory.size
     interpreter.host.close()
     begin("compile image")
@@ -95,6 +97,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
         "missing": linked.missing,
         "random": found["random"],
         "memory": size,
+        "identity": identity,
     }
     return Image(compiled, files, facts)
 

@@ -127,6 +127,7 @@ def build_with(
         "missing": linked.missing,
         "random": found["random"],
         "memory": size,
+        "identity": hashlib.sha256(frozen).hexdigest(),
         "libraries": merged.libraries,
         "imported": [name for name in bundle.modules if name not in refused],
         "not_imported": refused,
