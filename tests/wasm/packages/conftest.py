@@ -45,7 +45,10 @@ LOCAL = {
     "breaker": {"breaker.py": "import sys\nsys.broken = True\nraise RuntimeError('not \\x1b[2J today')\n"},
     "spinner": {"spinner.py": "import sys\nif not hasattr(sys, 'spun'):\n    while True: pass\n"},
     # Its extension module is imported by the session that uses it, from a function.
-    "lazy": {"lazy/__init__.py": "def pack(x):\n    import msgpack\n    return msgpack.packb(x)\n", "lazy/data.txt": "data of the package"},
+    "lazy": {
+        "lazy/__init__.py": "def pack(x):\n    import msgpack\n    return msgpack.packb(x)\n",
+        "lazy/data.txt": "data of the package",
+    },
 }
 
 

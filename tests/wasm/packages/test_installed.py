@@ -13,7 +13,9 @@ from safeexec_backends.wasm import setup
 from safeexec_backends.wasm.image import cache
 from safeexec_backends.wasm.packages import pip, prepare
 
-pytestmark = pytest.mark.timeout(900)  # the first test makes the image, which takes half a minute on a machine with nothing else to do
+pytestmark = pytest.mark.timeout(
+    900
+)  # the first test makes the image, which takes half a minute on a machine with nothing else to do
 Installed = tuple[str, ...]
 MODES = {"in process": {"workers": 0}, "workers": {"workers": 1}, "a worker each": {"isolation": "session"}}
 
@@ -46,7 +48,9 @@ attrs.asdict(Point(3)), six.text_type is str, lazy.pack([1, {"k": b"v"}]), msgpa
 
 
 def test_modules_of_what_was_asked_for_are_imported_ahead(here: Executor, installed: Installed) -> None:
-    code = "import sys\n[name in sys.modules for name in ('attr', 'attrs', 'six', 'lazy', 'msgpack', 'msgpack._cmsgpack')]"
+    code = (
+        "import sys\n[name in sys.modules for name in ('attr', 'attrs', 'six', 'lazy', 'msgpack', 'msgpack._cmsgpack')]"
+    )
     assert here.run(code).value == [True, True, True, True, False, False]
 
 

@@ -88,7 +88,9 @@ soup.find("b").text, prepared.url, str(httpx.URL("http://example.org/a?b=1").par
     assert result.value == ("world", "http://example.org/?q=%C3%BC", "1", True), result.error
 
 
-def test_pyodides_distribution_with_a_real_wheel(own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyodides_distribution_with_a_real_wheel(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The index lacks it, a loopback server has it: from the list to a live sandbox."""
     (tmp_path / "real").mkdir()
     (real,) = pip.download(("msgpack",), tmp_path / "real")
@@ -99,7 +101,9 @@ def test_pyodides_distribution_with_a_real_wheel(own_cache: Path, tmp_path: Path
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("SAFEEXEC_CACHE", str(own_cache / "of-lock"))
-    shutil.copytree(own_cache / "wasm", own_cache / "of-lock" / "wasm", ignore=shutil.ignore_patterns("packages*", "building*"))
+    shutil.copytree(
+        own_cache / "wasm", own_cache / "of-lock" / "wasm", ignore=shutil.ignore_patterns("packages*", "building*")
+    )
     server = Server(tmp_path / "server")
     try:
         (tmp_path / "lock.json").write_text(server.list(msgpack=(served / real.name, (), "package")))

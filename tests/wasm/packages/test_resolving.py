@@ -63,7 +63,9 @@ def test_only_wheels_that_fit_are_taken(wheels: Path) -> None:
     assert [a.name for a in found("x").archives] == [f"x-1.0-cp311-abi3-{PLATFORM}.whl"]
 
 
-def test_what_was_resolved_is_remembered_until_it_is_asked_for_anew(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_resolved_is_remembered_until_it_is_asked_for_anew(
+    wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = make_wheel(wheels, "x", {"x.py": "one"})
     first = found("x")
     assert first.archives[0].sha256 == hashlib.sha256(made.read_bytes()).hexdigest()
@@ -122,7 +124,7 @@ def test_conflicting_requirements_are_told_apart(wheels: Path) -> None:
     make_wheel(wheels, "x", {}, requires=("y<2",))
     make_wheel(wheels, "y", {}, version="2.0")
     make_wheel(wheels, "y", {}, version="1.0")
-    with pytest.raises(BackendUnavailable, match="(?i)conflict"):
+    with pytest.raises(BackendUnavailable, match=r"(?i)conflict"):
         found("x", "y>=2")
 
 
@@ -143,7 +145,10 @@ def test_a_source_distribution_is_never_built(wheels: Path, tmp_path: Path) -> N
     marker = tmp_path / "ran"
     setup = f"open({str(marker)!r}, 'w').close()".encode()
     with tarfile.open(wheels / "x-1.0.tar.gz", "w:gz") as tar:
-        for name, data in (("x-1.0/setup.py", setup), ("x-1.0/PKG-INFO", b"Metadata-Version: 2.1\nName: x\nVersion: 1.0\n")):
+        for name, data in (
+            ("x-1.0/setup.py", setup),
+            ("x-1.0/PKG-INFO", b"Metadata-Version: 2.1\nName: x\nVersion: 1.0\n"),
+        ):
             item = tarfile.TarInfo(name)
             item.size = len(data)
             tar.addfile(item, io.BytesIO(data))
@@ -220,7 +225,9 @@ def test_what_the_index_lacks_comes_from_the_distribution(distribution: Server, 
     assert any(native.name in path for path in distribution.asked)
 
 
-def test_the_distribution_is_not_asked_for_what_the_index_has(distribution: Server, wheels: Path, tmp_path: Path) -> None:
+def test_the_distribution_is_not_asked_for_what_the_index_has(
+    distribution: Server, wheels: Path, tmp_path: Path
+) -> None:
     make_wheel(wheels, "x", {})
     newer = make_wheel(distribution.folder / "v1", "x", {}, version="9.0")
     (tmp_path / "lock.json").write_text(distribution.list(x=(newer, (), "package")))
@@ -236,7 +243,7 @@ def test_a_file_with_another_hash_is_refused(kind: str, distribution: Server, tm
     (tmp_path / "lock.json").write_text(listed)
     target = good if kind == "package" else other
     target.write_bytes(target.read_bytes() + b"evil")
-    with pytest.raises(BackendUnavailable, match="(?i)sha-?256"):
+    with pytest.raises(BackendUnavailable, match=r"(?i)sha-?256"):
         found("x")
     assert not list((tmp_path / "cache").rglob("*.json"))
 
@@ -245,12 +252,17 @@ def test_a_file_with_another_hash_is_refused(kind: str, distribution: Server, tm
 def test_a_distribution_out_of_reach_is_named(wheels: Path, tmp_path: Path, distribution: Server) -> None:
     native = make_wheel(tmp_path, "numpy", {}, tag=NATIVE)
     (tmp_path / "lock.json").write_text(distribution.list(numpy=(native, (), "package")))
-    with pytest.raises(BackendUnavailable, match="no wheels for numpy fit.*Pyodide's own distribution, tried next, cannot be used"):
+    with pytest.raises(
+        BackendUnavailable, match=r"no wheels for numpy fit.*Pyodide's own distribution, tried next, cannot be used"
+    ):
         found("numpy")
 
 
 def test_the_address_is_the_loaders_own() -> None:
-    assert lock.base_url(b'var x=`https://cdn.example/pyodide/v${O}/full/`;') == "https://cdn.example/pyodide/v314.0.7/full/"
+    assert (
+        lock.base_url(b"var x=`https://cdn.example/pyodide/v${O}/full/`;")
+        == "https://cdn.example/pyodide/v314.0.7/full/"
+    )
     assert lock.base_url(b"nothing here") is None
 
 

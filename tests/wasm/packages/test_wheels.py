@@ -56,7 +56,9 @@ def test_links_and_devices_are_refused(kind: int, tmp_path: Path) -> None:
         wheels.read(path)
 
 
-def test_an_archive_that_blows_up_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_blows_up_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make_wheel(tmp_path, "bomb", {f"bomb/{n}": bytes(1 << 20) for n in range(20)})
     assert path.stat().st_size < 100_000
 
@@ -103,7 +105,10 @@ def test_names_that_no_wheel_has_are_refused(name: str, tmp_path: Path) -> None:
         wheels.read(made.rename(tmp_path / name))
 
 
-@given(changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=12), cut=st.integers(0, 300))
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=12),
+    cut=st.integers(0, 300),
+)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_archive_is_read_or_refused(changes: list[tuple[int, int]], cut: int, tmp_path: Path) -> None:
     path = make_wheel(tmp_path, "x", {"x/__init__.py": "x = 1\n" * 50, "x/data": bytes(range(256))})

@@ -143,7 +143,9 @@ def _booted(
         try:
             _bounded(interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.instance.call(name))
         except Killed as error:
-            raise BootError(f"a constructor of the packages' libraries takes more than {_IMPORT_SECONDS:g} s") from error
+            raise BootError(
+                f"a constructor of the packages' libraries takes more than {_IMPORT_SECONDS:g} s"
+            ) from error
         except _ENDINGS as error:
             raise BootError(f"a constructor of the packages' libraries failed: {error}") from error
     return interpreter, found
