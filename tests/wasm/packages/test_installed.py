@@ -1,92 +1,44 @@
-"""Packages in live sandboxes."""
+"""A package with native code in live sandboxes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from safeexec import Executor, Limits, Policy, PolicyError
-from safeexec_backends.wasm import setup
-from safeexec_backends.wasm.image import cache
+from safeexec import Executor, Policy, PolicyError
 from safeexec_backends.wasm.packages import pip, prepare
 
 pytestmark = pytest.mark.timeout(
     900
 )  # the first test makes the image, which takes half a minute on a machine with nothing else to do
-Installed = tuple[str, ...]
-MODES = {"in process": {"workers": 0}, "workers": {"workers": 1}, "a worker each": {"isolation": "session"}}
-
-
-def policy(installed: Installed) -> Policy:
-    return Policy(packages=installed, imports="*")
+POLICY = Policy(packages=("msgpack",), imports="*")
+MODES: dict[str, dict[str, Any]] = {
+    "in process": {"workers": 0},
+    "workers": {"workers": 1},
+    "a worker each": {"isolation": "session"},
+}
 
 
 @pytest.fixture(scope="module")
-def here(installed: Installed) -> Iterator[Executor]:
-    with Executor("wasm", policy=policy(installed), workers=0) as executor:
+def here() -> Iterator[Executor]:
+    with Executor("wasm", policy=POLICY, workers=0) as executor:
         yield executor
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_packages_work_wherever_sessions_live(mode: str, installed: Installed) -> None:
-    code = """
-import attrs, lazy, six
-@attrs.define
-class Point:
-    x: int = attrs.field(validator=attrs.validators.instance_of(int))
-import msgpack
-attrs.asdict(Point(3)), six.text_type is str, lazy.pack([1, {"k": b"v"}]), msgpack.Packer.__module__
-"""
-    options = MODES[mode]
-    with Executor("wasm", policy=policy(installed), **options) as executor:
+def test_native_code_works_wherever_sessions_live(mode: str) -> None:
+    code = "import msgpack\nmsgpack.unpackb(msgpack.packb([1, {'k': b'v'}, 2.5])), msgpack.Packer.__module__"
+    with Executor("wasm", policy=POLICY, **MODES[mode]) as executor:
         for _ in range(2):
-            result = executor.run(code)
-            assert result.value == ({"x": 3}, True, b"\x92\x01\x81\xa1k\xc4\x01v", "msgpack._cmsgpack"), result.error
+            assert executor.run(code).value == ([1, {"k": b"v"}, 2.5], "msgpack._cmsgpack")
 
 
-def test_modules_of_what_was_asked_for_are_imported_ahead(here: Executor, installed: Installed) -> None:
-    code = (
-        "import sys\n[name in sys.modules for name in ('attr', 'attrs', 'six', 'lazy', 'msgpack', 'msgpack._cmsgpack')]"
-    )
-    assert here.run(code).value == [True, True, True, True, False, False]
-
-
-def test_what_draws_randomness_when_imported_is_different_in_every_session(here: Executor) -> None:
-    for code in ("import drawer\ndrawer.TOKEN", "import shuffler\nshuffler.VALUE"):
-        values = [here.run(code).value for _ in range(3)]
-        assert len(set(values)) == 3, values
-
-
-def test_a_failed_or_endless_import_leaves_nothing_in_the_image(here: Executor, installed: Installed) -> None:
-    assert here.run("import sys\nhasattr(sys, 'broken'), 'breaker' in sys.modules").value == (False, False)
-    assert here.run("import breaker").error.type == "RuntimeError"  # type: ignore[union-attr]
-    result = here.run("import spinner", policy=policy(installed).replace(limits=Limits(time=0.3)))
-    assert result.error is not None and result.error.kind == "time"
-    assert here.run("import sys\nsys.spun = 1\nimport spinner\nspinner.__name__").value == "spinner"
-
-
-def test_why_a_module_is_not_imported_ahead_is_told_without_control_characters(installed: Installed) -> None:
-    lines = "\n".join(setup.describe(prepare.ensure(installed).compiled.parent))
-    assert "drawer (its import draws random numbers" in lines and "shuffler (its import draws" in lines
-    assert "breaker (RuntimeError: not \\x1b[2J today)" in lines and "\x1b" not in lines
-    assert "spinner (its import takes more than 4 s)" in lines
-    assert "  attrs " in lines and "  msgpack " in lines
-
-
-def test_files_of_a_package_are_there_and_cannot_be_changed(here: Executor) -> None:
-    code = """
-import importlib.resources, importlib.metadata, lazy, os
-found = importlib.resources.files(lazy).joinpath("data.txt").read_text(), importlib.metadata.version("lazy")
-try:
-    open(lazy.__file__, "w")
-except OSError as error:
-    found += (type(error).__name__,)
-found
-"""
-    assert here.run(code).value == ("data of the package", "1.0", "OSError")
+def test_it_is_imported_ahead(here: Executor) -> None:
+    assert here.run("import sys\n'msgpack._cmsgpack' in sys.modules").value is True
 
 
 @pytest.mark.parametrize("name", ["evil.cpython-314-wasm32-emscripten.so", "evil.so"])
@@ -118,7 +70,7 @@ path = glob.glob("/lib/site-packages/msgpack/*.so")[0]
 out = []
 for name in ("_cmsgpack", "nothing", "malloc", "safeexec_send"):
     try:
-        out.append(_imp.create_dynamic(m.ModuleSpec(name, None, origin=path)).__name__)
+        out.append(_imp.create_dynamic(m.ModuleSpec(name, None, origin=path)).__name__.split(".")[-1])
     except ImportError as error:
         out.append("ImportError")
 out
@@ -155,35 +107,9 @@ except RecursionError:
 
 
 def test_a_session_may_want_less_than_its_executor_has_and_not_more(here: Executor) -> None:
-    assert here.run("import six", policy=Policy(imports="*")).ok
+    assert here.run("import msgpack", policy=Policy(imports="*")).ok
     with pytest.raises(PolicyError, match="make an Executor for numpy"):
         here.run("1", policy=Policy(packages=("numpy",)))
-
-
-def test_a_second_executor_needs_neither_pip_nor_a_build(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
-    def called(*_: object) -> None:
-        raise AssertionError("pip was called")
-
-    monkeypatch.setattr(pip, "download", called)
-    monkeypatch.setattr(prepare, "build_with", called)
-    reversed_ = tuple(f" {name}" for name in reversed(installed))
-    assert prepare.ensure(reversed_).compiled == prepare.ensure(installed).compiled
-
-
-def test_a_changed_image_is_not_loaded(own_cache: Path, installed: Installed) -> None:
-    directory = prepare.ensure(installed).compiled.parent
-    facts = directory / cache.FACTS
-    original = facts.read_bytes()
-    try:
-        facts.write_bytes(original.replace(b'"compiled": "', b'"compiled": "0'))
-        assert prepare._cached(directory) is None
-    finally:
-        facts.write_bytes(original)
-    os.chmod(directory, 0o777)
-    try:
-        assert prepare._cached(directory) is None
-    finally:
-        os.chmod(directory, 0o700)
 
 
 def test_only_so_many_images_are_kept(tmp_path: Path) -> None:
@@ -194,3 +120,12 @@ def test_only_so_many_images_are_kept(tmp_path: Path) -> None:
     prepare._remove_oldest(tmp_path, tmp_path / "packages-0")
     kept = {int(p.name.split("-")[1]) for p in tmp_path.iterdir()}
     assert kept == {0, 5, 6, 7, 8, 9, 10, 11}
+
+
+def test_the_next_executor_needs_neither_pip_nor_a_build(here: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def called(*_: object) -> None:
+        raise AssertionError("it was called")
+
+    monkeypatch.setattr(pip, "download", called)
+    monkeypatch.setattr(prepare, "build_with", called)
+    assert prepare.ensure((" msgpack ", "msgpack")).compiled == prepare.ensure(("msgpack",)).compiled

@@ -270,7 +270,7 @@ _SAMPLE = library(
     st.lists(st.tuples(st.integers(8, len(_SAMPLE) - 1), st.integers(0, 255)), min_size=1, max_size=6),
     st.integers(0, 40),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_damaged_library_is_refused_or_is_a_valid_module(changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(_SAMPLE)
     for place, byte in changes:

@@ -16,7 +16,7 @@ from .archives import make_wheel
 
 
 def test_files_and_modules_of_a_wheel(tmp_path: Path) -> None:
-    members = {
+    members: dict[str, bytes | str] = {
         "pkg/__init__.py": "x = 1",
         "pkg/data/table.bin": b"\0\1",
         "single.py": "",
