@@ -57,8 +57,9 @@ def installed(own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The packages of an image: three from the index, one of them through a wheel made here, and wheels that misbehave."""
     folder = tmp_path_factory.mktemp("wheels")
     for name, files in LOCAL.items():
-        make_wheel(folder, name, files, requires=("msgpack",) if name == "lazy" else ())
-    wanted = ("attrs", "six", *LOCAL)
+        # Under a name that no index has.
+        make_wheel(folder, f"safeexec_local_{name}", files, requires=("msgpack",) if name == "lazy" else ())
+    wanted = ("attrs", "six", *(f"safeexec-local-{name}" for name in LOCAL))
     with pytest.MonkeyPatch.context() as patch:
         links = os.environ.get("PIP_FIND_LINKS", "")
         patch.setenv("PIP_FIND_LINKS", f"{links} {folder}".strip())

@@ -82,7 +82,7 @@ def test_why_a_module_is_not_imported_ahead_is_told_without_control_characters(i
 def test_files_of_a_package_are_there_and_cannot_be_changed(here: Executor) -> None:
     code = """
 import importlib.resources, importlib.metadata, lazy, os
-found = importlib.resources.files(lazy).joinpath("data.txt").read_text(), importlib.metadata.version("lazy")
+found = importlib.resources.files(lazy).joinpath("data.txt").read_text(), importlib.metadata.version("safeexec-local-lazy")
 try:
     open(lazy.__file__, "w")
 except OSError as error:
