@@ -106,13 +106,15 @@ class _Label:
 def _survey(body: bytes, first: int) -> dict[int, _Try]:
     tries: dict[int, _Try] = {}
     stack: list[_Try | None] = []
+    open_tries = 0
     for op, start, _ in interesting(body, first):
         if op in (BLOCK, LOOP, IF):
             stack.append(None)
         elif op == TRY:
             tries[start] = _Try()
             stack.append(tries[start])
-            if len(stack) > _MAX_LABELS or sum(item is not None for item in stack) > _MAX_TRIES:
+            open_tries += 1
+            if len(stack) > _MAX_LABELS or open_tries > _MAX_TRIES:
                 raise FormatError("exception handlers nested too deep")
         elif op in (CATCH, CATCH_ALL):
             current = stack[-1]
@@ -129,8 +131,9 @@ def _survey(body: bytes, first: int) -> dict[int, _Try]:
             if current is None:
                 raise FormatError("delegate outside a try")
             current.delegate = unsigned(body, start + 1)[0]
+            open_tries -= 1
         elif op == END and stack:
-            stack.pop()
+            open_tries -= stack.pop() is not None
     return tries
 
 
