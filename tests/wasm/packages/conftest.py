@@ -63,6 +63,6 @@ def installed(own_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with pytest.MonkeyPatch.context() as patch:
         links = os.environ.get("PIP_FIND_LINKS", "")
         patch.setenv("PIP_FIND_LINKS", f"{links} {folder}".strip())
-        patch.setattr(packages, "_IMPORT_SECONDS", 4.0)
+        patch.setattr(packages, "_IMPORT_SECONDS", 12.0)
         prepare.ensure(wanted)
     yield wanted

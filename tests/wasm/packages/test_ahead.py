@@ -75,7 +75,7 @@ def test_why_a_module_is_not_imported_ahead_is_told_without_control_characters(i
     lines = "\n".join(setup.describe(prepare.ensure(installed).compiled.parent))
     assert "drawer (its import draws random numbers" in lines and "shuffler (its import draws" in lines
     assert "breaker (RuntimeError: not \\x1b[2J today)" in lines and "\x1b" not in lines
-    assert "spinner (its import takes more than 4 s)" in lines
+    assert "spinner (its import takes more than 12 s)" in lines
     assert "  attrs " in lines and "  msgpack " in lines
 
 

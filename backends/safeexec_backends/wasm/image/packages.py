@@ -37,6 +37,7 @@ LIBRARY: Final = b"linked into the interpreter\n"
 """What stands in a library's file: import looks whether it is there, and nobody reads it."""
 _IMPORT_SECONDS: Final = 60.0
 _COMPILE_SECONDS: Final = 600.0
+_FINISH_SECONDS: Final = 120.0
 _COMPILE = """
 import importlib._bootstrap_external as bootstrap, importlib.util as util, os, warnings
 warnings.simplefilter("ignore")
@@ -115,7 +116,7 @@ def build_with(
         refused |= new
         interpreter.host.close()
     try:  # what was imported may have changed anything that this calls
-        _bounded(interpreter, _IMPORT_SECONDS, lambda: build.finish(interpreter, found))
+        _bounded(interpreter, _FINISH_SECONDS, lambda: build.finish(interpreter, found))
     except (Killed, *_ENDINGS) as error:
         raise BootError(f"the interpreter does not go on after the packages' imports: {error}") from error
     begin("freeze")
