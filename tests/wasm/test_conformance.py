@@ -9,5 +9,5 @@ from safeexec_backends.wasm import WasmBackend
 
 TRAVEL = ("rollback", "fork", "snapshot")
 
-TestInProcess = conformance(partial(WasmBackend, workers=0), capabilities=TRAVEL)
-TestWorkers = conformance(partial(WasmBackend, workers=2), capabilities=TRAVEL)
+TestInProcess = conformance(partial(WasmBackend, workers=0), capabilities=TRAVEL, package="msgpack")
+TestWorkers = conformance(partial(WasmBackend, workers=2), capabilities=TRAVEL, package="msgpack")
