@@ -26,7 +26,7 @@ from safeexec_agent.memory import (
     cut,
 )
 from safeexec_agent.models import ChatMessage, Delta, TokenUsage, ask, usage_dict
-from safeexec_agent.observe import check_answer, hint, observation
+from safeexec_agent.observe import check_answer, hint, message_of, observation
 from safeexec_agent.parsing import ParseError, parse_code, parse_structured
 from safeexec_agent.values import to_plain
 
@@ -364,7 +364,7 @@ class Loop:
             self._failed(
                 run,
                 step,
-                StepError(error.type, error.message, error.kind, error.line),
+                StepError(error.type, message_of(error), error.kind, error.line),
                 text + self._advice(result, session),
             )
         if restarted:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from safeexec import Limits, Result
+from safeexec import GuestError, Limits, Result
 from safeexec_agent.memory import cut
 from safeexec_agent.values import describe
 
@@ -31,7 +31,7 @@ def observation(result: Result, length: int) -> str:
     if result.error is not None and not result.ended:
         error = result.error
         trace = error.traceback.rstrip()
-        last = f"{error.type}: {error.message}" if error.message else error.type
+        last = f"{error.type}: {message_of(error)}" if error.message else error.type
         where = f" (line {error.line} of your code)" if error.line else ""
         parts.append(
             f"Error: {cut(last, 4000)}{where}"
@@ -39,6 +39,11 @@ def observation(result: Result, length: int) -> str:
         )
     # A lone surrogate would make a UTF-8 encoder on the way to the model fail.
     return "\n".join(parts).encode("utf-8", "backslashreplace").decode()
+
+
+def message_of(error: GuestError) -> str:
+    """The message, without the list of all modules that may follow a refused import: the first message has it."""
+    return error.message.partition("; allowed: ")[0] if error.kind == "policy" else error.message
 
 
 def hint(result: Result, imports: Sequence[str], tools: Sequence[str], limits: Limits) -> str:

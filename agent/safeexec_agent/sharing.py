@@ -167,7 +167,7 @@ def load(cls: Any, folder: Path, trust: bool, changes: Mapping[str, Any]) -> Any
                 if k in ("sandbox", "sandbox_options", "model", "verbosity_level", "policy")
             }
             options["managed_agents"] = [load(cls, folder / "managed_agents" / _name(n), trust, passed) for n in names]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise AgentError(f"{folder} is no saved agent: {error}") from error
     return cls(**{**options, **changes})
 
@@ -263,7 +263,11 @@ def templates(text: str) -> dict[str, str]:
 
     Theirs are programs of Jinja. They are not run: what stands around the lists of tools is kept, the lists are put in by us.
     """
-    data = _yaml().safe_load(text) or {}
+    yaml = _yaml()
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"prompts.yaml: {error}") from None
     if not isinstance(data, dict):
         raise ValueError("prompts.yaml is no mapping")
     ours = {k: v for k, v in data.items() if k in prompts.TEMPLATES and isinstance(v, str)}

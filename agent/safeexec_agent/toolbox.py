@@ -86,11 +86,11 @@ class TavilySearchTool(Tool):
             body = {"query": query, "max_results": self.max_results}
             answer = httpx.post(self._url, json=body, headers={"Authorization": f"Bearer {self._key}"}, timeout=30)
             answer.raise_for_status()
-            found = answer.json()["results"]
-            return listed((r.get("title", ""), r.get("url", ""), r.get("content", "")) for r in found)
+            found = [(r.get("title", ""), r.get("url", ""), r.get("content", "")) for r in answer.json()["results"]]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
             # Not the error's own text: it may quote the request.
             raise RuntimeError(f"the search failed: {type(error).__name__}") from None
+        return listed(found)
 
 
 def listed(results: Iterable[tuple[str, str, str]]) -> str:

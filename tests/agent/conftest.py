@@ -28,7 +28,9 @@ def make(executors: dict[str, Executor]) -> Iterator[Make]:
     """Makes an agent that replays `replies`; closed at the end. Silent, in local, unless told otherwise."""
     opened: list[CodeAgent] = []
 
-    def build(replies: Sequence[str] | Any, tools: Sequence[Any] = (), *, on: str = "local", **options: Any) -> CodeAgent:
+    def build(
+        replies: Sequence[str] | Any, tools: Sequence[Any] = (), *, on: str = "local", **options: Any
+    ) -> CodeAgent:
         model = ScriptedModel(replies) if isinstance(replies, list) else replies
         options = {"verbosity_level": 0, "sandbox": executors[on], **options}
         agent = CodeAgent(tools, model, **options)

@@ -83,7 +83,16 @@ def completion(text: str | None) -> Answer:
     """An answer of OpenAI's."""
     message = {"role": "assistant", "content": text}
     usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-    return body({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage})
+    return body(
+        {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": usage,
+        }
+    )
 
 
 def events(pieces: list[str], end: bool = True, then: Callable[[BaseHTTPRequestHandler], None] | None = None) -> Answer:
@@ -96,13 +105,26 @@ def events(pieces: list[str], end: bool = True, then: Callable[[BaseHTTPRequestH
         handler.end_headers()
         handler.close_connection = True
         for piece in pieces:
-            chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [{"index": 0, "delta": {"content": piece}}]}
+            chunk = {
+                "id": "1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": "m",
+                "choices": [{"index": 0, "delta": {"content": piece}}],
+            }
             handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
             handler.wfile.flush()
         if then is not None:
             then(handler)
         if end:
-            last = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}}
+            last = {
+                "id": "1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": "m",
+                "choices": [],
+                "usage": {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11},
+            }
             handler.wfile.write(f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode())
 
     return answer

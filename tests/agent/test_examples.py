@@ -25,7 +25,11 @@ NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "comm
 def run(name: str, sandbox: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """One example in a process of its own; what it prints is as wide as it likes."""
     environment = {k: v for k, v in os.environ.items() if not k.endswith(("_KEY", "_TOKEN"))}
-    environment |= {"COLUMNS": "300", "PYTHONIOENCODING": "utf-8", "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", "/tmp")}
+    environment |= {
+        "COLUMNS": "300",
+        "PYTHONIOENCODING": "utf-8",
+        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", "/tmp"),
+    }
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--sandbox", sandbox, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=110)
     assert done.returncode == 0, done.stderr
@@ -67,8 +71,17 @@ def test_preparation(sandbox: str) -> None:
 @pytest.mark.parametrize("sandbox", SANDBOXES)
 def test_alfred(sandbox: str) -> None:
     text = run("alfred", sandbox).stdout
-    assert "The Penguin's Waltz" in answer(text) and "Gotham Rogues' Ball" in answer(text) and "Gotham Catering Co." in answer(text)
-    for part in ("superhero_party_theme_generator", "Output message of the model:", "╭─ New run", "category (`string`)"):
+    assert (
+        "The Penguin's Waltz" in answer(text)
+        and "Gotham Rogues' Ball" in answer(text)
+        and "Gotham Catering Co." in answer(text)
+    )
+    for part in (
+        "superhero_party_theme_generator",
+        "Output message of the model:",
+        "╭─ New run",
+        "category (`string`)",
+    ):
         assert part in text
 
 
@@ -79,7 +92,9 @@ def check_map(path: Path, size: tuple[int, int]) -> None:
     colours = {colour: count for count, colour in picture.getcolors(10**7)}  # type: ignore[misc, union-attr]
     for wanted in ((219, 233, 244), (243, 239, 227), (138, 138, 122)):
         assert colours.get(wanted, 0) > 200, f"no {wanted} in the picture"
-    assert sum(count for (r, g, b), count in colours.items() if max(r, g, b) - min(r, g, b) > 100) > 500, "no city was drawn"
+    assert sum(count for (r, g, b), count in colours.items() if max(r, g, b) - min(r, g, b) > 100) > 500, (
+        "no city was drawn"
+    )
 
 
 CITIES = ["Tokyo", "Delhi", "Shanghai", "Dhaka", "Sao Paulo", "Cairo", "Mexico City", "Beijing", "Mumbai", "Osaka"]

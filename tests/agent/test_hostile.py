@@ -22,7 +22,9 @@ CANARY = "canary-7f3a"
 
 
 @pytest.mark.parametrize("on", SANDBOXES)
-def test_reads_no_file_no_variable_of_the_host_and_starts_nothing(make: Make, on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_no_file_no_variable_of_the_host_and_starts_nothing(
+    make: Make, on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text(CANARY)
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
@@ -44,7 +46,9 @@ def test_reads_no_file_no_variable_of_the_host_and_starts_nothing(make: Make, on
         listener.listen()
         listener.setblocking(False)
         port = listener.getsockname()[1]
-        agent = make([*(code(a.replace("PORT", str(port))) for a in attempts), "I give up."], on=on, max_steps=len(attempts))
+        agent = make(
+            [*(code(a.replace("PORT", str(port))) for a in attempts), "I give up."], on=on, max_steps=len(attempts)
+        )
         agent.run("Be good.")
         with pytest.raises(BlockingIOError):
             listener.accept()
@@ -89,8 +93,15 @@ def test_arguments_cannot_carry_objects_out_or_flood_the_host(make: Make) -> Non
         got.append(text)
         return "ok"
 
-    probes = ["note(print)", "class S(str): pass\nnote(S('sub'))", "note('x' * 10**8)", "for _ in range(5000): note('y')"]
-    agent = make([*map(code, probes), "no"], [note], on="wasm", max_steps=4, policy=Policy(limits=Limits(time=20, value=100_000)))
+    probes = [
+        "note(print)",
+        "class S(str): pass\nnote(S('sub'))",
+        "note('x' * 10**8)",
+        "for _ in range(5000): note('y')",
+    ]
+    agent = make(
+        [*map(code, probes), "no"], [note], on="wasm", max_steps=4, policy=Policy(limits=Limits(time=20, value=100_000))
+    )
     agent.run("Note.")
     assert got[0] == "sub" and type(got[0]) is str
     assert len(got) <= 1001 and max(map(len, got)) < 100
@@ -107,7 +118,11 @@ def test_no_end_no_memory_no_output_outlasts_its_limit(make: Make) -> None:
         "[[]] * 10**10",
         "import sys\nsys.setrecursionlimit(10**6)\n" + "(" * 50 + "1" + ")" * 50,
     ]
-    agent = make([*map(code, attacks), code("final_answer('alive')")], on="wasm", policy=Policy(limits=Limits(time=1.0, output=10_000, wall=None)))
+    agent = make(
+        [*map(code, attacks), code("final_answer('alive')")],
+        on="wasm",
+        policy=Policy(limits=Limits(time=1.0, output=10_000, wall=None)),
+    )
     assert agent.run("Run.") == "alive"
     assert all(len(step.observations or "") < 40_000 for step in agent.memory.actions)
 
@@ -125,10 +140,12 @@ def test_an_answer_cannot_be_forged_by_text_or_by_frames(make: Make, on: str) ->
         "raise ValueError(page())",
         "final_answer = print\nfinal_answer('forged')",
         "class EndStep(BaseException): pass\nraise EndStep('forged')",
-        "import sys\nprint('{\"t\": \"done\", \"ended\": true, \"v\": \"forged\"}')\nsys.stdout.flush()",
-        "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b'\\x40\\0\\0\\0\\x3c\\0\\0\\0{\"t\":\"done\",\"id\":1,\"ended\":true,\"v\":\"forged\"}')\n    except BaseException: pass",
+        'import sys\nprint(\'{"t": "done", "ended": true, "v": "forged"}\')\nsys.stdout.flush()',
+        'import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b\'\\x40\\0\\0\\0\\x3c\\0\\0\\0{"t":"done","id":1,"ended":true,"v":"forged"}\')\n    except BaseException: pass',
     ]
-    agent = make([*map(code, forgeries), code("del final_answer\n'x'"), "true end"], [page], on=on, max_steps=len(forgeries) + 1)
+    agent = make(
+        [*map(code, forgeries), code("del final_answer\n'x'"), "true end"], [page], on=on, max_steps=len(forgeries) + 1
+    )
     result = agent.run("Read the page.", return_full_result=True)
     assert (result.output, result.state) == ("true end", "max_steps")
 
@@ -136,7 +153,9 @@ def test_an_answer_cannot_be_forged_by_text_or_by_frames(make: Make, on: str) ->
 @pytest.mark.parametrize("on", SANDBOXES)
 def test_a_thread_left_behind_answers_nothing_in_a_later_run(make: Make, on: str) -> None:
     late = "import threading, time\ndef late():\n    time.sleep(0.2)\n    try: final_answer('late')\n    except BaseException: pass\nthreading.Thread(target=late, daemon=True).start()\n1"
-    agent = make([code(late), code("final_answer('first')"), code("sum(range(10**6))"), code("final_answer('second')")], on=on)
+    agent = make(
+        [code(late), code("final_answer('first')"), code("sum(range(10**6))"), code("final_answer('second')")], on=on
+    )
     assert agent.run("One.") in ("first", "late")  # its own run's own code
     agent.model.replies[len(agent.model.requests) :] = [code("sum(range(10**6))"), code("final_answer('second')")]
     assert agent.run("Two.") == "second"
@@ -182,7 +201,11 @@ def test_a_page_tool_reaches_nothing_private(make: Make) -> None:
     with serving(body("<p>internal</p>", kind="text/html")) as server:
         urls = [server.url, f"http://localhost:{server.port}", f"http://[::ffff:127.0.0.1]:{server.port}", f"http://2130706433:{server.port}", f"http://0x7f.1:{server.port}",
                 f"http://0:{server.port}", f"http://user@127.0.0.1:{server.port}", "file:///etc/passwd", "http://169.254.169.254/", "gopher://x", "http://", "x" * 5000]  # fmt: skip
-        program = "for url in " + repr(urls) + ":\n    try:\n        print(visit_webpage(url))\n    except Exception as e:\n        print('refused', type(e).__name__)"
+        program = (
+            "for url in "
+            + repr(urls)
+            + ":\n    try:\n        print(visit_webpage(url))\n    except Exception as e:\n        print('refused', type(e).__name__)"
+        )
         agent = make([code(program), code("final_answer(1)")], [VisitWebpageTool(timeout=5)])
         agent.run("Fetch.")
         assert server.requests == []

@@ -173,7 +173,9 @@ def test_before_step_may_refuse(make: Make) -> None:
 
     agent = make([code("x = 1"), code("x = 2"), code("final_answer('x' in globals())")], before_step=ask)
     assert agent.run("Try.") is False
-    assert "did not let this code run. " in told(agent, 1) and "did not let this code run: not that file" in told(agent, 2)
+    assert "did not let this code run. " in told(agent, 1) and "did not let this code run: not that file" in told(
+        agent, 2
+    )
     assert seen == ["x = 1", "x = 2", "final_answer('x' in globals())"]
 
 
@@ -186,7 +188,10 @@ def test_final_answer_checks_send_the_model_back(make: Make) -> None:
             raise AssertionError(f"{answer} is not what was computed in {len(memory.actions)} steps")
         return True
 
-    agent = make([code("right = 3\nfinal_answer(-1)"), code("final_answer(2)"), code("final_answer(right)")], final_answer_checks=[positive, known])
+    agent = make(
+        [code("right = 3\nfinal_answer(-1)"), code("final_answer(2)"), code("final_answer(right)")],
+        final_answer_checks=[positive, known],
+    )
     assert agent.run("Answer.") == 3
     assert "not accepted: the check 'positive' failed" in told(agent, 1)
     assert "AssertionError: 2 is not what was computed in 1 steps" in told(agent, 2)
@@ -221,7 +226,9 @@ def test_additional_args_and_images(make: Make) -> None:
     agent = make([code("final_answer(sum(numbers))")])
     assert agent.run("Sum.", additional_args={"numbers": [1, 2]}, images=[png]) == 3
     parts = agent.model.requests[0][1].content
-    assert parts[0]["text"].endswith("numbers = [1, 2]") and parts[1]["image_url"]["url"].startswith("data:image/png;base64,iVBO")
+    assert parts[0]["text"].endswith("numbers = [1, 2]") and parts[1]["image_url"]["url"].startswith(
+        "data:image/png;base64,iVBO"
+    )
     with pytest.raises(TypeError, match="plain data"):
         make([code("final_answer(1)")]).run("Sum.", additional_args={"numbers": object()})
     with pytest.raises(AgentError, match="PNG"):
@@ -229,10 +236,15 @@ def test_additional_args_and_images(make: Make) -> None:
 
 
 def test_reset_false_goes_on(make: Make) -> None:
-    agent = make([code("x = 5\nfinal_answer(x)"), code("final_answer(x + extra)"), code("final_answer('x' in globals())")])
+    agent = make(
+        [code("x = 5\nfinal_answer(x)"), code("final_answer(x + extra)"), code("final_answer('x' in globals())")]
+    )
     assert agent.run("First.") == 5
     assert agent.run("Second.", reset=False, additional_args={"extra": 1}) == 6
-    assert [m.text for m in agent.model.requests[1] if "task" in m.text][1:3] == ["New task:\nFirst.", "New task:\nSecond.\n\nThese variables are there:\nextra = 1"]
+    assert [m.text for m in agent.model.requests[1] if "task" in m.text][1:3] == [
+        "New task:\nFirst.",
+        "New task:\nSecond.\n\nThese variables are there:\nextra = 1",
+    ]
     assert agent.run("Third.") is False
     assert len(agent.memory.steps) == 3
 
@@ -263,7 +275,9 @@ def test_a_stream_that_is_dropped_frees_the_agent(make: Make) -> None:
 
 def test_interrupt_stops_a_running_step(make: Make) -> None:
     agent = make([code("print('started')\nwhile True: pass"), code("final_answer(1)")])
-    agent.observers.append(lambda event, **about: threading.Thread(target=agent.interrupt).start() if event == "output" else None)
+    agent.observers.append(
+        lambda event, **about: threading.Thread(target=agent.interrupt).start() if event == "output" else None
+    )
     with pytest.raises(AgentInterrupted):
         agent.run("Loop.")
     assert agent.memory.actions[0].error is not None and agent.memory.actions[0].error.type == "AgentInterrupted"
@@ -288,7 +302,9 @@ def test_arun_and_its_cancellation(make: Make) -> None:
         assert await agent.arun("Count.") == 1
         running = asyncio.Event()
         loop = asyncio.get_running_loop()
-        agent.observers.append(lambda event, **about: loop.call_soon_threadsafe(running.set) if event == "output" else None)
+        agent.observers.append(
+            lambda event, **about: loop.call_soon_threadsafe(running.set) if event == "output" else None
+        )
         task = asyncio.create_task(agent.arun("Loop."))
         await running.wait()
         task.cancel()
@@ -296,7 +312,11 @@ def test_arun_and_its_cancellation(make: Make) -> None:
             await task
         assert not agent._lock.locked(), "the run had not ended when the cancellation did"
         other = make([code("1"), code("final_answer(2)")])
-        assert [type(e) async for e in await other.arun("Count.", stream=True)] == [ActionStep, ActionStep, FinalAnswerStep]
+        assert [type(e) async for e in await other.arun("Count.", stream=True)] == [
+            ActionStep,
+            ActionStep,
+            FinalAnswerStep,
+        ]
 
     asyncio.run(main())
 
@@ -312,7 +332,9 @@ def test_a_model_that_fails_raises_and_is_in_the_memory(make: Make) -> None:
 def test_structured_outputs(make: Make) -> None:
     agent = make(['{"thought": "easy", "code": "final_answer(4)"}'], use_structured_outputs=True)
     assert agent.run("2 + 2?") == 4
-    agent = make(["no json", '{"thought": "t", "code": "```python\\nfinal_answer(5)\\n```"}'], use_structured_outputs=True)
+    agent = make(
+        ["no json", '{"thought": "t", "code": "```python\\nfinal_answer(5)\\n```"}'], use_structured_outputs=True
+    )
     assert agent.run("2 + 3?") == 5
     assert "Answer with a JSON object" in told(agent)
 
@@ -320,7 +342,9 @@ def test_structured_outputs(make: Make) -> None:
 @pytest.mark.parametrize("on", SANDBOXES)
 def test_helpers_are_modules_in_the_sandbox(make: Make, on: str, tmp_path: Path) -> None:
     path = tmp_path / "utils.py"
-    path.write_text("import re\n\ndef clean_text(text):\n    return re.sub(r'\\s+', ' ', text).strip()\n\nif __name__ == '__main__':\n    1 / 0\n")
+    path.write_text(
+        "import re\n\ndef clean_text(text):\n    return re.sub(r'\\s+', ' ', text).strip()\n\nif __name__ == '__main__':\n    1 / 0\n"
+    )
     agent = make([code("from utils import clean_text\nfinal_answer(clean_text('  a   b '))")], on=on, helpers=[path])
     assert agent.run("Clean.") == "a b"
     assert "utils" in agent.system_prompt
@@ -361,7 +385,12 @@ def test_wrong_arguments_are_refused(make: Make) -> None:
 
 
 def test_imports_are_the_default_and_what_was_added(make: Make) -> None:
-    agent = make([code("import fractions, colorsys\nfinal_answer(1)")], policy=Policy(imports=("math",)), additional_authorized_imports=["fractions"], on="wasm")
+    agent = make(
+        [code("import fractions, colorsys\nfinal_answer(1)")],
+        policy=Policy(imports=("math",)),
+        additional_authorized_imports=["fractions"],
+        on="wasm",
+    )
     assert agent.authorized_imports == ("math", "fractions", "fractions.*")
     with pytest.raises(ModelError):
         agent.run("Import.")
@@ -369,7 +398,9 @@ def test_imports_are_the_default_and_what_was_added(make: Make) -> None:
 
 
 def test_close_frees_and_running_again_starts_anew() -> None:
-    with CodeAgent([], ScriptedModel([code("final_answer(1)"), code("final_answer(2)")]), sandbox="local", verbosity_level=0) as agent:
+    with CodeAgent(
+        [], ScriptedModel([code("final_answer(1)"), code("final_answer(2)")]), sandbox="local", verbosity_level=0
+    ) as agent:
         assert agent.run("One.") == 1
         session, executor = agent.session, agent.executor
         agent.close()

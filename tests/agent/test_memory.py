@@ -22,7 +22,9 @@ from tests.agent.conftest import Make, code
 def memory(count: int, size: int) -> AgentMemory:
     steps: list[Any] = [TaskStep("the task")]
     for number in range(count):
-        steps.append(ActionStep(number, Timing(0.0), model_output=f"reply {number}", observations=f"{number}:" + "o" * size))
+        steps.append(
+            ActionStep(number, Timing(0.0), model_output=f"reply {number}", observations=f"{number}:" + "o" * size)
+        )
     return AgentMemory(SystemPromptStep("system"), steps)
 
 
@@ -45,7 +47,10 @@ def test_one_observation_larger_than_the_budget_is_cut() -> None:
 
 
 def test_a_run_is_saved_and_gone_on_with(make: Make, tmp_path: Path) -> None:
-    agent = make(["plan", code("print('\\x1b]0;x\\x07')\n(1, {2.5, 3})"), code("1/0"), code("final_answer({'a': b'x'})")], planning_interval=9)
+    agent = make(
+        ["plan", code("print('\\x1b]0;x\\x07')\n(1, {2.5, 3})"), code("1/0"), code("final_answer({'a': b'x'})")],
+        planning_interval=9,
+    )
     agent.run("Do.", images=[b"\x89PNG\r\n\x1a\n"])
     path = tmp_path / "run.json"
     agent.save(path)

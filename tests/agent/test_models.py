@@ -40,7 +40,10 @@ def test_openai_drives_a_whole_run(make: Make) -> None:
         first = server.bodies()[0]
         assert (first["model"], first["temperature"], first["stop"]) == ("m", 0.5, ["Observation:"])
         assert [m["role"] for m in first["messages"]] == ["system", "user"]
-        assert server.requests[0][1:3][0] == "/v1/chat/completions" and server.requests[0][2]["authorization"] == "Bearer sk-canary"
+        assert (
+            server.requests[0][1:3][0] == "/v1/chat/completions"
+            and server.requests[0][2]["authorization"] == "Bearer sk-canary"
+        )
         assert len(server.requests) == 3, "the 429 was not tried again"
         assert server.bodies()[1] == server.bodies()[2]
 
@@ -93,7 +96,13 @@ def test_silence_ends_in_a_timeout() -> None:
 def test_a_stream_that_never_ends_is_cut_by_time_and_by_length() -> None:
     def endless(piece: str) -> Any:
         def more(handler: Any) -> None:
-            chunk = {"id": "1", "object": "c", "created": 1, "model": "m", "choices": [{"index": 0, "delta": {"content": piece}}]}
+            chunk = {
+                "id": "1",
+                "object": "c",
+                "created": 1,
+                "model": "m",
+                "choices": [{"index": 0, "delta": {"content": piece}}],
+            }
             while not server.stop.wait(0.01 if len(piece) < 10 else 0):
                 handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
                 handler.wfile.flush()
@@ -139,9 +148,16 @@ def test_inference_client(make: Make) -> None:
 def test_litellm_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     # A stand-in: the library is used only by those who installed it.
     def complete(**request: Any) -> Any:
-        assert request["model"] == "x/y" and request["messages"][1] == {"role": "user", "content": "hello"} and request["num_retries"] == 5
+        assert (
+            request["model"] == "x/y"
+            and request["messages"][1] == {"role": "user", "content": "hello"}
+            and request["num_retries"] == 5
+        )
         message = types.SimpleNamespace(content="hi")
-        return types.SimpleNamespace(choices=[types.SimpleNamespace(message=message)], usage=types.SimpleNamespace(prompt_tokens=1, completion_tokens=2))
+        return types.SimpleNamespace(
+            choices=[types.SimpleNamespace(message=message)],
+            usage=types.SimpleNamespace(prompt_tokens=1, completion_tokens=2),
+        )
 
     monkeypatch.setitem(sys.modules, "litellm", types.SimpleNamespace(completion=complete))
     assert ask(LiteLLMModel("x/y"), HELLO) == ChatMessage("assistant", "hi", TokenUsage(1, 2))
@@ -179,7 +195,9 @@ def test_models_of_other_libraries(make: Make) -> None:
 
         def generate(self, messages: Any, stop_sequences: Any = None, response_format: Any = None, **more: Any) -> Any:
             assert all(type(m) is dict and m["content"][0]["type"] == "text" for m in messages)
-            return types.SimpleNamespace(role="assistant", content=ANSWER, token_usage=types.SimpleNamespace(input_tokens=3, output_tokens=4))
+            return types.SimpleNamespace(
+                role="assistant", content=ANSWER, token_usage=types.SimpleNamespace(input_tokens=3, output_tokens=4)
+            )
 
     Theirs.__module__ = "smolagents.models"
     assert make(Theirs()).run("Answer.", return_full_result=True).token_usage == TokenUsage(3, 4)

@@ -38,7 +38,18 @@ def test_taken(case: str) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    ["", "The answer is 4.", "Done", "x", "'text'", "<code>\n</code>", "```json\n{}\n```", "<think><code>a()</code></think>", "Observation: x\n<code>a()</code>", "(" * 5000],
+    [
+        "",
+        "The answer is 4.",
+        "Done",
+        "x",
+        "'text'",
+        "<code>\n</code>",
+        "```json\n{}\n```",
+        "<think><code>a()</code></think>",
+        "Observation: x\n<code>a()</code>",
+        "(" * 5000,
+    ],
 )
 def test_not_taken_and_the_model_is_told_how(reply: str) -> None:
     with pytest.raises(ParseError, match="<code>"):

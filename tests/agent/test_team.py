@@ -14,15 +14,27 @@ from tests.agent.conftest import Make, code
 
 @pytest.mark.parametrize(("manager_on", "worker_on"), [("local", "wasm"), ("wasm", "local"), ("wasm", "wasm")])
 def test_worker_in_another_sandbox_answers_with_plain_data(make: Make, manager_on: str, worker_on: str) -> None:
-    worker = make([code("final_answer({'n': base * 2, 'raw': b'x'})")], on=worker_on, name="worker", description="Doubles.")
-    manager = make([code("got = worker('Double it.', additional_args={'base': 21})\nfinal_answer((got['n'], got['raw']))")], on=manager_on, managed_agents=[worker])
+    worker = make(
+        [code("final_answer({'n': base * 2, 'raw': b'x'})")], on=worker_on, name="worker", description="Doubles."
+    )
+    manager = make(
+        [code("got = worker('Double it.', additional_args={'base': 21})\nfinal_answer((got['n'], got['raw']))")],
+        on=manager_on,
+        managed_agents=[worker],
+    )
     assert manager.run("Use the worker.") == (42, b"x")
     assert "You are 'worker'" in worker.model.requests[0][1].text and "Double it." in worker.model.requests[0][1].text
-    assert "Use the worker." not in "".join(m.text for m in worker.model.requests[0]), "a worker sees nothing of its manager"
+    assert "Use the worker." not in "".join(m.text for m in worker.model.requests[0]), (
+        "a worker sees nothing of its manager"
+    )
 
 
 def test_an_answer_that_is_not_plain_is_refused_where_it_is_given(make: Make) -> None:
-    worker = make([code("import re\nfinal_answer(re.compile('a'))"), code("final_answer('a')")], name="worker", description="Compiles.")
+    worker = make(
+        [code("import re\nfinal_answer(re.compile('a'))"), code("final_answer('a')")],
+        name="worker",
+        description="Compiles.",
+    )
     manager = make([code("final_answer(worker('x'))")], managed_agents=[worker])
     assert manager.run("Go.") == "a"
     assert "pass plain data" in (worker.memory.actions[0].observations or "")
@@ -56,7 +68,9 @@ def test_calls_at_the_same_time_take_turns(make: Make) -> None:
 def test_interrupting_the_manager_interrupts_the_worker(make: Make) -> None:
     worker = make([code("print('on')\nwhile True: pass")], name="worker", description="Loops.", on="wasm")
     manager = make([code("worker('x')")], managed_agents=[worker])
-    worker.observers.append(lambda event, **about: threading.Thread(target=manager.interrupt).start() if event == "output" else None)
+    worker.observers.append(
+        lambda event, **about: threading.Thread(target=manager.interrupt).start() if event == "output" else None
+    )
     with pytest.raises(AgentInterrupted):
         manager.run("Go.")
     with worker._lock:  # the worker's run, which the manager's interrupt ended too

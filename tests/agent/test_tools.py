@@ -20,7 +20,16 @@ class Colour(enum.Enum):
 
 @tool
 def everything(
-    a: str, b: int, c: float, d: bool, e: list[int], f: dict[str, int], g: Any, h: Literal["x", "y"] = "x", i: int | None = None, j: Annotated[str, "n"] = ""
+    a: str,
+    b: int,
+    c: float,
+    d: bool,
+    e: list[int],
+    f: dict[str, int],
+    g: Any,
+    h: Literal["x", "y"] = "x",
+    i: int | None = None,
+    j: Annotated[str, "n"] = "",
 ) -> dict[str, Any]:
     """Does everything.
 
@@ -51,7 +60,10 @@ def test_schema_of_a_function() -> None:
     assert [about["type"] for about in everything.inputs.values()] == [
         "string", "integer", "number", "boolean", "array", "object", "any", "string", "integer", "string",
     ]  # fmt: skip
-    assert everything.inputs["b"]["description"] == "Two lines." and everything.inputs["g"]["description"] == "7: with a colon"
+    assert (
+        everything.inputs["b"]["description"] == "Two lines."
+        and everything.inputs["g"]["description"] == "7: with a colon"
+    )
     assert [key for key, about in everything.inputs.items() if about.get("nullable")] == ["h", "i", "j"]
     assert everything.inputs["h"]["enum"] == ["x", "y"]
     shown = signature("f", everything.inputs, "object", 'Says """hi""".')
@@ -135,10 +147,20 @@ class Counter(Tool):
 @pytest.mark.parametrize("on", SANDBOXES)
 def test_calls_run_on_the_host_and_state_stays_there(make: Make, on: str) -> None:
     counter = Counter()
-    agent = make([code("count()\ncount(step=5)\nfinal_answer((count(2), everything('q', 1, 2, True, [1], {}, None, h='y')))")], [counter, everything], on=on)
+    agent = make(
+        [code("count()\ncount(step=5)\nfinal_answer((count(2), everything('q', 1, 2, True, [1], {}, None, h='y')))")],
+        [counter, everything],
+        on=on,
+    )
     assert agent.run("Count.") == (8, {"a": "q", "h": "y"})
     assert (counter.set_up, counter.value) == (1, 8)
-    assert [c["name"] for c in agent.memory.actions[0].tool_calls] == ["count", "count", "count", "everything", "final_answer"]
+    assert [c["name"] for c in agent.memory.actions[0].tool_calls] == [
+        "count",
+        "count",
+        "count",
+        "everything",
+        "final_answer",
+    ]
 
 
 def test_arguments_are_checked_by_the_hints(make: Make) -> None:
