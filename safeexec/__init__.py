@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from safeexec.executor import Executor, run
     from safeexec.names import UnsafeName
     from safeexec.policy import DEFAULT_IMPORTS, Limits, Policy
-    from safeexec.result import Display, FileInfo, GuestError, Result, ToolCall, Usage
+    from safeexec.result import Display, FileInfo, GuestError, NetworkRequest, Result, ToolCall, Usage
     from safeexec.session import Session
     from safeexec.snapshot import Snapshot
     from safeexec.step import Output
@@ -53,6 +53,7 @@ __all__ = [
     "Image",
     "LimitExceeded",
     "Limits",
+    "NetworkRequest",
     "NotSupported",
     "Opaque",
     "Output",
@@ -91,6 +92,7 @@ _HOME = {
     "Image": "wire",
     "LimitExceeded": "errors",
     "Limits": "policy",
+    "NetworkRequest": "result",
     "NotSupported": "errors",
     "Opaque": "wire",
     "Output": "step",

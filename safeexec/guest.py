@@ -315,7 +315,8 @@ class Guest:
         self._scanned = 0
         self._displays = 0
         self._display_left = 0
-        self._hidden = (__file__, wire.__file__)
+        self._hidden = (__file__, wire.__file__, "<safeexec_inside")
+        self._network: Any = None
 
     # -- the host's side -------------------------------------------------------------------------------------------------
 
@@ -336,7 +337,7 @@ class Guest:
         """Answer one request frame with any number of frames, the last of them ``done``."""
         kind = header.get("t")
         answer: Dict[str, Any] = {"t": "done", "id": header.get("id")}
-        if kind in ("result", "failure"):  # an answer to a call whose step is over
+        if kind in ("result", "failure", "net"):  # an answer to a call whose step is over
             return
         try:
             if kind == "run":
@@ -391,10 +392,22 @@ class Guest:
         self._own = {"display": self.display, "ToolError": ToolError}
         namespace.update(self._own)
         self._add_tools(header.get("tools", ()))
+        if "network" in header:
+            self._network = self._start_network(header["network"], blobs)
         if self._root:
             self._files = self._scan()
         answer["python"] = "{}.{}.{}".format(*sys.version_info[:3])
         answer["protocol"] = PROTOCOL
+
+    def _start_network(self, setup: Dict[str, Any], sources: Sequence[wire.Blob]) -> Any:
+        """Make what the host permits reachable. The modules that do it come from the host, for sessions that have a network only."""
+        chosen = (("inside", 0), ("inside_wasm", 2) if sys.platform == "emscripten" else ("inside_threads", 1))
+        for name, index in chosen:
+            module = types.ModuleType("safeexec_" + name)
+            module.__file__ = "<safeexec_{}>".format(name)
+            sys.modules[module.__name__] = module
+            exec(compile(bytes(sources[index]), module.__file__, "exec", dont_inherit=True), module.__dict__)
+        return module.__dict__["start"](self, setup)
 
     def _add_tools(self, specs: Sequence[Any]) -> None:
         for spec in specs:
@@ -521,6 +534,8 @@ class Guest:
         except BaseException as caught:
             error = caught
         self._interrupted = False
+        if self._network is not None:
+            self._network.reset()
         try:
             if error is not None:
                 blobs = ()
@@ -807,6 +822,9 @@ class Guest:
     def _receive(self) -> None:
         """Take one answer of the host and hand it to the call that waits for it."""
         header, blobs = self._channel.recv()
+        if header["t"] == "net":
+            self._network.feed(header, blobs)
+            return
         number = header.get("id", 0)
         if number not in self._pending:
             return

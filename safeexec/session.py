@@ -30,6 +30,7 @@ from safeexec.step import OnOutput, Step, number_field, text_field
 from safeexec.tools import HostTool, Tools, collect
 
 if TYPE_CHECKING:
+    from safeexec.egress.network import Network
     from safeexec.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -70,6 +71,11 @@ class Session:
         self.policy = policy
         self._tools = dict(tools)
         self._loop = loop
+        self._network: Network | None = None
+        if policy.network:
+            from safeexec.egress.network import Network  # only who permits a network waits for it
+
+            self._network = Network(policy)
         self._lock = threading.Lock()
         self._holder = 0
         self._step: Step | None = None
@@ -123,9 +129,13 @@ class Session:
             "env": dict(self.policy.env),
             "tools": [tool.spec() for tool in self._tools.values()],
         }
+        blobs: tuple[wire.Blob, ...] = ()
+        if self._network is not None:
+            # A sandbox has no network, and the guest program nothing that could use one: it gets that now.
+            header["network"], blobs = self._network.guest_setup()
         # Starting is the sandbox's work, not a step: a short time limit, or a busy machine, must not make sessions impossible.
         patience = None if limits.time is None else max(limits.time, _START_TIME)
-        self._request(header, limits=replace(limits, time=patience))
+        self._request(header, blobs, limits=replace(limits, time=patience))
         for name in self.policy.files:
             self.files.put(name, self.policy.file_bytes(name), quiet=True)
         if self.policy.files:
@@ -153,7 +163,7 @@ class Session:
             raise LimitExceeded(f"the code has {size} bytes; {_MAX_CODE} can be run in one step")
         self._acquire()
         try:
-            step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop)
+            step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop, self._network)
             header: wire.Header = {"t": "run", "code": code}
             before = self._abandoned
             if before:
@@ -248,6 +258,7 @@ class Session:
             files=files,
             usage=Usage(monotonic() - step.clock.started, cpu, self._peak, len(calls)),
             tool_calls=calls,
+            network=step.net.log if step.net is not None else (),
             truncated=step.truncated or out.truncated or err.truncated,
             ended=ended,
         )
@@ -258,7 +269,7 @@ class Session:
         """A request that runs no step. Raises the host's exceptions for the guest's refusals."""
         self._acquire()
         try:
-            step = Step(self._guest, limits or self.policy.limits)
+            step = Step(self._guest, limits or self.policy.limits, network=self._network)
             self._perform(step, header, blobs)
             if step.died is not None or step.broken is not None:
                 reason = str(step.died) if step.died is not None else str(step.broken)

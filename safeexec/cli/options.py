@@ -32,6 +32,7 @@ class Options(NamedTuple):
     tool: tuple[str, ...]
     allow_weak: bool
     save_files: str | None
+    allow_net: tuple[str, ...] = ()
 
     def policy(self) -> Policy:
         """The policy. Raises Failure for a file that cannot be placed, PolicyError."""
@@ -43,6 +44,7 @@ class Options(NamedTuple):
             limits=Limits(**limits),
             imports=(*DEFAULT_IMPORTS, *self.allow_import) if self.allow_import else None,
             packages=self.package,
+            network=self.allow_net,
             files=_files(self.file),
             require=() if self.allow_weak else None,
         )
@@ -90,6 +92,12 @@ _OPTIONS = (
         "allow-import", multiple=True, metavar="M", help="One more module that may be imported; M.* for all below it."
     ),
     _option("package", multiple=True, metavar="P", help="A package to be present in the sandbox."),
+    _option(
+        "allow-net",
+        multiple=True,
+        metavar="HOST",
+        help="A host the program may reach by HTTP, through this machine: api.example.com, *.example.com:443, 127.0.0.1:8080; * for every public one.",
+    ),
     _option(
         "file",
         multiple=True,

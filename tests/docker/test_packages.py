@@ -49,4 +49,4 @@ def test_chart_is_saved_as_png() -> None:
 
 def test_package_that_does_not_exist_says_so() -> None:
     with pytest.raises(BackendUnavailable, match="safeexec-no-such-package"):
-        Executor("docker", policy=Policy(packages=("safeexec-no-such-package==0.0.1",)))
+        Executor("docker", policy=Policy(packages=("safeexec-no-such-package==0.0.1",)), build_env={"PIP_RETRIES": "0"})
