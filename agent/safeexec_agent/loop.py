@@ -259,8 +259,7 @@ class Loop:
             if step.is_final_answer:
                 run.output = step.action_output
                 return
-            used = self.memory.token_usage().total_tokens
-            if self.token_budget is not None and used >= self.token_budget:
+            if self.token_budget is not None and self.memory.token_usage().total_tokens >= self.token_budget:
                 run.state = "token_budget"  # and no further request: an answer from memory would cost as much again
                 return
             if run.failures >= STUCK:
@@ -289,7 +288,7 @@ class Loop:
             telemetry.inside(span),
             telemetry.span("LLM", model_id, gen__ai_request_model=model_id, llm_model__name=model_id) as call,
         ):
-            call.content(input_value="\n\n".join(f"{m.role}: {m.text}" for m in messages))
+            call.content(input_value=lambda: "\n\n".join(f"{m.role}: {m.text}" for m in messages))
             reply = ask(
                 self.model, messages, ("Observation:",), _FORMAT if formatted else None, on_delta if streams else None
             )

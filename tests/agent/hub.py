@@ -23,7 +23,7 @@ class Hub(Server):
         super().__init__([self.answer])
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        method, path, _, body = self.requests[-1]
+        _, path, _, body = self.requests[-1]
         path = unquote(urlsplit(path).path)
         if path == "/api/repos/create":
             self.created.append(json.loads(body))

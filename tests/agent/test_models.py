@@ -88,7 +88,7 @@ def test_malformed_answers_are_asked_for_again() -> None:
 
 
 def test_silence_ends_in_a_timeout() -> None:
-    with serving(lambda handler: None if server.stop.wait(20) else None) as server:
+    with serving(lambda handler: (server.stop.wait(20), None)[1]) as server:
         with pytest.raises(ModelError, match="Timeout"):
             ask(model(server, timeout=0.2, max_retries=0), HELLO)
 
