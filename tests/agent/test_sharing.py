@@ -321,6 +321,40 @@ def test_to_the_hub_and_back(make: Make, hub: Hub, tmp_path: Path) -> None:
     assert not any("evil.bin" in path and "/resolve/" in path for _, path, _, _ in hub.requests)
 
 
+THEIRS = """
+import json
+from smolagents import CodeAgent, InferenceClientModel, Tool, tool
+
+names = json.load(open("ours/agent.json"))["tools"]
+by = {name: Tool.from_code(open(f"ours/tools/{name}.py").read()) for name in names if name != "final_answer"}
+print(by["suggest_menu"](occasion="formal"), "|", by["theme_generator"](category="Classic"))
+
+@tool
+def suggest_menu(occasion: str, guests: int = 4) -> str:
+    '''Suggests a menu.
+
+    Args:
+        occasion: The occasion.
+        guests: How many.
+    '''
+    return f"{occasion} dinner for {guests}"
+
+class ThemeTool(Tool):
+    name = "theme_generator"
+    description = "Suggests a theme."
+    inputs = {"category": {"type": "string", "description": "The type."}}
+    output_type = "string"
+
+    def forward(self, category: str) -> str:
+        return {"classic": "Gala"}.get(category.lower(), "none")
+
+agent = CodeAgent(
+    tools=[suggest_menu, ThemeTool()], model=InferenceClientModel(), name="alfred", description="x", additional_authorized_imports=["pandas"]
+)
+agent.save("theirs")
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_smolagents_itself_loads_what_we_save_and_we_load_what_it_saves(make: Make, tmp_path: Path) -> None:
@@ -338,20 +372,9 @@ def test_smolagents_itself_loads_what_we_save_and_we_load_what_it_saves(make: Ma
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", "smolagents"], check=True, timeout=400)
-    program = """
-import json, sys
-from smolagents import CodeAgent, Tool, InferenceClientModel, PromptTemplates
-from smolagents.tools import Tool
-import smolagents.agents as a
-agent_dict = json.load(open("ours/agent.json"))
-tools = [Tool.from_code(open(f"ours/tools/{n}.py").read()) for n in agent_dict["tools"]]
-by = {t.name: t for t in tools}
-print(by["suggest_menu"](occasion="formal"), "|", by["theme_generator"](category="Classic"))
-agent = CodeAgent(tools=[by["suggest_menu"], by["theme_generator"]], model=InferenceClientModel(), name="alfred", description="x", additional_authorized_imports=["pandas"])
-agent.save("theirs")
-"""
-    done = subprocess.run([python, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.stdout.startswith("formal dinner for 4 | Gala"), done.stdout + done.stderr
+    (tmp_path / "program.py").write_text(THEIRS)
+    done = subprocess.run([python, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith("formal dinner for 4 | Gala"), done.stdout + done.stderr
     with CodeAgent.from_folder(
         tmp_path / "theirs", model=ScriptedModel(ANSWER), sandbox="wasm", verbosity_level=0
     ) as loaded:
