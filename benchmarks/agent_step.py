@@ -48,7 +48,15 @@ def main() -> None:
                 events.close()
     own = [after - before for before, after in zip(bare, whole, strict=True)]
     figures = {"session": bare, "agent": whole, "own": own}
-    print(json.dumps({"sandbox": options.sandbox, "steps": options.steps, **{k: round(statistics.median(v) * 1000, 3) for k, v in figures.items()}}))
+    print(
+        json.dumps(
+            {
+                "sandbox": options.sandbox,
+                "steps": options.steps,
+                **{k: round(statistics.median(v) * 1000, 3) for k, v in figures.items()},
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tests.agent.conftest import SANDBOXES, Make, code
 from tests.agent.hub import Hub
 
 OUTSIDE = 5
+ROOT = Path(__file__).parents[2]
 
 
 @tool
@@ -349,9 +350,22 @@ class ThemeTool(Tool):
         return {"classic": "Gala"}.get(category.lower(), "none")
 
 agent = CodeAgent(
-    tools=[suggest_menu, ThemeTool()], model=InferenceClientModel(), name="alfred", description="x", additional_authorized_imports=["pandas"]
+    tools=[suggest_menu, ThemeTool()], model=InferenceClientModel(), name="alfred", description="x", additional_authorized_imports=["requests"]
 )
 agent.save("theirs")
+
+# Their tools and their models, as they are, in our agent.
+from smolagents.models import ChatMessage, Model
+import safeexec_agent
+
+class Scripted(Model):
+    def generate(self, messages, stop_sequences=None, response_format=None, tools_to_call_from=None, **kwargs):
+        prepared = self._prepare_completion_kwargs(messages, stop_sequences, response_format, tools_to_call_from)
+        assert [m["role"] for m in prepared["messages"]] == ["system", "user"], prepared
+        return ChatMessage(role="assistant", content="<code>final_answer(suggest_menu('x') + theme_generator(category='classic'))</code>")
+
+with safeexec_agent.CodeAgent([suggest_menu, ThemeTool()], Scripted(model_id="s"), sandbox="local", verbosity_level=0) as mine:
+    print(mine.run("Go."))
 """
 
 
@@ -371,10 +385,11 @@ def test_smolagents_itself_loads_what_we_save_and_we_load_what_it_saves(make: Ma
     (tmp_path / "ours" / "prompts.yaml").unlink()
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "smolagents"], check=True, timeout=400)
+    subprocess.run([python, "-m", "pip", "install", "-q", "smolagents", ROOT], check=True, timeout=400)
     (tmp_path / "program.py").write_text(THEIRS)
     done = subprocess.run([python, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.startswith("formal dinner for 4 | Gala"), done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == ["formal dinner for 4 | Gala", "x dinner for 4Gala"]
     with CodeAgent.from_folder(
         tmp_path / "theirs", model=ScriptedModel(ANSWER), sandbox="wasm", verbosity_level=0
     ) as loaded:
