@@ -131,7 +131,7 @@ def test_approve_asks_and_tells_the_model(folder: Path) -> None:
         (["x", "--model", "script:t.md", "--tool", "json:dumps"], 2, "tool 'dumps'"),
         (["x", "--model", "script:t.md", "--sandbox", "paper"], 4, "paper"),
         (["x", "--model", "script:t.md", "--helper", "none.py"], 1, "none.py"),
-        ([" ", "--model", "script:t.md"], 2, "task"),
+        ([" ", "--model", "script:t.md"], 2, "TASK is empty"),
     ],
 )
 def test_wrong_use_is_one_line_and_a_code(folder: Path, arguments: list[str], code: int, message: str) -> None:
