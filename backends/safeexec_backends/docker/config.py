@@ -58,15 +58,17 @@ def shape(image: str, runtime: str, limits: Limits, cpus: float, hosts: str = ""
     return Shape(image, runtime, limits.memory, limits.disk, limits.processes, cpus, hosts)
 
 
-def tmpfs(disk: int) -> dict[str, str]:
+def tmpfs(disk: int, podman: bool = False) -> dict[str, str]:
     """The file systems that can be written to. Each has an inode cap: empty files cost kernel memory that `size` does not count."""
     small = max(disk // 4, _MIB // 4)
-    base = "rw,nosuid,nodev,noexec,uid=65534,gid=65534,mode=0700"
+    # podman 4 takes neither an owner of a tmpfs (nobody else is in the container whom the mode would keep out) nor a bound on inodes, which
+    # `isolation` then reports as missing.
+    base = "rw,nosuid,nodev,noexec," + ("mode=1777" if podman else "uid=65534,gid=65534,mode=0700")
 
     def options(size: int) -> str:
         inodes = max(256, size * _INODES_PER_MIB // _MIB)
         # Whole pages: the kernel rounds a size up.
-        return f"{base},size={max(4096, size)},nr_inodes={inodes}"
+        return f"{base},size={max(4096, size)}" + ("" if podman else f",nr_inodes={inodes}")
 
     return {WORKDIR: options(disk), "/tmp": options(small), "/dev/shm": options(small)}
 
@@ -80,9 +82,11 @@ def memory(want: Shape) -> int:
 
 def host_config(want: Shape, podman: bool, profile: str, volumes: tuple[str, ...], socket: str = "") -> dict[str, Any]:
     """The arguments of the SDK's ``create_host_config``. `socket` is the file that the container connects to, if any."""
-    mounts = tmpfs(want.disk)
+    mounts = tmpfs(want.disk, podman)
+    if podman:  # under a read-only root it makes these two writable, and without a limit
+        volumes = (*volumes, "/run", "/var/tmp")
     for path in volumes:  # a volume the image declares would be writable and without a limit
-        mounts.setdefault(path, "ro,nosuid,nodev,noexec,size=4096,nr_inodes=2")
+        mounts.setdefault(path, "ro,nosuid,nodev,noexec,size=4096" + ("" if podman else ",nr_inodes=2"))
     options: dict[str, Any] = {
         "network_mode": "none",
         "read_only": True,

@@ -110,7 +110,8 @@ def _disk(seen: Mapping[str, Any], want: Shape) -> Wall:
             return Wall(False, f"{path} is not a file system of its own")
         if mount[3] and mount[3] > max(want.disk, 4 * 4096) + 4096:
             return Wall(False, f"{path} holds {mount[3]} bytes, not {want.disk}")
-        if not mount[3] or (mount[4] == 0 and not want.gvisor):
+        unbounded = not 0 < mount[4] <= max(1024, 2 * want.disk // 1024)
+        if not mount[3] or (unbounded and not want.gvisor):
             return Wall(False, f"{path} has no limit on its {'inodes' if mount[3] else 'size'}")
     return _STANDS
 
