@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from safeexec import Executor, Policy, Result, Session
+from safeexec import Executor, GuestError, Policy, Result, Session, SessionClosed
 from safeexec_agent import prompts, telemetry
 from safeexec_agent.bridge import Slot
 from safeexec_agent.errors import AgentBusy, AgentInterrupted, ModelError
@@ -198,6 +198,10 @@ class Loop:
         if not self._lock.acquire(blocking=wait):
             raise AgentBusy("the agent is running a task; it runs one at a time")
         self._interrupted.clear()
+        hidden = sorted({*self.tools, *self.managed_agents} & set(args))
+        if hidden:  # a manager could take a worker's way to answer from it
+            self._lock.release()
+            raise ValueError(f"additional_args must not have the names of tools: {', '.join(hidden)}")
         span = telemetry.start(
             "AGENT", self.name or "", gen__ai_agent_name=self.name or "CodeAgent", safeexec_sandbox=str(self.sandbox)
         )
@@ -328,7 +332,12 @@ class Loop:
             execution.content(input_value=step.code_action)
             session = self.session
             self._check()
-            result = session.run(step.code_action, on_output=lambda piece: self._emit("output", agent=self, text=piece))
+            try:
+                result = session.run(
+                    step.code_action, on_output=lambda piece: self._emit("output", agent=self, text=piece)
+                )
+            except SessionClosed as closed:  # its process died while the model was thinking
+                result = Result(error=GuestError("crash", "SessionClosed", str(closed)))
             if result.error is not None and not slot.answers:
                 execution.fail(result.error.type, result.error.message)
             execution.content(output_value=result.stdout)

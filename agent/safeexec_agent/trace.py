@@ -78,7 +78,7 @@ class LiveTrace:
         if self.console.is_terminal:
             self.print(code(source))
         else:
-            self.line(plain(source))
+            self.line(plain(source, length=len(source)))
         self.print(Rule(style="dim"))
 
     def _output(self, agent: Any, text: str) -> None:
@@ -122,10 +122,8 @@ def cost(used: Any, duration: float) -> str:
 
 
 def code(source: str) -> Syntax:
-    """Highlighted Python."""
-    return Syntax(
-        neutralise(cut(source, 20_000)), "python", theme="ansi_dark", word_wrap=True, background_color="default"
-    )
+    """Highlighted Python; whole, since somebody may be asked whether it may run."""
+    return Syntax(neutralise(source), "python", theme="ansi_dark", word_wrap=True, background_color="default")
 
 
 def visualize(agent: Any, console: Console | None = None) -> None:

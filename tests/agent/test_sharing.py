@@ -389,7 +389,8 @@ def test_smolagents_itself_loads_what_we_save_and_we_load_what_it_saves(make: Ma
     (tmp_path / "program.py").write_text(THEIRS)
     done = subprocess.run([python, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines() == ["formal dinner for 4 | Gala", "x dinner for 4Gala"]
+    lines = done.stdout.splitlines()  # smolagents has a word to say in between
+    assert (lines[0], lines[-1]) == ("formal dinner for 4 | Gala", "x dinner for 4Gala")
     with CodeAgent.from_folder(
         tmp_path / "theirs", model=ScriptedModel(ANSWER), sandbox="wasm", verbosity_level=0
     ) as loaded:
@@ -399,3 +400,17 @@ def test_smolagents_itself_loads_what_we_save_and_we_load_what_it_saves(make: Ma
             and "{%" not in loaded.system_prompt
             and "{{" not in loaded.system_prompt
         )
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.yaml").write_text("system_prompt: canary")
+    folder = write(tmp_path / "agent")
+    (folder / "prompts.yaml").symlink_to(tmp_path / "secret.yaml")
+    with pytest.raises(AgentError, match=r"prompts.yaml is a link that leads out"):
+        CodeAgent.from_folder(folder, model=ScriptedModel([]), verbosity_level=0)
+    (tmp_path / "more").mkdir()
+    (folder / "agent.json").rename(tmp_path / "more" / "agent.json")
+    (folder / "prompts.yaml").unlink()
+    (folder / "agent.json").symlink_to(tmp_path / "more" / "agent.json")
+    with pytest.raises(AgentError, match=r"leads out"):
+        CodeAgent.from_folder(folder, model=ScriptedModel([]), verbosity_level=0)
