@@ -280,7 +280,9 @@ class CodeAgent(Loop):
         """An agent from a Space, as :meth:`from_folder`."""
         from safeexec_agent import sharing
 
-        made: CodeAgent = sharing.load(cls, sharing.download(repo_id, token, revision), trust_remote_code, changes)
+        folder = sharing.download(repo_id, token, revision)
+        # The cache's files are links from <repository>/snapshots/<revision> to <repository>/blobs.
+        made: CodeAgent = sharing.load(cls, folder, trust_remote_code, changes, folder.parents[1])
         return made
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from safeexec import Executor, Policy, Result, Session
+from safeexec import Executor, GuestError, Policy, Result, Session, SessionClosed
 from safeexec_agent import prompts, telemetry, travel
 from safeexec_agent.bridge import Slot
 from safeexec_agent.errors import AgentBusy, AgentInterrupted, ModelError
@@ -27,7 +27,7 @@ from safeexec_agent.memory import (
     cut,
 )
 from safeexec_agent.models import ChatMessage, Delta, TokenUsage, ask, usage_dict
-from safeexec_agent.observe import check_answer, hint, observation
+from safeexec_agent.observe import check_answer, hint, message_of, observation
 from safeexec_agent.parsing import ParseError, parse_code, parse_structured
 from safeexec_agent.values import to_plain
 
@@ -210,6 +210,10 @@ class Loop:
         if not self._lock.acquire(blocking=wait):
             raise AgentBusy("the agent is running a task; it runs one at a time")
         self._interrupted.clear()
+        hidden = sorted({*self.tools, *self.managed_agents} & set(args))
+        if hidden:  # a manager could take a worker's way to answer from it
+            self._lock.release()
+            raise ValueError(f"additional_args must not have the names of tools: {', '.join(hidden)}")
         span = telemetry.start(
             "AGENT", self.name or "", gen__ai_agent_name=self.name or "CodeAgent", safeexec_sandbox=str(self.sandbox)
         )
@@ -288,8 +292,7 @@ class Loop:
             if step.is_final_answer:
                 run.output = step.action_output
                 return
-            used = self.memory.token_usage().total_tokens
-            if self.token_budget is not None and used >= self.token_budget:
+            if self.token_budget is not None and self.memory.token_usage().total_tokens >= self.token_budget:
                 run.state = "token_budget"  # and no further request: an answer from memory would cost as much again
                 return
             if run.failures >= STUCK:
@@ -318,7 +321,7 @@ class Loop:
             telemetry.inside(span),
             telemetry.span("LLM", model_id, gen__ai_request_model=model_id, llm_model__name=model_id) as call,
         ):
-            call.content(input_value="\n\n".join(f"{m.role}: {m.text}" for m in messages))
+            call.content(input_value=lambda: "\n\n".join(f"{m.role}: {m.text}" for m in messages))
             reply = ask(
                 self.model, messages, ("Observation:",), _FORMAT if formatted else None, on_delta if streams else None
             )
@@ -361,7 +364,12 @@ class Loop:
             execution.content(input_value=step.code_action)
             session = self.session
             self._check()
-            result = session.run(step.code_action, on_output=lambda piece: self._emit("output", agent=self, text=piece))
+            try:
+                result = session.run(
+                    step.code_action, on_output=lambda piece: self._emit("output", agent=self, text=piece)
+                )
+            except SessionClosed as closed:  # its process died while the model was thinking
+                result = Result(error=GuestError("crash", "SessionClosed", str(closed)))
             if result.error is not None and not slot.answers:
                 execution.fail(result.error.type, result.error.message)
             execution.content(output_value=result.stdout)
@@ -396,7 +404,7 @@ class Loop:
             self._failed(
                 run,
                 step,
-                StepError(error.type, error.message, error.kind, error.line),
+                StepError(error.type, message_of(error), error.kind, error.line),
                 text + self._advice(result, session),
             )
         if restarted:

@@ -217,7 +217,9 @@ class WorkerGuest(StreamGuest):
         self._first = First(policy)
         self._first_kept = self._first.held
         # Travels with the first request: making the session is no round trip of its own.
-        self._greeting = bytes(wire.pack({"memory": policy.limits.memory, "disk": policy.limits.disk})[0]) if greet else b""
+        self._greeting = (
+            bytes(wire.pack({"memory": policy.limits.memory, "disk": policy.limits.disk})[0]) if greet else b""
+        )
         self._remembered = False
         """The worker keeps, or will keep, a checkpoint of this session."""
         self._state = threading.Lock()
