@@ -33,6 +33,9 @@ _FLOOD = 16
 _MAX_FILES = 2_000
 _MAX_DISPLAYS = 100
 
+own_modules: Dict[str, Any] = {}
+"""Modules that the host gave the session, by name; a rule on imports lets them pass."""
+
 
 class Refused(Exception):
     """The sandbox's language policy refuses this. Mixed into ImportError, AttributeError… where code would expect those."""
@@ -79,6 +82,16 @@ class Python:
         for name in ("exit", "quit"):
             setattr(builtins, name, leave)
         return module.__dict__
+
+    def module(self, name: str) -> Tuple[Any, Dict[str, Any]]:
+        """A new module, and the namespace its code is to run in."""
+        module = types.ModuleType(name)
+        module.__dict__["__builtins__"] = builtins
+        return module, module.__dict__
+
+    def add_module(self, name: str, module: Any) -> None:
+        """Let the session's code import it."""
+        sys.modules[name] = own_modules[name] = module
 
     def compile(self, source: str, filename: str) -> List[types.CodeType]:
         """Code objects to evaluate in order; the last yields the step's value."""
@@ -405,6 +418,38 @@ class Guest:
     def _do_tools(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
         self._add_tools(header["tools"])
 
+    def _do_module(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        name, source = header["name"], header["code"]
+        filename = "<module {}>".format(name)
+        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        self._running = True  # so that an interrupt stops it
+        try:
+            module, namespace = self._language.module(name)
+            for code in self._language.compile(source, filename):
+                eval(code, namespace)
+            self._language.add_module(name, module)
+        except BaseException as error:
+            self._running = False
+            answer["error"] = self._describe(error, filename)
+        finally:
+            self._running = False
+
+    def _do_resume(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        """Go on as a branch of another session, or as what a snapshot brought back."""
+        self._limits.update(header.get("limits", {}))
+        if "tools" in header:
+            for name, item in list(self._own.items()):
+                if isinstance(item, Tool):
+                    del self._own[name]
+                    if self._globals().get(name) is item:
+                        del self._globals()[name]
+            self._add_tools(header["tools"])
+        if header.get("reseed"):
+            for name in ("random", "numpy.random"):
+                module = sys.modules.get(name)
+                if module is not None:
+                    module.seed()
+
     def _globals(self) -> Dict[str, Any]:
         if self._namespace is None:
             raise RuntimeError("the session was not initialised")
@@ -474,6 +519,8 @@ class Guest:
         blobs: Sequence[wire.Blob] = ()
         started = time.process_time()
         error: Optional[BaseException] = None
+        if self._network is not None:
+            self._network.begin(header["id"])
         for number in header.get("dead", ()):  # calls the host gave up when an earlier step ended
             self._resolve(number, RuntimeError("the step that made this call has ended"))
         try:
@@ -488,6 +535,8 @@ class Guest:
                 self._running = False
         except BaseException as caught:
             error = caught
+            if isinstance(caught, MemoryError):
+                self._relieve()
         self._interrupted = False
         if self._network is not None:
             self._network.reset()
@@ -503,6 +552,9 @@ class Guest:
             self.send(
                 {"t": "done", "id": header["id"], "error": {"kind": "memory", "type": "MemoryError", "message": ""}}
             )
+
+    def _relieve(self) -> None:
+        """The step used up the memory, and its variables keep it: give what there is in reserve, so that this can be told."""
 
     def _execute(self, source: str, filename: str) -> Any:
         linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
@@ -612,7 +664,7 @@ class Guest:
                 continue
             seen.add(id(item))
             frames = [f for f in item.stack if not f.filename.startswith(hidden)]
-            while frames and item is report and not frames[0].filename.startswith("<step "):
+            while frames and item is report and not frames[0].filename.startswith(("<step ", "<module ")):
                 frames.pop(0)  # the event loop that ran the step
             item.stack = traceback.StackSummary.from_list(frames)
             queue += [item.__cause__, item.__context__, *(getattr(item, "exceptions", None) or ())]

@@ -117,6 +117,8 @@ class Result:
     """Output, displays or the value were cut at a limit."""
     rolled_back: bool = False
     """The session is as it was before the step."""
+    ended: bool = False
+    """A tool ended the step (EndStep)."""
 
     @property
     def ok(self) -> bool:

@@ -129,6 +129,7 @@ class Step:
         self._on_output = on_output
         self._number = 0
         self._kill_at = float("inf")
+        self._soften_at = float("inf")
         self._lock = threading.Lock()
         self._over = False
         self.clock = Clock(limits)
@@ -177,6 +178,10 @@ class Step:
         self.interrupted = True
         self._soften(monotonic() + INTERRUPT_GRACE)
 
+    def _ended(self) -> None:
+        # A tool ended the step: whoever catches that and goes on is given a moment, for cleaning up, and no more.
+        self._soften_at = monotonic() + GRACE
+
     def _soften(self, kill_at: float) -> None:
         with self._lock:
             if self._over:
@@ -188,12 +193,24 @@ class Step:
         if self.net is not None:
             self.net.stop(tell=True)
 
+    def _kill(self) -> None:
+        with self._lock:
+            if (
+                not self._over
+            ):  # a step that ended just now may have been undone: what lives by now is the session that goes on
+                self._guest.kill()
+
     def _check(self, now: float) -> None:
         # Neither may block here: one guest that does not read, or one slow daemon, must not stop the clocks of all others.
         if now >= self._kill_at:
-            threads.start(self._guest.kill)
+            threads.start(self._kill)
             self._kill_at = float("inf")
             return
+        if now >= self._soften_at:
+            self._soften_at = float("inf")
+            self.interrupted = True
+            self._kill_at = min(self._kill_at, now + INTERRUPT_GRACE)
+            threads.start(partial(self._soften, now + INTERRUPT_GRACE))
         if self.broker is not None:
             self.broker.check(now)
         if self.expired is None:
@@ -215,7 +232,9 @@ class Step:
                 if self._tools is None:
                     raise ProtocolError("a tool call outside a step")
                 clock = self.clock
-                self.broker = Broker(self._tools, self._limits, self._guest.send, clock.pause, clock.resume, self._loop)
+                self.broker = Broker(
+                    self._tools, self._limits, self._guest.send, clock.pause, clock.resume, self._loop, self._ended
+                )
                 if self.interrupted or self.expired is not None:
                     self.broker.stop(tell=False)
             self.broker.request(header, blobs)

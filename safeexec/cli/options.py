@@ -51,7 +51,7 @@ class Options(NamedTuple):
 
     def tools(self) -> list[Any]:
         """The host functions. Imports their modules. Raises Failure."""
-        return [_tool(text) for text in self.tool]
+        return [load_tool(text) for text in self.tool]
 
 
 def _option(name: str, *, env: bool = True, **settings: Any) -> Callable[[Any], Any]:
@@ -150,7 +150,8 @@ def _files(paths: Sequence[str]) -> dict[str, str]:
     return placed
 
 
-def _tool(text: str) -> Any:
+def load_tool(text: str) -> Any:
+    """What ``--tool MODULE:NAME`` names; imports the module. Raises Failure."""
     module, _, path = text.partition(":")
     if not path or not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
         raise Failure(f"--tool: {text!r} is not of the form module:function, such as mytools:search")

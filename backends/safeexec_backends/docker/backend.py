@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import docker.errors
 import requests
 
 from safeexec import threads, wire
-from safeexec.backend import Backend, Guest, Wall
+from safeexec.backend import Backend, Guest, Orphan, Wall
 from safeexec.errors import BackendUnavailable, PolicyError, SessionClosed
 from safeexec.policy import Policy
 from safeexec_backends.docker import config, container, daemon, images, program, reaper, walls
@@ -81,7 +81,7 @@ class DockerBackend(Backend):
             with daemon.errors_mapped("asking the daemon"):
                 version = self._client.version()
                 info = self._client.info()
-                reaper.reap(self._client)
+                reaped = reaper.reap(self._client)
             self._podman = daemon.is_podman(version)
             self._daemon = str(info.get("ID") or info.get("Name"))
             if runtime and not self._podman and runtime not in (info.get("Runtimes") or {}):
@@ -90,6 +90,7 @@ class DockerBackend(Backend):
                 )
             self._watcher = Watcher(url or "", self._token)
             shape = self._shape(policy)
+            self._facts = daemon.facts(self._client, version, info, runtime, shape.image, len(reaped))
             _, self._walls, first = self._prepare(shape)
             walls.require(self._walls, policy)
             self._pool_shape = shape
@@ -206,6 +207,16 @@ class DockerBackend(Backend):
     def isolation(self) -> Mapping[str, Wall]:
         """See the base class. Looked at from inside a container, before any other code ran in one."""
         return dict(self._walls)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """See the base class."""
+        return dict(self._facts)
+
+    @classmethod
+    def orphans(cls) -> Sequence[Orphan]:
+        """See the base class. Asks the daemon that an executor without `url` would use."""
+        return reaper.orphans()
 
     # -- ending ------------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import subprocess
@@ -9,9 +10,13 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
+
+import docker.errors
 
 from safeexec.errors import BackendUnavailable
 from safeexec_backends.docker import daemon
@@ -19,6 +24,10 @@ from safeexec_backends.docker import daemon
 REPOSITORY = "safeexec-python"
 _SKIP = frozenset(("test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "site-packages", "dist-packages"))
 _PREFIX = "usr/local"
+_RECIPE = 1
+_RECIPE_LABEL = "safeexec.recipe"
+_PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+"""What of the caller's environment pip needs where an index or a proxy of one's own is used. It goes to the build container only."""
 
 
 def local_image() -> str:
@@ -54,16 +63,87 @@ def build_image(url: str | None = None, tag: str | None = None, report: Callable
                 "WORKDIR /sandbox",
                 "ENV PATH=/usr/local/bin:/usr/bin:/bin",
                 "LABEL safeexec.image=interpreter",
+                f"LABEL {_RECIPE_LABEL}={_recipe()}",
             ]
+            before = _image_id(client, name)
             with daemon.errors_mapped(f"importing {name}"):
                 answer = client.api.import_image_from_data(
                     file, repository=repository or name, tag=version if repository else "latest", changes=changes
                 )
             if "error" in str(answer):
                 raise BackendUnavailable(f"docker: importing {name}: {answer}")
+            if before is not None and before != _image_id(client, name):
+                _forget(client, before)
         return name
     finally:
         client.close()
+
+
+def ensure_image(
+    url: str | None = None, *, rebuild: bool = False, report: Callable[[str], object] | None = None
+) -> tuple[str, bool]:
+    """The local image's name, and whether it had to be made. One of another build of this Python version is replaced. Raises BackendUnavailable."""
+    client = daemon.connect(url)
+    try:
+        with daemon.errors_mapped("looking for the image"):
+            try:
+                found = client.images.get(local_image()).labels.get(_RECIPE_LABEL)
+            except docker.errors.ImageNotFound:
+                found = None
+    finally:
+        client.close()
+    if found == _recipe() and not rebuild:
+        return local_image(), False
+    return build_image(url, report=report), True
+
+
+def ensure_packages(
+    url: str | None, packages: Sequence[str], network: str | None, report: Callable[[str], object]
+) -> str:
+    """Make the derived image with `packages`, unless it is there. Raises PolicyError, BackendUnavailable."""
+    from safeexec_backends.docker import images
+
+    client = daemon.connect(url)
+    try:
+        base = images.resolve(client, None)
+        environment = {name: os.environ[name] for name in _PIP if name in os.environ}
+        return images.with_packages(client, base, packages, uuid.uuid4().hex, network, environment, report)
+    finally:
+        client.close()
+
+
+def try_image(url: str | None, packages: Sequence[str] = ()) -> float:
+    """Run a line in the local image, or the one with `packages`; seconds to the first answer. Raises BackendUnavailable, PolicyError."""
+    from safeexec import Executor, Policy
+
+    started = monotonic()
+    with Executor("docker", policy=Policy(packages=tuple(packages)), url=url) as executor:
+        result = executor.run("6 * 7")
+    if result.value != 42:
+        raise BackendUnavailable(f"the image was made and does not run Python: {result.error or 'a wrong answer'}")
+    return monotonic() - started
+
+
+def _recipe() -> str:
+    """What the image was made of: the interpreter's version and build, and how it is packed."""
+    text = repr((_RECIPE, sys.version, os.path.realpath(sys.executable), sysconfig.get_platform()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _image_id(client: Any, name: str) -> str | None:
+    try:
+        return str(client.images.get(name).id)
+    except docker.errors.ImageNotFound:
+        return None
+
+
+def _forget(client: Any, identity: str) -> None:
+    """Remove the image that lost its name to a new one, unless a container or a derived image needs it."""
+    try:
+        client.images.remove(identity)
+    except docker.errors.APIError as error:
+        if error.status_code not in (404, 409):
+            raise BackendUnavailable(f"docker: removing the old image: {error.explanation}") from error
 
 
 def _pack(tar: tarfile.TarFile) -> None:

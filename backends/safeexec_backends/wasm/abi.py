@@ -286,6 +286,10 @@ class Memory:
             self.view = self._from_memory(base, size, self._WRITABLE)
             self.size = size
 
+    def address(self) -> int:
+        """Where it lies in this process."""
+        return int(self._lib.memory_data(self._context, self._memory))
+
     def check(self, pointer: int, length: int) -> int:
         """The end of a range. Raises Fault if any of it lies outside, or if a number is negative."""
         end = pointer + length

@@ -6,10 +6,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from . import abi
 from .fs import Directory, FileSystem, Quota
+from .pages import Frozen
 
 SIGNAL_WORD: Final = 64  # see image/helpers.wat
 SIGINT: Final = 2
@@ -33,6 +35,11 @@ class Exited(Exception):
 class Host(abi.Host):
     """State behind the host functions. Frames come in by `post` (any thread) and leave through `on_frame`."""
 
+    libraries: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    """The shared libraries that are linked into the module: path, then entry point, to its index in the function table."""
+    draws = 0
+    """How often the guest asked for randomness."""
+
     def __init__(
         self,
         base: Mapping[str, Directory],
@@ -49,6 +56,7 @@ class Host(abi.Host):
         self.on_frame = on_frame
         self.on_output = on_output
         self.killed = False
+        self.base: Frozen | None = None
         self.failure = None
         self.parts: list[bytes] = []
         self.parts_size = 0

@@ -62,9 +62,7 @@ def _write(host: Host, file: Open, position: int | None, data: bytes) -> int:
             start = len(node.data)
         if data:
             end = start + len(data)
-            content = host.files.resize(node, end) if end > len(node.data) else node.data
-            if not isinstance(content, bytearray):
-                raise Errno(e.EROFS)
+            content = host.files.resize(node, end) if end > len(node.data) else node.own()
             content[start:end] = data
             host.files.touch(node)
         if position is None:
@@ -301,10 +299,10 @@ def _write_back(
     if not flags & MAP_SHARED or not protection & PROT_WRITE:
         return 0
     node = open_at(host, descriptor).node
-    if not isinstance(node, File) or not isinstance(node.data, bytearray) or offset < 0:
+    if not isinstance(node, File) or node.readonly or offset < 0:
         raise Errno(e.EINVAL)
     data = host.memory.read(address, length)[: max(len(node.data) - offset, 0)]
-    node.data[offset : offset + len(data)] = data
+    node.own()[offset : offset + len(data)] = data
     host.files.touch(node)
     return 0
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections.abc import Mapping
 
 from . import errno as e
 from .abi import MAX_PAGES, PAGE, Trap
 from .errno import Errno
+from .fs import PATH_MAX
 from .host import MAX_FRAME, Exited, Host, Killed, ProtocolViolation
 from .syscalls import HOST, WASI, plain, s32, syscall, wasi
 
@@ -44,6 +46,7 @@ def get_now(_host: Host) -> float:
 @wasi("random_get", "ii")
 def random_get(host: Host, buffer: int, length: int) -> None:
     host.memory.check(buffer, length)
+    host.draws += 1
     for start in range(0, length, _MAX_RANDOM):
         if host.killed:
             raise Killed
@@ -226,14 +229,27 @@ def assert_fail(host: Host, condition: int, _file: int, _line: int, _function: i
     raise Exited(f"assertion failed: {text.decode(errors='replace')}")
 
 
+# Every library that there is was linked ahead of time (image/merge.py): to open one is to know its path, a symbol is an index in
+# the table of functions. Nothing a guest writes into the handle can make it more: it could call those functions anyway.
+
+_DSO_NAME = 36  # offset of the path in musl's struct dso, as emscripten's dynlink.c declares it
+
+
+def _library(host: Host, handle: int) -> Mapping[str, int] | None:
+    path = host.memory.string(handle + _DSO_NAME, PATH_MAX) or b""
+    return host.libraries.get(path.decode(errors="replace").lstrip("/"))
+
+
 @syscall("_dlopen_js", "i")
-def dlopen(_host: Host, _handle: int) -> int:
-    return 0
+def dlopen(host: Host, handle: int) -> int:
+    return int(_library(host, handle) is not None)
 
 
-@syscall("_dlsym_js", "iii")
-def dlsym(_host: Host, _handle: int, _name: int, _index: int) -> int:
-    return 0
+@plain("_dlsym_js", "iii", "i")
+def dlsym(host: Host, handle: int, name: int, _index: int) -> int:
+    symbols = _library(host, handle)
+    text = host.memory.string(name, PATH_MAX) or b""
+    return symbols.get(text.decode(errors="replace"), 0) if symbols else 0
 
 
 # The frame device (image/helpers.wat)

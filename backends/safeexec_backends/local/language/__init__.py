@@ -15,7 +15,7 @@ from typing import Any
 
 from . import transformer
 from .builtins_ import make_builtins
-from .facades import Gate, files
+from .facades import Gate, files, make
 from .facades.views import globals_view
 from .guards import Guards
 from .identity import MAIN, PLAIN, is_guest_frame, mark
@@ -82,6 +82,17 @@ class RestrictedLanguage:
         files.set_roots(os.getcwd(), "/tmp")
         self.main = {"__name__": MAIN, "__doc__": None, "__builtins__": self.builtins}
         return self.main
+
+    def module(self, name: str) -> tuple[Any, dict[str, Any]]:
+        """A namespace for a module that the host gives the session: its code is the program's, under the same rules."""
+        # Called MAIN, by which the wall knows what belongs to the program.
+        namespace = {"__name__": MAIN, "__doc__": None, "__builtins__": self.builtins}
+        return namespace, namespace
+
+    def add_module(self, name: str, module: dict[str, Any]) -> None:
+        """Let the session's code import it, as a frozen selection like every module here."""
+        names = {key: value for key, value in module.items() if key[:2] != "__"}
+        self.gate.add(name, make(name, names, module.get("__doc__")))
 
     def compile(self, source: str, filename: str) -> list[types.CodeType]:
         """Code objects to evaluate in order; the last one yields the step's value.

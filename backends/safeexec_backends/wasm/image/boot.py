@@ -40,7 +40,7 @@ class Interpreter:
     def __init__(self, program: abi.Program, base: Mapping[str, Directory], missing: tuple[str, ...]) -> None:
         self.out = bytearray()
         memory = 512 << 20
-        self.host = Host(base, Quota(bytes=256 << 20), memory, missing, on_output=self._output)
+        self.host = Host(base, Quota(bytes=512 << 20, inodes=100_000), memory, missing, on_output=self._output)
         self.instance = abi.Instance(program, self.host, memory)
         self._strings: dict[str, int] = {}
 
@@ -142,6 +142,12 @@ class Interpreter:
                 filled += size
             call("free", pointer)
         return filled
+
+    def reserve(self, start: int, end: int) -> None:
+        """Take the first bytes of the heap, before anything is allocated: libraries' data is linked to lie there. Raises BootError."""
+        top = self.instance.call("sbrk", 0)
+        if top > start or (self.instance.call("sbrk", end - top) & abi.MASK32) != top:
+            raise BootError("the heap does not begin where the libraries were linked to")
 
     def run(self, code: str) -> str:
         """Run a program; return what it printed. Raises BootError with its traceback."""

@@ -16,12 +16,14 @@ from safeexec_backends.wasm.limits import NATIVE_STACK
 from .boot import HANDLER_WORD, POINTERS, PROVIDED, SITE, STDLIB, BootError, Interpreter
 from .freeze import freeze
 from .library import compile_library, select, time_zones
-from .link import link
+from .link import Linked, link
 from .pins import guest_files
 
 STAGES: Final = ("fetch", "link", "compile", "library", "boot", "freeze", "compile image", "verify", "done")
 ZONES: Final = "usr/share/zoneinfo/"
 Progress = Callable[[str, int, int], None]
+Found = dict[str, Any]
+"""What the interpreter says of itself: where its generator's state and the guest program's handler are."""
 
 _PRELUDE: Final = """
 import abc, array, ast, asyncio, base64, bisect, calendar, cmath, collections.abc, contextlib, copy, csv, dataclasses
@@ -42,6 +44,8 @@ asyncio.run(asyncio.sleep(0))
 word = id(random._inst) + 8
 print(json.dumps({"handler": id(safeexec_runtime.handle), "random": word, "state": random.getstate()[1]}))
 del word
+"""
+_FINISH: Final = """
 safeexec_runtime.warm()
 gc.collect()
 safeexec_runtime.immortalise()
@@ -79,19 +83,11 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
     files |= guest_files()
     files |= {ZONES + name: data for name, data in time_zones().items()}
     begin("boot")
-    interpreter = Interpreter(program, base_tree(files), linked.missing)
-    interpreter.start((STDLIB, SITE))
-    interpreter.add_device(linked.table)
-    interpreter.protect_stack()
-    interpreter.listen_for_signals()
-    found = json.loads(interpreter.run(_PRELUDE))
-    memory = interpreter.host.memory
-    memory.set_u32(HANDLER_WORD, found["handler"])
-    _check_random(memory, found["random"], found["state"])
-    interpreter.fill_holes()
+    interpreter, found = start(program, files, linked)
+    finish(interpreter, found)
     begin("freeze")
     frozen = freeze(linked.module, interpreter.instance)
-    size = memory.size
+    size = interpreter.host.memory.size
     interpreter.host.close()
     begin("compile image")
     compiled = engine.compile(frozen)
@@ -101,6 +97,35 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
         "memory": size,
     }
     return Image(compiled, files, facts)
+
+
+def start(
+    program: abi.Program,
+    files: Mapping[str, bytes | memoryview],
+    linked: Linked,
+    reserved: tuple[int, int] | None = None,
+    libraries: Mapping[str, Mapping[str, int]] | None = None,
+) -> tuple[Interpreter, Found]:
+    """An interpreter with the guest program in it; `reserved` and `libraries` as in merge.Merged. Raises BootError."""
+    interpreter = Interpreter(program, base_tree(files), linked.missing)
+    if libraries:
+        interpreter.host.libraries = libraries
+    if reserved is not None:
+        interpreter.reserve(*reserved)
+    interpreter.start((STDLIB, SITE))
+    interpreter.add_device(linked.table)
+    interpreter.protect_stack()
+    interpreter.listen_for_signals()
+    return interpreter, json.loads(interpreter.run(_PRELUDE))
+
+
+def finish(interpreter: Interpreter, found: Found) -> None:
+    """Make it ready to be frozen. Raises BootError."""
+    interpreter.run(_FINISH)
+    memory = interpreter.host.memory
+    memory.set_u32(HANDLER_WORD, found["handler"])
+    _check_random(memory, found["random"], found["state"])
+    interpreter.fill_holes()
 
 
 def _check_random(memory: abi.Memory, word: int, state: list[int]) -> None:

@@ -123,7 +123,7 @@ def digest_of(data: bytes | mmap.mmap | memoryview) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def _check_owner(path: Path, directory: bool) -> None:
+def check_owner(path: Path, directory: bool) -> None:
     """Refuse what somebody else could have written."""
     info = os.lstat(path)
     if stat.S_ISDIR(info.st_mode) != directory or (not directory and not stat.S_ISREG(info.st_mode)):
@@ -144,9 +144,9 @@ def _mapped(path: Path) -> mmap.mmap:
 
 def load(directory: Path) -> Loaded:
     """Verify and open an image. Raises FileNotFoundError if there is none, Damaged if it must not be used."""
-    _check_owner(directory, True)
+    check_owner(directory, True)
     for name in (COMPILED, FILES, FACTS):
-        _check_owner(directory / name, False)
+        check_owner(directory / name, False)
     try:
         facts = json.loads((directory / FACTS).read_bytes())
         with _mapped(directory / COMPILED) as data:
@@ -168,7 +168,7 @@ def locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
     import fcntl
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_owner(folder, True)
+    check_owner(folder, True)
     with open(folder / "lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -162,6 +162,10 @@ class Gate:
         self._made[name] = found
         return found
 
+    def add(self, name: str, facade: Facade) -> None:
+        """A module of the session's own."""
+        self._made[name] = facade
+
     def _build(self, name: str) -> Any:
         table = builders()
         below = sorted({n[len(name) + 1 :].partition(".")[0] for n in table if n.startswith(name + ".")})
