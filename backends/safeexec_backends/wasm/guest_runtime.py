@@ -136,7 +136,9 @@ class Gate:
         return self.original(name, globals, locals, fromlist, level)
 
 
-reserve = [bytearray(3 << 18)]  # some arenas of the interpreter's allocator; never written to, so no session pays for it
+reserve = [
+    bytearray(3 << 18)
+]  # some arenas of the interpreter's allocator; never written to, so no session pays for it
 
 
 class Guest(safeexec_guest.Guest):
