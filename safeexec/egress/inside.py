@@ -369,7 +369,7 @@ def _verdict(ssl: Any, line: bytes) -> None:
     raise ssl.SSLError(1, message)
 
 
-def verified(name: Any) -> Dict[str, Any]:
+def verified(name: Any) -> dict[str, Any]:
     """What clients that look at a certificate themselves are shown: the name for which the host has verified the server's, and no more."""
     if not name:
         return {}
