@@ -12,13 +12,13 @@ from safeexec.names import check_name
 
 DEFAULT_IMPORTS: tuple[str, ...] = (
     "__future__", "abc", "argparse", "array", "ast", "asyncio", "base64", "binascii", "bisect", "builtins", "bz2", "calendar", "cmath",
-    "codecs", "collections", "colorsys", "concurrent.futures", "configparser", "contextlib", "contextvars", "copy", "csv",
-    "dataclasses", "datetime", "decimal", "difflib", "enum", "errno", "fnmatch", "fractions", "functools", "gc",
-    "getopt", "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "html", "http", "importlib", "inspect", "io", "ipaddress",
-    "itertools", "json", "keyword", "logging", "lzma", "math", "numbers", "operator", "os", "pathlib", "platform",
-    "pprint", "queue", "random", "re", "reprlib", "sched", "secrets", "shlex", "shutil", "sqlite3", "stat", "statistics",
-    "string", "struct", "sys", "tempfile", "textwrap", "threading", "time", "timeit", "tomllib", "traceback", "types",
-    "typing", "unicodedata", "urllib.parse", "uuid", "warnings", "weakref", "xml.etree.ElementTree", "zipfile",
+    "cmd", "codecs", "collections", "colorsys", "concurrent.futures", "configparser", "contextlib", "contextvars", "copy", "csv",
+    "dataclasses", "datetime", "decimal", "difflib", "email", "enum", "errno", "filecmp", "fileinput", "fnmatch", "fractions", "functools", "gc",
+    "getopt", "getpass", "gettext", "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "html", "http", "importlib", "inspect", "io", "ipaddress",
+    "itertools", "json", "keyword", "locale", "logging", "lzma", "math", "mimetypes", "numbers", "operator", "optparse", "os", "pathlib", "platform",
+    "plistlib", "pprint", "queue", "quopri", "random", "re", "reprlib", "sched", "secrets", "shlex", "shutil", "sqlite3", "stat", "statistics",
+    "string", "struct", "sys", "tarfile", "tempfile", "textwrap", "threading", "time", "timeit", "token", "tokenize", "tomllib", "traceback", "tracemalloc", "types",
+    "typing", "unicodedata", "unittest", "urllib.parse", "uuid", "warnings", "wave", "weakref", "xml.etree.ElementTree", "zipfile",
     "zlib", "zoneinfo",
 )  # fmt: skip
 """Modules a program may import where the language is the wall; each is a reviewed, frozen selection of names there."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from safeexec import Executor, Opaque, Policy, Result, Session
+from safeexec import Executor, Policy, Result, Session
 from safeexec_agent import prompts, telemetry
 from safeexec_agent.bridge import Slot
 from safeexec_agent.errors import AgentBusy, AgentInterrupted, ModelError
@@ -190,8 +190,7 @@ class Loop:
         run = _Run(asked, self.max_steps)
         for _ in self._run(run, True, [], dict(additional_args or {}), wait=True):
             pass
-        # What is not plain stays what it is called: another sandbox has no use for the rest.
-        return repr(run.output) if isinstance(run.output, Opaque) else run.output
+        return run.output
 
     def _run(
         self, run: _Run, reset: bool, images: list[bytes], args: dict[str, Any], wait: bool = False

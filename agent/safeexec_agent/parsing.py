@@ -70,12 +70,14 @@ def parse_structured(reply: str) -> tuple[str, str]:
 
 def _without(text: str, opening: str, closing: str) -> str:
     kept = []
-    while True:
-        before, found, rest = text.partition(opening)
-        kept.append(before)
-        if not found:
+    at = 0
+    while (start := text.find(opening, at)) >= 0:
+        kept.append(text[at:start])
+        end = text.find(closing, start)
+        if end < 0:
             return "".join(kept)
-        text = rest.partition(closing)[2]
+        at = end + len(closing)
+    return "".join(kept) + text[at:]
 
 
 def _between(text: str, opening: str, closing: str) -> list[str]:
@@ -97,18 +99,24 @@ def _between(text: str, opening: str, closing: str) -> list[str]:
 
 def _fenced(text: str) -> list[str]:
     blocks: list[str] = []
-    at = 0
-    while True:
-        match = _FENCE.search(text, at)
-        if match is None or _OBSERVATION.search(text, at, match.start()):
-            return blocks
-        end = re.compile(r"(?m)^[ \t]*```").search(text, match.end())
-        stop = end.start() if end else len(text)
-        if match[1].lower() in _PYTHON:
-            blocks.append(_dedented(text[match.end() : stop]))
-        if end is None:
-            return blocks
-        at = end.end()
+    inside: list[str] | None = None
+    wanted = False
+    for line in text.split("\n"):
+        if not line.lstrip().startswith("```"):
+            if inside is not None:
+                inside.append(line)
+            elif _OBSERVATION.match(line):
+                break
+        elif inside is None:
+            inside = []
+            wanted = line.strip().strip("`").partition(" ")[0].lower() in _PYTHON
+        else:
+            if wanted:
+                blocks.append(_dedented("\n".join(inside)))
+            inside = None
+    if inside is not None and wanted:  # cut off by the end of the tokens
+        blocks.append(_dedented("\n".join(inside)))
+    return blocks
 
 
 def _unfenced(block: str) -> str:

@@ -44,7 +44,7 @@ class Sessions:
             self.executor = sandbox
         else:
             self.executor = Executor(sandbox, policy=policy, **options)
-        self._policy = policy
+        self.policy = policy
         self.tools = tools
         self._limit = limit
         self._idle = idle
@@ -66,7 +66,7 @@ class Sessions:
                 session.close()
             if found is not None and not found.closed:
                 return found
-            session = self.executor.session(self.tools, policy=self._policy)
+            session = self.executor.session(self.tools, policy=self.policy)
             with self._lock:
                 self._sessions[key] = session, monotonic()
                 self._making.pop(key, None)

@@ -149,7 +149,13 @@ def _build(
         command=wanted,
         user="0:0",
         working_dir="/",
-        environment={"HOME": "/tmp", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", **environment},
+        environment={
+            "HOME": "/tmp",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_INPUT": "1",
+            "PIP_RETRIES": "1",
+            **environment,
+        },
         labels=reaper.labels(token, "build"),
         host_config=host,
     )["Id"]

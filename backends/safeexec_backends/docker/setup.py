@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -26,6 +27,7 @@ _SKIP = frozenset(("test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3
 _PREFIX = "usr/local"
 _RECIPE = 1
 _RECIPE_LABEL = "safeexec.recipe"
+_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 """What of the caller's environment pip needs where an index or a proxy of one's own is used. It goes to the build container only."""
 
@@ -72,6 +74,11 @@ def build_image(url: str | None = None, tag: str | None = None, report: Callable
                 )
             if "error" in str(answer):
                 raise BackendUnavailable(f"docker: importing {name}: {answer}")
+            made = re.search(r"sha256:[0-9a-f]{64}", str(answer))
+            if made is not None and _image_id(client, name) != made[0]:
+                # podman 4 lets no tag come with an import.
+                with daemon.errors_mapped(f"naming {name}"):
+                    client.api.tag(made[0], repository or name, version if repository else "latest")
             if before is not None and before != _image_id(client, name):
                 _forget(client, before)
         return name
@@ -107,6 +114,9 @@ def ensure_packages(
     try:
         base = images.resolve(client, None)
         environment = {name: os.environ[name] for name in _PIP if name in os.environ}
+        # The image has this machine's certificates at their usual place, but not a file that pip was told of on the host.
+        if os.environ.get("PIP_CERT") and os.path.realpath(os.environ["PIP_CERT"]) == os.path.realpath(_CERTIFICATES):
+            environment["PIP_CERT"] = _CERTIFICATES
         return images.with_packages(client, base, packages, uuid.uuid4().hex, network, environment, report)
     finally:
         client.close()
@@ -172,7 +182,7 @@ def _pack(tar: tarfile.TarFile) -> None:
         for path in _walk(zones):
             if "right" not in path.parts and "posix" not in path.parts:
                 _file(tar, done, path, str(path).lstrip("/"))
-    certificates = Path("/etc/ssl/certs/ca-certificates.crt")
+    certificates = Path(_CERTIFICATES)
     if certificates.exists():  # for pip, when a derived image is made
         _file(tar, done, certificates, str(certificates).lstrip("/"))
     _text(tar, done, "etc/passwd", "root:x:0:0::/root:/\nnobody:x:65534:65534::/tmp:/\n")

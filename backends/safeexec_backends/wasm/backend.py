@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from safeexec.backend import Backend, Guest, Wall
-from safeexec.errors import BackendUnavailable, PolicyError
+from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
 from safeexec.policy import Policy
 
-from . import abi, image
+from . import abi, image, snapshot
 from .image.cache import Damaged, Loaded
 from .instance import Runtime, WasmGuest
 
@@ -103,12 +103,14 @@ class WasmBackend(Backend):
         self._lock = threading.Lock()
         if workers == 0:
             self._runtime = own_runtime(progress, policy.packages, preimport)
+            self._engine = snapshot.engine(self._runtime.identity)
             walls = {"process": Wall(False, "workers=0: guests run in the caller's process, behind WebAssembly alone")}
         else:
             from .pool import Pool  # sockets, subprocess: a start in process does without
 
-            image_ = load_image(progress, policy.packages, preimport)
-            self._pool = Pool(image_, workers or os.cpu_count() or 1, isolation == "session")
+            loaded = load_image(progress, policy.packages, preimport)
+            self._engine = snapshot.engine(loaded.facts["identity"])
+            self._pool = Pool(loaded, workers or os.cpu_count() or 1, isolation == "session")
             walls = dict(self._pool.walls)
             shared = "sessions share workers; isolation='session' gives each its own"
             walls["process"] = Wall(isolation == "session", "" if isolation == "session" else shared)
@@ -142,8 +144,20 @@ class WasmBackend(Backend):
         self._check(policy)
         if self._pool is not None:
             return self._pool.start(policy)
+        return self._start(policy, None)
+
+    def restore(self, engine: str, state: bytes, policy: Policy) -> Guest:
+        """See `safeexec.backend.SupportsRestore`."""
+        self._check(policy)
+        if engine != self._engine:
+            raise SnapshotError("the snapshot was made by another version of the wasm sandbox")
+        if self._pool is not None:
+            raise BackendUnavailable("not yet")
+        return self._start(policy, state)
+
+    def _start(self, policy: Policy, written: bytes | None) -> Guest:
         try:
-            guest = WasmGuest(self._runtime, policy)
+            guest = WasmGuest(self._runtime, policy, written=written)
         except abi.EngineError as error:
             raise BackendUnavailable(f"no room for another sandbox: {error}") from error
         return self._own(guest)

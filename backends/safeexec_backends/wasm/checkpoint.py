@@ -7,7 +7,7 @@ a fresh instance with those pages: after a trap the old one is of no use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from . import abi, fs_state
@@ -32,6 +32,7 @@ class State(NamedTuple):
     """Pages shared with other branches; `runs` come on top."""
     runs: Sequence[Run]
     files: FileSystem
+    clocks: Mapping[int, Callable[[], int]]
     known: Known
     """Of the reporting of changed files: what was reported last."""
     changes: int
@@ -79,7 +80,7 @@ def take(host: Host, rest: Rest, shadow: Shadow, known: Known, changes: int) -> 
     settled(host, rest)
     runs = written(host, rest)
     shadow.keep(host.memory.view, runs)
-    return State(host.memory.size, host.base, runs, fs_state.copy(host.files), known, changes)
+    return State(host.memory.size, host.base, runs, fs_state.copy(host.files), host.clocks, known, changes)
 
 
 def freeze(host: Host, rest: Rest, known: Known, changes: int) -> State:
@@ -89,7 +90,7 @@ def freeze(host: Host, rest: Rest, known: Known, changes: int) -> State:
     base = host.base
     if runs or base is None:
         base = Frozen(host.memory.view, runs if base is None else united(runs, base.runs))
-    return State(host.memory.size, base, (), fs_state.copy(host.files), known, changes)
+    return State(host.memory.size, base, (), fs_state.copy(host.files), host.clocks, known, changes)
 
 
 def revive(make: Callable[[], H], state: State, shadow: Shadow | None) -> H:
@@ -109,6 +110,7 @@ def revive(make: Callable[[], H], state: State, shadow: Shadow | None) -> H:
         raise
     host.base = state.base
     host.files = fs_state.copy(state.files)
+    host.clocks = state.clocks
     return host
 
 
@@ -125,7 +127,7 @@ class Past:
     """The last checkpoint of one session, and the frozen state that its branches share."""
 
     def __init__(self, rest: Rest) -> None:
-        self._rest = rest
+        self.rest = rest
         self.wanted = False
         """A checkpoint was asked for and not yet taken."""
         self._shadow: Shadow | None = None
@@ -142,7 +144,7 @@ class Past:
             # If this is cut short the old state is gone as well: its pages are being written over.
             self._state, state = None, self._state
             del state
-            self._state = take(host, self._rest, self._shadow, known, changes)
+            self._state = take(host, self.rest, self._shadow, known, changes)
         except (Unsettled, OSError, abi.EngineError) as error:
             self._trouble = str(error)
 
@@ -155,7 +157,7 @@ class Past:
     def branch(self, host: Host, known: Known, changes: int) -> State:
         """The state of the instance now, frozen for branches. Raises Unsettled, OSError."""
         if self._frozen is None:
-            self._frozen = freeze(host, self._rest, known, changes)
+            self._frozen = freeze(host, self.rest, known, changes)
         base = self._frozen.base
         if base is not None and base.popular():
             self._frozen = self._frozen._replace(base=base.compact(host.memory.view))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 
 from . import errno as e
@@ -46,7 +45,7 @@ def _read(host: Host, file: Open, position: int | None, size: int) -> bytes | by
     if isinstance(node, Directory):
         raise Errno(e.EISDIR)
     if isinstance(node, Device) and node.name in ("random", "urandom"):
-        return os.urandom(size)
+        return host.random(size)
     if isinstance(node, Device) and node.name == "zero":
         return bytes(size)
     return b""  # standard input is empty

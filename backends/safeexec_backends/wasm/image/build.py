@@ -1,7 +1,8 @@
-"""From Pyodide's two files to a frozen interpreter: the stages of building an image."""
+"""From Pyodide's files to a frozen interpreter: the stages of building an image."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -47,12 +48,12 @@ del word
 """
 _FINISH: Final = """
 safeexec_runtime.warm()
+safeexec_runtime.begin()
 gc.collect()
 safeexec_runtime.immortalise()
 gc.collect()
 gc.freeze()
-for module in ("_safeexec_device", "safeexec_runtime", "__main__"):
-    del sys.modules[module]
+del sys.modules["_safeexec_device"], sys.modules["safeexec_runtime"]
 """
 
 
@@ -60,7 +61,7 @@ class Image(NamedTuple):
     """What a build makes: the compiled module, the shared files, and what must be known to use them."""
 
     compiled: bytes
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | memoryview]
     facts: Mapping[str, Any]
 
 
@@ -79,7 +80,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
         path.write_bytes(engine.compile(linked.module))
         program = abi.Program(engine, engine.load(path), host_functions())
     begin("library")
-    files = {STDLIB[1:]: compile_library(program, select(library), linked.missing)}
+    files: dict[str, bytes | memoryview] = {STDLIB[1:]: compile_library(program, select(library), linked.missing)}
     files |= guest_files()
     files |= {ZONES + name: data for name, data in time_zones().items()}
     begin("boot")
@@ -87,6 +88,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
     finish(interpreter, found)
     begin("freeze")
     frozen = freeze(linked.module, interpreter.instance)
+    identity = hashlib.sha256(frozen).hexdigest()
     size = interpreter.host.memory.size
     interpreter.host.close()
     begin("compile image")
@@ -95,6 +97,7 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
         "missing": linked.missing,
         "random": found["random"],
         "memory": size,
+        "identity": identity,
     }
     return Image(compiled, files, facts)
 

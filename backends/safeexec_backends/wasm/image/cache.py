@@ -26,10 +26,11 @@ from .pins import PINS, guest_files
 
 COMPILED, FILES, FACTS = "image.cwasm", "files.bin", "image.json"
 _CHUNK: Final = 8 << 20
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 # The code whose output an image is; what only loads and drives one is not among it.
 _BUILDER: Final = (
     "binary.py", "boot.py", "build.py", "code.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
+    "state.py",
     "../abi.py", "../limits.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
 )  # fmt: skip
 Note = Callable[[str, int, int], None]
@@ -178,7 +179,9 @@ def locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def publish(folder: Path, name: str, compiled: bytes, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
+def publish(
+    folder: Path, name: str, compiled: bytes, files: Mapping[str, bytes | memoryview], facts: Mapping[str, Any]
+) -> Path:
     """Write an image under a temporary name and rename it: a killed build leaves nothing that looks like one."""
     import shutil  # only a build needs it, and it costs a start 4 ms
 

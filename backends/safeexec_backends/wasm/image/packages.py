@@ -18,8 +18,9 @@ from safeexec_backends.wasm.limits import NATIVE_STACK
 from . import build, dylink
 from .boot import POINTERS, PROVIDED, SITE, STDLIB, BootError, Interpreter
 from .freeze import freeze
+from .growing import DRAWS
 from .link import Linked, link
-from .merge import DRAWS, Merged, merge
+from .merge import Merged, merge
 
 STAGES: Final = (
     "resolve packages",
@@ -121,6 +122,7 @@ def build_with(
         "missing": linked.missing,
         "random": found["random"],
         "memory": size,
+        "identity": hashlib.sha256(frozen).hexdigest(),
         "libraries": merged.libraries,
         "imported": [name for name in bundle.modules if name not in refused],
         "not_imported": refused,
@@ -134,7 +136,7 @@ def _booted(
     interpreter, found = build.start(program, files, linked, merged.reserved, merged.libraries)
     for name in merged.setup:
         try:
-            _bounded(interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.instance.call(name))  # type: ignore[misc]
+            _bounded(interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.instance.call(name))
         except (abi.Trap, Killed) as error:
             raise BootError(f"a constructor of the packages' libraries failed: {error}") from error
     return interpreter, found
@@ -148,7 +150,7 @@ def _import(interpreter: Interpreter, modules: list[str]) -> dict[str, str]:
         generator = interpreter.run(_GENERATOR)
         try:
             _bounded(
-                interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.run(f"import importlib\nimportlib.import_module({name!r})")  # type: ignore[misc]
+                interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.run(f"import importlib\nimportlib.import_module({name!r})")
             )  # fmt: skip
         except BootError as error:
             refused[name] = str(error).splitlines()[-1][:500]
@@ -217,6 +219,6 @@ def _walk(folder: Directory, path: str) -> list[tuple[str, bytes]]:
 def code_key() -> bytes:
     """A digest of the code here, which decides what comes out beside that of the plain image."""
     digest = hashlib.sha256()
-    for name in ("dylink.py", "relocate.py", "merge.py", "packages.py"):
+    for name in ("dylink.py", "relocate.py", "growing.py", "side.py", "merge.py", "packages.py"):
         digest.update(hashlib.sha256((Path(__file__).parent / name).read_bytes()).digest())
     return digest.digest()

@@ -54,8 +54,7 @@ def ensure(
 
         originals = sources.fetch(folder / f"pyodide-{VERSION}", source, lambda _: None)
         bundle = _bundle(resolved, preimport)
-        plain = {name: data for name, data in base.files.items()}
-        made = build_with(originals.wasm, plain, bundle, report)
+        made = build_with(originals.wasm, base.files, bundle, report)
         report("verify", STAGES.index("verify"), last)
         facts = {**made.facts, "packages": resolved.versions()}
         cache.publish(folder, directory.name, made.compiled, made.files, facts)
