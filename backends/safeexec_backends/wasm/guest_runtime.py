@@ -137,9 +137,8 @@ class Gate:
         return self.original(name, globals, locals, fromlist, level)
 
 
-reserve = [
-    bytearray(3 << 18)
-]  # some arenas of the interpreter's allocator; never written to, so no session pays for it
+# Some arenas of the interpreter's allocator, never written to: no session pays for them.
+reserve = [bytearray(3 << 18)]
 
 
 class Guest(safeexec_guest.Guest):
@@ -156,6 +155,8 @@ class Guest(safeexec_guest.Guest):
         self._limits.update(header.get("limits", {}))
         os.environ.update(header.get("env", {}))
         self._add_tools(header.get("tools", ()))
+        if "network" in header:
+            self._network = self._start_network(header["network"], blobs)
         patterns = header.get("imports")
         if patterns is not None:
             builtins.__import__ = Gate(self._globals(), patterns)
