@@ -130,7 +130,7 @@ class _Lane(threading.Thread):
             run.outcome.version = self.ready["version"]
             while (item := run.take()) is not None:
                 case, alone = item
-                _write(process, {**_plain(case), "run_alone": alone})
+                _write(process, {**plain(case), "run_alone": alone})
                 while True:
                     message = json.loads(process.stdout.readline())
                     if message["t"] == "verdict":
@@ -158,7 +158,8 @@ def _write(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
     process.stdin.flush()
 
 
-def _plain(case: Case) -> dict[str, Any]:
+def plain(case: Case) -> dict[str, Any]:
+    """A case as plain data, for a supervisor."""
     return {
         **{name: getattr(case, name) for name in Case.__dataclass_fields__ if name not in ("steps", "digest")},
         "steps": [vars(step) for step in case.steps],
@@ -207,12 +208,17 @@ class _Run:
             message.get("why", ""),
             message.get("seconds", 0.0),
             message.get("text", ""),
-            self._validated.get(case.id) == case.digest,
+            self._bites(case, message["outcome"], effects),
         )
         with self._lock:
             self.outcome.verdicts.append(verdict)
             if self._progress is not None:
                 self._progress(self.target.name, verdict, len(self.outcome.verdicts), self._total)
+
+    def _bites(self, case: Case, outcome: str, effects: tuple[tuple[str, str], ...]) -> bool:
+        if self.target.adapter == "weak":  # this run is the better record
+            return outcome == "escaped" and case.effect in {name for name, _ in effects}
+        return self._validated.get(case.id) == case.digest
 
     def stayed(self, left: list[str]) -> None:
         """Processes that several cases' host left behind."""

@@ -31,11 +31,12 @@ EFFECTS = {
     "memory": "memory beyond the limit was taken",
     "output": "output beyond the limit was accepted",
     "forgery": "something forged was accepted",
+    "live": "the host was handed a live object of the guest",
     "late": "code of the guest ran after its step",
 }
 """What proves an escape, and what it means."""
 
-NEEDS = ("tools", "sessions", "files", "variables")
+NEEDS = ("tools", "sessions", "files", "variables", "threads")
 """What a case may ask of a target; one that lacks it is not applicable there."""
 
 KINDS = ("attack", "benign", "finding")

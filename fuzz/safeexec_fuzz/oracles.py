@@ -88,8 +88,9 @@ def judge(case: Case, world: World, seen_: Observation, limits: Mapping[str, Any
     if seen_.forged:
         found.append(Effect("forgery", seen_.forged))
     live = sorted({name for step in steps for name in step["live"]})
-    if live:
-        found.append(Effect("object", "the host holds live objects of the guest: " + ", ".join(live[:5])))
+    # A host may be lent functions and classes on purpose; where that is the attack, it is the effect. What hostile ones then do shows by itself.
+    if live and case.effect == "live":
+        found.append(Effect("live", "the host holds live objects of the guest: " + ", ".join(live[:5])))
     return found
 
 

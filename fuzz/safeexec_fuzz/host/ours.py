@@ -31,6 +31,8 @@ class SafeExec(Adapter):
             )
             self._policies[kind] = Policy(limits=chosen, imports=imports)
         self._sandbox = options["sandbox"]
+        if self._sandbox != "wasm":  # WebAssembly as it is compiled there has one thread
+            self.capabilities = self.capabilities | {"threads"}
         self._executor = Executor(self._sandbox, policy=self._policies["attack"], **rest)
 
     def open(self, tools, kind):

@@ -6,7 +6,7 @@ from .adapter import Adapter, Outcome, Session, distribution
 class Smolagents(Adapter):
     """smolagents' LocalPythonExecutor with its defaults, and the modules that its documentation authorises in examples."""
 
-    capabilities = frozenset(("tools", "sessions", "variables", "value"))
+    capabilities = frozenset(("tools", "sessions", "variables", "value", "threads"))
 
     def __init__(self, options):
         super().__init__(options)
@@ -43,7 +43,7 @@ class SmolagentsSession(Session):
 class Restricted(Adapter):
     """RestrictedPython as its documentation sets it up: safe and utility built-ins, its own guards, no imports."""
 
-    capabilities = frozenset(("tools", "sessions", "variables"))
+    capabilities = frozenset(("tools", "sessions", "variables", "threads"))
 
     def open(self, tools, kind):
         return RestrictedSession(tools)

@@ -14,6 +14,7 @@ class Command(Adapter):
     """A command that gets each step on its standard input. It is killed, with its process group, at the limit on time."""
 
     batch = True
+    capabilities = frozenset(("threads",))
 
     def __init__(self, options):
         super().__init__(options)
@@ -80,7 +81,7 @@ class CommandSession(Session):
 class Factory(Adapter):
     """``module:factory``: called without arguments it returns ``run(code)``; what that returns, or an ``(output, value)`` pair, is the outcome."""
 
-    capabilities = frozenset(("sessions", "value"))
+    capabilities = frozenset(("sessions", "value", "threads"))
 
     def __init__(self, factory, options):
         super().__init__(options)

@@ -16,7 +16,7 @@ from .adapter import Adapter, Outcome, Session
 class Weak(Adapter):
     """exec() in the host process, live objects both ways, a protocol of printed lines without authentication, and no limit at all."""
 
-    capabilities = frozenset(("tools", "sessions", "files", "variables", "value"))
+    capabilities = frozenset(("tools", "sessions", "files", "variables", "value", "threads"))
 
     def open(self, tools, kind):
         return WeakSession(tools)
