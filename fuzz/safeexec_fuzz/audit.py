@@ -148,7 +148,9 @@ class _Lane(threading.Thread):
             if case is None:
                 run.unusable(f"the supervisor ended: {error}")
                 return True
-            run.note(case, {"outcome": "escaped", "effects": [["process", "the supervisor of the host was ended"]]}, True)
+            run.note(
+                case, {"outcome": "escaped", "effects": [["process", "the supervisor of the host was ended"]]}, True
+            )
             return False
 
 
@@ -173,7 +175,14 @@ _DOUBTFUL = {"time", "memory", "left"}
 class _Run:
     """One target's cases, handed to its lanes."""
 
-    def __init__(self, target: Target, cases: Sequence[Case], limits: dict[str, Any], validated: dict[str, str], progress: Progress | None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        cases: Sequence[Case],
+        limits: dict[str, Any],
+        validated: dict[str, str],
+        progress: Progress | None,
+    ) -> None:
         self.target, self.limits, self._validated, self._progress = target, limits, validated, progress
         self.outcome = Outcome(target)
         self.processes: list[subprocess.Popen[str]] = []

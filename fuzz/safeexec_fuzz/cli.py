@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,40 @@ DEFAULT = ("local", "wasm")
 
 
 @click.command("audit", context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--sandbox", "sandboxes", multiple=True, metavar="NAME", help="A sandbox of safeexec's, or NAME:setting=value,… Repeats. [default: local, wasm]")
-@click.option("--target", "others", multiple=True, metavar="TARGET", help=f"Another executor: {', '.join(BUILT_IN)}, cmd:COMMAND, or module:factory. Repeats.")
-@click.option("--python", "pythons", multiple=True, metavar="PATH", help="The interpreter that has the --target installed; TARGET=PATH for one of several.")
+@click.option(
+    "--sandbox",
+    "sandboxes",
+    multiple=True,
+    metavar="NAME",
+    help="A sandbox of safeexec's, or NAME:setting=value,… Repeats. [default: local, wasm]",
+)
+@click.option(
+    "--target",
+    "others",
+    multiple=True,
+    metavar="TARGET",
+    help=f"Another executor: {', '.join(BUILT_IN)}, cmd:COMMAND, or module:factory. Repeats.",
+)
+@click.option(
+    "--python",
+    "pythons",
+    multiple=True,
+    metavar="PATH",
+    help="The interpreter that has the --target installed; TARGET=PATH for one of several.",
+)
 @click.option("--category", "categories", multiple=True, metavar="NAME", help="Only cases of this category. Repeats.")
 @click.option("--case", "ids", multiple=True, metavar="ID", help="Only this case. Repeats.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="How many cases at once. [default: one per core]")
 @click.option("--json", "json_file", metavar="FILE", help="Write the report as JSON; '-' is standard output.")
 @click.option("--html", "html_file", metavar="FILE", help="Write the report as one page.")
 @click.option("--sarif", "sarif_file", metavar="FILE", help="Write the escapes as SARIF 2.1.0.")
-@click.option("--fail-on", type=click.Choice(["escape", "never"]), default="escape", show_default=True, help="What makes the exit code 1.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["escape", "never"]),
+    default="escape",
+    show_default=True,
+    help="What makes the exit code 1.",
+)
 @click.option("--list", "list_", is_flag=True, help="List the cases and run nothing.")
 @click.option("--show", is_flag=True, help="Print the code of the chosen cases and run nothing.")
 def audit(
@@ -71,7 +96,12 @@ def audit(
     from .report import document, page, sarif, table
 
     data = document.build(outcomes)
-    for name, text in ((json_file, lambda: json.dumps(data, indent=1)), (html_file, lambda: page.build(data)), (sarif_file, lambda: json.dumps(sarif.build(data), indent=1))):
+    forms: tuple[tuple[str | None, Callable[[], str]], ...] = (
+        (json_file, lambda: json.dumps(data, indent=1)),
+        (html_file, lambda: page.build(data)),
+        (sarif_file, lambda: json.dumps(sarif.build(data), indent=1)),
+    )
+    for name, text in forms:
         if name == "-":
             click.echo(text())
         elif name is not None:
@@ -121,7 +151,13 @@ def _run(chosen: Target, cases: list[Case], jobs: int | None, screen: Console) -
                 screen.print(f"{label}: {done} of {of}", markup=False)
 
         return engine.run(chosen, cases, jobs=jobs or 0, progress=plain)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[bad]}", markup=False), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[bad]}", markup=False),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=screen) as bar:
         task = bar.add_task(label, total=len(cases), bad="")
         escaped = [0]

@@ -56,7 +56,9 @@ def judge(case: Case, world: World, seen_: Observation, limits: Mapping[str, Any
     planted = _planted(case)
     for step, text in zip(steps, texts):
         if planted and step["session"] not in planted and seen(world.secrets["cross"], text):
-            found.append(Effect("cross", f"session {step['session']} shows what session {', '.join(sorted(planted))} holds"))
+            found.append(
+                Effect("cross", f"session {step['session']} shows what session {', '.join(sorted(planted))} holds")
+            )
 
     changed = world.outside_changes()
     if changed:
@@ -106,7 +108,9 @@ def _calls(calls: Any, limits: Mapping[str, Any]) -> list[Effect]:
     for _, step, _, _ in calls:
         per_step[step] = per_step.get(step, 0) + 1
     if per_step and max(per_step.values()) > limits["tool_calls"]:
-        found.append(Effect("output", f"{max(per_step.values())} tool calls in one step, {limits['tool_calls']} allowed"))
+        found.append(
+            Effect("output", f"{max(per_step.values())} tool calls in one step, {limits['tool_calls']} allowed")
+        )
     return found
 
 
@@ -127,7 +131,9 @@ def behaved(case: Case, seen_: Observation, has_value: bool) -> str:
     step = report["steps"][-1]
     error = step["error"]
     if case.error is not None:
-        return "" if error and error[1].rpartition(".")[2] == case.error else f"no {case.error}, but {error and error[1]}"
+        return (
+            "" if error and error[1].rpartition(".")[2] == case.error else f"no {case.error}, but {error and error[1]}"
+        )
     if error:
         return f"{error[1]}: {error[2][:300]}"
     if case.stdout is not None and step["stdout"].rstrip("\n") != case.stdout.rstrip("\n"):

@@ -43,7 +43,7 @@ class HostProcess:
         self.folder = Path(tempfile.mkdtemp(prefix="safeexec-host-"))
         commands, self._commands = os.pipe()
         self._reports, reports = os.pipe()
-        self.log = open(self.folder / "log", "w+b")  # noqa: SIM115 - it lives as long as the process
+        self.log = open(self.folder / "log", "w+b")
         work = self.folder / "work"
         work.mkdir()
         self.process = subprocess.Popen(
@@ -148,7 +148,13 @@ class Lane:
     def ready(self) -> dict[str, Any]:
         """Start a host and say what it can do, or why it cannot."""
         host = self._host()
-        return {"t": "ready", "broken": host.broken, "version": host.version, "capabilities": sorted(host.capabilities), "batch": host.batch}
+        return {
+            "t": "ready",
+            "broken": host.broken,
+            "version": host.version,
+            "capabilities": sorted(host.capabilities),
+            "batch": host.batch,
+        }
 
     def _host(self) -> HostProcess:
         if self.host is None:
@@ -197,7 +203,9 @@ class Lane:
         if effects:
             if keep and host.batch:
                 self.drop(True)  # whatever it did to the host must not be blamed on the next case
-            return self._verdict(case, "escaped", effects=[[e.name, e.detail] for e in effects], seconds=seconds, text=text)
+            return self._verdict(
+                case, "escaped", effects=[[e.name, e.detail] for e in effects], seconds=seconds, text=text
+            )
         if report is not None and report["broken"]:
             self.drop(True)
             return self._verdict(case, "broken", why=report["broken"], seconds=seconds)
@@ -215,7 +223,14 @@ class Lane:
         for step in data["steps"]:
             step["code"] = world.fill(step["code"], host.process.pid)
             step["name"] = world.fill(step["name"], host.process.pid)
-        host.send({**data, "env": {world.env_name: world.secrets["env"]}, "object": world.secrets["object"], "linger": case.linger})
+        host.send(
+            {
+                **data,
+                "env": {world.env_name: world.secrets["env"]},
+                "object": world.secrets["object"],
+                "linger": case.linger,
+            }
+        )
         allowed = limits["wall"] if case.kind != "benign" else 4 * limits["benign_time"]
         if case.effect != "time":
             allowed += limits["patience"]
@@ -248,14 +263,18 @@ class Lane:
             kind = message.get("t")
             if kind == "eof":
                 code = host.process.poll() if host.process.poll() is not None else _wait(host.process)
-                saw.host_died = f"the host process ended with {code}" if code is not None else "the host's channel was closed"
+                saw.host_died = (
+                    f"the host process ended with {code}" if code is not None else "the host's channel was closed"
+                )
                 break
             if kind == "begin" and expected == "begin" and message.get("step") == index:
                 step_started, expected, deadline = now, "end", now + allowed + limits["grace"]
             elif kind == "end" and expected == "end" and message.get("step") == index and step_started is not None:
                 saw.step_seconds.append(now - step_started)
                 step_started, index, expected = None, index + 1, "begin"
-                deadline = now + limits["settle"] + case.linger + (4 * limits["benign_time"] if case.kind == "benign" else 0)
+                deadline = (
+                    now + limits["settle"] + case.linger + (4 * limits["benign_time"] if case.kind == "benign" else 0)
+                )
             elif kind == "done" and expected == "begin":
                 host.send({"nonce": nonce})
                 expected, deadline = "report", now + limits["settle"]

@@ -18,14 +18,20 @@ from .targets import target
 def bites(cases: Sequence[Case], jobs: int = 0) -> dict[str, str]:
     """Case id to digest of those that the weak executor was bitten by."""
     outcome = audit.run(target("weak"), cases, jobs=jobs)
-    return {v.case.id: v.case.digest for v in outcome.verdicts if v.outcome == "escaped" and v.case.effect in {name for name, _ in v.effects}}
+    return {
+        v.case.id: v.case.digest
+        for v in outcome.verdicts
+        if v.outcome == "escaped" and v.case.effect in {name for name, _ in v.effects}
+    }
 
 
 def main() -> int:
     """Write the record beside the corpus."""
     cases = load(("attack", "finding"))
     found = bites(cases)
-    (Path(__file__).parent / "corpus" / "validated.json").write_text(json.dumps(dict(sorted(found.items())), indent=0) + "\n", encoding="utf-8")
+    (Path(__file__).parent / "corpus" / "validated.json").write_text(
+        json.dumps(dict(sorted(found.items())), indent=0) + "\n", encoding="utf-8"
+    )
     missing = [case.id for case in cases if case.id not in found]
     print(f"{len(found)} of {len(cases)} attacks bite; not: {', '.join(missing) or 'none'}")
     return 1 if missing else 0

@@ -134,7 +134,11 @@ class World:
         canary.chmod(0o666)
         self.listeners = Listeners(self.folder)
         self.victim = subprocess.Popen(
-            ["sleep", "600"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            ["sleep", "600"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         processes.bystanders.add(self.victim.pid)
         self._before = _listing(self.outside)

@@ -8,7 +8,26 @@ from collections.abc import Callable
 from .errno import Errno
 from .fs import Directory, File, FileSystem, Node, Quota, Symlink, base_tree
 
-_NAMES = ("a", "b", "a/b", "../a", "/tmp/x", "/sandbox/a", "a/../b", "l", "/base/f", "/base", ".", "..", "", "//a//", "l/a", "/dev/null", "x" * 300, "a/")
+_NAMES = (
+    "a",
+    "b",
+    "a/b",
+    "../a",
+    "/tmp/x",
+    "/sandbox/a",
+    "a/../b",
+    "l",
+    "/base/f",
+    "/base",
+    ".",
+    "..",
+    "",
+    "//a//",
+    "l/a",
+    "/dev/null",
+    "x" * 300,
+    "a/",
+)
 _QUOTA = Quota(bytes=20_000, inodes=12, open_files=8)
 
 
@@ -67,7 +86,9 @@ def _call(fs: FileSystem, byte: Callable[[], int], name: Callable[[], str]) -> N
         fs.entry(file)
     else:
         fs.path_of(fs.directory(name()))
-    assert fs.used <= _QUOTA.bytes and fs.inodes <= _QUOTA.inodes and len(fs.files) <= _QUOTA.open_files, "beyond a quota"
+    assert fs.used <= _QUOTA.bytes and fs.inodes <= _QUOTA.inodes and len(fs.files) <= _QUOTA.open_files, (
+        "beyond a quota"
+    )
 
 
 def _check(fs: FileSystem) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-PROBE = '''
+PROBE = """
 def probe(item, depth=2):
     for name in ("open", "popen", "system", "__import__", "load_module", "open_code"):
         for way in (lambda: getattr(item, name), lambda: item[name], lambda: item.__dict__[name]):
@@ -46,7 +46,7 @@ def use(name, found):
         print(found("os").popen("cat @CANARY@").read())
     else:
         print(found("@CANARY@").read())
-'''
+"""
 """Put before each program: it uses whatever it is handed, if that can do harm."""
 
 ROOTS = (
@@ -67,11 +67,11 @@ NAMES = (
     "co_consts", "__origin__", "__args__", "loader", "parent", "manager", "stream", "buffer", "raw", "_module", "codecs", "__objclass__", "__text_signature__",
 )  # fmt: skip
 
-SETUP = '''
+SETUP = """
 import json, math, collections, functools, re, string, random, datetime, enum, dataclasses, contextlib, io, typing, types, operator, itertools
 import asyncio, logging, threading, inspect, os, sys, pathlib
-'''
-DEFS = '''
+"""
+DEFS = """
 class made:
     def method(self): pass
 def gen():
@@ -81,7 +81,7 @@ def caught():
         1 / 0
     except ZeroDivisionError as e:
         return e
-'''
+"""
 
 
 def _spell(name: str, how: int) -> str:
@@ -169,7 +169,9 @@ def imports(draw: st.DrawFn) -> str:
 @st.composite
 def formats(draw: st.DrawFn) -> str:
     """A format string that walks, in one of the ways there are to format."""
-    path = "".join("." + draw(st.sampled_from(NAMES)) if draw(st.integers(0, 3)) else "[0]" for _ in range(draw(st.integers(1, 5))))
+    path = "".join(
+        "." + draw(st.sampled_from(NAMES)) if draw(st.integers(0, 3)) else "[0]" for _ in range(draw(st.integers(1, 5)))
+    )
     root = draw(st.sampled_from(("lookup", "refuse", "add", "print", "made", "gen()")))
     way = draw(
         st.sampled_from(
@@ -189,7 +191,19 @@ def formats(draw: st.DrawFn) -> str:
 
 HOOKS = ("__repr__", "__str__", "__eq__", "__hash__", "__bool__", "__len__", "__iter__", "__getattr__", "__getattribute__", "__reduce_ex__", "__format__", "__del__",
          "__index__", "__int__", "__float__", "__fspath__", "__lt__", "__contains__", "__getitem__", "__call__", "__instancecheck__", "__dir__", "items", "keys")  # fmt: skip
-BASES = ("", "(int)", "(str)", "(dict)", "(list)", "(tuple)", "(bytes)", "(float)", "(Exception)", "(set)", "(BaseException)")
+BASES = (
+    "",
+    "(int)",
+    "(str)",
+    "(dict)",
+    "(list)",
+    "(tuple)",
+    "(bytes)",
+    "(float)",
+    "(Exception)",
+    "(set)",
+    "(BaseException)",
+)
 
 
 @st.composite
@@ -197,8 +211,22 @@ def hooks(draw: st.DrawFn) -> str:
     """A class with hooks that call home, left behind as value, in containers, in an exception, or as a tool's argument."""
     base = draw(st.sampled_from(BASES))
     chosen = draw(st.lists(st.sampled_from(HOOKS), min_size=1, max_size=4, unique=True))
-    action = draw(st.sampled_from(('beacon("hook")', "raise SystemExit(3)", "raise KeyboardInterrupt", 'open("@MARKER@", "w").close()', 'raise MemoryError', 'return self')))
-    methods = "".join(f"    def {name}(self, *a, **k):\n        {action}\n        return {'1' if name != '__str__' else repr('x')}\n" for name in chosen)
+    action = draw(
+        st.sampled_from(
+            (
+                'beacon("hook")',
+                "raise SystemExit(3)",
+                "raise KeyboardInterrupt",
+                'open("@MARKER@", "w").close()',
+                "raise MemoryError",
+                "return self",
+            )
+        )
+    )
+    methods = "".join(
+        f"    def {name}(self, *a, **k):\n        {action}\n        return {'1' if name != '__str__' else repr('x')}\n"
+        for name in chosen
+    )
     ending = draw(
         st.sampled_from(
             (
@@ -244,4 +272,4 @@ def _indent(text: str) -> str:
 def programs() -> st.SearchStrategy[tuple[str, str]]:
     """(kind, program) of every kind but the endless ones, which cost a second each."""
     kinds = {"chain": chains(), "import": imports(), "format": formats(), "hook": hooks()}
-    return st.one_of(*[strategy.map(lambda code, kind=kind: (kind, code)) for kind, strategy in kinds.items()])
+    return st.one_of(*[st.tuples(st.just(kind), strategy) for kind, strategy in kinds.items()])

@@ -6,14 +6,16 @@ from hypothesis import strategies as st
 
 _NAMES = ("a", "b", "c", "items", "total")
 
-numbers = st.one_of(st.integers(-1000, 1000).map(str), st.sampled_from(("0", "1", "-1", "2**70", "0.5", "-2.25", "1e10")))
+numbers = st.one_of(
+    st.integers(-1000, 1000).map(str), st.sampled_from(("0", "1", "-1", "2**70", "0.5", "-2.25", "1e10"))
+)
 texts = st.sampled_from(("''", "'x'", "'hello world'", "'a,b,c'", "'é'", "'12'", "'AbC'"))
 
 
 @st.composite
 def number(draw: st.DrawFn, depth: int = 2) -> str:
     """An expression that is a number, or fails as it should."""
-    if depth == 0:
+    if depth == 0 or draw(st.integers(0, 2)) == 0:
         return draw(st.one_of(numbers, st.sampled_from(("a", "b", "total"))))
     left, right = draw(number(depth - 1)), draw(number(depth - 1))
     return draw(
@@ -52,7 +54,7 @@ def text(draw: st.DrawFn) -> str:
         st.sampled_from(
             (
                 f"({t} + {draw(texts)})", f"{t}.upper()", f"{t}.replace('a', 'z')", f"f'{{{n}!r:>12}}'", f"'{{}}-{{}}'.format({t}, {n})", f"'%s|%r' % ({t}, {t})",
-                f"{t}[::-1]", f"','.join(map(str, items))", f"str({n})", f"repr({t})", f"({t} * 3)[1:5]", f"{t}.center(9, '*')", f"{t}.title().swapcase()",
+                f"{t}[::-1]", "','.join(map(str, items))", f"str({n})", f"repr({t})", f"({t} * 3)[1:5]", f"{t}.center(9, '*')", f"{t}.title().swapcase()",
                 f"{t}.encode().hex()", f"'{{0:08.3f}}'.format(float({n}))", f"format({n}, ',')", f"chr(97 + abs(int({n})) % 26)", f"type({n}).__name__",
             )
         )
@@ -65,21 +67,46 @@ def expression() -> st.SearchStrategy[str]:
 
 
 @st.composite
+def simple(draw: st.DrawFn) -> list[str]:
+    """One statement without a block."""
+    kind = draw(st.integers(0, 19))
+    if kind < 6:
+        value = draw(expression())
+        return (
+            [f"print({value})"]
+            if kind < 3
+            else [f"c = {value}", "print(c)"]
+            if kind < 5
+            else [f"print({value}, sep='-', end='|')"]
+        )
+    if kind < 10:
+        name = draw(st.sampled_from(("a", "b", "total")))
+        return [f"{name} {'+=' if kind == 9 else '='} {draw(number(1))}"]
+    if kind < 12:
+        return [f"items = {draw(sequence())}"]
+    if kind == 12:
+        return [f"items.append({draw(number(1))})"]
+    if kind == 13:
+        return [f"assert {draw(number(1))}, 'no'"]
+    return draw(
+        st.sampled_from(
+            (
+                ["items[0] = total"], ["d = {}", "d['k'] = total", "d['k'] += 1", "print(d)"], ["x, *y = items", "print(x, y)"], ["del items[0]"],
+                ["raise ValueError('x')"], ["import math", "print(math.floor(total))"], ["import json", "print(json.dumps(items))"],
+                ["import re", "print(re.findall(r'[a-z]', str(c)))"], ["from collections import Counter", "print(sorted(Counter('abca').items()))"],
+                ["print(isinstance(c, int))"], ["print([type(x).__name__ for x in items])"], ["a, b = b, a"],
+            )
+        )
+    )  # fmt: skip
+
+
+@st.composite
 def statement(draw: st.DrawFn, depth: int = 2) -> list[str]:
     """One statement, as lines."""
-    value = draw(expression())
-    name = draw(st.sampled_from(("a", "b", "total")))
-    simple = [
-        [f"print({value})"], [f"c = {value}"], [f"{name} = {draw(number())}"], [f"items = {draw(sequence())}"], [f"{name} += {draw(number(1))}"],
-        [f"items.append({draw(number(1))})"], ["items[0] = total"], ["d = {}", "d['k'] = total", "d['k'] += 1", "print(d)"], ["x, *y = items", "print(x, y)"],
-        [f"assert {draw(number(1))}, 'no'"], ["del items[0]"], [f"raise ValueError({draw(texts)})"], [f"print({value!s}, sep='-', end='|')"],
-        ["import math", f"print(math.floor({draw(number(1))}))"], ["import json", "print(json.dumps(items))"], [f"print(isinstance({value}, int))"],
-        ["import re", f"print(re.findall(r'\\w', {draw(texts)}))"], ["from collections import Counter", "print(sorted(Counter('abca').items()))"],
-    ]  # fmt: skip
     if depth == 0 or draw(st.booleans()):
-        return draw(st.sampled_from(simple))
+        return draw(simple())
     body = ["    " + line for line in draw(block(depth - 1))]
-    other = ["    " + line for line in draw(block(depth - 1))]
+    other = ["    " + line for line in draw(simple())]
     kind = draw(st.integers(0, 11))
     return (
         [f"if {draw(number(1))}:", *body, "else:", *other],
@@ -101,12 +128,12 @@ def statement(draw: st.DrawFn, depth: int = 2) -> list[str]:
 @st.composite
 def block(draw: st.DrawFn, depth: int = 1) -> list[str]:
     """A few statements."""
-    return [line for lines in draw(st.lists(statement(depth), min_size=1, max_size=3)) for line in lines]
+    return [line for lines in draw(st.lists(statement(depth), min_size=1, max_size=2)) for line in lines]
 
 
 @st.composite
 def programs(draw: st.DrawFn) -> str:
     """A whole program, that ends with an expression."""
-    lines = [line for lines in draw(st.lists(statement(2), min_size=1, max_size=5)) for line in lines]
+    lines = [line for lines in draw(st.lists(statement(2), min_size=1, max_size=4)) for line in lines]
     start = ["a, b, c, total = 1, 2.5, 'c', 7", "items = [3, 1, 2]"]
     return "\n".join([*start, *lines, draw(expression())]) + "\n"

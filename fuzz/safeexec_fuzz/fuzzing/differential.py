@@ -43,7 +43,9 @@ class Reference:
     """Plain CPython in a process of its own. Only for programs that this package generated itself."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-I", "-c", _REFERENCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _REFERENCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def run(self, code: str) -> Answer:
         """The answer. Raises RuntimeError when the process has ended."""
@@ -74,7 +76,9 @@ class Comparison:
     def __enter__(self) -> Comparison:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._reference.close()
         for executor in self._executors.values():
             executor.close()

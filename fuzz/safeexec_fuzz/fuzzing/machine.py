@@ -39,7 +39,7 @@ class Sessions(RuleBasedStateMachine):
         for model in self.models:
             model.session.close()
 
-    @precondition(lambda self: len(self.models) < 5)
+    @precondition(lambda self: sum(not m.closed for m in self.models) < 4)
     @rule(target=sessions, start=st.dictionaries(st.sampled_from("xyz"), st.integers(-9, 9), max_size=2))
     def open(self, start: dict[str, int]) -> Model:
         calls: list[int] = []
@@ -135,7 +135,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(target=sessions, model=sessions)
     def fork(self, model: Model) -> Any:
-        if model.closed or len(self.models) >= 5:
+        if model.closed or sum(not m.closed for m in self.models) >= 4:
             return multiple()
         try:
             branch = model.session.fork()

@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from importlib.resources import files
 from pathlib import Path
 
 from safeexec import wire
@@ -27,6 +28,17 @@ def targets() -> dict[str, One]:
     for point in entry_points(group=GROUP):
         found[point.name] = point.load()
     return dict(sorted(found.items()))
+
+
+def findings() -> list[tuple[str, str, bytes]]:
+    """(target, name, bytes) of what was found before, to be replayed always. Files named ``target--name.bin``."""
+    folder = files("safeexec_fuzz") / "corpus" / "findings"
+    found = []
+    for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        target, mark, name = file.name.removesuffix(".bin").partition("--")
+        if mark and file.name.endswith(".bin"):
+            found.append((target, name, file.read_bytes()))
+    return found
 
 
 def frames(data: bytes) -> None:
@@ -53,7 +65,7 @@ def frames(data: bytes) -> None:
         return
 
 
-def decode(header: wire.Header, blobs: tuple[wire.Blob, ...] | list[wire.Blob]) -> None:
+def decode(header: wire.Header, blobs: Sequence[wire.Blob]) -> None:
     """Decode every field as if it were a value, and encode what came of it again."""
     for node in list(header.values()):
         try:
@@ -81,7 +93,15 @@ def guided(name: str, seconds: int, findings: Path) -> tuple[bool, str]:
             sys.executable, "-m", "safeexec_fuzz.fuzzing.native", name, corpus, f"-max_total_time={seconds}", "-max_len=8192", "-timeout=20",
             "-rss_limit_mb=2048", f"-artifact_prefix={findings}/{name}-", "-print_final_stats=1",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds + 120, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds + 120,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+            check=False,
+        )
     return done.returncode == 0, done.stderr[-3000:]
 
 

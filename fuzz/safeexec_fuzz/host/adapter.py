@@ -1,13 +1,18 @@
 """What an adapter of a target is: sessions that run code, and what they can do besides."""
 
+from __future__ import annotations
+
 import sys
 from importlib import import_module
+from typing import Any
 
 
 class Outcome:
     """What the target handed to its host. `value` may be hostile."""
 
-    def __init__(self, value=None, stdout="", stderr="", error=None, has_value=True):
+    def __init__(
+        self, value: Any = None, stdout: Any = "", stderr: Any = "", error: Any = None, has_value: Any = True
+    ) -> None:
         self.value = value
         self.stdout = stdout
         self.stderr = stderr
@@ -20,20 +25,20 @@ class Adapter:
     """One target. `batch`: several cases may share its host process, because code runs in another one."""
 
     batch = False
-    capabilities = frozenset()
+    capabilities: frozenset[str] = frozenset()
     """Of "tools", "sessions", "files", "variables", "value"."""
 
-    def __init__(self, options):
+    def __init__(self, options: Any) -> None:
         self.options = options
 
-    def open(self, tools, kind):
+    def open(self, tools: Any, kind: Any) -> Any:
         """A session. `tools` is name to callable; `kind` is the case's."""
         raise NotImplementedError
 
-    def close(self):
+    def close(self) -> None:
         """Free everything."""
 
-    def version(self):
+    def version(self) -> Any:
         """What is tested, for the report."""
         return ""
 
@@ -41,27 +46,27 @@ class Adapter:
 class Session:
     """One session of a target."""
 
-    def run(self, code):
+    def run(self, code: Any) -> Any:
         """Run a step and return an Outcome. What it raises counts as the target's own failure."""
         raise NotImplementedError
 
-    def alive(self):
+    def alive(self) -> Any:
         """Whether another step can be run."""
         return True
 
-    def read(self, name):
+    def read(self, name: Any) -> Any:
         """Bytes of a file."""
         raise NotImplementedError
 
-    def names(self):
+    def names(self) -> Any:
         """Names of the files."""
         return []
 
-    def get(self, name):
+    def get(self, name: Any) -> Any:
         """A variable."""
         raise NotImplementedError
 
-    def close(self):
+    def close(self) -> None:
         """End the session."""
 
 
@@ -77,7 +82,7 @@ _BUILT_IN = {
 }
 
 
-def load(kind, options):
+def load(kind: Any, options: Any) -> Any:
     """The adapter of a kind, or what "factory" names. Raises whatever importing it raises."""
     if kind == "factory":
         module, _, name = options["factory"].partition(":")
@@ -92,7 +97,7 @@ def load(kind, options):
     return getattr(import_module("." + module, __package__), name)(options)
 
 
-def distribution(name):
+def distribution(name: Any) -> Any:
     """``name version`` of an installed distribution."""
     from importlib.metadata import PackageNotFoundError, version
 

@@ -1,5 +1,9 @@
 """safeexec's own sandboxes, through the public API alone."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from .adapter import Adapter, Outcome, Session
 
 
@@ -9,7 +13,7 @@ class SafeExec(Adapter):
     batch = True
     capabilities = frozenset(("tools", "sessions", "files", "variables", "value"))
 
-    def __init__(self, options):
+    def __init__(self, options: Any) -> None:
         super().__init__(options)
         from safeexec import DEFAULT_IMPORTS, Executor, Limits, Policy
 
@@ -35,25 +39,25 @@ class SafeExec(Adapter):
             self.capabilities = self.capabilities | {"threads"}
         self._executor = Executor(self._sandbox, policy=self._policies["attack"], **rest)
 
-    def open(self, tools, kind):
+    def open(self, tools: Any, kind: Any) -> Any:
         offered = {name: tool for name, tool in tools.items() if not name.startswith("__")}
         policy = self._policies["benign" if kind == "benign" else "attack"]
         return SafeExecSession(self._executor.session(offered, policy=policy))
 
-    def close(self):
+    def close(self) -> None:
         self._executor.close()
 
-    def version(self):
+    def version(self) -> Any:
         import safeexec
 
         return f"safeexec {safeexec.__version__}"
 
 
 class SafeExecSession(Session):
-    def __init__(self, session):
+    def __init__(self, session: Any) -> None:
         self._session = session
 
-    def run(self, code):
+    def run(self, code: Any) -> Any:
         result = self._session.run(code)
         error = result.error
         return Outcome(
@@ -63,17 +67,17 @@ class SafeExecSession(Session):
             None if error is None else (error.kind, error.type, error.message + "\n" + error.traceback),
         )
 
-    def alive(self):
+    def alive(self) -> Any:
         return not self._session.closed
 
-    def read(self, name):
+    def read(self, name: Any) -> Any:
         return self._session.files.read(name)
 
-    def names(self):
+    def names(self) -> Any:
         return [info.name for info in self._session.files.list()]
 
-    def get(self, name):
+    def get(self, name: Any) -> Any:
         return self._session.variables[name]
 
-    def close(self):
+    def close(self) -> None:
         self._session.close()

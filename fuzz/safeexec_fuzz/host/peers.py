@@ -1,5 +1,9 @@
 """Executors of other projects, each through its own documented interface. Imported only where they are installed."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from .adapter import Adapter, Outcome, Session, distribution
 
 
@@ -8,26 +12,26 @@ class Smolagents(Adapter):
 
     capabilities = frozenset(("tools", "sessions", "variables", "value", "threads"))
 
-    def __init__(self, options):
+    def __init__(self, options: Any) -> None:
         super().__init__(options)
         from smolagents.local_python_executor import LocalPythonExecutor
 
         self._make = LocalPythonExecutor
 
-    def open(self, tools, kind):
+    def open(self, tools: Any, kind: Any) -> Any:
         executor = self._make(additional_authorized_imports=[])
         executor.send_tools({name: tool for name, tool in tools.items() if not name.startswith("__")})
         return SmolagentsSession(executor)
 
-    def version(self):
+    def version(self) -> Any:
         return distribution("smolagents")
 
 
 class SmolagentsSession(Session):
-    def __init__(self, executor):
+    def __init__(self, executor: Any) -> None:
         self._executor = executor
 
-    def run(self, code):
+    def run(self, code: Any) -> Any:
         try:
             output = self._executor(code)
         except Exception as error:
@@ -36,7 +40,7 @@ class SmolagentsSession(Session):
             return Outcome(None, printed, "", ("exception", type(cause).__name__, str(error)))
         return Outcome(output.output, output.logs)
 
-    def get(self, name):
+    def get(self, name: Any) -> Any:
         return self._executor.state[name]
 
 
@@ -45,28 +49,47 @@ class Restricted(Adapter):
 
     capabilities = frozenset(("tools", "sessions", "variables", "threads"))
 
-    def open(self, tools, kind):
+    def open(self, tools: Any, kind: Any) -> Any:
         return RestrictedSession(tools)
 
-    def version(self):
+    def version(self) -> Any:
         return distribution("RestrictedPython")
 
 
 class RestrictedSession(Session):
-    def __init__(self, tools):
-        from RestrictedPython import limited_builtins, safe_builtins, utility_builtins
+    def __init__(self, tools: Any) -> None:
         from RestrictedPython.Eval import default_guarded_getitem, default_guarded_getiter
-        from RestrictedPython.Guards import full_write_guard, guarded_iter_unpack_sequence, safer_getattr
+        from RestrictedPython.Guards import full_write_guard, guarded_iter_unpack_sequence, safe_builtins, safer_getattr
+        from RestrictedPython.Limits import limited_builtins
         from RestrictedPython.PrintCollector import PrintCollector
+        from RestrictedPython.Utilities import utility_builtins
 
         builtins = {**safe_builtins, **limited_builtins, **utility_builtins}
-        builtins.update(sum=sum, min=min, max=max, list=list, dict=dict, map=map, filter=filter, enumerate=enumerate, all=all, any=any)
+        builtins.update(
+            sum=sum,
+            min=min,
+            max=max,
+            list=list,
+            dict=dict,
+            map=map,
+            filter=filter,
+            enumerate=enumerate,
+            all=all,
+            any=any,
+        )
 
-        def inplace(op, left, right):
+        def inplace(op: Any, left: Any, right: Any) -> Any:
             import operator
 
-            table = {"+=": operator.iadd, "-=": operator.isub, "*=": operator.imul, "/=": operator.itruediv, "//=": operator.ifloordiv}
-            return table[op](left, right)
+            table = {
+                "+=": operator.iadd,
+                "-=": operator.isub,
+                "*=": operator.imul,
+                "/=": operator.itruediv,
+                "//=": operator.ifloordiv,
+            }
+            chosen: Any = table[op]
+            return chosen(left, right)
 
         self.globals = {
             "__builtins__": builtins,
@@ -83,8 +106,8 @@ class RestrictedSession(Session):
         }
         self.globals.update((name, tool) for name, tool in tools.items() if not name.startswith("__"))
 
-    def run(self, code):
-        from RestrictedPython import compile_restricted_exec
+    def run(self, code: Any) -> Any:
+        from RestrictedPython.compile import compile_restricted_exec
 
         compiled = compile_restricted_exec(code, filename="<step>")
         if compiled.code is None:
@@ -98,7 +121,7 @@ class RestrictedSession(Session):
         printer = self.globals.get("_print")
         return Outcome(None, "".join(printer.txt) if printer is not None else "", "", error, has_value=False)
 
-    def get(self, name):
+    def get(self, name: Any) -> Any:
         return self.globals[name]
 
 
@@ -108,34 +131,38 @@ class Monty(Adapter):
     batch = True
     capabilities = frozenset(("tools", "sessions", "value"))
 
-    def __init__(self, options):
+    def __init__(self, options: Any) -> None:
         super().__init__(options)
         import pydantic_monty
 
         self._pool = pydantic_monty.Monty(min_processes=1).__enter__()
 
-    def open(self, tools, kind):
+    def open(self, tools: Any, kind: Any) -> Any:
         limits = self.options["limits"]
         seconds = float(limits["benign_time"] if kind == "benign" else limits["time"])
-        chosen = {"max_feed_duration_secs": seconds, "max_memory": limits["memory"], "max_suspensions": limits["tool_calls"]}
+        chosen = {
+            "max_feed_duration_secs": seconds,
+            "max_memory": limits["memory"],
+            "max_suspensions": limits["tool_calls"],
+        }
         session = self._pool.checkout(limits=chosen).__enter__()
         return MontySession(session, {name: tool for name, tool in tools.items() if not name.startswith("__")})
 
-    def close(self):
+    def close(self) -> None:
         self._pool.__exit__(None, None, None)
 
-    def version(self):
+    def version(self) -> Any:
         return distribution("pydantic-monty")
 
 
 class MontySession(Session):
-    def __init__(self, session, tools):
+    def __init__(self, session: Any, tools: Any) -> None:
         self._session, self._tools = session, tools
 
-    def run(self, code):
+    def run(self, code: Any) -> Any:
         printed = []
 
-        def collect(stream, text):
+        def collect(stream: Any, text: Any) -> None:
             printed.append(text)
 
         try:
@@ -146,37 +173,43 @@ class MontySession(Session):
             return Outcome(None, "".join(printed), "", ("exception", kind, str(error)))
         return Outcome(value, "".join(printed))
 
-    def close(self):
+    def close(self) -> None:
         self._session.__exit__(None, None, None)
 
 
 class Eryx(Adapter):
     """pyeryx: CPython compiled to WASI, in the host process. A Session has no limit on memory, so each step has a Sandbox."""
 
-    def __init__(self, options):
+    def __init__(self, options: Any) -> None:
         super().__init__(options)
         import eryx
 
         self._module = eryx
 
-    def open(self, tools, kind):
+    def open(self, tools: Any, kind: Any) -> Any:
         return EryxSession(self._module, self.options["limits"], kind)
 
-    def version(self):
+    def version(self) -> Any:
         return distribution("pyeryx")
 
 
 class EryxSession(Session):
-    def __init__(self, module, limits, kind):
+    def __init__(self, module: Any, limits: Any, kind: Any) -> None:
         seconds = limits["benign_time"] if kind == "benign" else limits["time"]
         chosen = module.ResourceLimits(execution_timeout_ms=int(seconds * 1000), max_memory_bytes=limits["memory"])
         self._sandbox = module.Sandbox(resource_limits=chosen)
 
-    def run(self, code):
+    def run(self, code: Any) -> Any:
         try:
             done = self._sandbox.execute(code)
         except Exception as error:
             lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
             name = lines[-1].strip().partition(":")[0]
-            return Outcome(None, "", "", ("exception", name if name.isidentifier() else type(error).__name__, str(error)), has_value=False)
+            return Outcome(
+                None,
+                "",
+                "",
+                ("exception", name if name.isidentifier() else type(error).__name__, str(error)),
+                has_value=False,
+            )
         return Outcome(None, done.stdout, done.stderr or "", has_value=False)

@@ -1,11 +1,14 @@
 """Targets that are programs: a plain interpreter, any command that reads code on its standard input, any factory of callables."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 from .adapter import Adapter, Outcome, Session
 
@@ -16,34 +19,36 @@ class Command(Adapter):
     batch = True
     capabilities = frozenset(("threads",))
 
-    def __init__(self, options):
+    def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._command = options["command"]
 
-    def open(self, tools, kind):
+    def open(self, tools: Any, kind: Any) -> Any:
         limits = self.options["limits"]
-        return CommandSession(self._command, limits["benign_time"] if kind == "benign" else limits["time"], limits["output"])
+        return CommandSession(
+            self._command, limits["benign_time"] if kind == "benign" else limits["time"], limits["output"]
+        )
 
-    def version(self):
+    def version(self) -> Any:
         return " ".join(self._command)
 
 
 class Subprocess(Command):
     """``python -I -`` in a folder of its own with a clean environment: what many projects call a sandbox."""
 
-    def __init__(self, options):
+    def __init__(self, options: Any) -> None:
         super().__init__({**options, "command": [sys.executable, "-I", "-"]})
 
-    def version(self):
+    def version(self) -> Any:
         return "Python " + ".".join(map(str, sys.version_info[:3]))
 
 
 class CommandSession(Session):
-    def __init__(self, command, seconds, output):
+    def __init__(self, command: Any, seconds: Any, output: Any) -> None:
         self._command, self._seconds, self._output = command, seconds, output
         self._folder = tempfile.mkdtemp(prefix="safeexec-audit-")
 
-    def run(self, code):
+    def run(self, code: Any) -> Any:
         process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -68,13 +73,13 @@ class CommandSession(Session):
             self._end(process)
         return Outcome(None, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), error, has_value=False)
 
-    def _end(self, process):
+    def _end(self, process: Any) -> None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             return
 
-    def close(self):
+    def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -83,22 +88,22 @@ class Factory(Adapter):
 
     capabilities = frozenset(("sessions", "value", "threads"))
 
-    def __init__(self, factory, options):
+    def __init__(self, factory: Any, options: Any) -> None:
         super().__init__(options)
         self._factory = factory
 
-    def open(self, tools, kind):
+    def open(self, tools: Any, kind: Any) -> Any:
         return FactorySession(self._factory())
 
-    def version(self):
+    def version(self) -> Any:
         return self.options["factory"]
 
 
 class FactorySession(Session):
-    def __init__(self, run):
+    def __init__(self, run: Any) -> None:
         self._run = run
 
-    def run(self, code):
+    def run(self, code: Any) -> Any:
         try:
             made = self._run(code)
         except Exception as error:
@@ -107,7 +112,7 @@ class FactorySession(Session):
             return Outcome(made[1], made[0])
         return Outcome(made, made if type(made) is str else "")
 
-    def close(self):
+    def close(self) -> None:
         close = getattr(self._run, "close", None)
         if callable(close):
             close()

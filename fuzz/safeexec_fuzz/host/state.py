@@ -1,5 +1,7 @@
 """What an attack must leave as it was in the host process, and values that it must not hand over alive."""
 
+from __future__ import annotations
+
 import builtins
 import collections
 import decimal
@@ -21,6 +23,7 @@ import threading
 import time
 import types
 import typing
+from typing import Any
 
 _MODULES = (builtins, collections, decimal, functools, gc, io, json, json.decoder, json.encoder, logging, math, os, os.path, pickle,
             random, re, signal, socket, subprocess, threading, time, types, typing)  # fmt: skip
@@ -32,9 +35,9 @@ PROBES = ("6 * 7", "sorted([3, 1, 2]) + [len('abc'), max(4, 5), int('7')]", "imp
 """Steps whose answers must be the same before and after, in a fresh session."""
 
 
-def fingerprint():
+def fingerprint() -> Any:
     """Name to identity or content of what is looked at."""
-    found = {}
+    found: dict[str, Any] = {}
     for module in _MODULES:
         for name, value in vars(module).items():
             if name[:1] != "_" or name == "__import__":
@@ -62,7 +65,7 @@ def fingerprint():
     return found
 
 
-def changes(before, after):
+def changes(before: Any, after: Any) -> Any:
     """Names of what is not as it was. What was merely imported since is no change."""
     found = []
     for name, value in before.items():
@@ -78,33 +81,33 @@ def changes(before, after):
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, bytearray, range, type(Ellipsis))
 
 
-def describe(value, budget=400_000):
+def describe(value: Any, budget: Any = 400_000) -> Any:
     """``(text, live)``: the value as text and the type names of what in it is no plain data. Runs no code of the value's."""
-    live = []
+    live: list[str] = []
     parts = []
     left = [budget]
 
-    def name_of(kind):
+    def name_of(kind: Any) -> Any:
         # type.__getattribute__: a metaclass of the guest's must not be asked.
         return str(type.__getattribute__(kind, "__name__"))
 
-    def put(text):
+    def put(text: Any) -> None:
         left[0] -= len(text)
         parts.append(text)
 
-    def walk(item, depth):
+    def walk(item: Any, depth: Any) -> None:
         kind = type(item)
         if left[0] < 0 or depth > 40:
             return
         if kind in _ATOMS:
             if kind is int and item.bit_length() > 10000:
-                put("<int of %d bits>" % item.bit_length())
+                put(f"<int of {item.bit_length()} bits>")
             elif kind in (str, bytes, bytearray) and len(item) > left[0]:
                 put(repr(item[: left[0] // 2]) + "..." + repr(item[-left[0] // 2 :]))
             else:
                 put(repr(item))
         elif kind in (list, tuple, set, frozenset):
-            put("%s(" % kind.__name__)
+            put(f"{kind.__name__}(")
             for index, part in enumerate(item):
                 if index > 20000:
                     break
@@ -124,7 +127,7 @@ def describe(value, budget=400_000):
         else:
             name = name_of(kind)
             module = str(type.__getattribute__(kind, "__module__"))
-            put("<%s.%s>" % (module, name))
+            put(f"<{module}.{name}>")
             if module.partition(".")[0] in ("safeexec", "datetime", "decimal", "fractions", "uuid", "pydantic_monty"):
                 put(repr(item)[:100_000])  # classes of the target's own, whose repr runs nothing of the guest's
             elif len(live) < 10:
@@ -134,9 +137,19 @@ def describe(value, budget=400_000):
     return "".join(parts), live
 
 
-def use(value):
+def use(value: Any) -> None:
     """What a host does with a value without thinking: print it, compare it, hash it, look whether it is true."""
-    for action in (repr, str, bool, hash, lambda v: v == 0, lambda v: 0 == v, lambda v: v in (1, "x"), lambda v: "%s" % (v,), lambda v: sorted([v, v])):
+    for action in (
+        repr,
+        str,
+        bool,
+        hash,
+        lambda v: v == 0,
+        lambda v: 0 == v,
+        lambda v: v in (1, "x"),
+        lambda v: f"{v}",
+        lambda v: sorted([v, v]),
+    ):
         try:
             action(value)
         except Exception:

@@ -2,28 +2,30 @@
 
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 
 class Vault:
     """Holds a token in the host's memory. Whoever can read it has left the sandbox."""
 
-    def __init__(self, token):
+    def __init__(self, token: Any) -> None:
         self.token = token
 
 
 class Bench:
     """The tools of one case."""
 
-    def __init__(self, token, directory):
-        self.calls = []
+    def __init__(self, token: Any, directory: Any) -> None:
+        self.calls: list[tuple[str, int | None, bool, bool]] = []
         """(tool, step it was called in or None, whether every argument was plain, was allowed)."""
-        self.step = None
+        self.step: int | None = None
         self._lock = threading.Lock()
         vault = Vault(token)
         keeper = {"password": token}
         limit = 2000
 
-        def note(tool, arguments, allowed=True):
+        def note(tool: Any, arguments: Any, allowed: Any = True) -> None:
             plain = all(type(a) in (int, str, float, bool, type(None), list, dict, bytes) for a in arguments)
             with self._lock:
                 if len(self.calls) < limit:
@@ -61,12 +63,19 @@ class Bench:
 
         def unlisted(text: str = "") -> str:
             note("unlisted", (text,), False)
-            return token
+            return str(token)
 
-        self.offered = {"add": add, "beacon": beacon, "lookup": lookup, "refuse": refuse, "slow": slow}
+        self.offered: dict[str, Callable[..., Any]] = {
+            "add": add,
+            "beacon": beacon,
+            "lookup": lookup,
+            "refuse": refuse,
+            "slow": slow,
+        }
 
-        def call(name, args, kwargs):
-            return {**self.offered, "unlisted": unlisted}[name](*args, **kwargs)
+        def call(name: Any, args: Any, kwargs: Any) -> Any:
+            known: dict[str, Callable[..., Any]] = {**self.offered, "unlisted": unlisted}
+            return known[name](*args, **kwargs)
 
         self.all = {**self.offered, "__all__": call}
         self.vault = vault

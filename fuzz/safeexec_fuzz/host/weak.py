@@ -3,12 +3,15 @@
 Never use it for anything else: it runs code in its own process and believes what the code prints.
 """
 
+from __future__ import annotations
+
 import base64
 import contextlib
 import io
 import json
 import os
 import pickle
+from typing import Any
 
 from .adapter import Adapter, Outcome, Session
 
@@ -18,20 +21,20 @@ class Weak(Adapter):
 
     capabilities = frozenset(("tools", "sessions", "files", "variables", "value", "threads"))
 
-    def open(self, tools, kind):
+    def open(self, tools: Any, kind: Any) -> Any:
         return WeakSession(tools)
 
-    def version(self):
+    def version(self) -> Any:
         return "built in"
 
 
 class WeakSession(Session):
-    def __init__(self, tools):
+    def __init__(self, tools: Any) -> None:
         self.tools = tools
         self.names_ = {"__name__": "__main__", **tools}
         self.kept = None
 
-    def run(self, code):
+    def run(self, code: Any) -> Any:
         import ast
 
         out, err = io.StringIO(), io.StringIO()
@@ -52,7 +55,7 @@ class WeakSession(Session):
             value = kept
         return Outcome(value, out.getvalue(), err.getvalue(), error)
 
-    def _believe(self, line, value):
+    def _believe(self, line: Any, value: Any) -> Any:
         # Executors that talk to their guest over its standard output have believed lines like these.
         mark, _, rest = line.partition(" ")
         try:
@@ -71,12 +74,12 @@ class WeakSession(Session):
             return value
         return value
 
-    def read(self, name):
+    def read(self, name: Any) -> Any:
         with open(name, "rb") as file:
             return file.read()
 
-    def names(self):
+    def names(self) -> Any:
         return [entry for entry in os.listdir(".") if os.path.isfile(entry)]
 
-    def get(self, name):
+    def get(self, name: Any) -> Any:
         return self.names_[name]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import safeexec
-
-from ..audit import LIMITS, Outcome, Verdict
-from ..cases import EFFECTS
+from safeexec_fuzz.audit import LIMITS, Outcome, Verdict
+from safeexec_fuzz.cases import EFFECTS
 
 
 def build(outcomes: Sequence[Outcome], when: datetime | None = None) -> dict[str, Any]:
@@ -19,7 +18,7 @@ def build(outcomes: Sequence[Outcome], when: datetime | None = None) -> dict[str
     return {
         "schema": 1,
         "safeexec": safeexec.__version__,
-        "date": (when or datetime.now(timezone.utc)).isoformat(timespec="seconds"),
+        "date": (when or datetime.now(UTC)).isoformat(timespec="seconds"),
         "system": {
             "os": platform.system(),
             "kernel": platform.release(),
@@ -91,7 +90,10 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
     found = []
     for name in sorted({*left["targets"], *right["targets"]}):
         one, two = (
-            {c["id"]: (c["outcome"], sorted({e["name"] for e in c["effects"]})) for c in d["targets"].get(name, {}).get("cases", ())}
+            {
+                c["id"]: (c["outcome"], sorted({e["name"] for e in c["effects"]}))
+                for c in d["targets"].get(name, {}).get("cases", ())
+            }
             for d in (left, right)
         )
         for identity in sorted({*one, *two}):

@@ -83,9 +83,13 @@ def _heat(document: Mapping[str, Any]) -> str:
                 share = good / len(judged)
                 cells.append(f'<td class="heat h{_shade(share)}" data-sort="{share:.4f}">{good}/{len(judged)}</td>')
             else:
-                cells.append(f'<td class="heat none" data-sort="-1">{"broken" if cases and cases[0]["outcome"] == "broken" else "n/a"}</td>')
+                cells.append(
+                    f'<td class="heat none" data-sort="-1">{"broken" if cases and cases[0]["outcome"] == "broken" else "n/a"}</td>'
+                )
         label = f"{category} <small>ordinary programs</small>" if kind == "benign" else _text(category)
-        lines.append(f'<tr class="{_text(kind)}"><th scope="row" data-sort="{_text(category)}">{label}</th>{"".join(cells)}</tr>')
+        lines.append(
+            f'<tr class="{_text(kind)}"><th scope="row" data-sort="{_text(category)}">{label}</th>{"".join(cells)}</tr>'
+        )
     return (
         "<section><h2>Contained, by category</h2><p>Of the attacks that could be judged; below them, ordinary programs that ran as they should. "
         'Press a heading to sort.</p><div class="scroll"><table class="sortable" id="heat"><thead><tr>'
@@ -111,7 +115,9 @@ def _escapes(document: Mapping[str, Any]) -> str:
                 f"<pre>{_text(case['code'])}</pre>{said}</details>"
             )
         escaped = sum(c["outcome"] == "escaped" for c in found)
-        parts.append(f"<h3>{_text(name)}: {escaped} escaped, {len(found) - escaped} blocked or broken</h3>{''.join(items)}")
+        parts.append(
+            f"<h3>{_text(name)}: {escaped} escaped, {len(found) - escaped} blocked or broken</h3>{''.join(items)}"
+        )
     return f"<section><h2>What was found</h2>{''.join(parts)}</section>"
 
 
@@ -125,7 +131,10 @@ def _cases(document: Mapping[str, Any]) -> str:
     lines = []
     for identity, row in table.items():
         case = row["case"]
-        cells = "".join(f'<td class="o {_text(row["outcomes"].get(n, "none"))}">{_text(row["outcomes"].get(n, "–"))}</td>' for n in targets)
+        cells = "".join(
+            f'<td class="o {_text(row["outcomes"].get(n, "none"))}">{_text(row["outcomes"].get(n, "–"))}</td>'
+            for n in targets
+        )
         bite = "" if case["kind"] == "benign" else "yes" if case["validated"] else "never"
         lines.append(
             f'<tr><th scope="row" title="{_text(case["mechanism"])}">{_text(identity)}</th><td>{_text(case["category"])}</td>'

@@ -24,8 +24,8 @@ def _run(name: str, target: Mapping[str, Any], document: Mapping[str, Any]) -> d
     rules = [
         {
             "id": case["id"],
-            "shortDescription": {"text": case["mechanism"] or case["id"]},
-            "fullDescription": {"text": f"{case['mechanism']}. {case['reference']}".strip()},
+            "shortDescription": {"text": neutralise(case["mechanism"] or case["id"])},
+            "fullDescription": {"text": neutralise(f"{case['mechanism']}. {case['reference']}".strip())},
             "defaultConfiguration": {"level": "error"},
             "properties": {"tags": ["security", case["category"]], "security-severity": "9.0"},
         }
@@ -37,10 +37,15 @@ def _run(name: str, target: Mapping[str, Any], document: Mapping[str, Any]) -> d
             "ruleIndex": index,
             "level": "error",
             "kind": "fail",
-            "message": {"text": neutralise("; ".join(f"{e['name']}: {e['detail']}" for e in case["effects"])) or "escaped"},
+            "message": {
+                "text": neutralise("; ".join(f"{e['name']}: {e['detail']}" for e in case["effects"])) or "escaped"
+            },
             "locations": [
                 {
-                    "physicalLocation": {"artifactLocation": {"uri": f"safeexec-audit/{case['category']}/{case['id']}.py"}, "region": {"startLine": 1}},
+                    "physicalLocation": {
+                        "artifactLocation": {"uri": f"safeexec-audit/{case['category']}/{case['id']}.py"},
+                        "region": {"startLine": 1},
+                    },
                     "logicalLocations": [{"name": neutralise(name), "kind": "module"}],
                 }
             ],
@@ -58,8 +63,13 @@ def _run(name: str, target: Mapping[str, Any], document: Mapping[str, Any]) -> d
                 "rules": rules,
             }
         },
-        "invocations": [{"executionSuccessful": not target["error"], "startTimeUtc": document["date"].replace("+00:00", "Z")}],
+        "invocations": [
+            {"executionSuccessful": not target["error"], "startTimeUtc": document["date"].replace("+00:00", "Z")}
+        ],
         "automationDetails": {"id": f"safeexec-audit/{neutralise(name)}/"},
-        "properties": {k: target[k] for k in ("attacks", "contained", "escaped", "validated", "na", "broken", "benign", "benign_ok")},
+        "properties": {
+            k: target[k]
+            for k in ("attacks", "contained", "escaped", "validated", "na", "broken", "benign", "benign_ok")
+        },
         "results": results,
     }

@@ -25,7 +25,9 @@ def cell(cases: list[Mapping[str, Any]]) -> tuple[str, str]:
 
 def rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(kind, category), attacks before benign programs."""
-    found = {(c["kind"] == "benign", c["kind"], c["category"]) for t in document["targets"].values() for c in t["cases"]}
+    found = {
+        (c["kind"] == "benign", c["kind"], c["category"]) for t in document["targets"].values() for c in t["cases"]
+    }
     return [(kind, category) for _, kind, category in sorted(found)]
 
 
@@ -56,21 +58,30 @@ def _target(name: str, target: Mapping[str, Any], console: Console) -> None:
     console.print(Text(f"\n{neutralise_line(name, 60)} ({neutralise_line(target['version'], 60)})", style="bold"))
     console.print(Text(line), soft_wrap=True)
     if target["error"]:
-        console.print(Text("it could not be started: " + neutralise(target["error"][-1500:]), style="yellow"), soft_wrap=True)
+        console.print(
+            Text("it could not be started: " + neutralise(target["error"][-1500:]), style="yellow"), soft_wrap=True
+        )
         return
     for case in target["cases"]:
+        if case["outcome"] == "escaped" and name == "weak":
+            continue  # what it is for; that a case did not bite is said below
         if case["outcome"] == "escaped":
             effects = "; ".join(f"{e['name']}: {e['detail']}" for e in case["effects"])
             head = f"  ESCAPED {case['id']} [{case['category']}] {case['reference']}".rstrip()
-            console.print(Text(head, style="red"), soft_wrap=True)
-            console.print(Text("    mechanism: " + case["mechanism"]), soft_wrap=True)
+            console.print(Text(neutralise_line(head), style="red"), soft_wrap=True)
+            console.print(Text("    mechanism: " + neutralise_line(case["mechanism"])), soft_wrap=True)
             console.print(Text("    effect:    " + neutralise_line(effects, 400)), soft_wrap=True)
             console.print(Text("    again:     " + neutralise_line(case["reproduce"], 400)), soft_wrap=True)
         elif case["outcome"] in ("blocked", "broken"):
             why = neutralise_line(case["why"], 200)
-            console.print(Text(f"  {case['outcome']} {case['id']} [{case['category']}]: {why}", style="yellow"), soft_wrap=True)
+            console.print(
+                Text(f"  {case['outcome']} {case['id']} [{case['category']}]: {why}", style="yellow"), soft_wrap=True
+            )
     never = [c["id"] for c in target["cases"] if c["kind"] != "benign" and not c["validated"]]
     if never:
-        console.print(Text(f"  never seen to bite (they prove nothing when contained): {', '.join(never)}", style="dim"), soft_wrap=True)
+        console.print(
+            Text(f"  never seen to bite (they prove nothing when contained): {', '.join(never)}", style="dim"),
+            soft_wrap=True,
+        )
     for text in target["left_behind"]:
         console.print(Text(f"  left behind by several cases: {neutralise_line(text)}", style="yellow"), soft_wrap=True)

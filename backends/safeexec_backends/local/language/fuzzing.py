@@ -11,7 +11,16 @@ from .names import DIRECT, DUNDER_DIRECT
 
 _OWN = {"keep", "take", "rest"}
 """Methods of the object that stands for the handlers of ``except*``; the transformer calls them, on a name that no program can spell."""
-_READS = {"LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR", "IMPORT_NAME", "IMPORT_FROM", "IMPORT_STAR", "LOAD_SUPER_ATTR"}
+_READS = {
+    "LOAD_ATTR",
+    "LOAD_METHOD",
+    "STORE_ATTR",
+    "DELETE_ATTR",
+    "IMPORT_NAME",
+    "IMPORT_FROM",
+    "IMPORT_STAR",
+    "LOAD_SUPER_ATTR",
+}
 
 
 def one(data: bytes) -> None:
