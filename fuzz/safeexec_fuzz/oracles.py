@@ -80,7 +80,8 @@ def judge(case: Case, world: World, seen_: Observation, limits: Mapping[str, Any
     if seen_.killed == "memory" or seen_.memory > limits["memory"] + limits["memory_slack"]:
         found.append(Effect("memory", f"{seen_.memory >> 20} MiB more than before"))
     if seen_.host_died and not seen_.killed:
-        found.append(Effect("died", seen_.host_died))
+        last = seen_.log.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
+        found.append(Effect("died", f"{seen_.host_died}: {last}" if last else seen_.host_died))
     cap = 4 * limits["output"] + 2 * limits["value"]
     if any(step["size"] > cap for step in steps):
         found.append(Effect("output", f"{max(s['size'] for s in steps)} characters reached the host"))

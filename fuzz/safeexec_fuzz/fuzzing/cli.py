@@ -145,8 +145,8 @@ def search(strategy: Any, check: Callable[[Any], str], seconds: float, seed: int
     while time.monotonic() < deadline and not last:
         seed += 1
         try:
-            again: Any = quiet(given(strategy)(look))
-            seeded(seed)(again)()
+            again: Any = seeded(seed)
+            again(quiet(given(strategy)(look)))()
         except Found:
             break
     return count, last[0] if last else None

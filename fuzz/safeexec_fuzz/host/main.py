@@ -80,7 +80,7 @@ class Host:
                     answers.append(
                         [
                             state.describe(outcome.value)[0],
-                            outcome.stdout[:100],
+                            _plain(outcome.stdout)[:100],
                             outcome.error[1] if outcome.error else "",
                         ]
                     )
@@ -170,7 +170,7 @@ class Host:
         report["seconds"] = time.monotonic() - started
         self.send({"t": "end", "step": index})
         text, live = state.describe(outcome.value)
-        out, err = outcome.stdout, outcome.stderr
+        out, err = _plain(outcome.stdout), _plain(outcome.stderr)
         failure = outcome.error and [str(part) for part in outcome.error]
         if type(outcome.value) in (str, bytes, list):
             report["size"] = len(outcome.value)
@@ -213,6 +213,11 @@ class Host:
             except Exception as error:
                 found.append(["", type(error).__name__])
         return found
+
+
+def _plain(text: Any) -> str:
+    """What a target called its output, whatever type it has."""
+    return text if type(text) is str else text.decode("utf-8", "replace") if type(text) is bytes else str(text)
 
 
 def _cut(text: Any) -> Any:

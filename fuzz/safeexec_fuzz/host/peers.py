@@ -212,4 +212,4 @@ class EryxSession(Session):
                 ("exception", name if name.isidentifier() else type(error).__name__, str(error)),
                 has_value=False,
             )
-        return Outcome(None, done.stdout, done.stderr or "", has_value=False)
+        return Outcome(None, done.stdout_text, done.stderr_text or "", has_value=False)
