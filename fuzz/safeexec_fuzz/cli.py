@@ -57,6 +57,13 @@ DEFAULT = ("local", "wasm")
     show_default=True,
     help="What makes the exit code 1.",
 )
+@click.option(
+    "--from",
+    "earlier",
+    multiple=True,
+    metavar="FILE",
+    help="Take the targets of an earlier --json report instead of running. Repeats.",
+)
 @click.option("--list", "list_", is_flag=True, help="List the cases and run nothing.")
 @click.option("--show", is_flag=True, help="Print the code of the chosen cases and run nothing.")
 def audit(
@@ -70,6 +77,7 @@ def audit(
     html_file: str | None,
     sarif_file: str | None,
     fail_on: str,
+    earlier: tuple[str, ...],
     list_: bool,
     show: bool,
 ) -> int:
@@ -91,11 +99,15 @@ def audit(
         _print_cases(cases, show)
         return exits.OK
     screen = Console(stderr=json_file == "-", highlight=False, soft_wrap=False)
-    outcomes = [_run(chosen, cases, jobs, screen) for chosen in targets]
-
     from .report import document, page, sarif, table
 
-    data = document.build(outcomes)
+    if earlier:
+        try:
+            data = document.merge([json.loads(Path(name).read_text(encoding="utf-8")) for name in earlier])
+        except (OSError, ValueError) as error:
+            raise exits.Failure(f"--from: {error}") from error
+    else:
+        data = document.build([_run(chosen, cases, jobs, screen) for chosen in targets])
     forms: tuple[tuple[str | None, Callable[[], str]], ...] = (
         (json_file, lambda: json.dumps(data, indent=1)),
         (html_file, lambda: page.build(data)),
@@ -107,9 +119,9 @@ def audit(
         elif name is not None:
             Path(name).write_text(text(), encoding="utf-8")
     table.show(data, screen)
-    if fail_on == "escape" and any(o.escapes for o in outcomes if o.target.adapter != "weak"):
+    if fail_on == "escape" and any(t["escaped"] for name, t in data["targets"].items() if name != "weak"):
         return exits.GUEST
-    if any(o.broken for o in outcomes):
+    if any(t["error"] for t in data["targets"].values()):
         return exits.UNAVAILABLE
     return exits.OK
 

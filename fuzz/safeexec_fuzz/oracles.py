@@ -20,7 +20,7 @@ class Observation:
     """What the host process wrote on its own standard streams."""
     host_died: str = ""
     killed: str = ""
-    """Why the supervisor ended the host: "time" or "memory"."""
+    """Why the supervisor ended the host: "time", "memory" or "output"."""
     step_seconds: list[float] = field(default_factory=list)
     """As the supervisor measured them; the last may have been cut short by `killed`."""
     memory: int = 0
@@ -83,7 +83,9 @@ def judge(case: Case, world: World, seen_: Observation, limits: Mapping[str, Any
         last = seen_.log.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
         found.append(Effect("died", f"{seen_.host_died}: {last}" if last else seen_.host_died))
     cap = 4 * limits["output"] + 2 * limits["value"]
-    if any(step["size"] > cap for step in steps):
+    if seen_.killed == "output":
+        found.append(Effect("output", "the host's own streams were flooded"))
+    elif any(step["size"] > cap for step in steps):
         found.append(Effect("output", f"{max(s['size'] for s in steps)} characters reached the host"))
     if seen_.left:
         found.append(Effect("left", "; ".join(seen_.left[:3])))

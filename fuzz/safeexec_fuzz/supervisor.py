@@ -30,6 +30,8 @@ _TICK = 0.02
 _CLOSE = 6.0
 """Seconds for a host that is told to end."""
 _MAX_LINE = 24 << 20
+_MAX_LOG = 64 << 20
+"""Bytes that may be written on the host's own streams before it counts as a flood."""
 _SETTLE = 0.3
 """Seconds that a process which is about to end anyway is given before it counts as left behind."""
 
@@ -249,6 +251,9 @@ class Lane:
             world.listeners.look(own)
             if saw.memory > limits["memory"] + limits["memory_slack"]:
                 saw.killed = "memory"
+                break
+            if os.fstat(host.log.fileno()).st_size > _MAX_LOG:
+                saw.killed = "output"
                 break
             if message is None:
                 if now >= deadline:

@@ -89,6 +89,20 @@ def test_a_mistake_is_one_line_and_exit_code_2(words: tuple[str, ...], said: str
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_earlier_reports_are_put_side_by_side(
+    reports: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path
+) -> None:
+    whole = json.loads((reports[1] / "a.json").read_text())
+    for name in ("local", "weak"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**whole, "targets": {name: whole["targets"][name]}}))
+    done = audit("--from", "local.json", "--from", "weak.json", "--html", "both.html", cwd=tmp_path)
+    assert done.returncode == 0 and "3 of 3 attacks escaped" in done.stdout, done.stderr
+    assert "<h2>local</h2>" in (tmp_path / "both.html").read_text()
+    assert audit("--from", "local.json", "--from", "local.json", cwd=tmp_path).returncode == 2
+    (tmp_path / "no.json").write_text("[]")
+    assert "not a report" in audit("--from", "no.json", cwd=tmp_path).stderr
+
+
 def test_listing_and_showing_run_nothing() -> None:
     done = audit("--category", "network", "--list")
     assert done.returncode == 0 and "net-tcp  [network] network:" in done.stdout

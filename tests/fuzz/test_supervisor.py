@@ -37,6 +37,11 @@ def test_a_report_without_the_nonce_is_a_forgery(run: Run) -> None:
     assert "forgery" in dict(run(WEAK, case("forge", FORGED_REPORT))["forge"].effects)
 
 
+def test_a_flood_of_the_hosts_own_streams_is_stopped(run: Run) -> None:
+    code = "import os\nwhile True:\n    os.write(1, b'x' * 1000000)"
+    assert "output" in dict(run(WEAK, case("flood", code))["flood"].effects)
+
+
 def test_the_next_case_goes_on_after_the_host_died(run: Run) -> None:
     verdicts = run(WEAK, "proc-abort", "proc-kill-group", "file-read-plain", "benign-arithmetic", jobs=1)
     assert [v.outcome for v in verdicts.values()] == ["escaped"] * 3 + ["ok"]

@@ -145,8 +145,9 @@ def search(strategy: Any, check: Callable[[Any], str], seconds: float, seed: int
     while time.monotonic() < deadline and not last:
         seed += 1
         try:
-            again: Any = seeded(seed)
-            again(quiet(given(strategy)(look)))()
+            marked: Any = given(strategy)
+            whole: Any = seeded(seed)(quiet(marked(look)))
+            whole()
         except Found:
             break
     return count, last[0] if last else None

@@ -85,6 +85,21 @@ def reproduce(outcome: Outcome, identity: str) -> str:
     return shlex.join([*words, "--case", identity])
 
 
+def merge(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One document with the targets of several; date and system are the first one's. Raises ValueError for what is no report."""
+    merged: dict[str, Any] = {}
+    for item in documents:
+        if not isinstance(item, dict) or item.get("schema") != 1 or not isinstance(item.get("targets"), dict):
+            raise ValueError("not a report of safeexec audit")
+        if not merged:
+            merged = {**item, "targets": dict(item["targets"])}
+        elif set(merged["targets"]) & set(item["targets"]):
+            raise ValueError(f"{', '.join(set(merged['targets']) & set(item['targets']))} is in more than one report")
+        else:
+            merged["targets"].update(item["targets"])
+    return merged
+
+
 def same(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
     """Where two documents differ in what was found: target, case, and both outcomes. Times and tokens are no difference."""
     found = []
