@@ -11,13 +11,19 @@ import sys
 
 def main() -> int:
     """Run the command line and return its exit code."""
+    discard = None
     try:
+        from safeexec.cli import ahead
+
+        discard = ahead.start(sys.argv[1:])
         from safeexec.cli.main import main as cli
 
         return cli()
     except KeyboardInterrupt:  # while it was still being imported
         return 130
     finally:
+        if discard is not None:
+            discard()
         gc.freeze()  # the interpreter's last collection would look at every module once more: a tenth of a short run's time
 
 

@@ -6,8 +6,9 @@ A step occupies a thread only while it runs; an idle session holds none.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safeexec import threads
 from safeexec.backend import Backend, Wall
@@ -17,6 +18,9 @@ from safeexec.result import FileInfo, Result
 from safeexec.session import Session
 from safeexec.step import OnOutput, Output
 from safeexec.tools import Tools
+
+if TYPE_CHECKING:
+    from safeexec.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -161,6 +165,10 @@ class AsyncSession:
         """Make more host tools callable."""
         await _in_thread(lambda: self._session.add_tools(tools))
 
+    async def add_module(self, name: str, source: str) -> None:
+        """Run source as a module that code of the session can import."""
+        await _in_thread(lambda: self._session.add_module(name, source))
+
     def interrupt(self) -> None:
         """Stop the running step, if any. Does not wait."""
         self._session.interrupt()
@@ -171,15 +179,32 @@ class AsyncSession:
 
     async def fork(self, tools: Tools | None = None, reseed: bool = False) -> AsyncSession:
         """An independent session with the same state, where the sandbox can."""
-        return AsyncSession(await _in_thread(lambda: self._session.fork(tools, reseed)))
+        return await _new_session(lambda: self._session.fork(tools, reseed))
 
-    async def snapshot(self) -> Any:
-        """The session's state as plain bytes, where the sandbox can."""
-        return await _in_thread(self._session.snapshot)
+    async def snapshot(self, key: bytes | None = None) -> Snapshot:
+        """The session's state, to be saved and restored anywhere, where the sandbox can."""
+        return await _in_thread(lambda: self._session.snapshot(key))
 
     async def close(self) -> None:
         """End the session."""
         await _in_thread(self._session.close)
+
+
+async def _new_session(make: Callable[[], Session]) -> AsyncSession:
+    """Make a session in a thread; one that nobody waits for any more is closed."""
+    made: list[Session] = []
+
+    def work() -> Session:
+        session = make()
+        made.append(session)
+        return session
+
+    try:
+        return AsyncSession(await _in_thread(work))
+    except asyncio.CancelledError:
+        for session in made:
+            session.close()
+        raise
 
 
 class AsyncExecutor:
@@ -234,13 +259,22 @@ class AsyncExecutor:
         on_output: OnOutput | None = None,
     ) -> Result:
         """Run one step in a fresh session that is gone afterwards."""
-        async with self.session(tools, variables, policy=policy) as session:
+        async with _SessionMaker(self, tools, variables, policy, once=True) as session:
             return await session.run(code, on_output=on_output)
 
-    async def restore(self, image: Any, tools: Tools = (), variables: Mapping[str, Any] | None = None) -> AsyncSession:
+    async def restore(
+        self,
+        image: Snapshot | bytes | str | os.PathLike[str],
+        tools: Tools = (),
+        variables: Mapping[str, Any] | None = None,
+        *,
+        policy: Policy | None = None,
+        key: bytes | None = None,
+    ) -> AsyncSession:
         """A session from a snapshot, where the sandbox can."""
         executor = await self._ready()
-        return AsyncSession(await _in_thread(lambda: executor.restore(image, tools, variables)))
+        loop = asyncio.get_running_loop()
+        return await _new_session(lambda: executor._restore(image, tools, variables, policy, key, loop))
 
     async def close(self) -> None:
         """End all sessions and free everything."""
@@ -251,27 +285,18 @@ class AsyncExecutor:
 class _SessionMaker:
     """Awaitable and asynchronous context manager, so that both spellings of making a session work."""
 
-    def __init__(self, executor: AsyncExecutor, tools: Tools, variables: Any, policy: Policy | None) -> None:
+    def __init__(
+        self, executor: AsyncExecutor, tools: Tools, variables: Any, policy: Policy | None, once: bool = False
+    ) -> None:
         self._executor = executor
+        self._once = once
         self._arguments = (tools, variables, policy)
         self._session: AsyncSession | None = None
 
     async def _make(self) -> AsyncSession:
         executor = await self._executor._ready()
         loop = asyncio.get_running_loop()
-        made: list[Session] = []
-
-        def work() -> Session:
-            session = executor._session(*self._arguments, loop)
-            made.append(session)
-            return session
-
-        try:
-            return AsyncSession(await _in_thread(work))
-        except asyncio.CancelledError:
-            for session in made:
-                session.close()
-            raise
+        return await _new_session(lambda: executor._session(*self._arguments, loop, self._once))
 
     def __await__(self) -> Any:
         return self._make().__await__()

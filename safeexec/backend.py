@@ -10,7 +10,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from safeexec import wire
 from safeexec.policy import Policy
@@ -27,6 +27,13 @@ class Wall(NamedTuple):
 
     active: bool
     reason: str = ""
+
+
+class Orphan(NamedTuple):
+    """Something that a host left behind: what it is, for people, and how it is removed; `remove` is None where its owner lives or cannot be judged."""
+
+    what: str
+    remove: Callable[[], None] | None
 
 
 class GuestDied(Exception):
@@ -87,9 +94,76 @@ class Backend(ABC):
     def isolation(self) -> Mapping[str, Wall]:
         """Which walls really stand: found out, not assumed."""
 
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What whoever looks for trouble wants to know beside the walls: versions, addresses, names. Shown by ``safeexec doctor``."""
+        return {}
+
+    @classmethod
+    def orphans(cls) -> Sequence[Orphan] | None:
+        """What hosts that are gone left behind on this machine, and what looks like it and is not theirs to remove; None: there is no place to look.
+
+        For ``safeexec doctor --clean``; nothing is started. Raises BackendUnavailable when it cannot be found out.
+        """
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Free everything, guests included. Idempotent."""
+
+
+# What not every sandbox can do. A guest that can has the methods; nothing else declares it. All are called between requests only, by one
+# thread at a time, with `kill` from any other thread as ever.
+
+
+@runtime_checkable
+class SupportsCheckpoint(Protocol):
+    """A guest that can be brought back to where it was."""
+
+    def checkpoint(self) -> None:
+        """Keep the state as it is between this request and the next, in place of what was kept before.
+
+        Returns at once and raises nothing: the host may be about to think for seconds, so the work belongs behind its back, and the next
+        exchange waits for it. What fails is reported by :meth:`rollback`.
+        """
+
+    def rollback(self) -> None:
+        """Be again as at the last checkpoint, whatever happened since: after a failed exchange, the guest's death, a kill.
+
+        The checkpoint stays. Raises GuestDied when it cannot; the guest is dead then.
+        """
+
+
+@runtime_checkable
+class SupportsFork(Protocol):
+    """A guest that can be doubled."""
+
+    def fork(self) -> Guest:
+        """Another guest with the same live state, independent from here on in everything: memory, files, limits, end.
+
+        Raises GuestDied when this one is gone, BackendUnavailable when there is no room for another.
+        """
+
+
+@runtime_checkable
+class SupportsSnapshot(Protocol):
+    """A guest whose state can be written down."""
+
+    def snapshot(self) -> tuple[str, bytes]:
+        """The identity of the engine that can read it, and the state. Raises GuestDied."""
+
+
+@runtime_checkable
+class SupportsRestore(Protocol):
+    """A backend that makes guests of what :meth:`SupportsSnapshot.snapshot` wrote."""
+
+    def restore(self, engine: str, state: bytes, policy: Policy) -> Guest:
+        """A guest with this state under this policy, waiting for a request.
+
+        Both are guest data from anywhere, and may be made to attack: every field that becomes state of the host is checked like a frame.
+        Raises SnapshotError for another engine's, for what is no state, and for one that does not fit the policy; else as
+        :meth:`Backend.start`.
+        """
 
 
 class StreamGuest(Guest):

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from safeexec import threads, wire
-from safeexec.errors import ProtocolError
+from safeexec.errors import EndStep, ProtocolError
 from safeexec.policy import Limits
 from safeexec.result import ToolCall
 from safeexec.tools import HostTool
@@ -71,7 +71,8 @@ class Call:
 class Broker:
     """The tool calls of one step.
 
-    `send` carries answers to the guest, from any thread; `on_busy` and `on_idle` stop and restart the guest's clock.
+    `send` carries answers to the guest, from any thread; `on_busy` and `on_idle` stop and restart the guest's clock, `on_end` is told
+    that a tool ended the step.
     """
 
     def __init__(
@@ -82,7 +83,11 @@ class Broker:
         on_busy: Callable[[], None],
         on_idle: Callable[[], None],
         loop: asyncio.AbstractEventLoop | None = None,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
+        self._on_end = on_end
+        self.ended = False
+        """A tool ended the step."""
         self._tools = tools
         self._limits = limits
         self._send = send
@@ -168,8 +173,9 @@ class Broker:
 
         def begin() -> None:
             call.started = monotonic()
-            if self._limits.tool_time is not None:
-                call.deadline = call.started + self._limits.tool_time
+            limit = self._limit(call)
+            if limit is not None:
+                call.deadline = call.started + limit
 
         def in_thread() -> None:
             try:
@@ -227,11 +233,18 @@ class Broker:
 
     # -- from the thread that ran the tool, or the watchdog --------------------------------------------------------------
 
+    def _limit(self, call: Call) -> float | None:
+        own = call.tool.time_limit
+        return self._limits.tool_time if own is None else own
+
     def _settle(self, call: Call, value: Any, error: BaseException | None) -> None:
+        ends = isinstance(error, EndStep)
         with self._lock:
             if call.settled:  # abandoned: the late result is dropped
                 return
             call.settled = True
+            if ends:  # from here on every call is refused, so that what follows an `except` in the guest can ask for nothing more
+                self.ended = self._closed = True
         header: wire.Header = {"t": "result", "id": call.number}
         blobs: Any = ()
         if error is None:
@@ -251,6 +264,9 @@ class Broker:
             if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
                 header["type"] = "RuntimeError"
             blobs = ()
+        if ends:
+            # As an interrupt arrives: `except Exception` does not stop it.
+            failure, header = None, {"t": "failure", "id": call.number, "type": "KeyboardInterrupt", "message": ""}
         with self._lock:
             self.log.append(ToolCall(call.tool.name, call.arguments, failure, monotonic() - call.started))
             self._running.pop(call.number, None)
@@ -258,17 +274,21 @@ class Broker:
             idle = not self._running
         if idle:
             self._on_idle()
+        if ends and self._on_end is not None:
+            self._on_end()
         try:
             self._send((header, blobs))
         except Exception:  # the guest is gone: the thread that reads its frames finds that out and says why
             return
+        if ends:
+            self.stop(tell=True)  # what other calls of this step still wait for does not come
 
     def check(self, now: float) -> None:
         """Abandon calls that ran past their time. Does not block: a guest that does not read must not stop the watchdog."""
         for call in list(self._running.values()):
             if now >= call.deadline:
                 call.deadline = float("inf")
-                limit = self._limits.tool_time
+                limit = self._limit(call)
                 error = TimeoutError(f"{call.tool.name}() took longer than {limit:g} s (Limits.tool_time)")
                 threads.start(partial(self._abandon, call, error))
 

@@ -39,8 +39,20 @@ class ToolError(SafeExecError):
     """A tool is malformed, or the guest called it in a way it does not accept."""
 
 
+class EndStep(SafeExecError):
+    """For a tool to raise: the step is over, successfully, and ``Result.ended`` says so.
+
+    The host has what the tool was called with and takes no further call of this step; nothing that code in the sandbox catches or raises afterwards
+    changes that. The guest unwinds; where it goes on instead it is interrupted, and ended if that does not help.
+    """
+
+
 class NotSupported(SafeExecError, NotImplementedError):
     """This sandbox lacks the capability."""
+
+
+class SnapshotError(SafeExecError, ValueError):
+    """A snapshot is damaged, forged, of another version or engine, or does not fit the policy. Nothing of it was loaded."""
 
 
 class ExecutionError(SafeExecError):

@@ -8,9 +8,9 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safeexec.backend import Backend, Wall
+from safeexec.backend import Backend, SupportsRestore, Wall
 from safeexec.errors import NotSupported, PolicyError, SessionClosed
 from safeexec.policy import Limits, Policy
 from safeexec.registry import load_backend
@@ -18,6 +18,9 @@ from safeexec.result import Result
 from safeexec.session import Session
 from safeexec.step import OnOutput
 from safeexec.tools import Tools, collect
+
+if TYPE_CHECKING:
+    from safeexec.snapshot import Snapshot
 
 DEFAULT_SANDBOX = "wasm"
 
@@ -77,13 +80,24 @@ class Executor:
         """
         return self._session(tools, variables, policy, None)
 
-    def _session(self, tools: Tools, variables: Mapping[str, Any] | None, policy: Policy | None, loop: Any) -> Session:
+    def _session(
+        self,
+        tools: Tools,
+        variables: Mapping[str, Any] | None,
+        policy: Policy | None,
+        loop: Any,
+        once: bool = False,
+    ) -> Session:
         found = collect(tools)
         chosen = self.policy if policy is None else policy
         if self._closed:
             raise SessionClosed("the executor is closed")
         guest = self._backend.start(chosen)
-        session = Session(guest, chosen, found, {} if variables is None else variables, loop)
+        session = Session(guest, chosen, found, {} if variables is None else variables, loop, once)
+        return self._own(session)
+
+    def _own(self, session: Session) -> Session:
+        session._sandbox, session._adopt = self.sandbox, self._own
         with self._lock:
             self._sessions.add(session)
             closed = self._closed
@@ -102,12 +116,47 @@ class Executor:
         on_output: OnOutput | None = None,
     ) -> Result:
         """Run one step in a fresh session that is gone afterwards."""
-        with self.session(tools, variables, policy=policy) as session:
+        with self._session(tools, variables, policy, None, once=True) as session:
             return session.run(code, on_output=on_output)
 
-    def restore(self, image: Any, tools: Tools = (), variables: Mapping[str, Any] | None = None) -> Session:
-        """A session from a snapshot. Raises NotSupported where the sandbox cannot."""
-        raise NotSupported(f"the {self.sandbox} sandbox cannot restore snapshots")
+    def restore(
+        self,
+        image: Snapshot | bytes | str | os.PathLike[str],
+        tools: Tools = (),
+        variables: Mapping[str, Any] | None = None,
+        *,
+        policy: Policy | None = None,
+        key: bytes | None = None,
+    ) -> Session:
+        """A session from a snapshot, or the path of one; with `tools`, since a snapshot has none, and with `variables` set.
+
+        It runs under `policy`, or the executor's; what of a policy is built into a state (imports, packages, network) must be as it was. `key`
+        is the one the snapshot was signed with. Raises NotSupported where the sandbox cannot, SnapshotError for what is damaged, forged, of
+        another version, sandbox or policy (nothing is loaded then), OSError, BackendUnavailable.
+        """
+        return self._restore(image, tools, variables, policy, key, None)
+
+    def _restore(
+        self, image: Any, tools: Tools, variables: Mapping[str, Any] | None, policy: Policy | None, key: Any, loop: Any
+    ) -> Session:
+        from safeexec import snapshot, travel
+
+        if not isinstance(self._backend, SupportsRestore):
+            raise NotSupported(f"the {self.sandbox} sandbox cannot restore snapshots")
+        found = collect(tools)
+        chosen = self.policy if policy is None else policy
+        if isinstance(image, str | os.PathLike):
+            image = snapshot.Snapshot.load(image)
+        contents = snapshot.unpack(bytes(image), key)
+        snapshot.check_fits(contents, self.sandbox, chosen)
+        if self._closed:
+            raise SessionClosed("the executor is closed")
+        guest = self._backend.restore(contents.engine, contents.state, chosen)
+        session = self._own(travel.resumed(guest, chosen, found, loop, contents.abandoned))
+        limits = {"output": chosen.limits.output, "value": chosen.limits.value}
+        specs = [tool.spec() for tool in found.values()]
+        travel.begin(session, {"t": "resume", "limits": limits, "tools": specs}, variables or {})
+        return session
 
     def close(self) -> None:
         """End all sessions and free everything. Idempotent."""

@@ -33,6 +33,9 @@ _FLOOD = 16
 _MAX_FILES = 2_000
 _MAX_DISPLAYS = 100
 
+own_modules: Dict[str, Any] = {}
+"""Modules that the host gave the session, by name; a rule on imports lets them pass."""
+
 
 class Refused(Exception):
     """The sandbox's language policy refuses this. Mixed into ImportError, AttributeError… where code would expect those."""
@@ -79,6 +82,16 @@ class Python:
         for name in ("exit", "quit"):
             setattr(builtins, name, leave)
         return module.__dict__
+
+    def module(self, name: str) -> Tuple[Any, Dict[str, Any]]:
+        """A new module, and the namespace its code is to run in."""
+        module = types.ModuleType(name)
+        module.__dict__["__builtins__"] = builtins
+        return module, module.__dict__
+
+    def add_module(self, name: str, module: Any) -> None:
+        """Let the session's code import it."""
+        sys.modules[name] = own_modules[name] = module
 
     def compile(self, source: str, filename: str) -> List[types.CodeType]:
         """Code objects to evaluate in order; the last yields the step's value."""
@@ -302,7 +315,8 @@ class Guest:
         self._scanned = 0
         self._displays = 0
         self._display_left = 0
-        self._hidden = (__file__, wire.__file__)
+        self._hidden = (__file__, wire.__file__, "<safeexec_inside")
+        self._network: Any = None
 
     # -- the host's side -------------------------------------------------------------------------------------------------
 
@@ -323,7 +337,7 @@ class Guest:
         """Answer one request frame with any number of frames, the last of them ``done``."""
         kind = header.get("t")
         answer: Dict[str, Any] = {"t": "done", "id": header.get("id")}
-        if kind in ("result", "failure"):  # an answer to a call whose step is over
+        if kind in ("result", "failure", "net"):  # an answer to a call whose step is over
             return
         try:
             if kind == "run":
@@ -378,10 +392,22 @@ class Guest:
         self._own = {"display": self.display, "ToolError": ToolError}
         namespace.update(self._own)
         self._add_tools(header.get("tools", ()))
+        if "network" in header:
+            self._network = self._start_network(header["network"], blobs)
         if self._root:
             self._files = self._scan()
         answer["python"] = "{}.{}.{}".format(*sys.version_info[:3])
         answer["protocol"] = PROTOCOL
+
+    def _start_network(self, setup: Dict[str, Any], sources: Sequence[wire.Blob]) -> Any:
+        """Make what the host permits reachable. The modules that do it come from the host, for sessions that have a network only."""
+        chosen = (("inside", 0), ("inside_wasm", 2) if sys.platform == "emscripten" else ("inside_threads", 1))
+        for name, index in chosen:
+            module = types.ModuleType("safeexec_" + name)
+            module.__file__ = "<safeexec_{}>".format(name)
+            sys.modules[module.__name__] = module
+            exec(compile(bytes(sources[index]), module.__file__, "exec", dont_inherit=True), module.__dict__)
+        return module.__dict__["start"](self, setup)
 
     def _add_tools(self, specs: Sequence[Any]) -> None:
         for spec in specs:
@@ -391,6 +417,38 @@ class Guest:
 
     def _do_tools(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
         self._add_tools(header["tools"])
+
+    def _do_module(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        name, source = header["name"], header["code"]
+        filename = "<module {}>".format(name)
+        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        self._running = True  # so that an interrupt stops it
+        try:
+            module, namespace = self._language.module(name)
+            for code in self._language.compile(source, filename):
+                eval(code, namespace)
+            self._language.add_module(name, module)
+        except BaseException as error:
+            self._running = False
+            answer["error"] = self._describe(error, filename)
+        finally:
+            self._running = False
+
+    def _do_resume(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
+        """Go on as a branch of another session, or as what a snapshot brought back."""
+        self._limits.update(header.get("limits", {}))
+        if "tools" in header:
+            for name, item in list(self._own.items()):
+                if isinstance(item, Tool):
+                    del self._own[name]
+                    if self._globals().get(name) is item:
+                        del self._globals()[name]
+            self._add_tools(header["tools"])
+        if header.get("reseed"):
+            for name in ("random", "numpy.random"):
+                module = sys.modules.get(name)
+                if module is not None:
+                    module.seed()
 
     def _globals(self) -> Dict[str, Any]:
         if self._namespace is None:
@@ -476,6 +534,8 @@ class Guest:
         except BaseException as caught:
             error = caught
         self._interrupted = False
+        if self._network is not None:
+            self._network.reset()
         try:
             if error is not None:
                 blobs = ()
@@ -597,7 +657,7 @@ class Guest:
                 continue
             seen.add(id(item))
             frames = [f for f in item.stack if not f.filename.startswith(hidden)]
-            while frames and item is report and not frames[0].filename.startswith("<step "):
+            while frames and item is report and not frames[0].filename.startswith(("<step ", "<module ")):
                 frames.pop(0)  # the event loop that ran the step
             item.stack = traceback.StackSummary.from_list(frames)
             queue += [item.__cause__, item.__context__, *(getattr(item, "exceptions", None) or ())]
@@ -762,6 +822,9 @@ class Guest:
     def _receive(self) -> None:
         """Take one answer of the host and hand it to the call that waits for it."""
         header, blobs = self._channel.recv()
+        if header["t"] == "net":
+            self._network.feed(header, blobs)
+            return
         number = header.get("id", 0)
         if number not in self._pending:
             return

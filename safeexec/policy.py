@@ -12,18 +12,22 @@ from safeexec.names import check_name
 
 DEFAULT_IMPORTS: tuple[str, ...] = (
     "__future__", "abc", "argparse", "array", "ast", "asyncio", "base64", "binascii", "bisect", "builtins", "bz2", "calendar", "cmath",
-    "codecs", "collections", "colorsys", "concurrent.futures", "configparser", "contextlib", "contextvars", "copy", "csv",
-    "dataclasses", "datetime", "decimal", "difflib", "enum", "errno", "fnmatch", "fractions", "functools", "gc",
-    "getopt", "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "html", "http", "importlib", "inspect", "io", "ipaddress",
-    "itertools", "json", "keyword", "logging", "lzma", "math", "numbers", "operator", "os", "pathlib", "platform",
-    "pprint", "queue", "random", "re", "reprlib", "sched", "secrets", "shlex", "shutil", "sqlite3", "stat", "statistics",
-    "string", "struct", "sys", "tempfile", "textwrap", "threading", "time", "timeit", "tomllib", "traceback", "types",
-    "typing", "unicodedata", "urllib.parse", "uuid", "warnings", "weakref", "xml.etree.ElementTree", "zipfile",
+    "cmd", "codecs", "collections", "colorsys", "concurrent.futures", "configparser", "contextlib", "contextvars", "copy", "csv",
+    "dataclasses", "datetime", "decimal", "difflib", "email", "enum", "errno", "filecmp", "fileinput", "fnmatch", "fractions", "functools", "gc",
+    "getopt", "getpass", "gettext", "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "html", "http", "importlib", "inspect", "io", "ipaddress",
+    "itertools", "json", "keyword", "locale", "logging", "lzma", "math", "mimetypes", "numbers", "operator", "optparse", "os", "pathlib", "platform",
+    "plistlib", "pprint", "queue", "quopri", "random", "re", "reprlib", "sched", "secrets", "shlex", "shutil", "sqlite3", "stat", "statistics",
+    "string", "struct", "sys", "tarfile", "tempfile", "textwrap", "threading", "time", "timeit", "token", "tokenize", "tomllib", "traceback", "tracemalloc", "types",
+    "typing", "unicodedata", "unittest", "urllib.parse", "uuid", "warnings", "wave", "weakref", "xml.etree.ElementTree", "zipfile",
     "zlib", "zoneinfo",
 )  # fmt: skip
 """Modules a program may import where the language is the wall; each is a reviewed, frozen selection of names there."""
 
-_NUMBERS = ("time", "wall", "tool_time", "memory", "output", "value", "disk", "processes", "tool_calls")
+_NUMBERS = (
+    "time", "wall", "tool_time", "memory", "output", "value", "disk", "processes", "tool_calls", "requests", "connections",
+    "transfer",
+)  # fmt: skip
+_MAY_BE_NONE = ("time", "wall", "tool_time", "tool_calls", "requests", "transfer")
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,11 @@ class Limits:
     """
 
     time: float | None = 5.0
-    """Seconds of the guest's running and sleeping; stands still while a host tool runs."""
+    """Seconds of the guest's running and sleeping; stands still while a host tool runs, or the host waits for a server."""
     wall: float | None = 300.0
     """Seconds for the whole step, tools included."""
     tool_time: float | None = 30.0
-    """Seconds for one tool call."""
+    """Seconds for one tool call, and for one request that the host makes for the guest."""
     memory: int = 256 * 2**20
     """Bytes beyond what a fresh session has."""
     output: int = 1_000_000
@@ -51,12 +55,18 @@ class Limits:
     """Processes and threads."""
     tool_calls: int | None = 1_000
     """Calls of host tools in one step."""
+    requests: int | None = 10_000
+    """Requests to the network in one step, refused ones included."""
+    connections: int = 64
+    """Connections to the network at once."""
+    transfer: int | None = 64 * 2**20
+    """Bytes to the network in one step, and as many from it."""
 
     def __post_init__(self) -> None:
         for name in _NUMBERS:
             value = getattr(self, name)
             if value is None:
-                if name in ("time", "wall", "tool_time", "tool_calls"):
+                if name in _MAY_BE_NONE:
                     continue
                 raise PolicyError(f"Limits.{name} must be a number")
             whole = name not in ("time", "wall", "tool_time")
@@ -82,7 +92,13 @@ class Policy:
     packages: Sequence[str] = ()
     """Distributions to be present in the sandbox."""
     network: Sequence[str] = ()
-    """Host patterns that may be reached."""
+    """Hosts that may be reached, by HTTP, with the host of the sandbox as the one who connects: ``"api.example.com"``, ``"*.example.com:443"`` for all below,
+    ``"https://example.com"``, ``"127.0.0.1:8080"``, ``"*"`` for every public one. An address that is not public is reached only if it is named itself.
+    """
+    credentials: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    """Host to header fields that are added to the requests there, outside the sandbox: ``{"api.example.com": {"Authorization": "Bearer …"}}``. Over https
+    only, unless the key says ``http://``.
+    """
     env: Mapping[str, str] = field(default_factory=dict)
     """The guest's environment; the host's never leaks."""
     files: Mapping[str, bytes | str | os.PathLike[str]] = field(default_factory=dict)
@@ -118,6 +134,11 @@ class Policy:
             check_name(name)
             if not isinstance(content, bytes | str | os.PathLike):
                 raise PolicyError(f"Policy.files[{name!r}] must be bytes or a path")
+        if self.network or self.credentials:
+            from safeexec.egress.rules import Rules, frozen_credentials  # only who permits a network waits for it
+
+            object.__setattr__(self, "credentials", frozen_credentials(self.credentials))
+            Rules(self.network, self.credentials)
         object.__setattr__(self, "env", dict(self.env))
         object.__setattr__(self, "files", dict(self.files))
 

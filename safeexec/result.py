@@ -67,6 +67,29 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
+class NetworkRequest:
+    """A request for the network that the host made for the guest, or refused. The texts are the guest's and have not been neutralised."""
+
+    method: str
+    """As the guest wrote it; "CONNECT" for a connection without requests, and for one whose inside the host does not see."""
+    url: str
+    """The address asked for, or host and port of a connection."""
+    host: str
+    port: int
+    status: int | None = None
+    """Of the server's answer; None when there was none, or the host does not see it."""
+    sent: int = 0
+    """Bytes to the server."""
+    received: int = 0
+    """Bytes from it."""
+    refused: bool = False
+    """The policy or a limit did not let it through, or cut it off."""
+    error: str | None = None
+    """Why it was refused or failed."""
+    duration: float = 0.0
+
+
+@dataclass(frozen=True)
 class FileInfo:
     """A file in the working directory."""
 
@@ -88,10 +111,14 @@ class Result:
     """Files the step made or changed; read them through ``session.files``."""
     usage: Usage = field(default_factory=Usage)
     tool_calls: tuple[ToolCall, ...] = ()
+    network: tuple[NetworkRequest, ...] = ()
+    """Every request for the network, refused ones included, in the order in which they began."""
     truncated: bool = False
     """Output, displays or the value were cut at a limit."""
     rolled_back: bool = False
     """The session is as it was before the step."""
+    ended: bool = False
+    """A tool ended the step (EndStep)."""
 
     @property
     def ok(self) -> bool:

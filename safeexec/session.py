@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from safeexec import wire
-from safeexec.backend import Guest
+from safeexec import travel, wire
+from safeexec.backend import Guest, GuestDied
 from safeexec.errors import (
     BackendUnavailable,
+    ExecutionError,
     LimitExceeded,
-    NotSupported,
     PolicyError,
     ProtocolError,
     SessionBusy,
@@ -28,10 +29,16 @@ from safeexec.result import ERROR_KINDS, FileInfo, GuestError, Result, Usage
 from safeexec.step import OnOutput, Step, number_field, text_field
 from safeexec.tools import HostTool, Tools, collect
 
+if TYPE_CHECKING:
+    from safeexec.egress.network import Network
+    from safeexec.snapshot import Snapshot
+
+T = TypeVar("T")
 _START_TIME = 30.0
 _MAX_CODE = wire.MAX_HEADER // 6
 """Bytes of one step's code, which travels in a header: escaped, a byte may become six."""
-_DISCARD = ("time", "memory", "output", "crash", "protocol")
+_PURE = ("get", "names", "list", "read")
+"""Requests that leave the guest as it was."""
 
 
 class Session:
@@ -44,25 +51,11 @@ class Session:
         tools: Mapping[str, HostTool],
         variables: Mapping[str, Any],
         loop: Any = None,
+        once: bool = False,
     ) -> None:
-        self._guest = guest
-        self.policy = policy
-        self._tools = dict(tools)
-        self._loop = loop
-        self._lock = threading.Lock()
-        self._holder = 0
-        self._step: Step | None = None
-        self._closed: str | None = None
-        self._peak = 0
-        self._abandoned: list[int] = []
-        self.variables: MutableMapping[str, Any] = Variables(self)
-        """The guest's global variables, by copy: reading one decodes it, writing one encodes it."""
-        self.files = Files(self)
-        """The working directory."""
-        # A session that is dropped without close() must not leave its guest behind.
-        self._finalizer = weakref.finalize(self, _discard, guest)
-        self._finalizer.atexit = False
+        self._set_up(guest, policy, tools, loop)
         try:
+            mode = travel.rollback_mode(guest, policy)
             self._start(variables)
         except SessionClosed as error:
             self._end("it could not be started")
@@ -70,6 +63,46 @@ class Session:
         except BaseException:
             self._end("it could not be started")
             raise
+        # A session for one step has no use for its past.
+        self._remember("never" if once else mode)
+
+    def _set_up(self, guest: Guest, policy: Policy, tools: Mapping[str, HostTool], loop: Any) -> None:
+        self._guest = guest
+        self.policy = policy
+        self._tools = dict(tools)
+        self._loop = loop
+        self._network: Network | None = None
+        if policy.network:
+            from safeexec.egress.network import Network  # only who permits a network waits for it
+
+            self._network = Network(policy)
+        self._lock = threading.Lock()
+        self._holder = 0
+        self._step: Step | None = None
+        self._closed: str | None = None
+        self._peak = 0
+        self._abandoned: list[int] = []
+        self._rollback = "never"
+        self._sandbox = ""
+        self._adopt: Callable[[Session], object] | None = None
+        self.variables: MutableMapping[str, Any] = Variables(self)
+        """The guest's global variables, by copy: reading one decodes it, writing one encodes it."""
+        self.files = Files(self)
+        """The working directory."""
+        # A session that is dropped without close() must not leave its guest behind.
+        self._finalizer = weakref.finalize(self, _discard, guest)
+        self._finalizer.atexit = False
+
+    def _register(self, session: Session) -> None:
+        """Let the executor know of a session that came of this one."""
+        session._sandbox, session._adopt = self._sandbox, self._adopt
+        if self._adopt is not None:
+            self._adopt(session)
+
+    def _remember(self, mode: str) -> None:
+        self._rollback = mode
+        if mode != "never":
+            self._guest.checkpoint()  # type: ignore[attr-defined]
 
     def __enter__(self) -> Session:
         return self
@@ -96,9 +129,13 @@ class Session:
             "env": dict(self.policy.env),
             "tools": [tool.spec() for tool in self._tools.values()],
         }
+        blobs: tuple[wire.Blob, ...] = ()
+        if self._network is not None:
+            # A sandbox has no network, and the guest program nothing that could use one: it gets that now.
+            header["network"], blobs = self._network.guest_setup()
         # Starting is the sandbox's work, not a step: a short time limit, or a busy machine, must not make sessions impossible.
         patience = None if limits.time is None else max(limits.time, _START_TIME)
-        self._request(header, limits=replace(limits, time=patience))
+        self._request(header, blobs, limits=replace(limits, time=patience))
         for name in self.policy.files:
             self.files.put(name, self.policy.file_bytes(name), quiet=True)
         if self.policy.files:
@@ -126,16 +163,22 @@ class Session:
             raise LimitExceeded(f"the code has {size} bytes; {_MAX_CODE} can be run in one step")
         self._acquire()
         try:
-            step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop)
+            step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop, self._network)
             header: wire.Header = {"t": "run", "code": code}
-            if self._abandoned:
-                header["dead"], self._abandoned = self._abandoned, []
+            before = self._abandoned
+            if before:
+                header["dead"], self._abandoned = before, []
             self._perform(step, header)
             if step.broker is not None:
                 self._abandoned = step.broker.abandoned
             result = self._result(step)
-            if result.error is not None and result.error.kind in _DISCARD:
+            if travel.to_undo(self._rollback, step, result) and travel.roll_back(self):
+                self._abandoned = before  # the guest waits for those calls again
+                result = replace(result, rolled_back=True)
+            elif result.error is not None and (result.error.kind in travel.DISCARD or step.died is not None):
                 self._end(f"its last step ended in {result.error.kind!r}: {result.error.message}")
+            elif self._rollback != "never":
+                self._guest.checkpoint()  # type: ignore[attr-defined]
             if step.callback_error is not None:
                 raise step.callback_error
             return result
@@ -163,7 +206,8 @@ class Session:
         try:
             step.perform(header, blobs)
         except BaseException:
-            self._end("the host interrupted it")
+            if not travel.roll_back(self):
+                self._end("the host interrupted it")
             raise
         finally:
             self._step = None
@@ -196,12 +240,14 @@ class Session:
                 error = GuestError(
                     "exception", "KeyboardInterrupt", "the step was interrupted and did not stop by itself"
                 )
-                self._end("its last step had to be killed when it was interrupted")
             elif self._closed is not None:
                 error = GuestError("crash", "SessionClosed", f"{self._closed} while the step ran")
             else:
                 error = GuestError(step.died.kind, _DEATHS.get(step.died.kind, "GuestDied"), step.died.message)
         calls = tuple(step.broker.log) if step.broker is not None else ()
+        ended = step.broker is not None and step.broker.ended
+        if ended and step.died is None and step.expired is None and (error is None or error.kind not in travel.DISCARD):
+            error, value = None, None  # how the guest unwound is of no interest, and what it says now changes nothing
         out, err = step.streams
         return Result(
             value=value,
@@ -212,7 +258,9 @@ class Session:
             files=files,
             usage=Usage(monotonic() - step.clock.started, cpu, self._peak, len(calls)),
             tool_calls=calls,
+            network=step.net.log if step.net is not None else (),
             truncated=step.truncated or out.truncated or err.truncated,
+            ended=ended,
         )
 
     # -- other requests --------------------------------------------------------------------------------------------------
@@ -221,18 +269,24 @@ class Session:
         """A request that runs no step. Raises the host's exceptions for the guest's refusals."""
         self._acquire()
         try:
-            step = Step(self._guest, limits or self.policy.limits)
+            step = Step(self._guest, limits or self.policy.limits, network=self._network)
             self._perform(step, header, blobs)
             if step.died is not None or step.broken is not None:
                 reason = str(step.died) if step.died is not None else str(step.broken)
                 if step.expired is not None:
                     reason = step.expired
-                self._end(reason)
+                undone = travel.roll_back(self)
+                if undone:
+                    reason += "; the session is as it was before"
+                else:
+                    self._end(reason)
                 if step.expired is not None:
                     raise StepTimeout(reason)
-                if step.broken is not None:
+                if step.broken is not None or undone:
                     raise ProtocolError(reason)
                 raise SessionClosed(f"the session is lost: {reason}")
+            if self._rollback != "never" and header["t"] not in _PURE:
+                self._guest.checkpoint()  # type: ignore[attr-defined]
             fail = step.answer.get("fail")
             if fail is not None:
                 _raise_failure(fail)
@@ -267,6 +321,21 @@ class Session:
         found = collect(tools)
         self._request({"t": "tools", "tools": [tool.spec() for tool in found.values()]})
         self._tools.update(found)
+
+    def add_module(self, name: str, source: str) -> None:
+        """Run `source` as a module called `name`, which code of the session can import whatever its policy says of imports.
+
+        Raises PolicyError for a name that is none, ExecutionError when the source fails, LimitExceeded, SessionClosed.
+        """
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name[:1] == "_":
+            raise PolicyError(f"{name!r} is not a name that a module of the session could have")
+        size = len(source.encode("utf-8", "replace"))
+        if size > _MAX_CODE:
+            raise LimitExceeded(f"the module {name!r} has {size} bytes; {_MAX_CODE} can be sent at once")
+        answer, _ = self._request({"t": "module", "name": name, "code": source})
+        error = _guest_error(answer.get("error"))
+        if error is not None:
+            raise ExecutionError(error)
 
     # -- ending ----------------------------------------------------------------------------------------------------------
 
@@ -310,13 +379,31 @@ class Session:
         with self._lock:
             self._guest.close()
 
-    def fork(self, tools: Tools | None = None, reseed: bool = False) -> Session:
-        """An independent session with the same state. Raises NotSupported where the sandbox cannot."""
-        raise NotSupported("this sandbox cannot fork a session")
+    # -- the past, and other futures -------------------------------------------------------------------------------------
 
-    def snapshot(self) -> Any:
-        """The session's state as plain bytes. Raises NotSupported where the sandbox cannot."""
-        raise NotSupported("this sandbox cannot take snapshots")
+    def fork(self, tools: Tools | None = None, reseed: bool = False) -> Session:
+        """An independent session with the same live state: variables, modules, open iterators and files.
+
+        `tools` replace those it has. Both draw the same random numbers unless `reseed`. Raises NotSupported where the sandbox cannot,
+        SessionBusy, SessionClosed, BackendUnavailable when there is no room for another.
+        """
+        return travel.fork(self, tools, reseed)
+
+    def snapshot(self, key: bytes | None = None) -> Snapshot:
+        """The session's state, to be saved and restored in any process; host tools are not part of it.
+
+        `key` (16 bytes or more) signs it: what was signed is restored with the same key only, and refused if it was changed. Raises
+        NotSupported where the sandbox cannot, SessionBusy, SessionClosed.
+        """
+        return travel.take_snapshot(self, key)
+
+    def _or_end(self, work: Callable[[], T]) -> T:
+        """Something that is asked of the guest itself; when it turns out to be gone, so is the session."""
+        try:
+            return work()
+        except GuestDied as death:
+            self._end(death.message)
+            raise SessionClosed(f"the session is lost: {death.message}") from None
 
 
 def _discard(guest: Guest) -> None:

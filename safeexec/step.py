@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safeexec import threads, watchdog, wire
 from safeexec.backend import Guest, GuestDied
@@ -16,6 +16,9 @@ from safeexec.broker import Broker
 from safeexec.errors import ProtocolError
 from safeexec.policy import Limits
 from safeexec.result import Display
+
+if TYPE_CHECKING:
+    from safeexec.egress.network import Network, StepNetwork
 
 GRACE = 0.1
 """Seconds between the soft interrupt of a step that ran out of time and its end."""
@@ -76,17 +79,20 @@ class Clock:
         self._limits = limits
         self._used = 0.0
         self._since: float | None = self.started
+        self._pauses = 0  # tools and the network pause it independently
         self._lock = threading.Lock()
 
     def pause(self) -> None:
         with self._lock:
+            self._pauses += 1
             if self._since is not None:
                 self._used += monotonic() - self._since
                 self._since = None
 
     def resume(self) -> None:
         with self._lock:
-            if self._since is None:
+            self._pauses -= 1
+            if not self._pauses:
                 self._since = monotonic()
 
     def expired(self, now: float) -> str | None:
@@ -116,18 +122,22 @@ class Step:
         tools: Any = None,
         on_output: OnOutput | None = None,
         loop: Any = None,
+        network: Network | None = None,
     ) -> None:
         self._guest = guest
         self._limits = limits
         self._on_output = on_output
         self._number = 0
         self._kill_at = float("inf")
+        self._soften_at = float("inf")
         self._lock = threading.Lock()
         self._over = False
         self.clock = Clock(limits)
         self.broker: Broker | None = None
         self._tools = tools
         self._loop = loop
+        self._network = network
+        self.net: StepNetwork | None = None
         self.streams = (_Capture("stdout", limits.output), _Capture("stderr", limits.output))
         self.displays: list[Display] = []
         self._display_left = limits.value
@@ -160,11 +170,17 @@ class Step:
                 self._over = True
             if self.broker is not None:
                 self.broker.stop(tell=False)
+            if self.net is not None:
+                self.net.stop(tell=False)
 
     def interrupt(self) -> None:
         """End the step softly, and for good if it does not obey. From any thread."""
         self.interrupted = True
         self._soften(monotonic() + INTERRUPT_GRACE)
+
+    def _ended(self) -> None:
+        # A tool ended the step: whoever catches that and goes on is given a moment, for cleaning up, and no more.
+        self._soften_at = monotonic() + GRACE
 
     def _soften(self, kill_at: float) -> None:
         with self._lock:
@@ -174,13 +190,27 @@ class Step:
             self._guest.interrupt()
         if self.broker is not None:
             self.broker.stop(tell=True)
+        if self.net is not None:
+            self.net.stop(tell=True)
+
+    def _kill(self) -> None:
+        with self._lock:
+            if (
+                not self._over
+            ):  # a step that ended just now may have been undone: what lives by now is the session that goes on
+                self._guest.kill()
 
     def _check(self, now: float) -> None:
         # Neither may block here: one guest that does not read, or one slow daemon, must not stop the clocks of all others.
         if now >= self._kill_at:
-            threads.start(self._guest.kill)
+            threads.start(self._kill)
             self._kill_at = float("inf")
             return
+        if now >= self._soften_at:
+            self._soften_at = float("inf")
+            self.interrupted = True
+            self._kill_at = min(self._kill_at, now + INTERRUPT_GRACE)
+            threads.start(partial(self._soften, now + INTERRUPT_GRACE))
         if self.broker is not None:
             self.broker.check(now)
         if self.expired is None:
@@ -202,10 +232,14 @@ class Step:
                 if self._tools is None:
                     raise ProtocolError("a tool call outside a step")
                 clock = self.clock
-                self.broker = Broker(self._tools, self._limits, self._guest.send, clock.pause, clock.resume, self._loop)
+                self.broker = Broker(
+                    self._tools, self._limits, self._guest.send, clock.pause, clock.resume, self._loop, self._ended
+                )
                 if self.interrupted or self.expired is not None:
                     self.broker.stop(tell=False)
             self.broker.request(header, blobs)
+        elif kind == "net" and self._network is not None:
+            self._on_net(header, blobs)
         elif kind == "display":
             self._display(header.get("m"), blobs)
         elif kind == "done":
@@ -216,6 +250,15 @@ class Step:
         else:
             raise ProtocolError("a frame of unknown kind")
         return False
+
+    def _on_net(self, header: wire.Header, blobs: Sequence[wire.Blob]) -> None:
+        net, network = self.net, self._network
+        if net is None:
+            assert network is not None
+            net = self.net = network.step(self._guest.send, self.clock.pause, self.clock.resume)
+            if self._tools is None or self.interrupted or self.expired is not None:
+                net.stop(tell=False)  # code that goes on behind its step, or its interrupt, reaches nothing
+        net.request(header, blobs)
 
     def _output(self, number: Any, blobs: Sequence[wire.Blob]) -> None:
         if type(number) is not int or number not in (1, 2) or len(blobs) != 1:

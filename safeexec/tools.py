@@ -54,6 +54,8 @@ class HostTool:
             getattr(source, "__call__", None)  # noqa: B004  the method itself is asked, not whether there is one
         )
         self.description = str(source.description if shaped else inspect.getdoc(source) or "")
+        self.time_limit: float | None = _time_limit(source, chosen)
+        """Seconds of one call instead of ``Limits.tool_time``, from the tool's attribute `tool_time`; inf for None there, None for no such attribute."""
         self._keywords_only_call = shaped
         self.parameters = _from_inputs(source.inputs) if shaped else _from_signature(source, chosen)
         self._signature = inspect.Signature(list(self.parameters.values()))
@@ -114,6 +116,17 @@ class HostTool:
             where = "".join(f"[{part!r}]" for part in first["loc"])
             shown = wire.describe(value, 100)  # cut before, not after: repr() of a value may take long, or fail
             raise ValueError(f"{self.name}(): argument {name!r}{where}: {first['msg']}; got {shown}") from None
+
+
+def _time_limit(source: Any, name: str) -> float | None:
+    limit = getattr(source, "tool_time", False)
+    if limit is False:
+        return None
+    if limit is None:
+        return float("inf")
+    if not isinstance(limit, int | float) or isinstance(limit, bool) or not limit > 0:
+        raise ToolError(f"tool {name!r}: tool_time must be a positive number of seconds, or None for no bound")
+    return float(limit)
 
 
 def _validator(annotation: Any) -> Any:

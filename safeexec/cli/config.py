@@ -47,6 +47,7 @@ KEYS: dict[str, Callable[[Any], object]] = {
     "output-limit": size,
     "allow-import": _names,
     "package": _names,
+    "allow-net": _names,
     "file": _names,
     "tool": _names,
     "allow-weak": _flag,

@@ -32,18 +32,27 @@ class Report:
     seconds: float = 0.0
     """From nothing to the first answer."""
     walls: Mapping[str, Wall] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @click.command("doctor", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--sandbox", "only", metavar="NAME", help="Look at this sandbox only.")
+@click.option("--clean", is_flag=True, help="Show and remove what hosts that died left behind; try nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(only: str | None, as_json: bool) -> int:
+def command(only: str | None, clean: bool, as_json: bool) -> int:
     """Try every installed sandbox and say which can run here, why not, and which of its walls stand.
 
     Each is started and made to run a line of code. Exits with 0 when at least one can run, with 4 when none can.
+
+    With --clean, containers and the like whose host is gone are shown and removed instead. Exits with 0, with 1 when something could not be
+    removed, with 4 when the sandbox that was named could not be asked.
     """
     screen = Screen(sys.stdout, sys.stderr)
     names = (only,) if only is not None else backend_names()
+    if clean:
+        from safeexec.cli import orphans
+
+        return orphans.clean(screen, names, named=only is not None, as_json=as_json)
     if not as_json:
         _head(screen)
     reports = []
@@ -70,6 +79,7 @@ def examine(name: str) -> Report:
             result = executor.run("6 * 7")
             report.seconds = monotonic() - started
             report.walls = dict(executor.isolation)
+            report.facts = dict(executor._backend.facts)
             report.viable = result.ok and result.value == 42
             if not report.viable:
                 report.reason = f"it starts, but does not run code: {result.error or 'a wrong answer'}"
@@ -101,6 +111,8 @@ def _show(screen: Screen, report: Report) -> None:
         screen.out.line(f"{report.name}: ready ({report.seconds * 1000:.0f} ms to its first answer)", "bold")
     else:
         screen.out.line(f"{report.name}: not available: {report.reason}", "bold", "red")
+    for name, fact in report.facts.items():
+        screen.out.line(f"  {name}: {fact}", "dim")
     width = max((len(name) for name in report.walls), default=0)
     for name, wall in report.walls.items():
         standing = f"  {name:<{width}}  {'stands' if wall.active else 'MISSING'}"
@@ -123,6 +135,7 @@ def _document(reports: list[Report]) -> dict[str, Any]:
                 "viable": report.viable,
                 "reason": report.reason,
                 "seconds": report.seconds,
+                "facts": dict(report.facts),
                 "walls": {name: {"active": wall.active, "reason": wall.reason} for name, wall in report.walls.items()},
             }
             for report in reports

@@ -16,6 +16,8 @@ The document is strict JSON (RFC 8259: no NaN, no lone surrogates) in ASCII, wit
     saved        host paths written for --save-files
     usage        {duration, cpu_time (seconds), peak_memory (bytes), tool_calls}
     tool_calls   list of {tool, arguments, error, duration}
+    network      list of {method, url, host, port, status, sent, received (bytes), refused, error, duration}: every request, refused ones
+                 included; status is null where there was no answer, or one inside a tunnel
     truncated    output, displays or the value were cut at a limit
     rolled_back  the session is as it was before the step
 
@@ -98,6 +100,21 @@ def of_result(
                 "duration": call.duration,
             }
             for call in result.tool_calls
+        ],
+        "network": [
+            {
+                "method": _text(request.method),
+                "url": _text(request.url),
+                "host": _text(request.host),
+                "port": request.port,
+                "status": request.status,
+                "sent": request.sent,
+                "received": request.received,
+                "refused": request.refused,
+                "error": None if request.error is None else _text(request.error),
+                "duration": request.duration,
+            }
+            for request in result.network
         ],
         "truncated": result.truncated,
         "rolled_back": result.rolled_back,

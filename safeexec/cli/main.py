@@ -20,6 +20,7 @@ from safeexec.registry import COMMANDS, entry_points
 OWN = {
     "run": "Run one program in a fresh sandbox.",
     "repl": "An interactive session in a sandbox.",
+    "mcp": "Serve a sandbox to MCP clients.",
     "setup": "Get a sandbox ready ahead of its first use.",
     "doctor": "Which sandboxes can run here, and which walls stand.",
 }

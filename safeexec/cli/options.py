@@ -32,6 +32,7 @@ class Options(NamedTuple):
     tool: tuple[str, ...]
     allow_weak: bool
     save_files: str | None
+    allow_net: tuple[str, ...] = ()
 
     def policy(self) -> Policy:
         """The policy. Raises Failure for a file that cannot be placed, PolicyError."""
@@ -43,13 +44,14 @@ class Options(NamedTuple):
             limits=Limits(**limits),
             imports=(*DEFAULT_IMPORTS, *self.allow_import) if self.allow_import else None,
             packages=self.package,
+            network=self.allow_net,
             files=_files(self.file),
             require=() if self.allow_weak else None,
         )
 
     def tools(self) -> list[Any]:
         """The host functions. Imports their modules. Raises Failure."""
-        return [_tool(text) for text in self.tool]
+        return [load_tool(text) for text in self.tool]
 
 
 def _option(name: str, *, env: bool = True, **settings: Any) -> Callable[[Any], Any]:
@@ -90,6 +92,12 @@ _OPTIONS = (
         "allow-import", multiple=True, metavar="M", help="One more module that may be imported; M.* for all below it."
     ),
     _option("package", multiple=True, metavar="P", help="A package to be present in the sandbox."),
+    _option(
+        "allow-net",
+        multiple=True,
+        metavar="HOST",
+        help="A host the program may reach by HTTP, through this machine: api.example.com, *.example.com:443, 127.0.0.1:8080; * for every public one.",
+    ),
     _option(
         "file",
         multiple=True,
@@ -142,7 +150,8 @@ def _files(paths: Sequence[str]) -> dict[str, str]:
     return placed
 
 
-def _tool(text: str) -> Any:
+def load_tool(text: str) -> Any:
+    """What ``--tool MODULE:NAME`` names; imports the module. Raises Failure."""
     module, _, path = text.partition(":")
     if not path or not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
         raise Failure(f"--tool: {text!r} is not of the form module:function, such as mytools:search")

@@ -38,7 +38,7 @@ def command(ctx: click.Context, options: Options, program: str | None, code: str
     paths by ':'.
 
     --json prints one document of strict JSON and nothing else on stdout: schema, sandbox, ok, exit_code, interrupted, value, stdout, stderr,
-    error, displays, files, saved, usage, tool_calls, truncated, rolled_back. Values that JSON lacks are objects with a "$type"; bytes are
+    error, displays, files, saved, usage, tool_calls, network, truncated, rolled_back. Values that JSON lacks are objects with a "$type"; bytes are
     base64.
     """
     screen = Screen(sys.stdout, sys.stderr)

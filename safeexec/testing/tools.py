@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from safeexec.errors import SessionBusy
+from safeexec.errors import EndStep, ExecutionError, PolicyError, SessionBusy
 from safeexec.errors import ToolError as HostToolError
 from safeexec.testing.base import PATIENCE, Base, same
 
@@ -256,6 +257,74 @@ found.append(repr(tool)); found.append(repr(search)); found.append(str(tool.__do
         for bad in ([5], ["text"], {"not a name": len}, [lambda: 1], {"class": len}):
             with pytest.raises(HostToolError):
                 self.session(bad)
+
+    def test_a_tool_may_end_the_step(self) -> None:
+        answers: list[Any] = []
+
+        def answer(value: Any) -> None:
+            answers.append(value)
+            raise EndStep
+
+        codes = {
+            "x = 1\nanswer(1)\nx = 2": 1,
+            "try:\n    answer(1)\nexcept Exception:\n    x = 2\nx = 3": 1,
+            "try:\n    answer(1)\nexcept BaseException:\n    raise ValueError('changed')": 1,
+            "try:\n    answer(1)\nexcept BaseException:\n    answer(2)": 1,
+            "try:\n    answer(1)\nfinally:\n    x = answer(3)": 1,
+            "await answer.aio(1)": 1,
+        }
+        with self.session([answer], {"x": 1}) as session:
+            for code, expected in codes.items():
+                answers.clear()
+                result = session.run(code)
+                assert result.ended and result.ok and result.value is None, code
+                assert answers == [expected] and [c.tool for c in result.tool_calls] == ["answer"], code
+                assert session.run("x").value == 1
+            assert not session.run("x").ended
+
+    def test_code_that_goes_on_after_the_end_is_stopped(self) -> None:
+        called: list[str] = []
+
+        def answer() -> None:
+            called.append("answer")
+            raise EndStep
+
+        def other() -> None:
+            called.append("other")
+
+        code = "while True:\n    try:\n        answer()\n        while True: pass\n    except BaseException:\n        other()"
+        result = self.run(code, [answer, other], time=60)
+        assert result.ended and called == ["answer"]
+
+    def test_module_of_the_host_is_importable(self) -> None:
+        source = "import re\nDEPTH = 2\ndef clean(text):\n    return re.sub(' +', ' ', text).strip()\nclass Pair:\n    def __init__(self, a):\n        self.a = a\n"
+        with self.session() as session:
+            session.add_module("shelf", source)
+            assert session.run(
+                "from shelf import clean, Pair\nimport shelf\nclean(' a   b '), Pair(3).a, shelf.DEPTH"
+            ).value == ("a b", 3, 2)
+            with pytest.raises(ExecutionError, match="ZeroDivisionError"):
+                session.add_module("broken", "1 / 0")
+            with pytest.raises(ExecutionError, match="SyntaxError"):
+                session.add_module("worse", "def")
+            with pytest.raises(PolicyError):
+                session.add_module("no name", "")
+            assert session.run("clean('x  y')").value == "x y"
+
+    def test_a_tools_own_time_replaces_tool_time(self) -> None:
+        release = threading.Event()
+        threading.Timer(0.3, release.set).start()
+
+        class Patient:
+            name = "patient"
+            description = "Waits."
+            inputs: Mapping[str, Any] = {}
+            tool_time = None
+
+            def __call__(self) -> bool:
+                return release.wait(PATIENCE)
+
+        assert self.run("patient()", [Patient()], tool_time=0.1).value is True
 
     def test_tool_time_ends_the_call_not_the_step(self) -> None:
         release = threading.Event()

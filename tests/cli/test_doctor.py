@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from safeexec.backend import Orphan
+from safeexec.errors import BackendUnavailable
 from tests.cli import launch
 from tests.cli.conftest import Command
 from tests.support.plain import PlainBackend
@@ -33,6 +35,57 @@ def test_exit_code_4_when_none_can_run(cli: Command) -> None:
     assert cli("doctor", "--sandbox", "broken").code == 4
     assert cli("doctor", "--sandbox", "nosuch").code == 4
     assert cli("doctor", "--sandbox", "plain").code == 0
+
+
+class Leaves(PlainBackend):
+    """Has a box whose host is gone, one whose host lives, and one that sticks."""
+
+    left: ClassVar[set[str]] = set()
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return {"daemon": "boxes 1.0\x1b[31m"}
+
+    @classmethod
+    def orphans(cls) -> list[Orphan]:
+        def stick() -> None:
+            raise BackendUnavailable("no permission")
+
+        kept = Orphan("box of process 2, which runs", None)
+        found = [Orphan(f"box {name}", lambda name=name: cls.left.remove(name)) for name in sorted(cls.left)]  # type: ignore[misc]
+        return [*found, kept, *([Orphan("box stuck", stick)] if "stuck" in cls.left else [])]
+
+
+def test_clean_shows_and_removes_what_is_orphaned_and_nothing_else(
+    cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"leaves": Leaves}
+    monkeypatch.setattr("safeexec.cli.orphans.load_backend", lambda name: kinds.get(name) or launch.load(name))
+    monkeypatch.setattr("safeexec.cli.doctor.backend_names", lambda: ("plain", "leaves", "nosuch"))
+    Leaves.left = {"a\x1b[2J", "b"}
+    ran = cli("doctor", "--clean")
+    assert ran.code == 0 and Leaves.left == set()
+    assert "leaves: removed box a\\x1b[2J\nleaves: removed box b\n" in ran.out
+    assert "leaves: left alone: box of process 2, which runs\n" in ran.out
+    assert "nosuch: not looked at: there is no sandbox 'nosuch'" in ran.out and "plain" not in ran.out
+    Leaves.left = {"c"}
+    found = cli("doctor", "--clean", "--json", "--sandbox", "leaves").json
+    assert found["sandboxes"] == [
+        {"name": "leaves", "reason": "", "removed": ["box c"], "kept": ["box of process 2, which runs"], "failed": []}
+    ]
+    Leaves.left = {"stuck"}
+    ran = cli("doctor", "--clean", "--sandbox", "leaves")
+    assert ran.code == 1 and "leaves: could not be removed: box stuck: no permission\n" in ran.out
+    assert cli("doctor", "--clean", "--sandbox", "nosuch").code == 4
+    assert cli("doctor", "--clean", "--sandbox", "plain").code == 0
+
+
+def test_facts_are_shown_harmless(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safeexec.executor.load_backend", lambda name: Leaves)
+    assert "  daemon: boxes 1.0\\x1b[31m\n" in cli("doctor", "--sandbox", "leaves").out
+    assert cli("doctor", "--sandbox", "leaves", "--json").json["sandboxes"][0]["facts"] == {
+        "daemon": "boxes 1.0\x1b[31m"
+    }
 
 
 class Raises(PlainBackend):

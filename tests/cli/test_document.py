@@ -17,7 +17,7 @@ from tests.cli.conftest import Command
 
 KEYS = {
     "schema", "sandbox", "ok", "exit_code", "interrupted", "value", "stdout", "stderr", "error", "displays", "files", "saved",
-    "usage", "tool_calls", "truncated", "rolled_back",
+    "usage", "tool_calls", "network", "truncated", "rolled_back",
 }  # fmt: skip
 
 VALUES: list[tuple[Any, Any]] = [

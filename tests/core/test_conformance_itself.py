@@ -39,7 +39,7 @@ pytest_plugins = ["pytester"]
 
 BROKEN_WORDS = (
     "test_memory_ends_one_large_block", "test_disk_is_capped_in_one_file", "test_processes_are_capped", "test_imports_restrict",
-    "test_packages_are_there_or_refused", "test_require_of_an_unknown_wall_is_refused", "test_rollback_of_errors", "test_host_file_is_not_read",
+    "test_packages_are_there_or_refused", "test_require_of_an_unknown_wall_is_refused", "test_host_file_is_not_read",
     "test_host_file_is_not_written", "test_no_program_of_the_host_is_started", "test_network_is_not_reached",
     "test_process_of_the_host_is_not_signalled", "test_sessions_share_no_temporary_files",
 )  # fmt: skip

@@ -186,20 +186,3 @@ def test_interrupt_never_reaches_the_next_step() -> None:
             session.run("sum(range(20000))")
             timer.join()
             assert session.run("sum(range(20000))").ok
-
-
-@pytest.mark.slow
-def test_gvisor(docker_url: str) -> None:
-    import shutil
-
-    from tests.docker.conftest import missing
-
-    if shutil.which("runsc") is None:
-        missing("gVisor needs runsc (apt-get install runsc)")
-    with Executor("docker", runtime="runsc") as executor:
-        assert executor.isolation["gvisor"].active
-        with executor.session() as session:
-            result = session.run("import os, subprocess\nprint('hi')\nos.getuid()")
-            assert result.value == 65534 and result.stdout == "hi\n"
-            result = session.run("x = []\nwhile True:\n    x.append(bytes(10**6))")
-            assert result.error is not None and result.error.kind in ("memory", "time")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from safeexec import BackendUnavailable, Executor, Limits, Policy
+from safeexec.cli.main import main
 
 # The private daemon has no bridge, so pip's container takes the host's network; pip's own settings go with it.
 BUILD: dict[str, Any] = {
@@ -47,6 +51,24 @@ def test_chart_is_saved_as_png() -> None:
         assert [f.name for f in result.files] == ["chart.png"]  # no cache of a library among them
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_example_draws_its_chart(client: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As its text says: ``safeexec setup docker --package`` first, then the program, in a process of its own."""
+    assert main(["setup", "docker", "--package", "matplotlib", "--build-network", "host"]) == 0, capfd.readouterr().err
+    target = tmp_path / "chart.png"
+    program = Path(__file__).parents[2] / "examples" / "docker" / "chart.py"
+    ran = subprocess.run([sys.executable, str(program), str(target)], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0 and ran.stdout == f"saved {target}\n", ran.stderr
+    from PIL import Image
+
+    with Image.open(target) as picture:
+        pixels = picture.convert("RGB")
+        colours = {colour: count for count, colour in pixels.getcolors(1 << 20) or ()}
+        assert pixels.size == (640, 480) and colours[(255, 255, 255)] > 200_000
+        assert colours.get((31, 119, 180), 0) > 300, "the curve, in matplotlib's first colour"
+
+
 def test_package_that_does_not_exist_says_so() -> None:
     with pytest.raises(BackendUnavailable, match="safeexec-no-such-package"):
-        Executor("docker", policy=Policy(packages=("safeexec-no-such-package==0.0.1",)))
+        Executor("docker", policy=Policy(packages=("safeexec-no-such-package==0.0.1",)), build_env={"PIP_RETRIES": "0"})

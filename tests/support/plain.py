@@ -77,7 +77,7 @@ class PlainBackend(Backend):
     def start(self, policy: Policy) -> Guest:
         # Without a wall nothing but the core's own limits can be honoured: the rest is refused, never ignored.
         asked = [f"Limits.{name}" for name in ("memory", "disk", "processes") if name in policy.limits.changed()]
-        asked += [name for name in ("packages", "network") if getattr(policy, name)]
+        asked += [name for name in ("packages",) if getattr(policy, name)]
         asked += [f"require: {wall}" for wall in policy.require or () if wall not in self.isolation]
         asked += ["imports"] if policy.imports not in (None, ("*",)) else []
         asked += ["rollback"] if policy.rollback in ("limits", "errors") else []

@@ -7,5 +7,5 @@ from functools import partial
 from safeexec.testing import conformance
 from safeexec_backends.wasm import WasmBackend
 
-TestInProcess = conformance(partial(WasmBackend, workers=0))
+TestInProcess = conformance(partial(WasmBackend, workers=0), capabilities=("fork",))
 TestWorkers = conformance(partial(WasmBackend, workers=2))

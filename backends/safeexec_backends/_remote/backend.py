@@ -44,10 +44,6 @@ class RemoteBackend(Backend):
                 raise PolicyError(
                     f"Limits.{name} cannot be set in the {self.name} sandbox: {self.isolation[name].reason}"
                 )
-        if policy.network:
-            raise PolicyError(
-                f"the {self.name} sandbox cannot open the network to single hosts: leave Policy.network empty"
-            )
         if policy.rollback in ("limits", "errors"):
             raise PolicyError(
                 f"the {self.name} sandbox cannot undo a failed step: leave Policy.rollback None, or 'never'"

@@ -55,7 +55,8 @@ def language(guest: Any, patterns: Tuple[str, ...]) -> Any:
         def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
             # An empty list is what PyImport_Import passes: a built-in function's own import, as that of _strptime by datetime.strptime.
             internal = type(fromlist) is list and not fromlist
-            if not level and not internal and not may_import(name, patterns, tuple(fromlist or ())):
+            ruled = not level and not internal and name not in guest.own_modules
+            if ruled and not may_import(name, patterns, tuple(fromlist or ())):
                 raise guest.ImportRefused("import of {!r} is not allowed by the policy".format(name), name=name)
             return __import__(name, globals, locals, fromlist, level)
 

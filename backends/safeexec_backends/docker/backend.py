@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import docker.errors
 import requests
 
 from safeexec import threads, wire
-from safeexec.backend import Backend, Guest, Wall
+from safeexec.backend import Backend, Guest, Orphan, Wall
 from safeexec.errors import BackendUnavailable, PolicyError, SessionClosed
 from safeexec.policy import Policy
-from safeexec_backends.docker import config, container, daemon, images, program, reaper, walls
+from safeexec_backends.docker import config, container, daemon, direct, images, program, reaper, walls
 from safeexec_backends.docker.container import DockerGuest
 from safeexec_backends.docker.pool import Pool
 from safeexec_backends.docker.watcher import Watcher
@@ -24,6 +24,8 @@ _Prepared = tuple[bytes, dict[str, Wall]]
 _prepared: dict[Any, _Prepared] = {}
 """What the first container of an image found out, for all backends of this process: the compiled program and the walls."""
 _prepared_lock = threading.Lock()
+_elsewhere: set[str] = set()
+"""Daemons that do not see this machine's files (Docker Desktop, a socket carried here from another machine)."""
 _REMOVE_SECONDS = 60.0
 
 
@@ -40,6 +42,8 @@ class DockerBackend(Backend):
     """
 
     name = "docker"
+    _files_shared = True
+    """False: treat the daemon as one that does not see this machine's files."""
 
     def __init__(
         self,
@@ -81,7 +85,8 @@ class DockerBackend(Backend):
             with daemon.errors_mapped("asking the daemon"):
                 version = self._client.version()
                 info = self._client.info()
-                reaper.reap(self._client)
+                reaped = reaper.reap(self._client)
+            self._info = info
             self._podman = daemon.is_podman(version)
             self._daemon = str(info.get("ID") or info.get("Name"))
             if runtime and not self._podman and runtime not in (info.get("Runtimes") or {}):
@@ -89,8 +94,12 @@ class DockerBackend(Backend):
                     f"the docker daemon knows no runtime {runtime!r}, only {', '.join(sorted(info.get('Runtimes') or {}))}: register it in daemon.json"
                 )
             self._watcher = Watcher(url or "", self._token)
-            shape = self._shape(policy)
-            _, self._walls, first = self._prepare(shape)
+            address = daemon.address(self._client)
+            direct.sweep()
+            local = address.startswith("unix://") and not self._podman and self._daemon not in _elsewhere
+            self._hosts = self._files_shared and local
+            shape, self._walls, first = self._first(policy)
+            self._facts = daemon.facts(self._client, version, info, runtime, shape.image, len(reaped))
             walls.require(self._walls, policy)
             self._pool_shape = shape
             self._pool = Pool(pool, lambda: self._start(shape), lambda: self._live, idle, lifetime, pool_age)
@@ -103,10 +112,6 @@ class DockerBackend(Backend):
     # -- what can be honoured ----------------------------------------------------------------------------------------------
 
     def _check(self, policy: Policy) -> None:
-        if policy.network:
-            raise PolicyError(
-                "Policy.network: containers have no network, and the host does not serve it yet; leave it empty"
-            )
         if policy.rollback in ("limits", "errors"):
             raise PolicyError(
                 "Policy.rollback: the docker sandbox cannot undo a failed step; leave it None, or set 'never'"
@@ -129,11 +134,13 @@ class DockerBackend(Backend):
                 declared = (attributes.get("Config") or {}).get("Volumes") or {}
                 self._images[key] = (image, tuple(declared))
             image, _ = self._images[key]
-        return config.shape(image, self._runtime, policy.limits, self._cpus)
+        return config.shape(image, self._runtime, policy.limits, self._cpus, config.hosts_file() if self._hosts else "")
 
     # -- starting ----------------------------------------------------------------------------------------------------------
 
     def _launch(self, shape: config.Shape, text: bytes, role: str) -> tuple[DockerGuest, wire.Frame]:
+        if shape.hosts:
+            config.hosts_file()  # somebody may have cleaned up in the folder for temporary files
         volumes = next((v for image, v in self._images.values() if image == shape.image), ())
         guest, frame = container.start(
             self._client,
@@ -151,9 +158,24 @@ class DockerBackend(Backend):
         self._live.add(guest)
         return guest, frame
 
+    def _first(self, policy: Policy) -> tuple[config.Shape, dict[str, Wall], DockerGuest | None]:
+        """The shape of `policy`'s containers, their walls, and the container that was looked at, if one was."""
+        shape = self._shape(policy)
+        try:
+            return shape, *self._prepare(shape)[1:]
+        except BackendUnavailable:
+            if not shape.hosts:
+                raise
+            # Whatever it was, a second failure says it better; but most likely the daemon cannot mount a file of ours.
+            self._hosts = False
+            shape = self._shape(policy)
+            found = self._prepare(shape)
+            _elsewhere.add(self._daemon)
+            return shape, *found[1:]
+
     def _prepare(self, shape: config.Shape) -> tuple[bytes, dict[str, Wall], DockerGuest | None]:
         """The compiled program and the walls of a shape's kind; the container that found them out, unused, if one had to."""
-        key = (self._daemon, shape.image, shape.runtime, self._python)
+        key = (self._daemon, shape.image, shape.runtime, self._python, shape.hosts)
         with _prepared_lock:
             known = _prepared.get(key)
             if known is not None:
@@ -162,7 +184,7 @@ class DockerBackend(Backend):
             try:
                 if header.get("t") != "program" or len(blobs) != 1:
                     raise BackendUnavailable("the image's interpreter did not run the guest program")
-                found = (bytes(blobs[0]), walls.judge(header["look"], shape))
+                found = (bytes(blobs[0]), walls.judge(header["look"], shape, self._info))
             except BaseException:
                 guest.close()
                 raise
@@ -210,6 +232,16 @@ class DockerBackend(Backend):
     def isolation(self) -> Mapping[str, Wall]:
         """See the base class. Looked at from inside a container, before any other code ran in one."""
         return dict(self._walls)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """See the base class."""
+        return dict(self._facts)
+
+    @classmethod
+    def orphans(cls) -> Sequence[Orphan]:
+        """See the base class. Asks the daemon that an executor without `url` would use."""
+        return reaper.orphans()
 
     # -- ending ------------------------------------------------------------------------------------------------------------
 

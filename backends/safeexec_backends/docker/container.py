@@ -17,6 +17,7 @@ from safeexec.errors import BackendUnavailable
 from safeexec.text import neutralise_line
 from safeexec_backends.docker import config, program, reaper
 from safeexec_backends.docker.daemon import errors_mapped
+from safeexec_backends.docker.direct import INSIDE, Direct, Listener
 from safeexec_backends.docker.stream import Attached
 
 START_SECONDS = 60.0
@@ -28,7 +29,7 @@ class DockerGuest(StreamGuest):
     """A started container. `remove` is called once, when it is done with, from any thread; it must not block."""
 
     def __init__(
-        self, client: Any, identity: str, stream: Attached, max_frame: int, remove: Callable[[str], None]
+        self, client: Any, identity: str, stream: Attached | Direct, max_frame: int, remove: Callable[[str], None]
     ) -> None:
         super().__init__(stream, max_frame)  # type: ignore[arg-type]
         self.id = identity
@@ -41,10 +42,12 @@ class DockerGuest(StreamGuest):
         self._removed = False
         self._reason: GuestDied | None = None
         self._interrupt_wanted = False
+        self._number = 0
 
     def exchange(self, frame: wire.Frame, on_frame: OnFrame) -> None:
         """See the base class."""
         self._interrupt_wanted = False  # one that came too late was meant for the step before
+        self._number = frame[0]["id"] if frame[0].get("t") == "run" else 0
         self.busy = True
         try:
             super().exchange(frame, on_frame)
@@ -58,8 +61,12 @@ class DockerGuest(StreamGuest):
             self._send_interrupt()
 
     def interrupt(self) -> None:
-        """Ask in band: the frame reaches a thread of the guest in a fraction of a millisecond, in order with all others, so that an interrupt that
-        comes late can never hit the step after."""
+        """Ask on the second socket, by the step's number; where there is none, in band, in order with all other frames. Either way an interrupt that
+        comes late cannot hit the step after."""
+        if isinstance(self._stream, Direct):
+            if self._number:
+                self._stream.interrupt(self._number)
+            return
         self._interrupt_wanted = True
         self._send_interrupt()
 
@@ -67,7 +74,7 @@ class DockerGuest(StreamGuest):
         # Whoever writes a frame at this moment sends it afterwards. Without waiting: this is called from the watchdog's thread.
         if self._send_lock.acquire(blocking=False):
             try:
-                if self._interrupt_wanted:
+                if self._interrupt_wanted and isinstance(self._stream, Attached):
                     self._interrupt_wanted = False
                     self._stream.send_now(bytes(_INTERRUPT))
             except OSError:
@@ -117,38 +124,40 @@ class DockerGuest(StreamGuest):
         with self._end_lock:
             if self._reason is not None:
                 return self._reason
-        found = self._found_out()
+        found = found_out(self._client, self.id, self._stream.tail)
         self.end(found)
         return found
-
-    def _found_out(self) -> GuestDied:
-        api = self._client.api
-        try:
-            try:
-                code = api.wait(self.id, timeout=5)["StatusCode"]
-            except requests.RequestException:  # a timeout is a ConnectionError here
-                return GuestDied("crash", "the container hung up and went on running")
-            state = api.inspect_container(self.id)["State"]
-            # The daemon may learn of the kernel's kill a moment after the end itself.
-            pause = threading.Event()
-            deadline = monotonic() + _OOM_PATIENCE
-            while code == 137 and not state.get("OOMKilled") and monotonic() < deadline:
-                pause.wait(0.05)
-                state = api.inspect_container(self.id)["State"]
-        except (docker.errors.DockerException, requests.RequestException) as error:
-            return GuestDied("crash", f"the container is gone, and why cannot be found out: {str(error)[:200]}")
-        if state.get("OOMKilled"):
-            return GuestDied("memory", "the container ran out of memory (Limits.memory)")
-        if code == 153:
-            return GuestDied("crash", "the container wrote a file larger than Limits.disk")
-        tail = neutralise_line(self._stream.tail.decode(errors="replace").strip()[-400:])
-        signal = f" (signal {code - 128})" if 128 < code < 160 else ""
-        return GuestDied("crash", f"the container ended with exit code {code}{signal}" + (f": {tail}" if tail else ""))
 
     def close(self) -> None:
         """See the base class."""
         self.kill()
         super().close()
+
+
+def found_out(client: Any, identity: str, tail: bytes) -> GuestDied:
+    """Why a container ended, or that it did not. `tail` is the last of its stderr. Waits for a moment."""
+    api = client.api
+    try:
+        try:
+            code = api.wait(identity, timeout=5)["StatusCode"]
+        except requests.RequestException:  # a timeout is a ConnectionError here
+            return GuestDied("crash", "the container hung up and went on running")
+        state = api.inspect_container(identity)["State"]
+        # The daemon may learn of the kernel's kill a moment after the end itself.
+        pause = threading.Event()
+        deadline = monotonic() + _OOM_PATIENCE
+        while code == 137 and not state.get("OOMKilled") and monotonic() < deadline:
+            pause.wait(0.05)
+            state = api.inspect_container(identity)["State"]
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        return GuestDied("crash", f"the container is gone, and why cannot be found out: {str(error)[:200]}")
+    if state.get("OOMKilled"):
+        return GuestDied("memory", "the container ran out of memory (Limits.memory)")
+    if code == 153:
+        return GuestDied("crash", "the container wrote a file larger than Limits.disk")
+    said = neutralise_line(tail.decode(errors="replace").strip()[-400:])
+    signal = f" (signal {code - 128})" if 128 < code < 160 else ""
+    return GuestDied("crash", f"the container ended with exit code {code}{signal}" + (f": {said}" if said else ""))
 
 
 def start(
@@ -169,27 +178,60 @@ def start(
 
     Raises BackendUnavailable.
     """
+    listener = None
+    if want.direct:
+        try:
+            listener = Listener()
+        except OSError as error:
+            raise BackendUnavailable(f"no socket for a container can be made: {error}") from error
+    try:
+        return _start(client, want, python, text, token, role, podman, profile, volumes, max_frame, remove, listener)
+    finally:
+        if listener is not None:
+            listener.close()
+
+
+def _start(
+    client: Any,
+    want: config.Shape,
+    python: str,
+    text: bytes,
+    token: str,
+    role: str,
+    podman: bool,
+    profile: str,
+    volumes: tuple[str, ...],
+    max_frame: int,
+    remove: Callable[[str], None],
+    listener: Listener | None,
+) -> tuple[DockerGuest, wire.Frame]:
     api = client.api
+    direct = listener is not None
+    options = config.host_config(want, podman, profile, volumes, listener.path if listener is not None else "")
     with errors_mapped("creating a container"):
         identity = api.create_container(
             want.image,
-            entrypoint=program.command(python),
+            entrypoint=program.command(python, INSIDE if direct else ""),
             command=[],
             user=config.USER,
             working_dir=config.WORKDIR,
             environment=config.environment(want.cpus),
-            hostname="sandbox",
-            stdin_open=True,
+            hostname=config.HOSTNAME,
+            network_disabled=bool(want.hosts),
+            stdin_open=not direct,
             tty=False,
             labels=reaper.labels(token, role),
             healthcheck={"test": ["NONE"]},
-            host_config=api.create_host_config(**config.host_config(want, podman, profile, volumes)),
+            host_config=api.create_host_config(**options),
         )["Id"]
     guest = None
+    attached = None
     try:
         with errors_mapped("attaching to a container"):
-            response = api.attach_socket(identity, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-        guest = DockerGuest(client, identity, Attached(response), max_frame, remove)
+            streams = {"stdin": int(not direct), "stdout": 1, "stderr": 1, "stream": 1}
+            attached = Attached(api.attach_socket(identity, streams))
+        if not direct:
+            guest = DockerGuest(client, identity, attached, max_frame, remove)
         with errors_mapped("starting a container"):
             try:
                 api.start(identity)
@@ -200,21 +242,31 @@ def start(
                     ) from error
                 raise
         try:
+            if listener is not None:
+                attached.setblocking(True)
+                guest = DockerGuest(client, identity, listener.accept(attached, START_SECONDS), max_frame, remove)
+                listener.close()
+            assert guest is not None
             guest._write([program.framed(text)])
-            return guest, guest.next_frame(START_SECONDS)
+            frame = guest.next_frame(START_SECONDS)
         except TimeoutError:
             raise BackendUnavailable(f"the guest program did not start within {START_SECONDS:g} s") from None
         except (OSError, EOFError, wire.WireError) as error:
-            death = str(guest.death())
+            death = str(found_out(client, identity, attached.tail))
             hint = (
                 f"; the image has no {python!r} in its PATH: name the interpreter by python="
                 if "exit code 127" in death
                 else ""
             )
             raise BackendUnavailable(f"the guest program did not start: {death}{hint}") from error
+        if direct:
+            attached.close()
+        return guest, frame
     except BaseException:
         if guest is not None:
             guest.close()
         else:
             remove(identity)
+        if attached is not None:
+            attached.close()
         raise

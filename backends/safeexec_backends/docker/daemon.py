@@ -105,3 +105,32 @@ def errors_mapped(doing: str) -> Iterator[None]:
 def is_podman(version: dict[str, Any]) -> bool:
     """Whether the daemon is podman behind docker's API, from what it says of its version."""
     return any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or ())
+
+
+def facts(
+    client: Any, version: dict[str, Any], info: dict[str, Any], runtime: str, image: str, reaped: int
+) -> dict[str, str]:
+    """What `safeexec doctor` shows of a daemon beside the walls."""
+    names = sorted(info.get("Runtimes") or {})
+    default = str(info.get("DefaultRuntime") or "unknown")
+    with errors_mapped("looking at the image"):
+        found = client.images.get(image)
+    rootless = ", rootless" if any("rootless" in str(option) for option in info.get("SecurityOptions") or ()) else ""
+    kind = "podman" if is_podman(version) else "docker"
+    shown = {
+        "daemon": f"{kind} {version.get('Version', '?')} (API {version.get('ApiVersion', '?')}{rootless}) at {address(client)}",
+        "runtime": f"{runtime or default}; the daemon has {', '.join(names) or default}",
+        "image": f"{(found.tags or ['untagged'])[0]} ({found.short_id}, {int(found.attrs.get('Size') or 0) // 2**20} MB)",
+    }
+    if reaped:
+        shown["orphans"] = f"{reaped} of hosts that are gone, removed at this start"
+    return shown
+
+
+def address(client: Any) -> str:
+    """Where the daemon is, as DOCKER_HOST would name it."""
+    base = str(client.api.base_url)
+    if base.startswith("http+docker://"):
+        adapter = client.api.get_adapter(base)
+        return "unix://" + str(getattr(adapter, "socket_path", "")) if hasattr(adapter, "socket_path") else base
+    return base

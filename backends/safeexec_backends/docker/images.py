@@ -6,12 +6,13 @@ import hashlib
 import re
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import docker.errors
 import requests
 
+from safeexec import threads
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec_backends.docker import reaper
 from safeexec_backends.docker.daemon import errors_mapped
@@ -86,12 +87,18 @@ def _pull(client: Any, name: str, hint: str) -> str:
 
 
 def with_packages(
-    client: Any, base: str, packages: Sequence[str], token: str, network: str | None, environment: Mapping[str, str]
+    client: Any,
+    base: str,
+    packages: Sequence[str],
+    token: str,
+    network: str | None,
+    environment: Mapping[str, str],
+    report: Callable[[str], object] | None = None,
 ) -> str:
     """The id of an image like `base` with `packages` installed; built once, then found again by its content's hash.
 
     pip runs in a container with network and without capabilities; the image's containers have none of either. Raises PolicyError for what is
-    no requirement, BackendUnavailable when it cannot be built.
+    no requirement, BackendUnavailable when it cannot be built. `report` is told each line that pip says.
     """
     wanted = sorted({package.strip() for package in packages})
     for package in wanted:
@@ -101,11 +108,31 @@ def with_packages(
     key = hashlib.sha256("\0".join([str(_RECIPE), base, *wanted]).encode()).hexdigest()[:24]
     tag = f"{PACKAGES}:{key}"
     with _lock, errors_mapped(f"making an image with {', '.join(wanted)}"):
-        return _get(client, tag) or _build(client, base, wanted, tag, token, network, environment)
+        return _get(client, tag) or _build(client, base, wanted, tag, token, network, environment, report)
+
+
+def _follow(client: Any, made: str, report: Callable[[str], object]) -> None:
+    """Report the lines that a build container writes, until it ends."""
+    try:
+        rest = b""
+        for piece in client.api.logs(made, stream=True, follow=True):
+            *lines, rest = (rest + piece)[-100_000:].split(b"\n")
+            for line in lines:
+                if line.strip():
+                    report(line.decode(errors="replace").strip())
+    except (docker.errors.DockerException, requests.RequestException):
+        return  # it was removed: what became of it is said by whoever waits for it
 
 
 def _build(
-    client: Any, base: str, wanted: list[str], tag: str, token: str, network: str | None, environment: Mapping[str, str]
+    client: Any,
+    base: str,
+    wanted: list[str],
+    tag: str,
+    token: str,
+    network: str | None,
+    environment: Mapping[str, str],
+    report: Callable[[str], object] | None,
 ) -> str:
     config = client.images.get(base).attrs.get("Config") or {}
     host = client.api.create_host_config(
@@ -122,12 +149,20 @@ def _build(
         command=wanted,
         user="0:0",
         working_dir="/",
-        environment={"HOME": "/tmp", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", **environment},
+        environment={
+            "HOME": "/tmp",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_INPUT": "1",
+            "PIP_RETRIES": "1",
+            **environment,
+        },
         labels=reaper.labels(token, "build"),
         host_config=host,
     )["Id"]
     try:
         client.api.start(made)
+        if report is not None:
+            threads.start(lambda: _follow(client, made, report))
         try:
             code = client.api.wait(made, timeout=_BUILD_SECONDS)["StatusCode"]
         except requests.RequestException as error:

@@ -1,26 +1,30 @@
-"""What runs in the container around the guest program: frames over stdin and stdout, other output caught, the walls looked at.
+"""What runs in the container around the guest program: how frames travel, and other output caught.
 
 Shipped as text next to wire.py and guest.py; CPython 3.9 and later. It defends nothing: the container is the wall.
 """
+
+from __future__ import annotations
 
 import _thread
 import builtins
 import os
 import select
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safeexec import guest, wire
+    from safeexec_backends.docker import look
 else:
     try:  # what was shipped comes first: an image may have another version of safeexec installed
         import safeexec_guest as guest
+        import safeexec_look as look
         import safeexec_wire as wire
     except ImportError:
         from safeexec import guest, wire
+        from safeexec_backends.docker import look
 
 _PIPE = 1 << 20
 _F_SETPIPE_SZ = 1031
@@ -29,25 +33,26 @@ _CONFIG = "/usr/local/share/safeexec/matplotlib"
 
 
 class Channel:
-    """Frames over the container's stdin and stdout.
+    """Frames over two sockets: one for frames, one on which the host names the step to be interrupted.
 
-    One thread reads: so an interrupt, and the host's end, are noticed while the step is busy. Descriptors 1 and 2 lead to pipes whose content
-    travels as output, so that what C code and child processes print is part of the result.
+    The main thread reads the frames itself; a thread waits on the other socket, so that an interrupt, and the host's end, are noticed while the
+    step is busy. Descriptors 1 and 2 lead to pipes whose content travels as output, so that what C code and child processes print is part of the
+    result.
     """
 
-    def __init__(self) -> None:
-        self._in = os.dup(0)
-        self._frames = guest.FdChannel(self._in, os.dup(1))
-        self._queue: SimpleQueue[wire.Frame | None] = SimpleQueue()
-        self._watchers: dict[Any, Callable[[], None]] = {}
+    def __init__(self, frames: int, control: int) -> None:
+        self._frames = guest.FdChannel(frames)
+        self._control = control
+        self._current, self._wanted = -1, -2
+        self._redirect()
+
+    def _redirect(self) -> None:
         self._main = _thread.get_ident()
         self._child = False
         self._peek = select.poll()  # under the guest's send lock: a poll object serves one thread at a time
         self._wait = select.poll()  # of the thread that forwards
         self._pipes: dict[int, int] = {}
         self.guest: Any = None
-        for fd in (self._in, 1):  # fewer switches for large frames; refused above the user's share, which is no harm
-            _grow(fd)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
@@ -76,46 +81,43 @@ class Channel:
     def _listen(self) -> None:
         try:
             while True:
-                frame = self._frames.recv()
-                if frame[0].get("t") == "interrupt":
-                    # The main thread by name: so that a system call it waits in is interrupted too.
-                    signal.pthread_kill(self._main, signal.SIGINT)
-                    continue
-                self._queue.put(frame)
-                for loop, callback in list(self._watchers.items()):
-                    try:
-                        loop.call_soon_threadsafe(callback)
-                    except RuntimeError:  # that loop was closed
-                        self._watchers.pop(loop, None)
+                said = os.read(self._control, 8)
+                if len(said) != 8:
+                    os._exit(0)
+                self._wanted = int.from_bytes(said, "little")
+                # The main thread by name: so that a system call it waits in is interrupted too.
+                signal.pthread_kill(self._main, signal.SIGINT)
         except BaseException:  # the host is gone, or user code closed the descriptor: nobody can be answered any more
             os._exit(0)
+
+    def interrupted(self) -> bool:
+        """Whether the host wants the running step to stop. Late words about the step before are none about this one."""
+        return self._wanted == self._current
+
+    def overtaken(self) -> bool:
+        """Whether the word came before the step."""
+        return self._wanted == self._current
 
     def recv(self) -> wire.Frame:
         """The next frame, waiting for it."""
         if self._child:
             raise RuntimeError("tools cannot be called from a child process")
-        frame = self._queue.get()
-        if frame is None:
-            raise EOFError
+        frame = self._frames.recv()
+        if frame[0].get("t") == "run":
+            self._current = frame[0].get("id", -1)
         return frame
 
     def buffered(self) -> bool:
-        """Whether a frame waits."""
-        return not self._queue.empty()
+        """Whether a frame waits that the descriptor does not show."""
+        return self._frames.buffered()
 
     def watch(self, loop: Any, callback: Callable[[], None]) -> None:
         """Call `callback` from the event loop whenever a frame may be waiting."""
-
-        def ready() -> None:
-            if self.buffered():  # an earlier call may have taken this frame too, and the callback waits for one
-                callback()
-
-        self._watchers[loop] = ready
-        loop.call_soon(ready)
+        self._frames.watch(loop, callback)
 
     def unwatch(self, loop: Any) -> None:
         """Undo :meth:`watch`."""
-        self._watchers.pop(loop, None)
+        self._frames.unwatch(loop)
 
     # -- writing ---------------------------------------------------------------------------------------------------------
 
@@ -184,6 +186,71 @@ class Channel:
             raise RuntimeError("tools cannot be called from a child process")
 
 
+class StdioChannel(Channel):
+    """Frames over the container's stdin and stdout, interrupts among them, where the sockets cannot be had. A thread reads."""
+
+    def __init__(self) -> None:
+        self._in = os.dup(0)
+        self._frames = guest.FdChannel(self._in, os.dup(1))
+        self._queue: SimpleQueue[wire.Frame | None] = SimpleQueue()
+        self._watchers: dict[Any, Callable[[], None]] = {}
+        for fd in (self._in, 1):  # fewer switches for large frames; refused above the user's share, which is no harm
+            _grow(fd)
+        self._redirect()
+
+    def interrupted(self) -> bool:
+        """See the base class. Frames arrive in order, so a word that comes late was taken out before the next step came."""
+        return True
+
+    def overtaken(self) -> bool:
+        """See the base class."""
+        return False
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                frame = self._frames.recv()
+                if frame[0].get("t") == "interrupt":
+                    # The main thread by name: so that a system call it waits in is interrupted too.
+                    signal.pthread_kill(self._main, signal.SIGINT)
+                    continue
+                self._queue.put(frame)
+                for loop, callback in list(self._watchers.items()):
+                    try:
+                        loop.call_soon_threadsafe(callback)
+                    except RuntimeError:  # that loop was closed
+                        self._watchers.pop(loop, None)
+        except BaseException:  # the host is gone, or user code closed the descriptor: nobody can be answered any more
+            os._exit(0)
+
+    def recv(self) -> wire.Frame:
+        """The next frame, waiting for it."""
+        if self._child:
+            raise RuntimeError("tools cannot be called from a child process")
+        frame = self._queue.get()
+        if frame is None:
+            raise EOFError
+        return frame
+
+    def buffered(self) -> bool:
+        """Whether a frame waits."""
+        return not self._queue.empty()
+
+    def watch(self, loop: Any, callback: Callable[[], None]) -> None:
+        """Call `callback` from the event loop whenever a frame may be waiting."""
+
+        def ready() -> None:
+            if self.buffered():  # an earlier call may have taken this frame too, and the callback waits for one
+                callback()
+
+        self._watchers[loop] = ready
+        loop.call_soon(ready)
+
+    def unwatch(self, loop: Any) -> None:
+        """Undo :meth:`watch`."""
+        self._watchers.pop(loop, None)
+
+
 def _grow(fd: int) -> None:
     try:
         import fcntl
@@ -193,13 +260,30 @@ def _grow(fd: int) -> None:
         return
 
 
+class Session(guest.Guest):
+    """The guest, told by its channel whether a signal is meant for the step that runs."""
+
+    def on_interrupt(self, *_: Any) -> None:
+        """See the base class."""
+        if self._channel.interrupted():
+            super().on_interrupt()
+
+
 class Python(guest.Python):
     """The whole language, with `imports` as a rule: what code of the session itself may import."""
 
     hidden = (__file__,)
 
-    def __init__(self, imports: Sequence[str] | None) -> None:
+    def __init__(self, imports: Sequence[str] | None, channel: Channel) -> None:
         self._imports = imports
+        self._channel = channel
+
+    def compile(self, source: str, filename: str) -> list[Any]:
+        """See the base class. Raises KeyboardInterrupt for a word that overtook the step it was about."""
+        codes = super().compile(source, filename)
+        if self._channel.overtaken():
+            raise KeyboardInterrupt
+        return codes
 
     def namespace(self) -> dict[str, Any]:
         """See the base class."""
@@ -211,6 +295,8 @@ class Python(guest.Python):
 
 def _ruled(real: Callable[..., Any], patterns: tuple[str, ...]) -> Callable[..., Any]:
     def allowed(name: str) -> bool:
+        if name in guest.own_modules:
+            return True
         for pattern in patterns:
             if name == pattern:
                 return True
@@ -231,128 +317,17 @@ def _ruled(real: Callable[..., Any], patterns: tuple[str, ...]) -> Callable[...,
     return __import__
 
 
-# -- looking at the walls from inside -------------------------------------------------------------------------------------
-
-# Numbers from the kernel's tables: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h.
-_CALLS = {
-    "x86_64": {"io_uring_setup": 425, "ptrace": 101, "keyctl": 250, "bpf": 321, "userfaultfd": 323, "mount": 165,
-               "unshare": 272, "perf_event_open": 298},
-    "aarch64": {"io_uring_setup": 425, "ptrace": 117, "keyctl": 219, "bpf": 280, "userfaultfd": 282, "mount": 40,
-                "unshare": 97, "perf_event_open": 241},
-}  # fmt: skip
-_REFUSED = (1, 38)  # EPERM, ENOSYS
-
-
-def _syscalls() -> dict[str, int] | None:
-    """errno of calls that must be refused, 0 where one was let through; None where that cannot be tried."""
-    table = _CALLS.get(os.uname().machine)
-    try:
-        import ctypes
-    except ImportError:
-        return None
-    if table is None:
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    found = {}
-    for name, number in table.items():
-        # Arguments that the kernel refuses with EINVAL, EFAULT or ESRCH when it looks at them: a filter answers before it does.
-        ctypes.set_errno(0)
-        big = ctypes.c_long(-1)
-        arguments = {"unshare": (ctypes.c_long(0),), "ptrace": (ctypes.c_long(0x4200), big)}.get(name, (big, big))
-        result = libc.syscall(ctypes.c_long(number), *arguments, *([ctypes.c_long(-1)] * (5 - len(arguments))))
-        found[name] = ctypes.get_errno() if result == -1 else 0
-    return found
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def look() -> dict[str, Any]:
-    """What this process can see of the walls around it, as plain data."""
-    import resource
-    import socket
-
-    status = dict(line.split(":\t", 1) for line in _read("/proc/self/status").splitlines() if ":\t" in line)
-    mounts: list[Any] = []
-    for line in _read("/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        fields, kind = left.split(), right.split()
-        if len(fields) < 6 or len(kind) < 3:
-            continue
-        path = fields[4].encode().decode("unicode_escape")
-        try:
-            info = os.statvfs(path)
-        except OSError:
-            continue
-        mounts.append([path, kind[0], bool(info.f_flag & 1), info.f_frsize * info.f_blocks, info.f_files])
-    writable = []
-    for path in (
-        "/",
-        "/etc",
-        "/usr",
-        "/usr/local",
-        "/opt",
-        "/home",
-        "/root",
-        "/var/tmp",
-        "/dev",
-        "/run",
-        os.path.dirname(os.__file__),
-    ):
-        probe = os.path.join(path, ".safeexec-probe")
-        try:
-            os.close(os.open(probe, os.O_CREAT | os.O_WRONLY))
-            os.unlink(probe)
-            writable.append(path)
-        except OSError:
-            continue
-    try:
-        interfaces = [name for _, name in socket.if_nameindex()]
-    except OSError:
-        interfaces = [line.split(":")[0].strip() for line in _read("/proc/net/dev").splitlines() if ":" in line]
-    limits = {}
-    for name in ("CORE", "NOFILE", "FSIZE", "MSGQUEUE", "MEMLOCK"):
-        limits[name] = list(resource.getrlimit(getattr(resource, "RLIMIT_" + name, resource.RLIMIT_CORE)))
-    return {
-        "uid": list(os.getresuid()),
-        "gid": list(os.getresgid()),
-        "groups": os.getgroups(),
-        "caps": {key: int(status.get(key, "1"), 16) for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")},
-        "nnp": status.get("NoNewPrivs", "").strip(),
-        "seccomp": status.get("Seccomp", "").strip(),
-        "calls": _syscalls(),
-        "mounts": mounts,
-        "writable": writable,
-        "interfaces": interfaces,
-        "limits": limits,
-        "pid": os.getpid(),
-        "init": _read("/proc/1/comm").strip(),
-        "uid_map": _read("/proc/self/uid_map").split(),
-        "version": _read("/proc/version").strip(),
-        "memory": (_read("/sys/fs/cgroup/memory.max") or _read("/sys/fs/cgroup/memory/memory.limit_in_bytes")).strip(),
-        "swap": (
-            _read("/sys/fs/cgroup/memory.swap.max") or _read("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
-        ).strip(),
-        "pids": (_read("/sys/fs/cgroup/pids.max") or _read("/sys/fs/cgroup/pids/pids.max")).strip(),
-        "python": "{}.{}.{}".format(*sys.version_info[:3]),
-    }
-
-
-def main(codes: bytes | None) -> None:
-    """Serve. `codes` is the compiled program where it had to be compiled here: the host ships it to the containers that follow."""
-    channel = Channel()
+def main(codes: bytes | None, sockets: Sequence[int]) -> None:
+    """Serve, over `sockets` if there are two. `codes` is the compiled program where it had to be compiled here: the host ships it to the containers
+    that follow."""
+    channel = Channel(*sockets) if sockets else StdioChannel()
     if codes is not None:
-        channel._frames.send({"t": "program", "look": look()}, [codes])
+        channel._frames.send({"t": "program", "look": look.look()}, [codes])
     else:
         channel._frames.send({"t": "ready"})
     header, _ = channel.first()
     _prepare()
-    session = guest.Guest(channel, Python(header.get("imports")))
+    session = Session(channel, Python(header.get("imports"), channel))
     channel.start(session)
     session.serve()
     os._exit(0)

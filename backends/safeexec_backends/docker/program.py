@@ -10,10 +10,17 @@ from safeexec.bundle import modules
 
 BOOT = """
 import marshal, os, sys, types
+sockets = []
+if len(sys.argv) > 1:
+    import _socket
+    for _ in range(2):
+        end = _socket.socket(1, 1)
+        end.connect(sys.argv[1])
+        sockets.append(end.detach())
 def take(n):
     data = b""
     while len(data) < n:
-        piece = os.read(0, n - len(data))
+        piece = os.read(sockets[0] if sockets else 0, n - len(data))
         if not piece:
             os._exit(0)
         data += piece
@@ -29,23 +36,25 @@ for name, code in parts:
         code = compile(code, module.__file__, "exec", dont_inherit=True)
     codes.append((name, code))
     exec(code, module.__dict__)
-sys.modules["safeexec_inside"].main(marshal.dumps(codes) if fresh else None)
+sys.modules["safeexec_inside"].main(marshal.dumps(codes) if fresh else None, sockets)
 """
-"""Reads the program from stdin: a command line could not hold it."""
+"""Reads the program from the first of two sockets, or from stdin: a command line could not hold it."""
 
 
 @cache
 def source() -> bytes:
     """The program as source. marshal's version 2 of strings and tuples is read by every CPython that a guest can run on."""
-    inside = Path(__file__).with_name("inside.py").read_text(encoding="utf-8")
-    return marshal.dumps((*modules(), ("safeexec_inside", inside)), 2)
+    own = (
+        (f"safeexec_{name}", Path(__file__).with_name(f"{name}.py").read_text("utf-8")) for name in ("look", "inside")
+    )
+    return marshal.dumps((*modules(), *own), 2)
 
 
 def framed(program: bytes) -> bytes:
-    """What goes to the container's stdin first. `program` is :func:`source`, or what a container made of it; the host never loads the latter."""
+    """What goes to the container first. `program` is :func:`source`, or what a container made of it; the host never loads the latter."""
     return len(program).to_bytes(4, "little") + program
 
 
-def command(python: str) -> list[str]:
-    """The container's command. ``-I``: nothing of the environment or the working directory is imported."""
-    return [python, "-I", "-X", "utf8", "-c", BOOT]
+def command(python: str, socket: str = "") -> list[str]:
+    """The container's command; `socket` is the path in it that it connects to. ``-I``: nothing of the environment or the working directory is imported."""
+    return [python, "-I", "-X", "utf8", "-c", BOOT, *([socket] if socket else [])]

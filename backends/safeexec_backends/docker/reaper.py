@@ -9,12 +9,14 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import docker.errors
 import requests
+
+from safeexec.backend import Orphan
 
 PREFIX = "safeexec."
 OWNER = PREFIX + "owner"
@@ -107,6 +109,45 @@ def remove(client: Any, identity: str) -> None:
                 client.api.remove_container(identity, force=True, v=True)
             except docker.errors.NotFound:
                 return
+
+
+def orphans(url: str | None = None) -> list[Orphan]:
+    """The containers of hosts that are gone, with what removes them, and those of hosts that live or cannot be judged from here.
+
+    Raises BackendUnavailable.
+    """
+    from safeexec_backends.docker import daemon
+
+    client = daemon.connect(url)
+    try:
+        with daemon.errors_mapped("looking for containers"):
+            found = find(client)
+    finally:
+        client.close()
+    return [
+        Orphan(_described(item), partial(_remove_orphan, url, item.id) if item.orphaned else None) for item in found
+    ]
+
+
+def _remove_orphan(url: str | None, identity: str) -> None:
+    from safeexec_backends.docker import daemon
+
+    client = daemon.connect(url)
+    try:
+        with daemon.errors_mapped("removing a container"):
+            remove(client, identity)
+    finally:
+        client.close()
+
+
+def _described(found: Found) -> str:
+    owner = found.owner.partition(".")[0] or "?"
+    whose = {
+        True: f"process {owner}, which is gone",
+        False: f"process {owner}, which runs",
+        None: f"process {owner} of another machine or container",
+    }[found.orphaned]
+    return f"container {found.id[:12]} ({found.role or 'session'}, {found.state or 'unknown'}) of {whose}"
 
 
 def reap(client: Any) -> list[str]:

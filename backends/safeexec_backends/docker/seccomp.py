@@ -40,7 +40,7 @@ timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime time
 """
 _MESSAGES = """
 accept accept4 bind connect epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2
-getpeername getsockname getsockopt listen poll ppoll pselect6 recvfrom recvmmsg recvmsg select sendmmsg sendmsg sendto setsockopt shutdown signalfd
+getpeername getsockname getsockopt listen poll ppoll pselect6 select setsockopt shutdown signalfd
 signalfd4 socketpair mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop
 shmat shmctl shmdt shmget
 """
@@ -50,6 +50,9 @@ _NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET together. Source: include/uapi/linux/sched.h."""
 _TIOCSTI = 0x5412
 _ENOSYS = 38
+_MSG_OOB = 1
+_TRANSFERS = (["sendto", "recvfrom", "sendmmsg", "recvmmsg"], 3), (["sendmsg", "recvmsg"], 2)
+"""Calls, and which of their arguments holds the flags."""
 _FAMILIES = (1, 2, 10)
 """AF_UNIX, AF_INET, AF_INET6. Not AF_VSOCK (it reaches the hypervisor), AF_ALG, AF_NETLINK, AF_PACKET and the rare protocols."""
 
@@ -80,6 +83,15 @@ def profile() -> str:
                 "args": [{"index": 0, "value": family, "op": "SCMP_CMP_EQ"}],
             }
             for family in _FAMILIES
+        ),
+        # Without MSG_OOB: urgent data of local sockets was a way into the kernel (CVE-2025-38236), and nothing here uses it.
+        *(
+            {
+                "names": names,
+                "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": index, "value": _MSG_OOB, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}],
+            }
+            for names, index in _TRANSFERS
         ),
         # TIOCSTI types into the terminal of whoever started the container, were one attached.
         {

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
+
+import docker.errors
 
 from safeexec.errors import BackendUnavailable
 from safeexec_backends.docker import daemon
@@ -19,6 +25,11 @@ from safeexec_backends.docker import daemon
 REPOSITORY = "safeexec-python"
 _SKIP = frozenset(("test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "site-packages", "dist-packages"))
 _PREFIX = "usr/local"
+_RECIPE = 1
+_RECIPE_LABEL = "safeexec.recipe"
+_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+_PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+"""What of the caller's environment pip needs where an index or a proxy of one's own is used. It goes to the build container only."""
 
 
 def local_image() -> str:
@@ -54,16 +65,95 @@ def build_image(url: str | None = None, tag: str | None = None, report: Callable
                 "WORKDIR /sandbox",
                 "ENV PATH=/usr/local/bin:/usr/bin:/bin",
                 "LABEL safeexec.image=interpreter",
+                f"LABEL {_RECIPE_LABEL}={_recipe()}",
             ]
+            before = _image_id(client, name)
             with daemon.errors_mapped(f"importing {name}"):
                 answer = client.api.import_image_from_data(
                     file, repository=repository or name, tag=version if repository else "latest", changes=changes
                 )
             if "error" in str(answer):
                 raise BackendUnavailable(f"docker: importing {name}: {answer}")
+            made = re.search(r"sha256:[0-9a-f]{64}", str(answer))
+            if made is not None and _image_id(client, name) != made[0]:
+                # podman 4 lets no tag come with an import.
+                with daemon.errors_mapped(f"naming {name}"):
+                    client.api.tag(made[0], repository or name, version if repository else "latest")
+            if before is not None and before != _image_id(client, name):
+                _forget(client, before)
         return name
     finally:
         client.close()
+
+
+def ensure_image(
+    url: str | None = None, *, rebuild: bool = False, report: Callable[[str], object] | None = None
+) -> tuple[str, bool]:
+    """The local image's name, and whether it had to be made. One of another build of this Python version is replaced. Raises BackendUnavailable."""
+    client = daemon.connect(url)
+    try:
+        with daemon.errors_mapped("looking for the image"):
+            try:
+                found = client.images.get(local_image()).labels.get(_RECIPE_LABEL)
+            except docker.errors.ImageNotFound:
+                found = None
+    finally:
+        client.close()
+    if found == _recipe() and not rebuild:
+        return local_image(), False
+    return build_image(url, report=report), True
+
+
+def ensure_packages(
+    url: str | None, packages: Sequence[str], network: str | None, report: Callable[[str], object]
+) -> str:
+    """Make the derived image with `packages`, unless it is there. Raises PolicyError, BackendUnavailable."""
+    from safeexec_backends.docker import images
+
+    client = daemon.connect(url)
+    try:
+        base = images.resolve(client, None)
+        environment = {name: os.environ[name] for name in _PIP if name in os.environ}
+        # The image has this machine's certificates at their usual place, but not a file that pip was told of on the host.
+        if os.environ.get("PIP_CERT") and os.path.realpath(os.environ["PIP_CERT"]) == os.path.realpath(_CERTIFICATES):
+            environment["PIP_CERT"] = _CERTIFICATES
+        return images.with_packages(client, base, packages, uuid.uuid4().hex, network, environment, report)
+    finally:
+        client.close()
+
+
+def try_image(url: str | None, packages: Sequence[str] = ()) -> float:
+    """Run a line in the local image, or the one with `packages`; seconds to the first answer. Raises BackendUnavailable, PolicyError."""
+    from safeexec import Executor, Policy
+
+    started = monotonic()
+    with Executor("docker", policy=Policy(packages=tuple(packages)), url=url) as executor:
+        result = executor.run("6 * 7")
+    if result.value != 42:
+        raise BackendUnavailable(f"the image was made and does not run Python: {result.error or 'a wrong answer'}")
+    return monotonic() - started
+
+
+def _recipe() -> str:
+    """What the image was made of: the interpreter's version and build, and how it is packed."""
+    text = repr((_RECIPE, sys.version, os.path.realpath(sys.executable), sysconfig.get_platform()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _image_id(client: Any, name: str) -> str | None:
+    try:
+        return str(client.images.get(name).id)
+    except docker.errors.ImageNotFound:
+        return None
+
+
+def _forget(client: Any, identity: str) -> None:
+    """Remove the image that lost its name to a new one, unless a container or a derived image needs it."""
+    try:
+        client.images.remove(identity)
+    except docker.errors.APIError as error:
+        if error.status_code not in (404, 409):
+            raise BackendUnavailable(f"docker: removing the old image: {error.explanation}") from error
 
 
 def _pack(tar: tarfile.TarFile) -> None:
@@ -92,7 +182,7 @@ def _pack(tar: tarfile.TarFile) -> None:
         for path in _walk(zones):
             if "right" not in path.parts and "posix" not in path.parts:
                 _file(tar, done, path, str(path).lstrip("/"))
-    certificates = Path("/etc/ssl/certs/ca-certificates.crt")
+    certificates = Path(_CERTIFICATES)
     if certificates.exists():  # for pip, when a derived image is made
         _file(tar, done, certificates, str(certificates).lstrip("/"))
     _text(tar, done, "etc/passwd", "root:x:0:0::/root:/\nnobody:x:65534:65534::/tmp:/\n")

@@ -8,7 +8,7 @@ from typing import Any
 from safeexec.backend import Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import Policy
-from safeexec_backends.docker.config import WORKDIR, Shape
+from safeexec_backends.docker.config import WORKDIR, Shape, memory
 
 MINIMUM = (
     "network_namespace",
@@ -22,14 +22,18 @@ MINIMUM = (
 _GVISOR_VERSION = "PST 2016"
 """gVisor answers /proc/version with a fixed text of January 2016. Source: gVisor, pkg/sentry/syscalls/linux/linux64.go."""
 _STANDS = Wall(True)
+_SWAP = "the kernel does not account for swap, so a guest may swap as far as the host does"
 
 
 def _wall(stands: bool, reason: str) -> Wall:
     return _STANDS if stands else Wall(False, reason)
 
 
-def judge(seen: Mapping[str, Any], want: Shape) -> dict[str, Wall]:
-    """The walls of a container of shape `want`, from ``inside.look()``. Runs before any untrusted code, so what was seen can be believed."""
+def judge(seen: Mapping[str, Any], want: Shape, info: Mapping[str, Any]) -> dict[str, Wall]:
+    """The walls of a container of shape `want`, from ``look.look()``, and for what gVisor hides from the daemon's ``info``.
+
+    Runs before any untrusted code, so what was seen can be believed.
+    """
     gvisor = _GVISOR_VERSION in seen["version"]
     walls: dict[str, Wall] = {}
     walls["gvisor"] = _wall(gvisor, "the host's kernel answers system calls; runtime='runsc' puts gVisor's between")
@@ -59,11 +63,20 @@ def judge(seen: Mapping[str, Any], want: Shape) -> dict[str, Wall]:
     walls["unprivileged_uid"] = _wall(ids == {65534}, f"runs with the ids {sorted(ids)}")
     walls["read_only_root"] = _root(seen)
     walls["disk_limit"] = _disk(seen, want)
-    walls["memory_limit"] = _limit(seen["memory"], 2**62, "memory", gvisor)
-    walls["swap_off"] = _swap(seen)
-    walls["pids_limit"] = _limit(seen["pids"], 2**30, "process", gvisor)
-    if gvisor:
-        walls["pids_limit"] = Wall(True, "")
+    if gvisor:  # it shows the guest no control groups; it lies in one itself, with all that it holds for the guest
+        total = seen["memory_total"]
+        walls["memory_limit"] = _wall(
+            bool(info.get("MemoryLimit")) and bool(total) and int(total[0]) * 1024 <= memory(want),
+            "the daemon's kernel lacks the cgroup controller, or gVisor was not told of the limit",
+        )
+        walls["swap_off"] = _wall(bool(info.get("SwapLimit")), _SWAP)
+        walls["pids_limit"] = _wall(
+            bool(info.get("PidsLimit", True)), "the daemon's kernel lacks the cgroup controller"
+        )
+    else:
+        walls["memory_limit"] = _limit(seen["memory"], 2**62, "memory")
+        walls["swap_off"] = _swap(seen)
+        walls["pids_limit"] = _limit(seen["pids"], 2**30, "process")
     cores = seen["limits"].get("CORE")
     walls["rlimits"] = _wall(
         cores == [0, 0] and max(seen["limits"]["NOFILE"]) <= 1024 and min(seen["limits"]["FSIZE"]) > 0,
@@ -97,12 +110,13 @@ def _disk(seen: Mapping[str, Any], want: Shape) -> Wall:
             return Wall(False, f"{path} is not a file system of its own")
         if mount[3] and mount[3] > max(want.disk, 4 * 4096) + 4096:
             return Wall(False, f"{path} holds {mount[3]} bytes, not {want.disk}")
-        if not mount[3] or (mount[4] == 0 and not want.gvisor):
+        unbounded = not 0 < mount[4] <= max(1024, 2 * want.disk // 1024)
+        if not mount[3] or (unbounded and not want.gvisor):
             return Wall(False, f"{path} has no limit on its {'inodes' if mount[3] else 'size'}")
     return _STANDS
 
 
-def _limit(text: str, absurd: int, what: str, gvisor: bool) -> Wall:
+def _limit(text: str, absurd: int, what: str) -> Wall:
     if text.isdigit():
         return _wall(int(text) < absurd, f"the daemon set no {what} limit: its kernel lacks the cgroup controller")
     if text == "max":
@@ -114,7 +128,7 @@ def _swap(seen: Mapping[str, Any]) -> Wall:
     text = seen["swap"]
     if text == "0" or (text.isdigit() and text == seen["memory"]):
         return _STANDS
-    return Wall(False, "the kernel does not account for swap, so a guest may swap as far as the host does")
+    return Wall(False, _SWAP)
 
 
 def require(walls: Mapping[str, Wall], policy: Policy) -> None:

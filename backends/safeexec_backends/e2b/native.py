@@ -19,7 +19,7 @@ from typing import Any
 
 from safeexec import wire
 from safeexec.backend import Guest, GuestDied, OnFrame
-from safeexec.errors import PolicyError
+from safeexec.errors import NotSupported, PolicyError
 from safeexec.policy import Policy
 from safeexec_backends._remote.faults import Fault, Gone, Secret, retry
 from safeexec_backends._remote.guest import log
@@ -77,6 +77,8 @@ class NativeGuest(Guest):
         header, blobs = frame
         if header.get("tools"):
             raise PolicyError("native=True cannot call host tools: leave tools empty, or native off")
+        if header["t"] == "module":
+            raise NotSupported("native=True cannot take modules of the host: leave native off")
         events = self._events = queue.SimpleQueue()
         if self._ended is not None:
             raise GuestDied(self._ended.kind, self._ended.message)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from safeexec.backend import Backend, Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import DEFAULT_IMPORTS, Policy
-from safeexec_backends.local import control, library
+from safeexec_backends.local import control, launch, library
 from safeexec_backends.local.process import LocalGuest, Threaded, ZygoteDied, ZygoteProcess
 
 _MINIMUM = "seccomp and one of landlock or mount_namespace"
@@ -91,21 +91,19 @@ class LocalBackend(Backend):
     def _launch(self) -> None:
         for _ in range(3):
             zygote = ZygoteProcess(
-                {
-                    "readable": library.readable(),
-                    "deny": self._deny,
-                    "extra": sorted(self._extra),
-                    "language": self._language,
-                    "idle": [m for m in DEFAULT_IMPORTS if m != "os"],
-                    "skip": sorted(self._skip),
-                    "portable": self._portable,
-                    "first": _order(self._policy),
-                }
+                launch.setup(
+                    deny=self._deny,
+                    extra=self._extra,
+                    language=self._language,
+                    skip=self._skip,
+                    portable=self._portable,
+                )
             )
             if not zygote.retry:
                 break
             self._deny |= zygote.retry
             zygote.close()
+        zygote.expect(_order(self._policy), [m for m in DEFAULT_IMPORTS if m != "os"])
         self._zygote = zygote
         self._portable = zygote.portable
         self._walls = {name: Wall(not reason, reason) for name, reason in zygote.walls.items()}
@@ -148,8 +146,6 @@ class LocalBackend(Backend):
     def _check(self, policy: Policy) -> None:
         if policy.packages:
             raise PolicyError("the local sandbox installs nothing: leave Policy.packages empty, or use docker or wasm")
-        if policy.network:
-            raise PolicyError("the local sandbox has no network: leave Policy.network empty, or use docker or wasm")
         changed = policy.limits.changed()
         if "disk" in changed and not self._walls["mount_namespace"].active:
             raise PolicyError(
@@ -206,5 +202,6 @@ def _order(policy: Policy) -> control.Message:
         "preload": library.third_party(policy),
         "memory": limits.memory,
         "disk": limits.disk,
-        "processes": limits.processes,
+        # Two threads carry the network between the guest's sockets and its channel.
+        "processes": limits.processes + (2 if policy.network else 0),
     }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from safeexec.policy import Policy
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from safeexec.policy import Policy
 
 
 def third_party(policy: Policy) -> list[str]:

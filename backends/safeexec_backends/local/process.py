@@ -6,20 +6,18 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from typing import Any
 
-import safeexec_backends
 from safeexec import watchdog, wire
 from safeexec.backend import GuestDied, OnFrame, StreamGuest
 from safeexec.errors import BackendUnavailable
 from safeexec.policy import Policy
 from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends._hardening.waiting import ready
-from safeexec_backends.local import control, library
+from safeexec_backends.local import control, launch
 
 
 class ZygoteDied(Exception):
@@ -41,79 +39,32 @@ _ANSWER = 120.0
 class ZygoteProcess:
     """A running zygote and the socket to it."""
 
-    module = "safeexec_backends.local.zygote"
+    module = launch.MODULE
     """Where its `main` is."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         """Raises BackendUnavailable when it does not come up."""
-        ours, theirs = socket.socketpair()
-        self._socket = ours
+        if not sys.executable:
+            raise BackendUnavailable(
+                "the local sandbox needs a Python interpreter to start, and sys.executable names none"
+            )
+        try:
+            started = (self.module == launch.MODULE and launch.take(setup)) or launch.Launched(setup, self.module)
+        except OSError as error:
+            raise BackendUnavailable(f"the interpreter {sys.executable} could not be started: {error}") from error
+        self._process = started.process
+        self._socket = started.socket
         self._lock = threading.Lock()
         self._owner = os.getpid()
         self._live = 0
         self._retired = False
         self._closed = False
         self._folder = ""
-        roots = [os.path.dirname(next(iter(safeexec_backends.__path__)))]
-        package = os.path.dirname(wire.__file__)
-        boot = (
-            "import sys; sys.path[:] = sys.argv[4:] + [sys.argv[3]]; "
-            f"from {self.module} import main; main(int(sys.argv[1]), sys.argv[2])"
-        )
-        if not sys.executable:
-            raise BackendUnavailable(
-                "the local sandbox needs a Python interpreter to start, and sys.executable names none"
-            )
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-I",
-                        "-S",
-                        "-X",
-                        "utf8",
-                        "-c",
-                        boot,
-                        str(theirs.fileno()),
-                        package,
-                        *roots,
-                        *library.paths(),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                    cwd="/",
-                    # Nothing of the host's environment. One thread: a zygote that has more cannot fork. Few arenas: each
-                    # takes 64 MiB of the address space that cells are limited in.
-                    env={
-                        "OPENBLAS_NUM_THREADS": "1",
-                        "OMP_NUM_THREADS": "1",
-                        "MKL_NUM_THREADS": "1",
-                        "NUMEXPR_NUM_THREADS": "1",
-                        "MALLOC_ARENA_MAX": "2",
-                        # glibc gives large blocks back at once, and every page of the next one is a fault: with these it keeps them, and
-                        # ten megabytes arrive in 8 ms instead of 13. (The threshold's highest value; a higher one is ignored.)
-                        "MALLOC_MMAP_THRESHOLD_": str(2**25),
-                        "MALLOC_TRIM_THRESHOLD_": str(2**27),
-                        "TZ": "UTC",
-                        # Some interpreters do not start without it.
-                        **{k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},
-                    },
-                )
-            except OSError as error:
-                ours.close()
-                raise BackendUnavailable(f"the interpreter {sys.executable} could not be started: {error}") from error
         try:
-            control.send(ours, setup)
-            ours.settimeout(_ANSWER)
-            reply, _ = control.receive(ours)
+            self._socket.settimeout(_ANSWER)
+            reply, _ = control.receive(self._socket)
         except BaseException as error:
-            self._process.kill()
-            said = self._process.communicate()[1].decode(errors="replace").strip()
-            ours.close()
+            said = started.end()
             if not isinstance(error, EOFError | OSError):
                 raise
             raise BackendUnavailable(f"the local sandbox's zygote did not start: {said or error}") from error
@@ -126,6 +77,13 @@ class ZygoteProcess:
         self.walls: dict[str, str] = reply.get("walls", {})
         self.retry: dict[str, str] = reply.get("retry", {})
         """Walls it found out too late that it cannot have: another one must be started without them."""
+
+    def expect(self, message: control.Message, idle: list[str]) -> None:
+        """Say what the first cell will be like, and which modules are worth importing while nobody waits."""
+        try:
+            control.send(self._socket, {"op": "expect", "first": message, "idle": idle})
+        except OSError:
+            pass  # it died: whoever wants a cell finds out
 
     def spawn(self, message: control.Message) -> tuple[int, list[int]]:
         """A new cell: its pid; its channel, status pipe and, where there are any, pidfd.

@@ -36,6 +36,10 @@ _EXTRA_IMPORTS = {
 _LANGUAGE = "safeexec_backends.local.language"
 
 
+_PAUSE = 20
+"""Milliseconds without an order after which there is time for imports."""
+
+
 class Cell(NamedTuple):
     """A live cell."""
 
@@ -144,11 +148,18 @@ class Zygote:
         self._poll.register(self._sock, select.POLLIN)
         if self._host_pidfd >= 0:
             self._poll.register(self._host_pidfd, select.POLLIN)
-        self._wanted = self._setup["first"]
-        self._idle = [*_modules(_LANGUAGE), *self._setup["idle"]]
-        busy = True
+        self._expect(self._setup)
+        busy, moved = True, False
         while True:
-            events = self._poll.poll(0 if busy else None if self._host_pidfd >= 0 else 1000)
+            # The next cell is made at once; imports wait until nobody has wanted anything for a while.
+            pause = (
+                (_PAUSE if moved and self._spare is not None else 0)
+                if busy
+                else None
+                if self._host_pidfd >= 0
+                else 1000
+            )
+            events = self._poll.poll(pause)
             for fd, _ in events:
                 if fd == self._host_pidfd:
                     return
@@ -161,12 +172,17 @@ class Zygote:
                 else:
                     self._reap(self._cells[fd])
             self._cleaners = [pid for pid in self._cleaners if os.waitpid(pid, os.WNOHANG)[0] == 0]
-            busy = bool(events) or self._use_idle_time()
+            moved = bool(events)
+            busy = moved or self._use_idle_time()
             if self._host_pidfd < 0:
                 for live in list(self._cells.values()):
                     self._reap(live)
                 if os.getppid() != self._host:
                     return
+
+    def _expect(self, message: control.Message) -> None:
+        self._wanted = message.get("first")
+        self._idle = [*_modules(_LANGUAGE), *message.get("idle", ())]
 
     def _use_idle_time(self) -> bool:
         """Get one thing ready that the next session will want; whether there was one."""
@@ -186,6 +202,9 @@ class Zygote:
         return False
 
     def _answer(self, message: control.Message) -> None:
+        if message["op"] == "expect":
+            self._expect(message)
+            return
         fds: list[int] = []
         try:
             if message["op"] == "signal":
@@ -397,6 +416,12 @@ def _leave(*_: object) -> None:
     raise _Leave
 
 
+def _bare(name: str, folder: str) -> None:
+    module = types.ModuleType(name)
+    module.__path__ = [folder]
+    sys.modules[name] = module
+
+
 def main(descriptor: int, package: str, kind: type[Zygote] = Zygote) -> None:
     """Serve the host at the other end of `descriptor`. `package` is the folder of the safeexec package."""
     # What the host ignores or blocks would be ignored and blocked here: children never to be waited for, interrupts never to arrive.
@@ -406,10 +431,13 @@ def main(descriptor: int, package: str, kind: type[Zygote] = Zygote) -> None:
     gc.disable()  # nothing here is garbage yet; cells turn it on again
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
-    # The package without its __init__: a zygote needs the guest and the wire, not the executor that stands on them.
-    module = types.ModuleType("safeexec")
-    module.__path__ = [package]
-    sys.modules["safeexec"] = module
+    # Packages without their __init__: a zygote needs the guest and the wire, not the executor that stands on them, and of RestrictedPython
+    # the transformer alone.
+    _bare("safeexec", package)
+    for folder in sys.path:
+        if os.path.isfile(f"{folder}/RestrictedPython/transformer.py"):
+            _bare("RestrictedPython", f"{folder}/RestrictedPython")
+            break
     setup, _ = control.receive(sock)
     if setup["portable"]:
         libc.READY = False
@@ -433,3 +461,4 @@ def main(descriptor: int, package: str, kind: type[Zygote] = Zygote) -> None:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         zygote.close()
+    os._exit(0)  # taking the interpreter apart would keep the host waiting for nothing

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import itertools
 import platform
 import struct
 import sys
@@ -20,14 +21,17 @@ from ctypes import POINTER, byref, c_bool, c_char_p, c_int64, c_size_t, c_uint8,
 from pathlib import Path
 from typing import Any, Final
 
+STATE_GLOBAL: Final = "safeexec_state_global_"
+STATE_TABLE: Final = "safeexec_state_table_"
+"""Names, a number behind, under which an image exports what its code can change."""
 MASK32: Final = 0xFFFFFFFF
 PAGE: Final = 65536
 MAX_PAGES: Final = 65536
 # Features the interpreter needs; everything else that could be switched off stays at wasmtime's default.
 _FEATURES = ("exceptions", "gc", "function_references", "tail_call", "reference_types")
 _VALUE_KINDS = {"i": 0, "l": 1, "f": 2, "d": 3}  # wasm_valkind_t; the letters of a host function's signature
-_TRAP_CODES = {0: "stack overflow", 1: "memory access out of bounds", 5: "call through a null pointer"}
-_TRAP_CODES |= {6: "call with a wrong signature", 9: "the guest stopped itself", 10: "interrupted"}
+_TRAP_CODES = {0: "stack overflow", 1: "memory access out of bounds", 4: "call through a null pointer"}
+_TRAP_CODES |= {5: "call with a wrong signature", 9: "the guest stopped itself", 10: "interrupted"}
 STACK_OVERFLOW: Final = 0
 _MAX_DEPTH: Final = 4  # a host function may call the guest's allocator, which may call a host function
 _HEADROOM: Final = 30
@@ -280,11 +284,17 @@ class Memory:
 
     def refresh(self) -> None:
         """Look how large the memory is now."""
+        if not self._context:
+            return  # released: it belongs to another session, or to nobody
         size = self._lib.memory_size(self._context, self._memory)
         if size != self.size:
             base = self._lib.memory_data(self._context, self._memory)
             self.view = self._from_memory(base, size, self._WRITABLE)
             self.size = size
+
+    def address(self) -> int:
+        """Where it lies in this process."""
+        return int(self._lib.memory_data(self._context, self._memory))
 
     def check(self, pointer: int, length: int) -> int:
         """The end of a range. Raises Fault if any of it lies outside, or if a number is negative."""
@@ -340,7 +350,8 @@ class Memory:
         return True
 
     def release(self) -> None:
-        """Forget the memory: it is about to be unmapped."""
+        """Forget the memory: it is about to be unmapped, or to be another session's."""
+        self._context = 0
         self.size = 0
         self.view = memoryview(b"")
 
@@ -474,6 +485,7 @@ class Instance:
         self.program = program
         self.host = host
         self._functions: dict[str, Any] = {}
+        self._readers: list[_Extern] | None = None
         self._depth = 0
         self._raw = (c_uint32 * 64)()
         self._store = lib.store_new(program.engine.pointer, None, _NO_FINALIZER)
@@ -492,7 +504,7 @@ class Instance:
                 raise EngineError(str(lib.take_trap(trap.value)))
             lib.check(error)
             self._memory = self._export("memory", _MEMORY)
-            self.memory = host.memory = Memory(self._context, byref(self._memory, _Extern.of.offset))
+            self.memory = host.memory = self.look()
         except BaseException:
             lib.store_delete(self._store)
             self._store = None
@@ -500,6 +512,38 @@ class Instance:
         finally:
             _local.host = previous
         host.instance = self
+
+    def belong(self, host: Host, memory_limit: int) -> None:
+        """Give a used instance to another host, once it has been put back to what it was (reuse.py)."""
+        self._lib.store_limiter(self._store, memory_limit, 1 << 20, -1, -1, -1)
+        self.host = host
+        self.memory = host.memory = self.look()
+        host.instance = self
+
+    def look(self) -> Memory:
+        """Its memory, whoever it belongs to."""
+        return Memory(self._context, byref(self._memory, _Extern.of.offset))
+
+    def state(self) -> list[int]:
+        """The values of the globals and the sizes of the tables that code can change (image/state.py); empty where the image does not say."""
+        readers = self._readers
+        if readers is None:
+            readers = self._readers = []
+            for prefix, kind in ((STATE_GLOBAL, _GLOBAL), (STATE_TABLE, _TABLE)):
+                try:
+                    for number in itertools.count():
+                        readers.append(self._export(f"{prefix}{number}", kind))
+                except KeyError:
+                    continue
+        value = (c_uint64 * 8)()  # as in global_value
+        found: list[int] = []
+        for extern in readers:
+            if extern.kind == _GLOBAL:
+                self._lib.global_get(self._context, byref(extern, _Extern.of.offset), value)
+                found.append(int(value[1]) & MASK32)
+            else:
+                found.append(int(self._lib.table_size(self._context, byref(extern, _Extern.of.offset))))
+        return found
 
     def _export(self, name: str, kind: int) -> _Extern:
         extern = _Extern()

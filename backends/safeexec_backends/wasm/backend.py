@@ -6,29 +6,34 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from safeexec.backend import Backend, Guest, Wall
-from safeexec.errors import BackendUnavailable, PolicyError
+from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
 from safeexec.policy import Policy
 
-from . import abi, image
+from . import abi, image, snapshot
 from .image.cache import Damaged, Loaded
 from .instance import Runtime, WasmGuest
 
 if TYPE_CHECKING:
     from .pool import Pool
 
-_runtime: Runtime | None = None
+_runtimes: dict[tuple[object, ...], Runtime] = {}
 _runtime_lock = threading.Lock()
 
 
-def load_image(progress: image.Progress | None) -> Loaded:
-    """The image, built if it is not there. Raises BackendUnavailable."""
+def load_image(progress: image.Progress | None, packages: Sequence[str] = (), preimport: bool = True) -> Loaded:
+    """The image, with packages if there are any, built if it is not there. Raises BackendUnavailable, PolicyError."""
+    report = _announce() if progress is None else progress
     try:
-        return image.ensure(_announce() if progress is None else progress)
+        if not packages:
+            return image.ensure(report)
+        from .packages import prepare  # pip's ways are not needed otherwise
+
+        return prepare.ensure(packages, preimport=preimport, progress=report)
     except (abi.EngineError, Damaged, OSError) as error:
         raise BackendUnavailable(f"the wasm sandbox cannot start: {error}") from error
     except Exception as error:
@@ -52,13 +57,15 @@ def _announce() -> image.Progress:
     return progress
 
 
-def own_runtime(progress: image.Progress | None = None) -> Runtime:
-    """This process's runtime, loaded once. Raises BackendUnavailable."""
-    global _runtime
+def own_runtime(
+    progress: image.Progress | None = None, packages: Sequence[str] = (), preimport: bool = True
+) -> Runtime:
+    """This process's runtime for a set of packages, loaded once. Raises BackendUnavailable, PolicyError."""
+    key = (preimport, *sorted(set(packages))) if packages else ()
     with _runtime_lock:
-        if _runtime is None:
-            _runtime = Runtime(load_image(progress))
-        return _runtime
+        if key not in _runtimes:
+            _runtimes[key] = Runtime(load_image(progress, packages, preimport))
+        return _runtimes[key]
 
 
 class WasmBackend(Backend):
@@ -66,7 +73,8 @@ class WasmBackend(Backend):
 
     `workers` is the number of worker processes (default: one per core); 0 runs guests in the caller's process and thread, behind WebAssembly
     alone. `isolation="session"` gives every session a worker of its own. `progress(stage, number, of)` hears of the image being built.
-    Raises BackendUnavailable, PolicyError.
+    `preimport=False` leaves the policy's packages to be imported by each session; otherwise their modules are imported once, when the image is
+    made, unless an import draws random numbers or fails. Raises BackendUnavailable, PolicyError.
     """
 
     name: ClassVar[str] = "wasm"
@@ -77,6 +85,7 @@ class WasmBackend(Backend):
         *,
         workers: int | None = None,
         isolation: str = "shared",
+        preimport: bool = True,
         progress: image.Progress | None = None,
         **options: Any,
     ) -> None:
@@ -88,16 +97,20 @@ class WasmBackend(Backend):
             raise PolicyError(f"workers must be a number, not {workers!r}")
         if isolation == "session" and workers == 0:
             raise PolicyError("isolation='session' needs worker processes, and workers=0 has none")
+        self._packages = frozenset(policy.packages)
         self._pool: Pool | None = None
         self._guests: weakref.WeakSet[WasmGuest] = weakref.WeakSet()
         self._lock = threading.Lock()
         if workers == 0:
-            self._runtime = own_runtime(progress)
+            self._runtime = own_runtime(progress, policy.packages, preimport)
+            self._engine = snapshot.engine(self._runtime.identity)
             walls = {"process": Wall(False, "workers=0: guests run in the caller's process, behind WebAssembly alone")}
         else:
             from .pool import Pool  # sockets, subprocess: a start in process does without
 
-            self._pool = Pool(load_image(progress), workers or os.cpu_count() or 1, isolation == "session")
+            loaded = load_image(progress, policy.packages, preimport)
+            self._engine = snapshot.engine(loaded.facts["identity"])
+            self._pool = Pool(loaded, workers or os.cpu_count() or 1, isolation == "session")
             walls = dict(self._pool.walls)
             shared = "sessions share workers; isolation='session' gives each its own"
             walls["process"] = Wall(isolation == "session", "" if isolation == "session" else shared)
@@ -109,11 +122,12 @@ class WasmBackend(Backend):
             raise
 
     def _check(self, policy: Policy) -> None:
-        for field in ("packages", "network"):
-            if getattr(policy, field):
-                raise PolicyError(f"the wasm sandbox does not support Policy.{field} yet")
-        if policy.rollback not in (None, "never"):
-            raise PolicyError("the wasm sandbox does not support Policy.rollback yet")
+        if not self._packages.issuperset(policy.packages):
+            have = ", ".join(sorted(self._packages)) or "none"
+            raise PolicyError(
+                f"packages are part of the executor's image: make an Executor for {', '.join(policy.packages) or 'no packages'} "
+                f"(this one has {have})"
+            )
         walls = self._walls
         for name in policy.require or ():
             if name not in walls:
@@ -130,10 +144,26 @@ class WasmBackend(Backend):
         self._check(policy)
         if self._pool is not None:
             return self._pool.start(policy)
+        return self._start(policy, None)
+
+    def restore(self, engine: str, state: bytes, policy: Policy) -> Guest:
+        """See `safeexec.backend.SupportsRestore`."""
+        self._check(policy)
+        if engine != self._engine:
+            raise SnapshotError("the snapshot was made by another version of the wasm sandbox")
+        if self._pool is not None:
+            raise BackendUnavailable("not yet")
+        return self._start(policy, state)
+
+    def _start(self, policy: Policy, written: bytes | None) -> Guest:
         try:
-            guest = WasmGuest(self._runtime, policy)
+            guest = WasmGuest(self._runtime, policy, written=written)
         except abi.EngineError as error:
             raise BackendUnavailable(f"no room for another sandbox: {error}") from error
+        return self._own(guest)
+
+    def _own(self, guest: WasmGuest) -> WasmGuest:
+        guest.on_fork = self._own
         with self._lock:
             self._guests.add(guest)
         return guest

@@ -53,7 +53,14 @@ class _Stages:
     metavar="DIR",
     help="Write a wheel with Pyodide's files into DIR, for machines that cannot fetch them.",
 )
-def command(source: Path | None, rebuild: bool, folder: Path | None) -> int:
+@click.option(
+    "--package",
+    "packages",
+    multiple=True,
+    metavar="P",
+    help="A package to have in the sandbox, as in Policy(packages=…); may be repeated. With --rebuild it is looked up anew.",
+)
+def command(source: Path | None, rebuild: bool, folder: Path | None, packages: tuple[str, ...]) -> int:
     """Fetch Pyodide's interpreter, verify it, and compile it ahead of time into this user's cache.
 
     Happens by itself on the first use of the wasm sandbox; afterwards it takes no time.
@@ -62,6 +69,9 @@ def command(source: Path | None, rebuild: bool, folder: Path | None) -> int:
         if folder is not None:
             made = setup.export_wheel(folder, source, stages)
         else:
-            made = setup.setup(source, rebuild=rebuild, progress=stages)
+            made = setup.setup(source, rebuild=rebuild, packages=packages, progress=stages)
     click.echo(str(made) if folder is not None else f"the wasm sandbox is ready: {made}")
+    if packages and folder is None:
+        for line in setup.describe(made):
+            click.echo(line)
     return 0

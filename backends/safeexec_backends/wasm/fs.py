@@ -63,11 +63,26 @@ class Node:
 class File(Node):
     """A regular file; in the base its data is an immutable view."""
 
-    __slots__ = ("data",)
+    __slots__ = ("data", "shared")
 
     def __init__(self, data: bytearray | bytes | memoryview, mode: int = 0o644, *, readonly: bool = False) -> None:
         super().__init__(mode, readonly=readonly)
         self.data = data
+        self.shared = False
+
+    def share(self) -> bytearray | bytes | memoryview:
+        """The data, for somebody who will keep it: it is not written to any more."""
+        self.shared = True
+        return self.data
+
+    def own(self) -> bytearray:
+        """The data, to be written to. Raises Errno(EROFS) in the base."""
+        if not isinstance(self.data, bytearray):
+            raise Errno(e.EROFS)
+        if self.shared:
+            self.data = bytearray(self.data)
+            self.shared = False
+        return self.data
 
     @property
     def size(self) -> int:
@@ -186,6 +201,9 @@ class FileSystem:
             devices.entries[name] = Device(name)
         self.working = Directory()
         self.root.entries.update(dev=devices, tmp=Directory(0o1777), home=Directory(), **{working: self.working})
+        for node in (self.root, *self.root.entries.values(), *devices.entries.values()):
+            if not node.readonly:
+                node.links = 1  # or closing one would give back an inode that was never taken
         top: Place = (("", self.root),)
         self.cwd: Place = (*top, (working, self.working))
         self.files: dict[int, Open] = {}
@@ -326,14 +344,13 @@ class FileSystem:
             elif isinstance(node, File):
                 self.used -= len(node.data)
                 node.data = bytearray()
+                node.shared = False
 
     def resize(self, node: File, size: int) -> bytearray:
         """Give a file another size. Raises Errno(EFBIG, ENOSPC or EROFS)."""
-        data = node.data
-        if not isinstance(data, bytearray):
-            raise Errno(e.EROFS)
         if size < 0:
             raise Errno(e.EINVAL)
+        data = node.own()
         growth = size - len(data)
         if growth > 0:
             # Asked before allocated: seeking far out and writing a byte must not cost the host the gap.

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from . import abi
 from .fs import Directory, FileSystem, Quota
+from .pages import Frozen
 
 SIGNAL_WORD: Final = 64  # see image/helpers.wat
 SIGINT: Final = 2
 ENVIRONMENT: Final = {"HOME": "/sandbox", "LANG": "C.UTF-8", "TZ": "UTC"}
 MAX_FRAME: Final = 64 << 20
 Buffer = bytes | bytearray | memoryview
+
+
+CLOCKS: Final[Mapping[int, Callable[[], int]]] = {
+    0: time.time_ns, 1: time.monotonic_ns, 2: time.thread_time_ns, 3: time.thread_time_ns
+}  # fmt: skip
+"""WASI's clocks, in nanoseconds: real time, monotonic, processor time of the process and of the thread."""
 
 
 class Killed(Exception):
@@ -33,6 +42,13 @@ class Exited(Exception):
 class Host(abi.Host):
     """State behind the host functions. Frames come in by `post` (any thread) and leave through `on_frame`."""
 
+    libraries: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    """The shared libraries that are linked into the module: path, then entry point, to its index in the function table."""
+    draws = 0
+    """How often the guest asked for randomness."""
+    clocks: Mapping[int, Callable[[], int]] = CLOCKS
+    random: Callable[[int], bytes] = staticmethod(os.urandom)
+
     def __init__(
         self,
         base: Mapping[str, Directory],
@@ -49,6 +65,7 @@ class Host(abi.Host):
         self.on_frame = on_frame
         self.on_output = on_output
         self.killed = False
+        self.base: Frozen | None = None
         self.failure = None
         self.parts: list[bytes] = []
         self.parts_size = 0
@@ -91,6 +108,16 @@ class Host(abi.Host):
         with self._wake:
             self.killed = True
             self.instance.close()
+
+    def retire(self, keep: Callable[[abi.Instance], bool]) -> None:
+        """Let go of the instance, which does not run any more: to `keep`, or, if that does not want it, for good."""
+        with self._wake:
+            if self.killed and not self.memory.size:
+                return
+            self.killed = True
+            self.memory.release()  # an interrupt that comes late must not reach the next session
+            if not keep(self.instance):
+                self.instance.close()
 
     # From the guest's thread
 

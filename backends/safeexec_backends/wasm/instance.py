@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
-from safeexec import wire
+from safeexec import threads, watchdog, wire
 from safeexec.backend import Guest, GuestDied, OnFrame
+from safeexec.errors import BackendUnavailable
 from safeexec.policy import Limits, Policy
 from safeexec.wire import Frame
 
-from . import abi
+from . import abi, snapshot
+from .checkpoint import Known, Past, Rest, State, Unsettled, revive
 from .errno import Errno
-from .fs import Directory, FileSystem, base_tree
+from .first import First
+from .fs import Directory, FileSystem, Quota, base_tree
 from .functions import host_functions
 from .host import Exited, Host, Killed, ProtocolViolation
 from .image.cache import Loaded
 from .limits import NATIVE_STACK, memory_limit, quota, with_enough_stack
+from .reuse import Spares
 
 STEP: Final = "safeexec_step"
 _RANDOM_WORDS: Final = 624
@@ -34,8 +38,30 @@ class Runtime:
         self.program = abi.Program(self.engine, self.engine.load(image.compiled), host_functions())
         self.base: Mapping[str, Directory] = base_tree(image.files)
         self.missing = tuple(image.facts["missing"])
+        self.libraries: Mapping[str, Mapping[str, int]] = image.facts.get("libraries", {})
         self.random = int(image.facts["random"])
         self.memory = int(image.facts["memory"])
+        self.spares = Spares(self.unused)
+        self.identity = str(image.facts["identity"])
+        self._rest: Rest | None = None
+        self._unused: Host | None = None
+
+    def rest(self, host: Host) -> Rest:
+        """What an instance looks like at rest; `host` is a fresh one."""
+        if self._rest is None:
+            self._rest = Rest.of(host, self._pristine)
+        return self._rest
+
+    def _pristine(self) -> memoryview:
+        return self.unused().memory.view
+
+    def unused(self) -> Host:
+        """An instance that never ran and never will. Raises EngineError."""
+        if self._unused is None:
+            unused = Host(self.base, Quota(), self.memory)
+            abi.Instance(self.program, unused, self.memory)
+            self._unused = unused
+        return self._unused
 
 
 H = TypeVar("H", bound=Host)
@@ -45,13 +71,16 @@ def fresh(runtime: Runtime, limits: Limits, kind: type[H]) -> H:
     """A new instance with its host state. Raises EngineError when there is no room."""
     limit = memory_limit(runtime.memory, limits)
     host = kind(runtime.base, quota(limits), limit, runtime.missing)
-    abi.Instance(runtime.program, host, limit)
+    host.libraries = runtime.libraries
+    if not runtime.spares.take(host, limit):
+        abi.Instance(runtime.program, host, limit)
     # random's generator was frozen with the image: without this every session would draw the same numbers.
     host.memory.write(runtime.random, _RANDOM_WORDS.to_bytes(4, "little") + os.urandom(4 * _RANDOM_WORDS))
     return host
 
 
-Known = dict[str, tuple[int, int]]
+_QUICK: Final = 4 << 20
+"""Bytes that are copied in less than a millisecond."""
 
 
 def file_report(files: FileSystem, known: Known) -> tuple[list[list[Any]], Known]:
@@ -96,11 +125,17 @@ _GUESTS_OWN: Final = (Killed, ProtocolViolation, Exited, abi.Trap, abi.Fault, Er
 class WasmGuest(Guest):
     """A guest whose code runs in the thread that calls :meth:`exchange`."""
 
-    def __init__(self, runtime: Runtime, policy: Policy) -> None:
+    def __init__(
+        self, runtime: Runtime, policy: Policy, state: State | None = None, written: bytes | None = None
+    ) -> None:
+        """A fresh guest, or one in a state that was frozen, or was written down.
+
+        Raises EngineError when there is no room, SnapshotError.
+        """
         self._runtime = runtime
-        self._host = host = fresh(runtime, policy.limits, Host)
-        host.on_frame = self._frame
-        host.on_output = self._raw_output
+        self._policy = policy
+        self.on_fork: Callable[[WasmGuest], WasmGuest] = _as_it_is
+        """Hears of branches."""
         self._running = threading.Lock()
         self._dead: GuestDied | None = None
         self._closed = False
@@ -109,10 +144,28 @@ class WasmGuest(Guest):
         self._on_frame: OnFrame = _nobody
         self._done = False
         self._started = 0.0
-        imports = policy.imports
-        self._imports = None if imports is None or "*" in imports else list(imports)
+        self._first = First(policy)
+        self._first_kept = self._first.held
         self._files: Known = {}
         self._changes = 0
+        if written is not None:
+            host = snapshot.load(written, self._fresh, runtime)
+            self._changes = host.files.changes
+        elif state is None:
+            host = self._fresh()
+        else:
+            host = revive(self._fresh, state, None)
+            self._files, self._changes = state.known, state.changes
+        self._use(host)
+        self._past = Past(runtime.rest(host))
+
+    def _fresh(self) -> Host:
+        return fresh(self._runtime, self._policy.limits, Host)
+
+    def _use(self, host: Host) -> None:
+        host.on_frame = self._frame
+        host.on_output = self._raw_output
+        self._host = host
 
     # The exchange
 
@@ -121,9 +174,15 @@ class WasmGuest(Guest):
             if self._dead is not None:
                 raise self._dead
             header, blobs = frame
-            if self._imports is not None and header.get("t") == "init":
-                header = {**header, "imports": self._imports}
-            first, *rest = wire.pack(header, blobs)
+            answer = self._first.answers(header)
+            if answer is not None:
+                on_frame((answer, ()))
+                return
+            if self._past.wanted:
+                self._take()
+            self._past.moved()
+            self._host.inbox.clear()  # answers that came when their step was over
+            first, *rest = wire.pack(self._first.completes(header), blobs)
             self._host.post([memoryview(first)[4:], *rest])
             self._on_frame = on_frame
             self._done = False
@@ -178,6 +237,80 @@ class WasmGuest(Guest):
             raise ProtocolViolation("output after the closing frame")
         self._done = self._on_frame((header, (blob,)))
 
+    # The past
+
+    def checkpoint(self) -> None:
+        # The watchdog's next tick takes it, or the next request if that comes first: no thread is woken for it.
+        self._past.wanted = True
+        watchdog.watch(id(self), self._catch_up)
+
+    def _catch_up(self, _now: float) -> None:
+        watchdog.unwatch(id(self))
+        if not self._running.acquire(blocking=False):
+            return  # a request has come, and sees to it
+        try:
+            if not self._past.wanted or self._dead is not None or self._closed:
+                return
+            if self._past.size() <= _QUICK:
+                self._take()
+                return
+        finally:
+            self._running.release()
+        threads.start(self._keep)  # large: it would hold up the clocks of other sessions
+
+    def _keep(self) -> None:
+        with self._running:
+            if self._past.wanted and self._dead is None and not self._closed:
+                self._take()
+
+    def _take(self) -> None:
+        self._first_kept = self._first.held
+        self._past.keep(self._host, self._files, self._changes)
+
+    def rollback(self) -> None:
+        with self._running:
+            if self._closed:
+                raise GuestDied("crash", "the guest was closed")
+            try:
+                host, state = self._past.back(self._fresh)
+            except abi.EngineError as error:
+                self._dead = self._dead or GuestDied("crash", str(error))
+                raise GuestDied("crash", str(error)) from None
+            old = self._host
+            self._use(host)
+            self._files, self._changes = state.known, state.changes
+            self._first.held = self._first_kept
+            self._past.moved()
+            self._dead = None
+            old.close()
+
+    def fork(self) -> WasmGuest:
+        with self._running:
+            if self._dead is not None:
+                raise self._dead
+            try:
+                state = self._past.branch(self._host, self._files, self._changes)
+                twin = WasmGuest(self._runtime, self._policy, state)
+                twin._first.held = self._first.held
+                return self.on_fork(twin)
+            except Unsettled as error:
+                raise BackendUnavailable(f"the session cannot be forked: {error}") from None
+            except (abi.EngineError, OSError) as error:
+                raise BackendUnavailable(f"no room for a branch: {error}") from error
+
+    def snapshot(self) -> tuple[str, bytes]:
+        if self._first.held is not None:  # the guest has to know it to have it written down: any request takes it along
+            self.exchange(({"t": "names", "id": 0}, ()), _closing)
+        with self._running:
+            if self._dead is not None:
+                raise self._dead
+            try:
+                return snapshot.engine(self._runtime.identity), snapshot.dump(
+                    self._host, self._past.rest, self._runtime
+                )
+            except Unsettled as error:
+                raise BackendUnavailable(f"no snapshot can be taken: {error}") from None
+
     # From any thread
 
     def send(self, frame: Frame) -> None:
@@ -203,9 +336,23 @@ class WasmGuest(Guest):
     def _free(self) -> None:
         if not self._closed:
             self._closed = True
+            in_order = self._dead is None
             self._dead = self._dead or GuestDied("crash", "the guest was closed")
-            self._host.close()
+            watchdog.unwatch(id(self))
+            self._past.close()
+            if in_order:
+                self._runtime.spares.give(self._host)
+            else:
+                self._host.close()
+
+
+def _closing(frame: Frame) -> bool:
+    return frame[0].get("t") == "done"
 
 
 def _nobody(_frame: Frame) -> bool:
     raise ProtocolViolation("a frame outside a request")
+
+
+def _as_it_is(guest: WasmGuest) -> WasmGuest:
+    return guest

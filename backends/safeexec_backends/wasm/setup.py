@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,7 +14,7 @@ from safeexec.errors import BackendUnavailable
 
 from . import abi, image
 from .image import cache
-from .image.pins import LIBRARY, VERSION, WASM
+from .image.pins import PINS, VERSION
 
 _WHEEL_PACKAGE: Final = "safeexec_wasm_data"
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -32,17 +33,26 @@ def setup(
     source: str | os.PathLike[str] | None = None,
     *,
     rebuild: bool = False,
+    packages: Sequence[str] = (),
     progress: image.Progress | None = None,
 ) -> Path:
     """Make the image ready, from `source` (a directory or an archive of Pyodide's) if given; its directory.
 
+    With `packages` it is the image that an executor with ``Policy(packages=packages)`` uses; `rebuild` then rebuilds that one only.
     `progress(stage, number, of)` hears of each stage. Raises BackendUnavailable with what to do.
     """
     from .backend import load_image
 
     if source is None and not rebuild:
-        return load_image(progress).compiled.parent
+        return load_image(progress, packages).compiled.parent
     try:
+        if packages:
+            from .packages import prepare
+
+            made = prepare.ensure(
+                packages, progress=progress, source=None if source is None else Path(source), rebuild=rebuild
+            )
+            return made.compiled.parent
         return image.ensure(progress, None if source is None else Path(source), rebuild).compiled.parent
     except (abi.EngineError, cache.Damaged, OSError) as error:
         raise BackendUnavailable(f"the wasm image could not be built: {error}") from error
@@ -52,31 +62,38 @@ def setup(
         raise
 
 
+def describe(directory: Path) -> list[str]:
+    """What an image with packages holds, in a line for each project; and what is imported only when a session does."""
+    facts = cache.load(directory).facts
+    lines = [f"  {name} {version}" for name, version in sorted(facts["packages"].items())]
+    return lines + [f"  not imported ahead: {name} ({reason})" for name, reason in facts["not_imported"].items()]
+
+
 def export_wheel(
     folder: str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
     progress: image.Progress | None = None,
 ) -> Path:
-    """Write a wheel with Pyodide's two files into `folder`; where it is installed, nothing is fetched.
+    """Write a wheel with Pyodide's files into `folder`; where it is installed, nothing is fetched.
 
     The same input gives the same wheel, byte for byte. Raises BackendUnavailable when the files cannot be had.
     """
     from .image import sources
 
-    report = progress if progress is not None else image._silent
+    report = progress if progress is not None else image.silent
     try:
         found = sources.fetch(
             cache.cache_directory() / f"pyodide-{VERSION}",
             None if source is None else Path(source),
             lambda road: report(f"fetch from {road}", 0, 1),
+            complete=source is None,
         )
     except sources.SourceError as error:
         raise BackendUnavailable(str(error)) from error
     information = f"{_WHEEL_PACKAGE}-{VERSION}.dist-info"
     files = {
         f"{_WHEEL_PACKAGE}/__init__.py": f'"""The files of Pyodide {VERSION}, for safeexec."""\n'.encode(),
-        f"{_WHEEL_PACKAGE}/{WASM}": found.wasm,
-        f"{_WHEEL_PACKAGE}/{LIBRARY}": found.library,
+        **{f"{_WHEEL_PACKAGE}/{name}": data for name, data in zip(PINS, found, strict=True) if data},
         f"{information}/METADATA": f"Metadata-Version: 2.1\nName: {_WHEEL_PACKAGE.replace('_', '-')}\nVersion: {VERSION}\n".encode(),
         f"{information}/WHEEL": b"Wheel-Version: 1.0\nGenerator: safeexec\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }

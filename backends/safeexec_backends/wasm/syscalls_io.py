@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 
 from . import errno as e
@@ -46,7 +45,7 @@ def _read(host: Host, file: Open, position: int | None, size: int) -> bytes | by
     if isinstance(node, Directory):
         raise Errno(e.EISDIR)
     if isinstance(node, Device) and node.name in ("random", "urandom"):
-        return os.urandom(size)
+        return host.random(size)
     if isinstance(node, Device) and node.name == "zero":
         return bytes(size)
     return b""  # standard input is empty
@@ -62,9 +61,7 @@ def _write(host: Host, file: Open, position: int | None, data: bytes) -> int:
             start = len(node.data)
         if data:
             end = start + len(data)
-            content = host.files.resize(node, end) if end > len(node.data) else node.data
-            if not isinstance(content, bytearray):
-                raise Errno(e.EROFS)
+            content = host.files.resize(node, end) if end > len(node.data) else node.own()
             content[start:end] = data
             host.files.touch(node)
         if position is None:
@@ -301,10 +298,10 @@ def _write_back(
     if not flags & MAP_SHARED or not protection & PROT_WRITE:
         return 0
     node = open_at(host, descriptor).node
-    if not isinstance(node, File) or not isinstance(node.data, bytearray) or offset < 0:
+    if not isinstance(node, File) or node.readonly or offset < 0:
         raise Errno(e.EINVAL)
     data = host.memory.read(address, length)[: max(len(node.data) - offset, 0)]
-    node.data[offset : offset + len(data)] = data
+    node.own()[offset : offset + len(data)] = data
     host.files.touch(node)
     return 0
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import time
+from collections.abc import Mapping
 
 from . import errno as e
 from .abi import MAX_PAGES, PAGE, Trap
 from .errno import Errno
+from .fs import PATH_MAX
 from .host import MAX_FRAME, Exited, Host, Killed, ProtocolViolation
 from .syscalls import HOST, WASI, plain, s32, syscall, wasi
 
 _MAX_RANDOM = 1 << 20
-_CLOCKS = {0: time.time_ns, 1: time.monotonic_ns, 2: time.thread_time_ns, 3: time.thread_time_ns}
 
 
 @wasi("clock_time_get", "ili")
 def clock_time_get(host: Host, clock: int, _precision: int, result: int) -> None:
-    read = _CLOCKS.get(clock)
+    read = host.clocks.get(clock)
     if read is None:
         raise Errno(e.EINVAL)
     host.memory.set_u64(result, read())
@@ -26,28 +25,29 @@ def clock_time_get(host: Host, clock: int, _precision: int, result: int) -> None
 
 @wasi("clock_res_get", "ii")
 def clock_res_get(host: Host, clock: int, result: int) -> None:
-    if clock not in _CLOCKS:
+    if clock not in host.clocks:
         raise Errno(e.EINVAL)
     host.memory.set_u64(result, 1000)
 
 
 @plain("emscripten_date_now", "", "d")
-def date_now(_host: Host) -> float:
-    return time.time_ns() / 1e6
+def date_now(host: Host) -> float:
+    return host.clocks[0]() / 1e6
 
 
 @plain("emscripten_get_now", "", "d")
-def get_now(_host: Host) -> float:
-    return time.perf_counter_ns() / 1e6
+def get_now(host: Host) -> float:
+    return host.clocks[1]() / 1e6
 
 
 @wasi("random_get", "ii")
 def random_get(host: Host, buffer: int, length: int) -> None:
     host.memory.check(buffer, length)
+    host.draws += 1
     for start in range(0, length, _MAX_RANDOM):
         if host.killed:
             raise Killed
-        host.memory.write(buffer + start, os.urandom(min(_MAX_RANDOM, length - start)))
+        host.memory.write(buffer + start, host.random(min(_MAX_RANDOM, length - start)))
 
 
 # Calendar. The zone is UTC, so local time and UTC are one. Plain arithmetic, because the guest may ask for any 64-bit year
@@ -226,14 +226,27 @@ def assert_fail(host: Host, condition: int, _file: int, _line: int, _function: i
     raise Exited(f"assertion failed: {text.decode(errors='replace')}")
 
 
+# Every library that there is was linked ahead of time (image/merge.py): to open one is to know its path, a symbol is an index in
+# the table of functions. Nothing a guest writes into the handle can make it more: it could call those functions anyway.
+
+_DSO_NAME = 36  # offset of the path in musl's struct dso, as emscripten's dynlink.c declares it
+
+
+def _library(host: Host, handle: int) -> Mapping[str, int] | None:
+    path = host.memory.string(handle + _DSO_NAME, PATH_MAX) or b""
+    return host.libraries.get(path.decode(errors="replace").lstrip("/"))
+
+
 @syscall("_dlopen_js", "i")
-def dlopen(_host: Host, _handle: int) -> int:
-    return 0
+def dlopen(host: Host, handle: int) -> int:
+    return int(_library(host, handle) is not None)
 
 
-@syscall("_dlsym_js", "iii")
-def dlsym(_host: Host, _handle: int, _name: int, _index: int) -> int:
-    return 0
+@plain("_dlsym_js", "iii", "i")
+def dlsym(host: Host, handle: int, name: int, _index: int) -> int:
+    symbols = _library(host, handle)
+    text = host.memory.string(name, PATH_MAX) or b""
+    return symbols.get(text.decode(errors="replace"), 0) if symbols else 0
 
 
 # The frame device (image/helpers.wat)
@@ -281,7 +294,7 @@ _TIMER_ABSTIME = 1
 @wasi("clock_sleep", "iiii", namespace=HOST)
 def clock_sleep(host: Host, clock: int, flags: int, wanted: int, left: int) -> None:
     """clock_nanosleep: 0, or EINTR when the host interrupts."""
-    read = _CLOCKS.get(clock)
+    read = host.clocks.get(clock)
     seconds, nanoseconds = struct.unpack("<qi", host.memory.read(wanted, 12))  # struct timespec
     if read is None or seconds < 0 or not 0 <= nanoseconds < 1_000_000_000:
         raise Errno(e.EINVAL)

@@ -31,7 +31,10 @@ def test_a_refused_import_says_what_is_allowed():
     with pytest.raises(ImportError) as info:
         run("import requests", ("json", "math"))
     assert isinstance(info.value, Refused)
-    assert str(info.value) == "Import of 'requests' is not allowed; allowed: json, math"
+    assert str(info.value) == (
+        "Import of 'requests' is not allowed; allowed: json, math; "
+        "there is no network in this sandbox; ask for what you need through a tool"
+    )
 
 
 @pytest.mark.parametrize(

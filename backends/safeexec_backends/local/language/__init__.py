@@ -15,7 +15,7 @@ from typing import Any
 
 from . import transformer
 from .builtins_ import make_builtins
-from .facades import Gate, files
+from .facades import Gate, files, make
 from .facades.views import globals_view
 from .guards import Guards
 from .identity import MAIN, PLAIN, is_guest_frame, mark
@@ -50,11 +50,13 @@ class RestrictedLanguage:
         self._base_environ = dict(os.environ) if environ is None else None
         self.environ: dict[str, str] = dict(environ or {})
         self._streams: Any = None
+        self._library: Any = None
+        self._main_module: Any = None
         self._views: dict[int, tuple[dict[str, Any], Any]] = {}
         self.builtins = mark(make_builtins(self))
         self._own: set[str] = set()
         guards = self.guards
-        self._constants: dict[str, Any] = {
+        self.constants: dict[str, Any] = {
             transformer.token(name): item
             for name, item in {
                 "read": guards.read,
@@ -82,6 +84,17 @@ class RestrictedLanguage:
         files.set_roots(os.getcwd(), "/tmp")
         self.main = {"__name__": MAIN, "__doc__": None, "__builtins__": self.builtins}
         return self.main
+
+    def module(self, name: str) -> tuple[Any, dict[str, Any]]:
+        """A namespace for a module that the host gives the session: its code is the program's, under the same rules."""
+        # Called MAIN, by which the wall knows what belongs to the program.
+        namespace = {"__name__": MAIN, "__doc__": None, "__builtins__": self.builtins}
+        return namespace, namespace
+
+    def add_module(self, name: str, module: dict[str, Any]) -> None:
+        """Let the session's code import it, as a frozen selection like every module here."""
+        names = {key: value for key, value in module.items() if key[:2] != "__"}
+        self.gate.add(name, make(name, names, module.get("__doc__")))
 
     def compile(self, source: str, filename: str) -> list[types.CodeType]:
         """Code objects to evaluate in order; the last one yields the step's value.
@@ -144,7 +157,7 @@ class RestrictedLanguage:
             if error.text is None and error.lineno and error.lineno <= len(lines):
                 error.text = lines[error.lineno - 1]
             raise
-        return transformer.bind(code, self._constants)
+        return transformer.bind(code, self.constants)
 
     # -- for the facades ---------------------------------------------------------------------------------------------------
 
@@ -175,6 +188,24 @@ class RestrictedLanguage:
     def fresh_builtins(self) -> dict[str, Any]:
         """Builtins for a namespace that the program holds: a copy, as the program can reach and change it there."""
         return dict(self.builtins)
+
+    @property
+    def main_module(self) -> Any:
+        """``__main__`` as a module."""
+        if self._main_module is None:
+            from .facades.views import main_module
+
+            self._main_module = main_module(self)
+        return self._main_module
+
+    @property
+    def library(self) -> Any:
+        """The library modules that run as the program's own."""
+        if self._library is None:
+            from .facades.borrowed import Library
+
+            self._library = Library(self)
+        return self._library
 
     @property
     def streams(self) -> Any:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import types
 from collections.abc import Callable
@@ -40,6 +41,9 @@ from .identity import (
     plain_bases,
 )
 
+Reader = Callable[[Any, str], Any]
+"""How an attribute is loaded once it may be: `getattr`, or the ``__getattribute__`` that a program calls from its own."""
+
 
 class Guards:
     """The guards of one session.
@@ -54,15 +58,15 @@ class Guards:
         self._formatting: Any = None
         self._patterns: dict[tuple[int, tuple[str, ...], bool], tuple[type, type]] = {}
         self._make_formatting = make
-        self.special: dict[str, Callable[[Any, str], Any]] = {
+        self.special: dict[str, Callable[[Any, str, Reader], Any]] = {
             "format": self._format,
             "format_map": self._format,
             "mro": self._mro,
             "detach": self._detach,
             "get_loop": self._get_loop,
         }
-        self.dunders: dict[str, Callable[[Any, str], Any]] = {
-            "__dict__": lambda o, n: self.variables(o),
+        self.dunders: dict[str, Callable[[Any, str, Reader], Any]] = {
+            "__dict__": lambda o, n, reader: self.variables(o, reader),
             "__subclasses__": self._subclasses,
             "__setattr__": self._set_method,
             "__delattr__": self._set_method,
@@ -87,7 +91,7 @@ class Guards:
             return getattr(o, name)
         return self._read(o, name, getattr)
 
-    def _read(self, o: Any, name: str, reader: Callable[[Any, str], Any]) -> Any:
+    def _read(self, o: Any, name: str, reader: Reader) -> Any:
         kind = type(o)
         if types.ModuleType in class_mro(kind) or is_loop(kind):
             return self._refuse(o, name)
@@ -95,7 +99,7 @@ class Guards:
             if name[:2] == "__" and name[-2:] == "__":
                 handler = self.dunders.get(name)
                 if handler is not None:
-                    return handler(o, name)
+                    return handler(o, name, reader)
                 if not self._may_read_dunder(o, kind, name):
                     return self._refuse(o, name)
             elif name not in names.PRIVATE_OK and not self._may_read_private(o, kind, name):
@@ -103,7 +107,7 @@ class Guards:
         elif name in names.SUSPECT:
             handler = self.special.get(name)
             if handler is not None:
-                return handler(o, name)
+                return handler(o, name, reader)
             if name not in names.SOFT and not is_facade(kind) and not self._may_read_private(o, kind, name):
                 return self._refuse(o, name)
         result = reader(o, name)
@@ -120,6 +124,9 @@ class Guards:
         if name in ("__globals__", "__builtins__", "__closure__", "__loader__", "__spec__", "__cached__"):
             return False
         # Defined by the program and by nobody else on the way: its own hook or its own invention.
+        function = o.__func__ if kind is types.MethodType else o
+        if is_guest_function(function):
+            return not native_owner(kind, name) and not native_owner(types.FunctionType, name)
         if kind is Super:
             return is_guest_function(getattr(getattr(o, name, None), "__func__", None))
         if is_class(o):
@@ -167,8 +174,8 @@ class Guards:
         kind: type = self._formatters()[0]
         return kind
 
-    def _format(self, o: Any, name: str) -> Any:
-        found = getattr(o, name)
+    def _format(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found = reader(o, name)
         kind = type(found)
         safe = self._formatters()[1 if name == "format" else 2]
         if kind is BuiltinMethod and class_flags(type(found.__self__)) & IS_STR and found.__name__ in names.FORMATS:
@@ -188,8 +195,8 @@ class Guards:
             return self._refuse(o, name)
         return found
 
-    def _mro(self, o: Any, name: str) -> Any:
-        found = getattr(o, name)
+    def _mro(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found = reader(o, name)
         if type(found) is BuiltinMethod and is_class(found.__self__):
             return functools.partial(self._shown, found)
         if type(found) is MethodDescriptor or is_denied(found):
@@ -202,8 +209,8 @@ class Guards:
             raise AttributeRefused("what this returns is not available in this sandbox")
         return result
 
-    def _detach(self, o: Any, name: str) -> Any:
-        found = getattr(o, name)
+    def _detach(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found = reader(o, name)
         owner = getattr(found, "__self__", None)
         if type(found) is BuiltinMethod and type(owner).__name__.startswith("Buffered"):
             return self._refuse(o, name)  # the raw file's class opens any path
@@ -211,34 +218,34 @@ class Guards:
             return self._refuse(o, name)
         return found
 
-    def _get_loop(self, o: Any, name: str) -> Any:
-        found = getattr(o, name)
+    def _get_loop(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found = reader(o, name)
         if is_guest_function(found) or is_guest_function(getattr(found, "__func__", None)):
             return found
         return self._refuse(o, name)
 
-    def _subclasses(self, o: Any, name: str) -> Any:
-        found = getattr(o, name)
+    def _subclasses(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found = reader(o, name)
         if type(found) is BuiltinMethod and is_class(found.__self__):
             kind = found.__self__
             return lambda: [c for c in type.__subclasses__(kind) if is_guest_class(c)]
         return self._refuse(o, name)
 
-    def _descriptor(self, o: Any, name: str) -> Any:
+    def _descriptor(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         kind = type(o)
         allowed = (types.FunctionType, types.MethodType, property, classmethod, staticmethod, MethodDescriptor)
         if kind in allowed or is_guest_class(kind):
-            return getattr(o, name)
+            return reader(o, name)
         if kind is Super:
-            return getattr(o, name)
+            return reader(o, name)
         return self._refuse(o, name)
 
-    def _fields(self, o: Any, name: str) -> Any:
+    def _fields(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         # Read-only: their names become source text when a class that inherits them is made a dataclass.
-        found = getattr(o, name)
+        found = reader(o, name)
         return types.MappingProxyType(found) if type(found) is dict else found
 
-    def _code(self, o: Any, name: str) -> Any:
+    def _code(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         function = o.__func__ if type(o) is types.MethodType else o
         if not is_guest_function(function):
             return self._refuse(o, name)
@@ -246,8 +253,8 @@ class Guards:
 
         return CodeView(function.__code__)
 
-    def _get_method(self, o: Any, name: str) -> Any:
-        found: Any = getattr(o, name)
+    def _get_method(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found: Any = reader(o, name)
         if is_guest_function(found) or (type(found) is types.MethodType and is_guest_function(found.__func__)):
             return found
         if type(found) is MethodWrapper:
@@ -257,8 +264,8 @@ class Guards:
             return lambda target, n: self._read(target, exact_name(n), lambda o, m: found(o, m))
         return self._refuse(o, name)
 
-    def _set_method(self, o: Any, name: str) -> Any:
-        found: Any = getattr(o, name)
+    def _set_method(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found: Any = reader(o, name)
         if is_guest_function(found) or (type(found) is types.MethodType and is_guest_function(found.__func__)):
             return found
         if type(found) is MethodWrapper or type(found) is types.MethodType:
@@ -280,7 +287,7 @@ class Guards:
             return unbound
         return self._refuse(o, name)
 
-    def variables(self, o: Any) -> Any:
+    def variables(self, o: Any, reader: Reader = getattr) -> Any:
         """``o.__dict__``: the thing itself where it is the program's, else a copy of what is public."""
         kind = type(o)
         if is_class(o):
@@ -289,10 +296,14 @@ class Guards:
                 if "__dataclass_fields__" in shown:
                     shown["__dataclass_fields__"] = self._fields(o, "__dataclass_fields__")
                 return types.MappingProxyType(shown)
+            if id(o) in _BUILTIN_TYPES:  # what reading each name would give, and no descriptor that would give more
+                missing = object()
+                found = {n: self.readable(o, n, missing) for n in class_dict(o)}
+                return types.MappingProxyType({n: v for n, v in found.items() if v is not missing})
             return self._refuse(o, "__dict__")
         if types.ModuleType in class_mro(kind) or kind in DENIED_TYPES:
             return self._refuse(o, "__dict__")
-        found = getattr(o, "__dict__")  # noqa: B009  # raises AttributeError where there is none
+        found = reader(o, "__dict__")  # raises AttributeError where there is none
         if type(found) is not dict:  # of the class that a proxy or an alias stands for
             return self._refuse(o, "__dict__")
         if is_guest_class(kind) and plain_bases(kind):
@@ -368,7 +379,9 @@ class Guards:
         elif is_guest_class(kind):
             return
         elif is_guest_function(o):
-            if name in names.FUNCTION_DUNDERS:
+            if name in names.FUNCTION_DUNDERS or not native_owner(
+                kind, name
+            ):  # its own invention, which nobody asks for
                 return
         elif is_exception(kind):
             if name in names.EXCEPTION_DUNDERS:
@@ -467,12 +480,13 @@ _FIXED = frozenset(
     "__bases__ __dict__ __mro__ __base__ __subclasses__ __dataclass_fields__ __dataclass_params__".split()
 )
 """What a program may not exchange in its own classes."""
+_BUILTIN_TYPES = frozenset(id(kind) for kind in vars(builtins).values() if type(kind) is type) - {id(type)}
 _OPEN_TYPES = frozenset(map(id, [types.SimpleNamespace, functools.partial, type(functools.lru_cache(lambda: None))]))
 _OPEN_NAMES = {
     ("decimal", "Context"), ("logging", "Logger"), ("logging", "RootLogger"), ("logging", "StreamHandler"),
     ("logging", "LogRecord"), ("textwrap", "TextWrapper"), ("random", "Random"), ("sqlite3", "Connection"), ("safeexec_backends.local.language.facades.files", "Connection"),
     ("sqlite3", "Cursor"), ("_thread", "_local"), ("threading", "Thread"), ("collections", "defaultdict"),
     ("collections", "Counter"), ("collections", "OrderedDict"), ("functools", "partial"), ("string", "Template"),
-    ("xml.etree.ElementTree", "Element"), ("argparse", "Namespace")
+    ("xml.etree.ElementTree", "Element"), ("argparse", "Namespace"), ("argparse", "ArgumentParser"),
 }  # fmt: skip
 """Standard library types whose attributes are settings by their documentation."""

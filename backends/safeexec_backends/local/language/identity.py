@@ -1,7 +1,7 @@
 """Whose is it: the program's, or the library's. Decided by identity, never by asking the object.
 
-* A class is the program's when ``__module__`` in its own dictionary *is* `MAIN`, an object that only sessions' globals hold (or when its
-  metaclass is the program's). The interpreter puts it there before any of the program's code sees the class.
+* A class is the program's when ``__module__`` in its own dictionary *is* `MAIN`, an object that only sessions' globals hold, or one that
+  `own_module` made (or when its metaclass is the program's). The interpreter puts it there before any of the program's code sees the class.
 * A function is the program's when its builtins are a dictionary that `mark` made.
 
 ``type(x)`` and CPython's own flags are used throughout, never ``isinstance``: a program may answer ``__class__`` and
@@ -22,6 +22,16 @@ from safeexec.guest import ImportRefused, Refused
 
 MAIN = "".join(["__", "main", "__"])  # not the interned "__main__": its identity is the mark
 _MARK = "safeexec program"
+_own_modules: dict[int, str] = {id(MAIN): MAIN}
+
+
+def own_module(name: str) -> str:
+    """A new ``__name__`` for a namespace in which library code runs as if the program had written it."""
+    made = "".join([*name])  # an object of its own, as MAIN is
+    _own_modules[id(made)] = made
+    return made
+
+
 _TOKEN = object()
 
 class_dict = type.__dict__["__dict__"].__get__
@@ -84,7 +94,7 @@ def mark(table: dict[str, Any]) -> dict[str, Any]:
 def is_guest_class(kind: type) -> bool:
     """Whether a program made this class."""
     while True:
-        if class_dict(kind).get("__module__") is MAIN:
+        if id(class_dict(kind).get("__module__")) in _own_modules:  # they never go, so no other object has their ids
             return True
         kind = type(kind)
         if kind is type:

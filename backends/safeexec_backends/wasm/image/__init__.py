@@ -24,7 +24,7 @@ def ensure(progress: Progress | None = None, source: Path | None = None, rebuild
             return cache.load(directory)
         except (FileNotFoundError, cache.Damaged):
             pass
-    report = progress if progress is not None else _silent
+    report = progress if progress is not None else silent
     with cache.locked(folder, lambda: report("wait for another build", 0, 1)):
         if not rebuild:
             try:
@@ -49,5 +49,5 @@ def ensure(progress: Progress | None = None, source: Path | None = None, rebuild
         return loaded
 
 
-def _silent(_stage: str, _number: int, _of: int) -> None:
+def silent(_stage: str, _number: int, _of: int) -> None:
     """No progress wanted."""

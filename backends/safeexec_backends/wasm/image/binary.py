@@ -69,6 +69,8 @@ def unsigned(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return result, position
         shift += 7
+        if shift > 63:
+            raise FormatError("a number of more than 64 bits")
 
 
 def signed(data: bytes, position: int) -> tuple[int, int]:
@@ -81,6 +83,8 @@ def signed(data: bytes, position: int) -> tuple[int, int]:
         shift += 7
         if byte < 0x80:
             return (result - (1 << shift) if byte & 0x40 else result), position
+        if shift > 70:
+            raise FormatError("a number of more than 64 bits")
 
 
 def encode_unsigned(number: int) -> bytes:
@@ -156,7 +160,7 @@ def constant_expression(data: bytes, position: int) -> int:
             position += 4
         elif op == F64_CONST:
             position += 8
-        else:
+        elif op not in (0x6A, 0x6B, 0x6C):  # add, sub and mul of extended constant expressions
             raise FormatError(f"opcode {op:#x} in a constant expression")
     return position + 1
 
@@ -208,14 +212,15 @@ class Module:
                 parts += [bytes((kind,)), encode_unsigned(len(content)), content]
         return b"".join(parts)
 
-    def _section(self, kind: int) -> tuple[bytes, int, int]:
+    def section(self, kind: int) -> tuple[bytes, int, int]:
+        """A section that is a vector: its bytes, how many items, where the first begins."""
         data = self.sections.get(kind, b"\0")
         count, position = unsigned(data, 0)
         return data, count, position
 
     def read_types(self) -> list[FunctionType]:
         """The function types (nothing else is allowed among the types)."""
-        data, count, position = self._section(TYPE)
+        data, count, position = self.section(TYPE)
         types = []
         for _ in range(count):
             if data[position] != 0x60:
@@ -233,7 +238,7 @@ class Module:
 
     def read_imports(self) -> list[Import]:
         """The imports, in their order."""
-        data, count, position = self._section(IMPORT)
+        data, count, position = self.section(IMPORT)
         found = []
         for _ in range(count):
             module, position = _name(data, position)
@@ -263,7 +268,7 @@ class Module:
 
     def read_functions(self) -> list[int]:
         """The type index of every defined function."""
-        data, count, position = self._section(FUNCTION)
+        data, count, position = self.section(FUNCTION)
         found = []
         for _ in range(count):
             index, position = unsigned(data, position)
@@ -276,7 +281,7 @@ class Module:
 
     def read_tables(self) -> list[bytes]:
         """The tables' types, as bytes."""
-        data, count, position = self._section(TABLE)
+        data, count, position = self.section(TABLE)
         found = []
         for _ in range(count):
             after = limits(data, value_type(data, position))
@@ -286,7 +291,7 @@ class Module:
 
     def read_globals(self) -> list[Global]:
         """The defined globals."""
-        data, count, position = self._section(GLOBAL)
+        data, count, position = self.section(GLOBAL)
         found = []
         for _ in range(count):
             middle = value_type(data, position)
@@ -301,7 +306,7 @@ class Module:
 
     def read_exports(self) -> list[Export]:
         """The exports."""
-        data, count, position = self._section(EXPORT)
+        data, count, position = self.section(EXPORT)
         found = []
         for _ in range(count):
             name, position = _name(data, position)
@@ -318,7 +323,7 @@ class Module:
 
     def read_tags(self) -> list[int]:
         """The type index of every defined tag."""
-        data, count, position = self._section(TAG)
+        data, count, position = self.section(TAG)
         found = []
         for _ in range(count):
             index, position = unsigned(data, position + 1)
@@ -327,7 +332,7 @@ class Module:
 
     def read_bodies(self) -> list[bytes]:
         """The functions' bodies: local declarations and code, without the size."""
-        data, count, position = self._section(CODE)
+        data, count, position = self.section(CODE)
         found = []
         for _ in range(count):
             size, position = unsigned(data, position)
@@ -345,7 +350,7 @@ class Module:
 
     def read_elements(self) -> list[tuple[int, list[int]]]:
         """The active segments of table 0: offset and function indices. Other kinds are refused."""
-        data, count, position = self._section(ELEMENT)
+        data, count, position = self.section(ELEMENT)
         found = []
         for _ in range(count):
             if data[position] != 0 or data[position + 1] != I32_CONST:

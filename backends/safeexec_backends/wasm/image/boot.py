@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from safeexec_backends.wasm import abi
-from safeexec_backends.wasm.fs import Directory, Quota
+from safeexec_backends.wasm.fs import Directory, Node, Quota
 from safeexec_backends.wasm.functions import host_functions
 from safeexec_backends.wasm.host import Host
 from safeexec_backends.wasm.limits import STACK_PROTECTION
@@ -22,6 +24,7 @@ _FUNCTIONS = (
     ("receive", "safeexec_receive", _METH_NOARGS),
     ("wait", "safeexec_wait", _METH_O),
 )
+_EPOCH: Final = 1_767_225_600 * 10**9  # 2026-01-01, in nanoseconds
 HANDLER_WORD: Final = 68  # see helpers.wat
 # Built-in modules that exist to reach JavaScript or to test CPython by crashing it.
 _FORBIDDEN = frozenset(
@@ -34,13 +37,33 @@ class BootError(Exception):
     """The interpreter did not start, or code that the builder ran in it failed."""
 
 
+class _Still(Host):
+    """A host on which nothing differs from one build to the next: the same image everywhere, so that a snapshot of a session, which is what
+    differs from its image, can be restored on another machine. What sessions draw is their own host's."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        ticks = itertools.count(_EPOCH, 1000)
+        self.clocks = dict.fromkeys(self.clocks, ticks.__next__)
+        self.random = random.Random(0).randbytes
+        numbers = itertools.count(1)
+        pending: list[Node] = [self.files.root]
+        while pending:
+            node = pending.pop()
+            node.ino = next(numbers)
+            node.mtime = 0 if node.readonly else _EPOCH
+            if isinstance(node, Directory):
+                # What differs from machine to machine, the zone database, is numbered last.
+                pending += [child for name, child in sorted(node.entries.items(), key=lambda i: (i[0] != "usr", i[0]))]
+
+
 class Interpreter:
     """A CPython in an instance, driven through its C API."""
 
     def __init__(self, program: abi.Program, base: Mapping[str, Directory], missing: tuple[str, ...]) -> None:
         self.out = bytearray()
         memory = 512 << 20
-        self.host = Host(base, Quota(bytes=256 << 20), memory, missing, on_output=self._output)
+        self.host = _Still(base, Quota(bytes=512 << 20, inodes=100_000), memory, missing, on_output=self._output)
         self.instance = abi.Instance(program, self.host, memory)
         self._strings: dict[str, int] = {}
 
@@ -142,6 +165,12 @@ class Interpreter:
                 filled += size
             call("free", pointer)
         return filled
+
+    def reserve(self, start: int, end: int) -> None:
+        """Take the first bytes of the heap, before anything is allocated: libraries' data is linked to lie there. Raises BootError."""
+        top = self.instance.call("sbrk", 0)
+        if top > start or (self.instance.call("sbrk", end - top) & abi.MASK32) != top:
+            raise BootError("the heap does not begin where the libraries were linked to")
 
     def run(self, code: str) -> str:
         """Run a program; return what it printed. Raises BootError with its traceback."""

@@ -1,7 +1,8 @@
-"""From Pyodide's two files to a frozen interpreter: the stages of building an image."""
+"""From Pyodide's files to a frozen interpreter: the stages of building an image."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,12 +17,14 @@ from safeexec_backends.wasm.limits import NATIVE_STACK
 from .boot import HANDLER_WORD, POINTERS, PROVIDED, SITE, STDLIB, BootError, Interpreter
 from .freeze import freeze
 from .library import compile_library, select, time_zones
-from .link import link
+from .link import Linked, link
 from .pins import guest_files
 
 STAGES: Final = ("fetch", "link", "compile", "library", "boot", "freeze", "compile image", "verify", "done")
 ZONES: Final = "usr/share/zoneinfo/"
 Progress = Callable[[str, int, int], None]
+Found = dict[str, Any]
+"""What the interpreter says of itself: where its generator's state and the guest program's handler are."""
 
 _PRELUDE: Final = """
 import abc, array, ast, asyncio, base64, bisect, calendar, cmath, collections.abc, contextlib, copy, csv, dataclasses
@@ -42,13 +45,15 @@ asyncio.run(asyncio.sleep(0))
 word = id(random._inst) + 8
 print(json.dumps({"handler": id(safeexec_runtime.handle), "random": word, "state": random.getstate()[1]}))
 del word
+"""
+_FINISH: Final = """
 safeexec_runtime.warm()
+safeexec_runtime.begin()
 gc.collect()
 safeexec_runtime.immortalise()
 gc.collect()
 gc.freeze()
-for module in ("_safeexec_device", "safeexec_runtime", "__main__"):
-    del sys.modules[module]
+del sys.modules["_safeexec_device"], sys.modules["safeexec_runtime"]
 """
 
 
@@ -56,7 +61,7 @@ class Image(NamedTuple):
     """What a build makes: the compiled module, the shared files, and what must be known to use them."""
 
     compiled: bytes
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes | memoryview]
     facts: Mapping[str, Any]
 
 
@@ -75,23 +80,16 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
         path.write_bytes(engine.compile(linked.module))
         program = abi.Program(engine, engine.load(path), host_functions())
     begin("library")
-    files = {STDLIB[1:]: compile_library(program, select(library), linked.missing)}
+    files: dict[str, bytes | memoryview] = {STDLIB[1:]: compile_library(program, select(library), linked.missing)}
     files |= guest_files()
     files |= {ZONES + name: data for name, data in time_zones().items()}
     begin("boot")
-    interpreter = Interpreter(program, base_tree(files), linked.missing)
-    interpreter.start((STDLIB, SITE))
-    interpreter.add_device(linked.table)
-    interpreter.protect_stack()
-    interpreter.listen_for_signals()
-    found = json.loads(interpreter.run(_PRELUDE))
-    memory = interpreter.host.memory
-    memory.set_u32(HANDLER_WORD, found["handler"])
-    _check_random(memory, found["random"], found["state"])
-    interpreter.fill_holes()
+    interpreter, found = start(program, files, linked)
+    finish(interpreter, found)
     begin("freeze")
     frozen = freeze(linked.module, interpreter.instance)
-    size = memory.size
+    identity = hashlib.sha256(frozen).hexdigest()
+    size = interpreter.host.memory.size
     interpreter.host.close()
     begin("compile image")
     compiled = engine.compile(frozen)
@@ -99,8 +97,38 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
         "missing": linked.missing,
         "random": found["random"],
         "memory": size,
+        "identity": identity,
     }
     return Image(compiled, files, facts)
+
+
+def start(
+    program: abi.Program,
+    files: Mapping[str, bytes | memoryview],
+    linked: Linked,
+    reserved: tuple[int, int] | None = None,
+    libraries: Mapping[str, Mapping[str, int]] | None = None,
+) -> tuple[Interpreter, Found]:
+    """An interpreter with the guest program in it; `reserved` and `libraries` as in merge.Merged. Raises BootError."""
+    interpreter = Interpreter(program, base_tree(files), linked.missing)
+    if libraries:
+        interpreter.host.libraries = libraries
+    if reserved is not None:
+        interpreter.reserve(*reserved)
+    interpreter.start((STDLIB, SITE))
+    interpreter.add_device(linked.table)
+    interpreter.protect_stack()
+    interpreter.listen_for_signals()
+    return interpreter, json.loads(interpreter.run(_PRELUDE))
+
+
+def finish(interpreter: Interpreter, found: Found) -> None:
+    """Make it ready to be frozen. Raises BootError."""
+    interpreter.run(_FINISH)
+    memory = interpreter.host.memory
+    memory.set_u32(HANDLER_WORD, found["handler"])
+    _check_random(memory, found["random"], found["state"])
+    interpreter.fill_holes()
 
 
 def _check_random(memory: abi.Memory, word: int, state: list[int]) -> None:

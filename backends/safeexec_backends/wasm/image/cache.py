@@ -26,10 +26,11 @@ from .pins import PINS, guest_files
 
 COMPILED, FILES, FACTS = "image.cwasm", "files.bin", "image.json"
 _CHUNK: Final = 8 << 20
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 # The code whose output an image is; what only loads and drives one is not among it.
 _BUILDER: Final = (
     "binary.py", "boot.py", "build.py", "code.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
+    "state.py",
     "../abi.py", "../limits.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
 )  # fmt: skip
 Note = Callable[[str, int, int], None]
@@ -123,7 +124,7 @@ def digest_of(data: bytes | mmap.mmap | memoryview) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def _check_owner(path: Path, directory: bool) -> None:
+def check_owner(path: Path, directory: bool) -> None:
     """Refuse what somebody else could have written."""
     info = os.lstat(path)
     if stat.S_ISDIR(info.st_mode) != directory or (not directory and not stat.S_ISREG(info.st_mode)):
@@ -144,9 +145,9 @@ def _mapped(path: Path) -> mmap.mmap:
 
 def load(directory: Path) -> Loaded:
     """Verify and open an image. Raises FileNotFoundError if there is none, Damaged if it must not be used."""
-    _check_owner(directory, True)
+    check_owner(directory, True)
     for name in (COMPILED, FILES, FACTS):
-        _check_owner(directory / name, False)
+        check_owner(directory / name, False)
     try:
         facts = json.loads((directory / FACTS).read_bytes())
         with _mapped(directory / COMPILED) as data:
@@ -168,7 +169,7 @@ def locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
     import fcntl
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_owner(folder, True)
+    check_owner(folder, True)
     with open(folder / "lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -178,7 +179,9 @@ def locked(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def publish(folder: Path, name: str, compiled: bytes, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Path:
+def publish(
+    folder: Path, name: str, compiled: bytes, files: Mapping[str, bytes | memoryview], facts: Mapping[str, Any]
+) -> Path:
     """Write an image under a temporary name and rename it: a killed build leaves nothing that looks like one."""
     import shutil  # only a build needs it, and it costs a start 4 ms
 

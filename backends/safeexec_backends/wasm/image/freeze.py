@@ -8,14 +8,17 @@ from .binary import (
     DATA,
     DATA_COUNT,
     KIND_GLOBAL,
+    KIND_TABLE,
     MEMORY,
     START,
+    Export,
     FormatError,
     Module,
     encode_unsigned,
     i32_constant,
 )
 from .link import GLOBAL_PREFIX
+from .state import changeable
 
 _BLOCK = 4096
 
@@ -36,7 +39,15 @@ def freeze(linked: bytes, instance: abi.Instance) -> bytes:
                 raise FormatError("a mutable global that is not a 32-bit number")
             globals_[index] = item._replace(init=i32_constant(instance.global_value(names[index])))
     module.write_globals(globals_)
-    module.write_exports([e for e in exports if not e.name.startswith(GLOBAL_PREFIX)])
+    kept = [e for e in exports if not e.name.startswith(GLOBAL_PREFIX)]
+    try:
+        state = changeable(module)
+    except FormatError:
+        pass  # then instances of this image are not used again, for nobody could tell what is left in them
+    else:
+        kept += [Export(f"{abi.STATE_GLOBAL}{n}", KIND_GLOBAL, index) for n, index in enumerate(state.globals)]
+        kept += [Export(f"{abi.STATE_TABLE}{n}", KIND_TABLE, index) for n, index in enumerate(state.tables)]
+    module.write_exports(kept)
 
     memory = bytes(instance.memory.view)
     if module.sections[MEMORY][:2] != b"\x01\x01":

@@ -63,10 +63,10 @@ _ZERO |= {b"\x6f": b"\xd0\x6f", b"\x70": b"\xd0\x70"}
 # therefore charged this many bytes of linear stack per call: the check then sees them, and raises RecursionError in time.
 _CHARGE = 64
 _CHARGED = "_Py_Dealloc"
-_RECURSION_CHECKS = ("Py_EnterRecursiveCall", "_Py_CheckRecursiveCall", "_Py_ReachedRecursionLimitWithMargin")
+CHARGED_CHECKS = ("Py_EnterRecursiveCall", "_Py_CheckRecursiveCall", "_Py_ReachedRecursionLimitWithMargin")
 # Host functions that the helpers use. `missing` takes the index of the name in Linked.missing and does not return.
 GLOBAL_PREFIX = "safeexec_global_"
-_MISSING = Import("host", "missing", KIND_FUNCTION, b"")
+MISSING = Import("host", "missing", KIND_FUNCTION, b"")
 
 
 class Linked(NamedTuple):
@@ -77,7 +77,7 @@ class Linked(NamedTuple):
     table: dict[str, int]  # table index of each helper that CPython calls through a pointer
 
 
-def _stub(name: str, kind: FunctionType, number: int, missing: int) -> bytes:
+def stub(name: str, kind: FunctionType, number: int, missing: int) -> bytes:
     """The body of a function that JavaScript would have supplied."""
     if name.startswith("__syscall_") and kind.results == (b"\x7f",):
         code = i32_constant(-_ENOSYS)[:-1]
@@ -90,7 +90,7 @@ def _stub(name: str, kind: FunctionType, number: int, missing: int) -> bytes:
     return b"\x00" + code + b"\x0b"
 
 
-def _charging(parameters: int, original: int, stack_pointer: int) -> bytes:
+def charging(parameters: int, original: int, stack_pointer: int) -> bytes:
     """The body of a wrapper that lowers the stack pointer while the original runs."""
 
     def move(op: int) -> bytes:
@@ -136,7 +136,7 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
             new_imports.append(item._replace(description=encode_unsigned(kind)))
     missing_type = _index(types, FunctionType((b"\x7f",), ()))
     missing_index = len(new_imports)
-    new_imports.append(_MISSING._replace(description=encode_unsigned(missing_type)))
+    new_imports.append(MISSING._replace(description=encode_unsigned(missing_type)))
 
     # The new function index space: imports, the module's own functions, helpers, stubs.
     own = len(new_imports)
@@ -168,7 +168,7 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
     all_types = types.all
     tags = [all_types[t] for t in module.read_tags()]
     bodies = []
-    checks = frozenset(exported[name] for name in _RECURSION_CHECKS)
+    checks = frozenset(exported[name] for name in CHARGED_CHECKS)
     charged = [exported[_CHARGED] - len(old_functions)]
     for number, (kind, body) in enumerate(zip(functions, module.read_bodies(), strict=True)):
         new, legacy, recursive = renumber_calls(body, skip_locals(body)[2], encoded, checks)
@@ -181,14 +181,14 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
         )
     stub_types = [unsigned(i.description, 0)[0] for i in stubbed]
     for number, (item, kind) in enumerate(zip(stubbed, stub_types, strict=True)):
-        bodies.append(_stub(item.name, all_types[kind], number, missing_index))
+        bodies.append(stub(item.name, all_types[kind], number, missing_index))
 
     # The body of a charged function moves to the end; its old number is that of the wrapper, so that every call pays.
     stack_pointer = next(e.number for e in exports if e.name == "__stack_pointer" and e.kind == KIND_GLOBAL)
     for number in charged:
         original = own + len(bodies)
         bodies.append(bodies[number])
-        bodies[number] = _charging(len(all_types[functions[number]].parameters), original, stack_pointer)
+        bodies[number] = charging(len(all_types[functions[number]].parameters), original, stack_pointer)
 
     module.write_imports(new_imports)
     module.write_functions(

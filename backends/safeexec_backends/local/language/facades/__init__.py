@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.denied import DENIED_TYPES
 from safeexec_backends.local.language.identity import FACADES, PLAIN, AttributeRefused, ModuleRefused, WriteRefused
 
+from .hints import HINTS
+
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
 
@@ -123,6 +125,7 @@ class Gate:
         self.language = language
         self._allowed = allowed
         self._made: dict[str, Any] = {}
+        self._built: dict[str, Any] = {}
         self._real: dict[str, RealModule] = {}
 
     # -- policy ------------------------------------------------------------------------------------------------------------
@@ -135,11 +138,13 @@ class Gate:
 
     def loaded(self) -> dict[str, Any]:
         """The modules that the program imported."""
-        return dict(self._made)
+        return {**self._made, "__main__": self.language.main_module}
 
     def _refuse(self, name: str) -> Any:
         listed = sorted(builders()) if self._allowed is None else sorted(self._allowed)
-        raise ModuleRefused(f"Import of {name!r} is not allowed; allowed: {', '.join(listed)}", name=name)
+        hint = HINTS.get(name) or HINTS.get(name.partition(".")[0])
+        why = f"; {hint}" if hint else ""
+        raise ModuleRefused(f"Import of {name!r} is not allowed; allowed: {', '.join(listed)}{why}", name=name)
 
     # -- modules -----------------------------------------------------------------------------------------------------------
 
@@ -156,11 +161,23 @@ class Gate:
             raise ImportError("attempted relative import with no known parent package")
         if not name:
             raise ValueError("Empty module name")
+        if name == "__main__":
+            return self.language.main_module
         if not self.permits(name):
             return self._refuse(name)
-        found = self._build(name)
-        self._made[name] = found
+        found = self._made[name] = self.build(name)
         return found
+
+    def build(self, name: str) -> Any:
+        """The facade called `name`, whatever the policy says, the same each time."""
+        found = self._built.get(name)
+        if found is None:
+            found = self._built[name] = self._build(name)
+        return found
+
+    def add(self, name: str, facade: Facade) -> None:
+        """A module of the session's own."""
+        self._made[name] = facade
 
     def _build(self, name: str) -> Any:
         table = builders()
@@ -207,8 +224,21 @@ class Gate:
 
     def top(self, name: str) -> Any:
         """``import a.b``, which binds ``a``."""
-        self.find(name)
+        found = self.find(name)
+        if isinstance(found, RealModule):
+            self._show_below(name, found)
         return self.find(name.partition(".")[0])
+
+    def _show_below(self, name: str, found: Any) -> None:
+        """A real module of a package that is a facade, such as urllib.request at the policy's word: the package then has it."""
+        package, _, child = name.rpartition(".")
+        parent = self._made.get(package) if package else None
+        if not isinstance(parent, Facade) and package:
+            parent = self.find(package)
+        if isinstance(parent, Facade) and child not in type(parent).__slots__:
+            kind: Any = type(parent)
+            exports: dict[str, Any] = {slot: getattr(parent, slot) for slot in kind.__slots__}
+            self._made[package] = make(package, {**exports, child: found}, kind.__doc__)
 
     def member(self, module: str, name: str) -> Any:
         """``from module import name``. CPython's own would fall back to ``sys.modules[module.name]``."""
@@ -285,12 +315,12 @@ _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}
 def builders() -> dict[str, Callable[[RestrictedLanguage], dict[str, Any]]]:
     """Facade name to the function that makes its exports; the standard library modules are imported only then."""
     if not _builders:
-        from . import aio, files, guarded, programs, system
+        from . import aio, borrowed, files, guarded, programs, system
         from .table import NAMES
 
         for name in NAMES:
             _builders[name] = _plain(name)
-        for module in (guarded, system, files, aio, programs):
+        for module in (guarded, system, files, aio, programs, borrowed):
             _builders.update(module.BUILDERS)
     return _builders
 

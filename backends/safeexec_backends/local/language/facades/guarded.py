@@ -189,6 +189,7 @@ def _typing(language: RestrictedLanguage) -> Exports:
 
 def _types(language: RestrictedLanguage) -> Exports:
     from . import Facade
+    from .views import CodeView
 
     def new_class(name: str, bases: Any = (), kwds: Any = None, exec_body: Any = None) -> type:
         """As `types.new_class`."""
@@ -210,7 +211,7 @@ def _types(language: RestrictedLanguage) -> Exports:
 
     exports = reviewed("types")
     exports |= {n: bases_of(exports[n]) for n in ("get_original_bases", "resolve_bases") if n in exports}
-    return exports | {"new_class": new_class, "ModuleType": Facade}
+    return exports | {"new_class": new_class, "ModuleType": Facade, "CodeType": CodeView}
 
 
 def _collections(language: RestrictedLanguage) -> Exports:

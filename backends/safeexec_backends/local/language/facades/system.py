@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.denied import deny_class
-from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name
+from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name, is_guest_frame
 
 from . import Facade
 
@@ -166,7 +166,7 @@ def _sys(language: RestrictedLanguage) -> Exports:
         "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit, "displayhook": displayhook,
         "__stdout__": outputs["stdout"], "__stderr__": outputs["stderr"], "stdin": stdin,
         "argv": [""], "path": [], "flags": types.SimpleNamespace(optimize=0, debug=0, verbose=0, utf8_mode=0, dev_mode=False),
-        "executable": "", "prefix": "", "implementation": types.SimpleNamespace(name=sys.implementation.name,
+        "executable": "", "prefix": "", "base_prefix": "", "exec_prefix": "", "base_exec_prefix": "", "implementation": types.SimpleNamespace(name=sys.implementation.name,
         version=sys.implementation.version), "builtin_module_names": (), "warnoptions": [],
         "stdlib_module_names": sys.stdlib_module_names, "orig_argv": [], "dont_write_bytecode": True,
     }  # fmt: skip
@@ -328,7 +328,18 @@ def _traceback(language: RestrictedLanguage) -> Exports:
         """As `traceback.print_tb`."""
         (sys.stderr if file is None else file).write("".join(format_tb(tb, limit)))
 
+    def clear_frames(tb: Any) -> None:
+        """As `traceback.clear_frames`, the program's own frames only."""
+        while tb is not None:
+            if is_guest_frame(tb.tb_frame):
+                try:
+                    tb.tb_frame.clear()
+                except RuntimeError:
+                    pass  # it still runs
+            tb = tb.tb_next
+
     return {
+        "clear_frames": clear_frames,
         "format_exception": format_exception, "format_exc": format_exc, "print_exception": print_exception,
         "print_exc": print_exc, "extract_tb": extract_tb, "format_tb": format_tb, "print_tb": print_tb,
         "format_exception_only": traceback.format_exception_only, "format_list": format_list,
@@ -515,8 +526,36 @@ def _shlex(language: RestrictedLanguage) -> Exports:
 def _codecs(language: RestrictedLanguage) -> Exports:
     import codecs
 
-    shown = "encode decode BOM BOM_UTF8 BOM_UTF16 BOM_UTF32 BOM_UTF16_LE BOM_UTF16_BE getincrementaldecoder getincrementalencoder"
-    return {n: getattr(codecs, n) for n in shown.split()}
+    from . import files
+
+    def open(filename: Any, mode: str = "r", encoding: Any = None, errors: str = "strict", buffering: int = -1) -> Any:
+        """As `codecs.open`, in the places that the builtin opens."""
+        return files.open_file(filename, mode, encoding=encoding, errors=None if encoding is None else errors)
+
+    shown = """encode decode lookup BOM BOM_LE BOM_BE BOM_UTF8 BOM_UTF16 BOM_UTF32 BOM_UTF16_LE BOM_UTF16_BE BOM_UTF32_LE BOM_UTF32_BE
+        getincrementaldecoder getincrementalencoder"""
+    return {n: getattr(codecs, n) for n in shown.split()} | {"open": open}
+
+
+def _locale(language: RestrictedLanguage) -> Exports:
+    import locale
+
+    shown = """LC_ALL LC_COLLATE LC_CTYPE LC_MESSAGES LC_MONETARY LC_NUMERIC LC_TIME CHAR_MAX Error atof atoi currency delocalize
+        format_string getdefaultlocale getlocale getpreferredencoding localeconv localize normalize setlocale str strcoll strxfrm"""
+    return {n: getattr(locale, n) for n in shown.split() if hasattr(locale, n)}
+
+
+def _tracemalloc(language: RestrictedLanguage) -> Exports:
+    import tracemalloc
+
+    shown = "start stop is_tracing get_traced_memory reset_peak clear_traces get_tracemalloc_memory"
+    return {n: getattr(tracemalloc, n) for n in shown.split()}
+
+
+def _getpass(language: RestrictedLanguage) -> Exports:
+    from safeexec.guest import refuse_input
+
+    return {"getuser": _constant("sandbox"), "getpass": refuse_input, "GetPassWarning": UserWarning}
 
 
 def _etree(language: RestrictedLanguage) -> Exports:
@@ -542,5 +581,8 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "atexit": _atexit,
     "shlex": _shlex,
     "codecs": _codecs,
+    "locale": _locale,
+    "tracemalloc": _tracemalloc,
+    "getpass": _getpass,
     "xml.etree.ElementTree": _etree,
 }

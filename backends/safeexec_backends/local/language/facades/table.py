@@ -125,6 +125,8 @@ NAMES: dict[str, str] = {
         ifloordiv ilshift imatmul imod imul index indexOf inv invert ior ipow irshift is_ is_not isub
         itemgetter itruediv ixor le length_hint lshift lt matmul mod mul ne neg not_ or_ pos pow rshift
         setitem sub truediv truth xor""",
+    "plistlib": """
+        FMT_BINARY FMT_XML InvalidFileException UID dump dumps load loads""",
     "pprint": """
         PrettyPrinter isreadable isrecursive pformat pp pprint saferepr""",
     "queue": """
@@ -199,7 +201,7 @@ NAMES: dict[str, str] = {
     "urllib.parse": """
         DefragResult DefragResultBytes ParseResult ParseResultBytes SplitResult SplitResultBytes parse_qs
         parse_qsl quote quote_from_bytes quote_plus unquote unquote_plus unquote_to_bytes urldefrag
-        urlencode urljoin urlparse urlsplit urlunparse urlunsplit""",
+        urlencode urljoin urlparse urlsplit urlunparse urlunsplit _splittype""",
     "weakref": """
         CallableProxyType ProxyType ProxyTypes ReferenceType WeakKeyDictionary WeakMethod WeakSet
         WeakValueDictionary finalize proxy ref""",

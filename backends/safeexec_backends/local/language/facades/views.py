@@ -6,7 +6,7 @@ from collections.abc import Iterator, MutableMapping
 from types import CodeType
 from typing import Any
 
-from safeexec_backends.local.language.identity import WriteRefused, exact_name
+from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name
 
 
 class CodeView:
@@ -65,6 +65,40 @@ def globals_view(namespace: dict[str, Any]) -> MutableMapping[str, Any]:
             return dict(self) | dict(other)
 
     return Globals()
+
+
+def main_module(language: Any) -> Any:
+    """``__main__``: the session's own variables, through the same rules as ``globals()``."""
+    from . import Facade
+
+    class Main(Facade):
+        __slots__ = ()
+        __doc__ = None
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return language.view(language.main)[name]
+            except KeyError:
+                raise AttributeError(f"module '__main__' has no attribute {name!r}") from None
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            language.view(language.main)[name] = value
+
+        def __delattr__(self, name: str) -> None:  # type: ignore[override]
+            try:
+                del language.view(language.main)[name]
+            except KeyError:
+                raise AttributeError(name) from None
+
+        def __dir__(self) -> list[str]:
+            return sorted(map(str, language.view(language.main)))
+
+        def __repr__(self) -> str:
+            return "<module '__main__'>"
+
+    type.__setattr__(Main, "__name__", "module")
+    PLAIN[id(Main)] = Main
+    return object.__new__(Main)
 
 
 def _ours(key: Any) -> bool:

@@ -1,0 +1,141 @@
+"""Tools of an MCP server. Its client lives on an event loop in a thread of its own, while the collection is entered."""
+
+from __future__ import annotations
+
+import asyncio
+import keyword
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
+
+from safeexec import Image
+from safeexec_agent.errors import AgentError
+from safeexec_agent.tools import TYPES, Tool
+
+
+class McpTool(Tool):
+    """One tool of a server. What the server says of it is text for the model; what it returns is data."""
+
+    skip_forward_signature_validation = True
+
+    def __init__(self, spec: Any, call: Any) -> None:
+        super().__init__()
+        self.remote_name = str(spec.name)
+        self.name = _identifier(self.remote_name)
+        self.description = str(spec.description or spec.name)[:10_000]
+        schema = spec.input_schema or {}
+        self.inputs = _inputs(schema)  # type: ignore[misc]
+        self.output_type = "any"
+        self._names = dict(zip(self.inputs, schema.get("properties", {}), strict=True))
+        self._call = call
+
+    def forward(self, **arguments: Any) -> Any:
+        """Call the server. Raises RuntimeError with the server's own words when it says that the call failed."""
+        given = {self._names[key]: value for key, value in arguments.items() if value is not None}
+        result = self._call(self.remote_name, given)
+        parts = [_part(block) for block in result.content]
+        if result.is_error:
+            raise RuntimeError(" ".join(str(part) for part in parts)[:5000] or "the server's tool failed")
+        structured = result.structured_content
+        if isinstance(structured, dict):
+            return structured["result"] if set(structured) == {"result"} else structured
+        return parts[0] if len(parts) == 1 else parts
+
+
+def _identifier(name: str) -> str:
+    text = re.sub(r"\W", "_", name) or "tool"
+    text = f"tool_{text}" if text[0].isdigit() or text.startswith("__") else text
+    return f"{text}_" if keyword.iskeyword(text) else text
+
+
+def _inputs(schema: Any) -> dict[str, dict[str, Any]]:
+    required = schema.get("required", [])
+    inputs: dict[str, dict[str, Any]] = {}
+    for name, about in schema.get("properties", {}).items():
+        about = about if isinstance(about, Mapping) else {}
+        kind = about.get("type", "any")
+        entry = {
+            "type": kind if kind in TYPES else "any",
+            "description": str(about.get("description") or about.get("title") or name)[:2000],
+        }
+        if name not in required:
+            entry["nullable"] = True
+        inputs[_identifier(str(name))] = entry
+    return inputs
+
+
+def _part(block: Any) -> Any:
+    import base64
+
+    kind = getattr(block, "type", "")
+    if kind == "text":
+        return block.text
+    if kind == "image":
+        mime = str(getattr(block, "mime_type", None) or "image/png")
+        return Image(mime, base64.b64decode(block.data))
+    return block.model_dump(mode="json") if hasattr(block, "model_dump") else str(block)
+
+
+@contextmanager
+def connected(collection: Any, parameters: Any, timeout: float) -> Iterator[Any]:
+    """A ToolCollection of the server's tools; the connection ends with the block. Raises AgentError."""
+    try:
+        import mcp
+    except ImportError:
+        raise AgentError("the mcp library is not installed: pip install 'safeexec[mcp]'") from None
+    loop = asyncio.new_event_loop()
+    ready = threading.Event()
+    state: dict[str, Any] = {}
+
+    async def serve() -> None:
+        done = state["done"] = asyncio.Event()
+        try:
+            async with AsyncExitStack() as stack:
+                read, write, *_ = await stack.enter_async_context(_transport(parameters))
+                session = await stack.enter_async_context(mcp.ClientSession(read, write))
+                async with asyncio.timeout(timeout):
+                    await session.initialize()
+                    state["tools"] = (await session.list_tools()).tools
+                state["session"] = session
+                ready.set()
+                await done.wait()
+        except BaseException as error:
+            state.setdefault("error", error)
+        finally:
+            ready.set()
+
+    def call(name: str, arguments: dict[str, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(state["session"].call_tool(name, arguments), loop).result()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name="safeexec-mcp", daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        if "session" not in state:
+            error = state.get("error")
+            while isinstance(error, BaseExceptionGroup) and error.exceptions:
+                error = error.exceptions[0]
+            raise AgentError(f"the MCP server cannot be used: {type(error).__name__}: {error}")
+        yield collection([McpTool(spec, call) for spec in state["tools"]])
+    finally:
+        if "done" in state and not loop.is_closed():
+            loop.call_soon_threadsafe(state["done"].set)
+        thread.join(10)
+        if not thread.is_alive():
+            loop.close()
+
+
+def _transport(parameters: Any) -> Any:
+    if isinstance(parameters, Mapping):
+        if parameters.get("transport") == "sse":
+            from mcp.client.sse import sse_client
+
+            return sse_client(parameters["url"])
+        from mcp.client import streamable_http
+
+        return streamable_http.streamable_http_client(parameters["url"])
+    from mcp.client.stdio import stdio_client
+
+    return stdio_client(parameters)

@@ -1,0 +1,214 @@
+"""The tools that come with the agent. They run on the host: keys stay here, and the addresses they are given come from the model."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from safeexec_agent.errors import AgentError
+from safeexec_agent.tools import Tool
+
+TAVILY = "https://api.tavily.com/search"
+
+
+class FinalAnswerTool(Tool):
+    """The way out of the loop. A subclass may change the answer on its way."""
+
+    name = "final_answer"
+    description = "Gives the answer to the task and ends it."
+    inputs = {"answer": {"type": "any", "description": "The answer: text, a number, a list, a dict."}}  # noqa: RUF012
+    output_type = "any"
+
+    def forward(self, answer: Any) -> Any:
+        return answer
+
+
+class UserInputTool(Tool):
+    """Asks whoever sits at the terminal."""
+
+    name = "user_input"
+    description = "Asks the user a question and returns the reply."
+    inputs = {"question": {"type": "string", "description": "The question."}}  # noqa: RUF012
+    output_type = "string"
+    tool_time = None  # people take their time
+
+    def forward(self, question: str) -> str:
+        from safeexec.text import neutralise
+
+        return input(f"{neutralise(question)} => ")
+
+
+class DuckDuckGoSearchTool(Tool):
+    """Web search through the ddgs library; needs no key."""
+
+    name = "web_search"
+    description = "Searches the web and returns the best results: title, address and a few lines of each, as text."
+    inputs = {"query": {"type": "string", "description": "What to search for."}}  # noqa: RUF012
+    output_type = "string"
+
+    def __init__(self, max_results: int = 10, **options: Any) -> None:
+        super().__init__()
+        self.max_results, self._options = max_results, options
+
+    def forward(self, query: str) -> str:
+        try:
+            from ddgs import DDGS
+        except ImportError:
+            raise AgentError("web_search needs ddgs: pip install 'safeexec[agent]'") from None
+        found = DDGS(**self._options).text(query, max_results=self.max_results)
+        return listed((r.get("title", ""), r.get("href", ""), r.get("body", "")) for r in found)
+
+
+class TavilySearchTool(Tool):
+    """Web search by Tavily; the key is `api_key` or ``TAVILY_API_KEY`` and never leaves the host."""
+
+    name = "web_search"
+    description = "Searches the web and returns the best results: title, address and content of each, as text."
+    inputs = {"query": {"type": "string", "description": "What to search for."}}  # noqa: RUF012
+    output_type = "string"
+
+    def __init__(self, api_key: str | None = None, max_results: int = 5, url: str = TAVILY) -> None:
+        super().__init__()
+        self.max_results, self._url = max_results, url
+        self._key = api_key or os.environ.get("TAVILY_API_KEY", "")
+        if not self._key:
+            raise AgentError("Tavily needs a key: set TAVILY_API_KEY, or give api_key")
+
+    def forward(self, query: str) -> str:
+        import httpx
+
+        try:
+            body = {"query": query, "max_results": self.max_results}
+            answer = httpx.post(self._url, json=body, headers={"Authorization": f"Bearer {self._key}"}, timeout=30)
+            answer.raise_for_status()
+            found = answer.json()["results"]
+            return listed((r.get("title", ""), r.get("url", ""), r.get("content", "")) for r in found)
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
+            # Not the error's own text: it may quote the request.
+            raise RuntimeError(f"the search failed: {type(error).__name__}") from None
+
+
+def listed(results: Iterable[tuple[str, str, str]]) -> str:
+    """Search results as markdown."""
+    rows = [f"[{title}]({address})\n{body}" for title, address, body in results]
+    if not rows:
+        raise ValueError("nothing was found; try a shorter or less exact query")
+    return "## Search results\n\n" + "\n\n".join(rows)
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a host."""
+    return [info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]  # type: ignore[misc]
+
+
+def public(address: str) -> bool:
+    """Whether an address is one of the open internet, not of this machine or its networks."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
+    if mapped is not None:
+        ip = mapped
+    if isinstance(ip, ipaddress.IPv6Address) and ip in ipaddress.ip_network(
+        "64:ff9b::/96"
+    ):  # NAT64 carries an IPv4 address
+        return public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+    return ip.is_global and not ip.is_multicast
+
+
+class VisitWebpageTool(Tool):
+    """Fetches a page for the model. Private addresses are refused, for each redirect anew, and the address that was checked is the one connected to."""
+
+    name = "visit_webpage"
+    description = "Fetches the web page at an address and returns its content as markdown."
+    inputs = {"url": {"type": "string", "description": "The address, beginning with http:// or https://."}}  # noqa: RUF012
+    output_type = "string"
+
+    def __init__(
+        self,
+        max_output_length: int = 40_000,
+        *,
+        timeout: float = 20.0,
+        max_bytes: int = 5_000_000,
+        allow_private: bool = False,
+        resolver: Callable[[str, int], list[str]] = resolve,
+    ) -> None:
+        super().__init__()
+        self.max_output_length, self._timeout, self._max_bytes = max_output_length, timeout, max_bytes
+        self._private, self._resolve = allow_private, resolver
+
+    def forward(self, url: str) -> str:
+        from markdownify import markdownify
+
+        text, kind = self.fetch(url)
+        if "html" in kind:
+            text = markdownify(text).strip()
+            while "\n\n\n" in text:
+                text = text.replace("\n\n\n", "\n\n")
+        if len(text) > self.max_output_length:
+            text = text[: self.max_output_length] + f"\n[cut after {self.max_output_length} characters]"
+        return text
+
+    def fetch(self, url: str) -> tuple[str, str]:
+        """The page's text and its media type. Raises ValueError or RuntimeError with what the model may know."""
+        import httpx
+
+        until = time.monotonic() + self._timeout
+        headers = {
+            "User-Agent": "Mozilla/5.0 (compatible; safeexec-agent)",
+            "Accept": "text/html, text/*;q=0.9, */*;q=0.5",
+        }
+        try:
+            # trust_env: a proxy of the environment would resolve names itself, past the check.
+            with (
+                httpx.Client(transport=self._transport(), timeout=self._timeout, follow_redirects=True, max_redirects=5,
+                             trust_env=False, headers=headers) as client,
+                client.stream("GET", url) as answer,
+            ):  # fmt: skip
+                if answer.status_code >= 400:
+                    raise RuntimeError(f"the server answered {answer.status_code}")
+                data = bytearray()
+                for piece in answer.iter_bytes(65536):  # counted after decompression
+                    data += piece
+                    if len(data) > self._max_bytes:
+                        del data[self._max_bytes :]
+                        break
+                    if time.monotonic() > until:
+                        raise TimeoutError(f"the page took longer than {self._timeout:g} s")
+                kind = answer.headers.get("content-type", "text/html").lower()
+                if not kind.startswith(("text/", "application/json", "application/xml", "application/xhtml")):
+                    raise ValueError(f"this is no page but {kind.partition(';')[0]:.60}")
+                return data.decode(answer.charset_encoding or "utf-8", "replace"), kind
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise ValueError(f"not an address that can be fetched: {error}") from None
+        except httpx.HTTPError as error:
+            raise RuntimeError(f"the page cannot be fetched: {type(error).__name__}: {error}"[:500]) from None
+        except LookupError:
+            return bytes(data).decode("utf-8", "replace"), kind
+
+    def _transport(self) -> Any:
+        import httpcore
+        import httpx
+
+        tool = self
+
+        class Checked(httpcore.SyncBackend):
+            """Resolves, checks every address, connects to the one that was checked: a name that answers differently a second time gains nothing."""
+
+            def connect_tcp(
+                self, host: Any, port: Any, timeout: Any = None, local_address: Any = None, socket_options: Any = None
+            ) -> Any:
+                try:
+                    found = tool._resolve(host, port)
+                except OSError as error:
+                    raise httpcore.ConnectError(f"the host {host} is not known: {error.strerror}") from None
+                if not found or not (tool._private or all(map(public, found))):
+                    raise httpcore.ConnectError(f"{host} is not an address of the open internet; refused")
+                return super().connect_tcp(found[0], port, timeout, local_address, socket_options)
+
+        transport = httpx.HTTPTransport(trust_env=False)
+        transport._pool = httpcore.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=Checked())
+        return transport

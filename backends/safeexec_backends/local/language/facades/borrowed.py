@@ -1,0 +1,230 @@
+"""Modules of the standard library that run as if the program had written them.
+
+Their source goes through the same transformer as the program's, with the same builtins and the facades for their imports. So they can do
+nothing that the program could not do itself, and there is nothing in them to review. That is slower than a facade of the real module, and
+right for modules that read and set attributes by name, open files and build classes all over: test frameworks, shells, archives, mail.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Callable, Mapping
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+from safeexec_backends.local.language import transformer
+from safeexec_backends.local.language.identity import PLAIN, own_module
+
+from . import Facade, builders, make, missing
+
+if TYPE_CHECKING:
+    from safeexec_backends.local.language import RestrictedLanguage
+
+Exports = dict[str, Any]
+
+NAMES = frozenset(
+    """
+    cmd optparse tarfile wave mimetypes filecmp gettext quopri fileinput token tokenize
+    unittest unittest.async_case unittest.case unittest.loader unittest.main unittest.mock unittest.result unittest.runner
+    unittest.signals unittest.suite unittest.util unittest._log
+    email email.base64mime email.charset email.contentmanager email.encoders email.errors email.feedparser email.generator
+    email.header email.headerregistry email.iterators email.message email.mime email.mime.application email.mime.audio
+    email.mime.base email.mime.image email.mime.message email.mime.multipart email.mime.nonmultipart email.mime.text
+    email.parser email.policy email.quoprimime email.utils email._encoded_words email._header_value_parser email._parseaddr
+    email._policybase
+    """.split()
+)
+"""Every module that is run this way."""
+
+
+def _refused(name: str) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(f"{name} is not available in this sandbox")
+
+    return call
+
+
+_SUBSTITUTES: Mapping[str, Callable[[], Exports]] = {
+    "signal": lambda: {
+        "SIGINT": 2, "SIG_DFL": 0, "default_int_handler": _refused("signal"), "getsignal": lambda number: None,
+        "signal": _refused("signal"),
+    },
+    "socket": lambda: {"getfqdn": lambda name="": "localhost"},
+    "pkgutil": dict,
+    "linecache": lambda: {"getline": lambda *a: "", "checkcache": lambda *a: None},
+}  # fmt: skip
+"""What libraries import at their top and hardly use. Programs do not see these."""
+
+_ALIASES = {"posixpath": "os.path"}
+
+_AFTER: Mapping[str, str] = {
+    # CPython's own finds the frames to leave out by their globals; here the library's frames are left out anyway.
+    "unittest.result": """
+def _exc_info_to_string(self, err, test):
+    lines = list(traceback.format_exception(*err))
+    if self.buffer:
+        for stream, template in ((sys.stdout, STDOUT_LINE), (sys.stderr, STDERR_LINE)):
+            text = stream.getvalue()
+            if text:
+                lines.append(template % (text if text.endswith("\\n") else text + "\\n"))
+    return "".join(lines)
+TestResult._exc_info_to_string = _exc_info_to_string
+""",
+}
+"""What is run after a module, in its namespace."""
+
+_LIBRARY = os.path.dirname(os.__file__)
+_codes: dict[str, CodeType] = {}
+
+
+def _path(name: str) -> str:
+    folder = os.path.join(_LIBRARY, *name.split("."))
+    return os.path.join(folder, "__init__.py") if os.path.isdir(folder) else folder + ".py"
+
+
+def exists(name: str) -> bool:
+    """Whether this Python has the module."""
+    return name in NAMES and os.path.isfile(_path(name))
+
+
+def code_of(name: str) -> CodeType:
+    """The transformed code of a module, without its guards: it is the same in every session."""
+    code = _codes.get(name)
+    if code is None:
+        with open(_path(name), encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+        tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and "'__main__'" in ast.unparse(n.test))]
+        made = transformer.Transformer(transformer.attribute_names(tree)).visit(tree)
+        # As the interpreter's own frozen modules: tracebacks leave the lines of "<frozen …>" out.
+        code = _codes[name] = compile(made, f"<frozen {name}>", "exec", dont_inherit=True)
+    return code
+
+
+class Library:
+    """The library modules of one session."""
+
+    def __init__(self, language: RestrictedLanguage) -> None:
+        self._language = language
+        self._shown: dict[str, Any] = {}
+
+    def load(self, name: str) -> Any:
+        """The module called `name`, as the program sees it."""
+        if name in self._shown:
+            return self._shown[name]
+        parent, _, child = name.rpartition(".")
+        if parent:
+            above = self.load(parent)
+            if name in self._shown:  # its parent imports it
+                return self._shown[name]
+        package = name if os.path.basename(_path(name)) == "__init__.py" else parent
+        space: dict[str, Any] = {
+            "__name__": own_module(name),
+            "__doc__": None,
+            "__package__": package,
+            "__builtins__": self._language.builtins,
+        }
+        if package == name:
+            space["__path__"] = []
+        shown = self._shown[name] = _shown(name, space)
+        if parent:
+            _spaces[id(above)][child] = shown
+        try:
+            exec(transformer.bind(code_of(name), self._constants(package)), space)
+            if name in _AFTER:
+                exec(self._language.compile_one(_AFTER[name], f"<frozen {name}>", "exec"), space)
+        except BaseException:
+            del self._shown[name]
+            raise
+        return shown
+
+    def _constants(self, package: str) -> dict[str, Any]:
+        """The guards for the code of a module in `package`: the program's, but for what it imports."""
+
+        def find(name: str) -> Any:
+            if name in _SUBSTITUTES:
+                if name not in self._shown:
+                    self._shown[name] = make(name, _SUBSTITUTES[name]())
+                return self._shown[name]
+            if exists(name):
+                return self.load(name)
+            name = _ALIASES.get(name, name)
+            if name in builders() or any(
+                n.startswith(name + ".") for n in builders()
+            ):  # whatever the policy says of the program's own imports: it is not shown to the program
+                return self._language.gate.build(name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        def absolute(name: str) -> str:
+            if name[:1] != ".":
+                return name
+            level = len(name) - len(name.lstrip("."))
+            parts = package.split(".")
+            return ".".join([*parts[: len(parts) - level + 1], *([name[level:]] if name[level:] else [])])
+
+        def top(name: str) -> Any:
+            find(name)
+            return find(name.partition(".")[0])
+
+        def member(module: str, name: str) -> Any:
+            module = absolute(module)
+            found = find(module)
+            space = _spaces.get(id(found))
+            if space is not None:
+                if name in space:
+                    return space[name]
+            elif hasattr(found, name):
+                return getattr(found, name)
+            below = f"{module}.{name}"
+            if below in _SUBSTITUTES or exists(below) or below in builders():
+                return find(below)
+            raise ImportError(f"cannot import name {name!r} from {module!r}", name=module)
+
+        return {
+            **self._language.constants,
+            transformer.token("import"): find,
+            transformer.token("import_top"): top,
+            transformer.token("import_from"): member,
+        }
+
+
+_spaces: dict[int, dict[str, Any]] = {}
+"""The namespace behind each module that is shown, by the id of what is shown; neither ever goes."""
+
+
+def _shown(name: str, space: dict[str, Any]) -> Facade:
+    package = name.partition(".")[0]
+
+    def lookup(self: Facade, key: str) -> Any:
+        value = space.get(key, space)
+        if value is space or key[:2] == "__":
+            raise missing(self, key)
+        if isinstance(value, Facade) and _package(value) != package:
+            raise missing(self, key)  # what the library imports is not the library's
+        return value
+
+    def names(self: Facade) -> list[str]:
+        return sorted(
+            k for k, v in space.items() if k[:2] != "__" and not (isinstance(v, Facade) and _package(v) != package)
+        )
+
+    body = {
+        "__slots__": (), "__module__": Facade.__module__, "__name__": name, "__getattr__": lookup, "__dir__": names,
+        "__all__": property(lambda self: space.get("__all__") or [n for n in names(self) if n[:1] != "_"]),
+    }  # fmt: skip
+    kind = type("module", (Facade,), body)
+    PLAIN[id(kind)] = kind
+    shown: Facade = object.__new__(kind)
+    _spaces[id(shown)] = space
+    return shown
+
+
+def _package(facade: Facade) -> str:
+    return str(type(facade).__dict__.get("__name__", "")).partition(".")[0]
+
+
+def _loader(name: str) -> Callable[[RestrictedLanguage], Exports]:
+    return lambda language: {"": language.library.load(name)}
+
+
+BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {n: _loader(n) for n in sorted(NAMES) if exists(n)}

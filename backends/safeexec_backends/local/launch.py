@@ -1,0 +1,114 @@
+"""Starting the process of a zygote: nothing but that, so that the command line can do it before it has imported anything else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import safeexec_backends
+from safeexec_backends.local import control, library
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MODULE = "safeexec_backends.local.zygote"
+
+
+class Launched:
+    """A process that was started and told its set-up; its answer has not been read."""
+
+    def __init__(self, setup: control.Message, module: str = MODULE) -> None:
+        """`module` is where its `main` is. Raises OSError."""
+        self.socket, theirs = socket.socketpair()
+        roots = [os.path.dirname(next(iter(safeexec_backends.__path__)))]
+        boot = (
+            "import sys; sys.path[:] = sys.argv[4:] + [sys.argv[3]]; "
+            f"from {module} import main; main(int(sys.argv[1]), sys.argv[2])"
+        )
+        with theirs:
+            try:
+                self.process = subprocess.Popen(
+                    [
+                        sys.executable, "-I", "-S", "-X", "utf8", "-c", boot, str(theirs.fileno()), _core(), *roots, *library.paths(),
+                    ],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                    cwd="/",
+                    # Nothing of the host's environment. One thread: a zygote that has more cannot fork. Few arenas: each
+                    # takes 64 MiB of the address space that cells are limited in.
+                    env={
+                        "OPENBLAS_NUM_THREADS": "1",
+                        "OMP_NUM_THREADS": "1",
+                        "MKL_NUM_THREADS": "1",
+                        "NUMEXPR_NUM_THREADS": "1",
+                        "MALLOC_ARENA_MAX": "2",
+                        # glibc gives large blocks back at once, and every page of the next one is a fault: with these it keeps them, and
+                        # ten megabytes arrive in 8 ms instead of 13. (The threshold's highest value; a higher one is ignored.)
+                        "MALLOC_MMAP_THRESHOLD_": str(2**25),
+                        "MALLOC_TRIM_THRESHOLD_": str(2**27),
+                        "TZ": "UTC",
+                        # Some interpreters do not start without it.
+                        **{k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},
+                    },
+                )  # fmt: skip
+                control.send(self.socket, setup)
+            except BaseException:
+                self.socket.close()
+                raise
+        self._owner = os.getpid()
+
+    def end(self) -> str:
+        """Kill it; what it had to say."""
+        if os.getpid() != self._owner:  # the child of a fork ends nothing of its parent's
+            return ""
+        self.process.kill()
+        said = self.process.communicate()[1].decode(errors="replace").strip()
+        self.socket.close()
+        return said
+
+
+def _core() -> str:
+    """The folder of the safeexec package."""
+    return os.path.dirname(str(sys.modules["safeexec"].__file__))
+
+
+def setup(
+    *, deny: Mapping[str, str], extra: Iterable[tuple[str, str]], language: str, skip: Iterable[str], portable: bool
+) -> control.Message:
+    """What a zygote is told first."""
+    return {
+        "readable": library.readable(),
+        "deny": dict(deny),
+        "extra": [list(place) for place in sorted(extra)],
+        "language": language,
+        "skip": sorted(skip),
+        "portable": portable,
+    }
+
+
+_ahead: list[tuple[control.Message, Launched]] = []
+
+
+def ahead() -> None:
+    """Start the zygote that an executor with an ordinary policy will want, before there is one. Raises OSError."""
+    wanted = setup(deny={}, extra=(), language="restricted", skip=(), portable=False)
+    _ahead.append((wanted, Launched(wanted)))
+
+
+def take(wanted: control.Message) -> Launched | None:
+    """The zygote that was started ahead, if it was told just this."""
+    if not _ahead or _ahead[0][0] != wanted or _ahead[0][1]._owner != os.getpid():
+        return None
+    return _ahead.pop()[1]
+
+
+def discard() -> None:
+    """End the zygote that was started ahead and that nobody took."""
+    while _ahead:
+        _ahead.pop()[1].end()

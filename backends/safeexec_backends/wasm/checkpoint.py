@@ -1,0 +1,180 @@
+"""What makes an instance what it is between two requests, kept, put back, doubled.
+
+Then no guest code is on any stack, so its state is its linear memory, one global (the stack pointer, checked to be where it always rests), the
+file system the host keeps for it, and nothing else: clocks and randomness are the host's, frames are all delivered. Putting a state back means
+a fresh instance with those pages: after a trap the old one is of no use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from . import abi, fs_state
+from .fs import FileSystem
+from .host import Host
+from .pages import Frozen, Run, Shadow, compared, finder, total, united
+
+Known = dict[str, tuple[int, int]]
+H = TypeVar("H", bound=Host)
+
+
+class Unsettled(Exception):
+    """The instance is in a state that cannot be kept."""
+
+
+class State(NamedTuple):
+    """Everything of an instance but the content of its pages."""
+
+    size: int
+    """Bytes of linear memory."""
+    base: Frozen | None
+    """Pages shared with other branches; `runs` come on top."""
+    runs: Sequence[Run]
+    files: FileSystem
+    clocks: Mapping[int, Callable[[], int]]
+    known: Known
+    """Of the reporting of changed files: what was reported last."""
+    changes: int
+
+
+class Rest(NamedTuple):
+    """What every instance of an image looks like between two requests."""
+
+    stack: int
+    """The stack pointer."""
+    table: int
+    """Entries of the function table."""
+    pristine: Callable[[], memoryview]
+    """The memory of an instance that never ran; asked for only where the kernel does not tell which pages were written."""
+
+    @classmethod
+    def of(cls, host: Host, pristine: Callable[[], memoryview]) -> Rest:
+        """Read it off a fresh instance."""
+        return cls(host.instance.global_value(_STACK), host.instance.table_size(_TABLE), pristine)
+
+
+_STACK, _TABLE = "__stack_pointer", "__indirect_function_table"
+
+
+def settled(host: Host, rest: Rest) -> None:
+    """Raise Unsettled unless the instance rests as an instance does between two requests."""
+    if host.parts or host.inbox:
+        raise Unsettled("a frame is under way")
+    if host.instance.global_value(_STACK) != rest.stack:
+        raise Unsettled("its stack is not where it rests")
+    if host.instance.table_size(_TABLE) != rest.table:
+        raise Unsettled("it has loaded functions")
+
+
+def written(host: Host, rest: Rest) -> list[Run]:
+    """The pages of an instance that are neither the image's nor its base's."""
+    host.memory.refresh()
+    if finder.ready():
+        return finder.written(host.memory.address(), host.memory.size)
+    return compared(host.memory.view, rest.pristine())
+
+
+def take(host: Host, rest: Rest, shadow: Shadow, known: Known, changes: int) -> State:
+    """Keep the state of an instance, its pages in `shadow`. Raises Unsettled, OSError."""
+    settled(host, rest)
+    runs = written(host, rest)
+    shadow.keep(host.memory.view, runs)
+    return State(host.memory.size, host.base, runs, fs_state.copy(host.files), host.clocks, known, changes)
+
+
+def freeze(host: Host, rest: Rest, known: Known, changes: int) -> State:
+    """Keep the state of an instance in pages that branches map. Raises Unsettled, OSError."""
+    settled(host, rest)
+    runs = written(host, rest)
+    base = host.base
+    if runs or base is None:
+        base = Frozen(host.memory.view, runs if base is None else united(runs, base.runs))
+    return State(host.memory.size, base, (), fs_state.copy(host.files), host.clocks, known, changes)
+
+
+def revive(make: Callable[[], H], state: State, shadow: Shadow | None) -> H:
+    """A fresh instance in that state; `state` can be used again. Raises EngineError when there is no room."""
+    host = make()
+    try:
+        fit(host, state.size)
+        if state.base is not None:
+            state.base.map_over(host.memory.address(), host.memory.size)
+        if shadow is not None:
+            shadow.put(host.memory.view, state.runs)
+    except OSError as error:
+        host.close()
+        raise abi.EngineError(f"its pages could not be mapped: {error}") from error
+    except BaseException:
+        host.close()
+        raise
+    host.base = state.base
+    host.files = fs_state.copy(state.files)
+    host.clocks = state.clocks
+    return host
+
+
+def fit(host: Host, size: int) -> None:
+    """Grow a fresh instance's memory to `size` bytes. Raises EngineError."""
+    missing = size - host.memory.size
+    if missing < 0 or missing % abi.PAGE:
+        raise abi.EngineError("a memory of a size that none has")
+    if missing and not host.memory.grow(missing // abi.PAGE):
+        raise abi.EngineError("its memory could not be made as large as it was")
+
+
+class Past:
+    """The last checkpoint of one session, and the frozen state that its branches share."""
+
+    def __init__(self, rest: Rest) -> None:
+        self.rest = rest
+        self.wanted = False
+        """A checkpoint was asked for and not yet taken."""
+        self._shadow: Shadow | None = None
+        self._state: State | None = None
+        self._trouble = "no checkpoint was taken"
+        self._frozen: State | None = None
+
+    def keep(self, host: Host, known: Known, changes: int) -> None:
+        """Take the checkpoint. Raises nothing: what failed is told when it is wanted back."""
+        self.wanted = False
+        try:
+            if self._shadow is None:
+                self._shadow = Shadow(host.max_pages * abi.PAGE)
+            # If this is cut short the old state is gone as well: its pages are being written over.
+            self._state, state = None, self._state
+            del state
+            self._state = take(host, self.rest, self._shadow, known, changes)
+        except (Unsettled, OSError, abi.EngineError) as error:
+            self._trouble = str(error)
+
+    def back(self, make: Callable[[], H]) -> tuple[H, State]:
+        """An instance as at the checkpoint. Raises EngineError."""
+        if self._state is None:
+            raise abi.EngineError(self._trouble)
+        return revive(make, self._state, self._shadow), self._state
+
+    def branch(self, host: Host, known: Known, changes: int) -> State:
+        """The state of the instance now, frozen for branches. Raises Unsettled, OSError."""
+        if self._frozen is None:
+            self._frozen = freeze(host, self.rest, known, changes)
+        base = self._frozen.base
+        if base is not None and base.popular():
+            self._frozen = self._frozen._replace(base=base.compact(host.memory.view))
+        return self._frozen
+
+    def moved(self) -> None:
+        """The instance is about to run: what was frozen is not its state any more."""
+        self._frozen = None
+
+    def size(self) -> int:
+        """Bytes of pages that are kept."""
+        return 0 if self._state is None else total(self._state.runs)
+
+    def close(self) -> None:
+        """Free it."""
+        self._state = self._frozen = None
+        self._trouble = "the session is closed"
+        shadow, self._shadow = self._shadow, None
+        if shadow is not None:
+            shadow.close()

@@ -1,0 +1,352 @@
+"""A file system as a value: copied for a checkpoint or a branch, written down for a snapshot, read back from one.
+
+Copies share the contents of files until one side writes (`File.own`). What is read back is guest data from anywhere: only nodes, names and
+numbers that the guest could have made by system calls come of it, within the quotas, or nothing does.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from typing import Any, Final
+
+from .fs import NAME_MAX, PATH_MAX, Device, Directory, File, FileSystem, Node, Open, Place, Quota, Symlink
+
+_MAX_TIME: Final = 1 << 63
+_FLAGS: Final = (1 << 32) - 1
+_DEVICES: Final = ("null", "zero", "random", "urandom", "stdin", "stdout", "stderr")
+
+
+class Malformed(Exception):
+    """What should be a file system is none."""
+
+
+def copy(files: FileSystem) -> FileSystem:
+    """An independent copy: same names, open files and numbers."""
+    return _Copy(files).result
+
+
+class _Copy:
+    def __init__(self, files: FileSystem) -> None:
+        self._nodes: dict[int, Node] = {}
+        self._places: dict[Place, Place] = {}
+        twin = self.result = FileSystem.__new__(FileSystem)
+        twin.quota, twin.used, twin.inodes = files.quota, files.used, files.inodes
+        twin.changes, twin.umask = files.changes, files.umask
+        twin.root = self._directory(files.root)
+        twin.working = self._directory(files.working)
+        twin.cwd = self._place(files.cwd)
+        opened: dict[int, Open] = {}
+        twin.files = {}
+        for number, file in files.files.items():
+            other = opened.get(id(file))
+            if other is None:
+                other = opened[id(file)] = Open(self._node(file.node), file.flags, self._place(file.place))
+                other.position, other.cursor, other.shares = file.position, file.cursor, file.shares
+            twin.files[number] = other
+
+    def _directory(self, node: Directory) -> Directory:
+        twin = self._node(node)
+        assert isinstance(twin, Directory)
+        return twin
+
+    def _place(self, place: Place) -> Place:
+        twin = self._places.get(place)
+        if twin is None:
+            twin = self._places[place] = tuple((name, self._directory(node)) for name, node in place)
+        return twin
+
+    def _node(self, node: Node) -> Node:
+        if node.readonly:
+            return node
+        twin = self._nodes.get(id(node))
+        if twin is not None:
+            return twin
+        # Not by recursion: a guest can nest directories as deep as its quota goes.
+        twin = self._shallow(node)
+        pending = [(node, twin)]
+        while pending:
+            old, new = pending.pop()
+            if isinstance(old, Directory) and isinstance(new, Directory):
+                for name, child in old.entries.items():
+                    known = child if child.readonly else self._nodes.get(id(child))
+                    if known is None:
+                        known = self._shallow(child)
+                        if isinstance(child, Directory):
+                            pending.append((child, known))
+                    new.entries[name] = known
+        return twin
+
+    def _shallow(self, node: Node) -> Node:
+        kind = type(node)
+        twin = kind.__new__(kind)
+        twin.mode, twin.readonly, twin.ino, twin.mtime = node.mode, False, node.ino, node.mtime
+        twin.links, twin.opened = node.links, node.opened
+        if isinstance(node, File) and isinstance(twin, File):
+            twin.data = node.share()
+            twin.shared = True
+        elif isinstance(node, Directory) and isinstance(twin, Directory):
+            twin.entries = {}
+            twin._sorted = None if node._sorted is None else list(node._sorted)
+        elif isinstance(node, Symlink) and isinstance(twin, Symlink):
+            twin.target = node.target
+        elif isinstance(node, Device) and isinstance(twin, Device):
+            twin.name = node.name
+        self._nodes[id(node)] = twin
+        return twin
+
+
+# -- written down -----------------------------------------------------------------------------------------------------------
+
+
+def dump(files: FileSystem, base: Mapping[str, Directory]) -> tuple[dict[str, Any], list[bytes | bytearray]]:
+    """A file system as plain data, and the contents of its files."""
+    return _Dump(files, base).result()
+
+
+class _Dump:
+    def __init__(self, files: FileSystem, base: Mapping[str, Directory]) -> None:
+        self._files = files
+        self._numbers: dict[int, int] = {}
+        self._nodes: list[Any] = []
+        self._contents: list[bytes | bytearray] = []
+        self._base: dict[int, str] = {}
+        pending: list[tuple[str, Node]] = list(base.items())
+        while pending:
+            path, node = pending.pop()
+            self._base[id(node)] = path
+            if isinstance(node, Directory):
+                pending += [(f"{path}/{name}", child) for name, child in node.entries.items()]
+
+    def result(self) -> tuple[dict[str, Any], list[bytes | bytearray]]:
+        files = self._files
+        opened: dict[int, int] = {}
+        table: list[Any] = []
+        numbers: list[list[int]] = []
+        root = self._number(files.root)
+        for number, file in files.files.items():
+            if id(file) not in opened:
+                opened[id(file)] = len(table)
+                table.append([self._number(file.node), file.flags, self._place(file.place), file.position, file.cursor])
+            numbers.append([number, opened[id(file)]])
+        header = {
+            "root": root,
+            "working": self._number(files.working),
+            "cwd": self._place(files.cwd),
+            "umask": files.umask,
+            "open": table,
+            "descriptors": numbers,
+            "nodes": self._nodes,
+        }
+        return header, self._contents
+
+    def _place(self, place: Place) -> list[Any]:
+        return [[name, self._number(node)] for name, node in place]
+
+    def _number(self, node: Node) -> int | str:
+        if node.readonly:
+            return self._base[id(node)]
+        if id(node) in self._numbers:
+            return self._numbers[id(node)]
+        first = self._write(node)
+        pending = [node]
+        while pending:
+            parent = pending.pop()
+            if not isinstance(parent, Directory):
+                continue
+            entries: dict[str, int | str] = {}
+            for name, child in parent.entries.items():
+                if child.readonly:
+                    entries[name] = self._base[id(child)]
+                elif id(child) in self._numbers:
+                    entries[name] = self._numbers[id(child)]
+                else:
+                    entries[name] = self._write(child)
+                    pending.append(child)
+            self._nodes[self._numbers[id(parent)]][3] = entries
+        return first
+
+    def _write(self, node: Node) -> int:
+        number = self._numbers[id(node)] = len(self._nodes)
+        what: Any = None
+        kind = "d"
+        if isinstance(node, File):
+            kind, what = "f", len(node.data)
+            self._contents.append(node.share())  # type: ignore[arg-type]
+        elif isinstance(node, Symlink):
+            kind, what = "l", node.target
+        elif isinstance(node, Device):
+            kind, what = "c", node.name
+        self._nodes.append([kind, stat.S_IMODE(node.mode), node.mtime, what])
+        return number
+
+
+# -- read back --------------------------------------------------------------------------------------------------------------
+
+
+def load(header: Any, contents: memoryview, base: Mapping[str, Directory], quota: Quota) -> FileSystem:
+    """A file system of what `dump` wrote, or of what somebody else did. Raises Malformed."""
+    try:
+        return _Load(header, contents, base, quota).result
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise Malformed(f"its files: {error}") from None
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise Malformed(f"its files: {what}")
+
+
+def _integer(value: Any, end: int) -> int:
+    _require(type(value) is int and 0 <= value < end, "a number out of range")
+    return int(value)
+
+
+def _text(value: Any, limit: int) -> str:
+    _require(type(value) is str and len(value) <= limit and "\0" not in value, "a malformed text")
+    try:
+        _require(len(value.encode(errors="surrogateescape")) <= limit, "a text that is too long")
+    except UnicodeEncodeError:
+        raise Malformed("its files: a text that no path can be") from None
+    return str(value)
+
+
+def _name(value: Any) -> str:
+    name = _text(value, NAME_MAX)
+    _require(name not in ("", ".", "..") and "/" not in name, "a malformed name")
+    return name
+
+
+class _Load:
+    def __init__(self, header: Any, contents: memoryview, base: Mapping[str, Directory], quota: Quota) -> None:
+        self._base = base
+        self._quota = quota
+        self._owned: set[int] = set()
+        fresh = FileSystem(base, quota)
+        extra = 20  # what a fresh tree has without asking the quota
+        described = header["nodes"]
+        _require(type(described) is list and len(described) <= quota.inodes + extra, "too many nodes (Limits.disk)")
+        self._nodes: list[Node] = []
+        place = 0
+        for kind, mode, mtime, what in described:
+            node: Node
+            if kind == "f":
+                size = _integer(what, quota.bytes + 1)
+                _require(place + size <= len(contents), "contents that are not there")
+                node = File(bytearray(contents[place : place + size]))
+                place += size
+            elif kind == "l":
+                node = Symlink(_text(what, PATH_MAX - 1))
+                _require(bool(node.target), "an empty link")
+            elif kind == "c":
+                _require(what in _DEVICES, "an unknown device")
+                node = Device(what)
+            else:
+                _require(kind == "d", "a node of unknown kind")
+                node = Directory()
+            node.mode = node.kind | _integer(mode, 0o2000)
+            node.mtime = _integer(mtime, _MAX_TIME)
+            self._nodes.append(node)
+        _require(place == len(contents), "contents of no file")
+        for (kind, _, _, what), node in zip(described, self._nodes, strict=True):
+            if kind == "d":
+                self._fill(node, what)
+        files = self.result = fresh
+        files.root = self._directory(header["root"])
+        files.working = self._directory(header["working"])
+        _require(not files.working.readonly, "a working directory that cannot be written")
+        _require(self._reaches_all(files.root), "directories that form no tree")
+        files.cwd = self._place(header["cwd"])
+        files.umask = _integer(header["umask"], 0o1000)
+        self._open(header)
+        self._count()
+
+    def _fill(self, node: Node, entries: Any) -> None:
+        assert isinstance(node, Directory)
+        _require(type(entries) is dict, "a malformed directory")
+        for name, number in entries.items():
+            child = self._node(number)
+            if isinstance(child, Directory) and not child.readonly:
+                # In one directory only: a tree with two ways to the same place, or a loop, could make the host walk it for ever.
+                _require(id(child) not in self._owned, "a directory with two names")
+                self._owned.add(id(child))
+            node.entries[_name(name)] = child
+            child.links += 0 if child.readonly else 1
+
+    def _node(self, number: Any) -> Node:
+        if type(number) is str:
+            node: Node | None = None
+            entries: Mapping[str, Node] = self._base
+            for part in number.split("/"):
+                node = entries.get(part)
+                entries = node.entries if isinstance(node, Directory) else {}
+            _require(node is not None, "a shared file that is not here")
+            assert node is not None
+            return node
+        return self._nodes[_integer(number, len(self._nodes))]
+
+    def _directory(self, number: Any) -> Directory:
+        node = self._node(number)
+        _require(isinstance(node, Directory), "a directory that is none")
+        assert isinstance(node, Directory)
+        return node
+
+    def _reaches_all(self, root: Directory) -> bool:
+        """Whether every directory is the root, below it, or below one that has no name any more; so that none is its own ancestor."""
+        _require(id(root) not in self._owned and not root.readonly, "a root with a name")
+        pending = [n for n in self._nodes if isinstance(n, Directory) and id(n) not in self._owned]
+        seen = 0
+        while pending:
+            seen += 1
+            pending += [n for n in pending.pop().entries.values() if isinstance(n, Directory) and not n.readonly]
+        return seen == sum(isinstance(n, Directory) for n in self._nodes)
+
+    def _place(self, steps: Any) -> Place:
+        _require(type(steps) is list and 1 <= len(steps) <= self._quota.inodes + 20, "a malformed place")
+        place: list[tuple[str, Directory]] = []
+        for name, number in steps:
+            place.append((_name(name) if place else "", self._directory(number)))
+        _require(place[0][1] is self.result.root, "a place that does not begin at the root")
+        return tuple(place)
+
+    def _open(self, header: Any) -> None:
+        files = self.result
+        table, numbers = header["open"], header["descriptors"]
+        limit = self._quota.open_files
+        _require(type(table) is list and type(numbers) is list and len(numbers) <= limit, "too many open files")
+        _require(len(table) <= len(numbers), "open files without a descriptor")
+        opened = []
+        total = 0
+        for number, flags, place, position, cursor in table:
+            total += len(place)
+            _require(total <= 100_000, "places that are too long")
+            node = self._node(number)
+            file = Open(node, _integer(flags, _FLAGS + 1), self._place(place))
+            _require(not (file.writable and node.readonly), "a shared file that is open for writing")
+            file.position, file.cursor = _integer(position, 1 << 62), _text(cursor, NAME_MAX)
+            opened.append(file)
+        files.files = {}
+        for number, index in numbers:
+            number = _integer(number, limit)
+            _require(number not in files.files, "two files with one descriptor")
+            file = files.files[number] = opened[_integer(index, len(opened))]
+            file.shares += 1
+            if file.shares == 1:
+                file.node.opened += 1
+        _require(all(file.shares for file in opened), "open files without a descriptor")
+
+    def _count(self) -> None:
+        """The quotas, counted anew: what the maker of the file says about them does not matter."""
+        files = self.result
+        for node in self._nodes:
+            if isinstance(node, Directory | Device):
+                node.links = max(
+                    node.links, 1
+                )  # the root has no name; one that was removed while open is as good as one
+            if not isinstance(node, Device):
+                files.inodes += 1
+            if isinstance(node, File | Symlink):
+                files.used += node.size
+        files.inodes = max(0, files.inodes - 5)  # the directories of a fresh tree are not counted there either
+        _require(files.used <= self._quota.bytes, "more bytes than Limits.disk")
+        _require(files.inodes <= self._quota.inodes, "more files than Limits.disk allows")

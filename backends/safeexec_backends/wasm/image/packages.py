@@ -1,0 +1,224 @@
+"""An image with packages: their libraries linked in, their sources compiled, their modules imported, all of it frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from safeexec_backends.wasm import abi
+from safeexec_backends.wasm.fs import Directory, File, base_tree
+from safeexec_backends.wasm.functions import host_functions
+from safeexec_backends.wasm.host import Killed
+from safeexec_backends.wasm.limits import NATIVE_STACK
+
+from . import build, dylink
+from .boot import POINTERS, PROVIDED, SITE, STDLIB, BootError, Interpreter
+from .freeze import freeze
+from .growing import DRAWS
+from .link import Linked, link
+from .merge import Merged, merge
+
+STAGES: Final = (
+    "resolve packages",
+    "link",
+    "compile",
+    "bytecode",
+    "import",
+    "freeze",
+    "compile image",
+    "verify",
+    "done",
+)
+LIBRARY: Final = b"linked into the interpreter\n"
+"""What stands in a library's file: import looks whether it is there, and nobody reads it."""
+_IMPORT_SECONDS: Final = 60.0
+_COMPILE_SECONDS: Final = 600.0
+_COMPILE = """
+import importlib._bootstrap_external as bootstrap, importlib.util as util, os, warnings
+warnings.simplefilter("ignore")
+def build(source, target):
+    for folder, _, names in os.walk(source):
+        for name in names:
+            path = os.path.join(folder, name)
+            if name.endswith(".py"):
+                with open(path, "rb") as file:
+                    data = file.read()
+                try:
+                    code = compile(data, path, "exec", dont_inherit=True, optimize=0)
+                except (SyntaxError, ValueError, RecursionError):
+                    continue  # templates, and tests for other Pythons: importing them says so
+                cached = target + os.path.join(folder, "__pycache__", name[:-3] + "." + tag + ".pyc")
+                os.makedirs(os.path.dirname(cached), exist_ok=True)
+                with open(cached, "wb") as file:
+                    file.write(bootstrap._code_to_hash_pyc(code, util.source_hash(data), False))
+import sys
+tag = sys.implementation.cache_tag
+build(%r, "/tmp/compiled")
+"""
+# Its state is every session's state: what an import draws from the one generator would be the same in all of them.
+_GENERATOR = "import random\nprint(hash(random.getstate()))"
+
+
+class Bundle(NamedTuple):
+    """What a set of packages brings: files by their path in the image, and the modules to import ahead."""
+
+    files: Mapping[str, bytes]
+    modules: tuple[str, ...]
+
+
+def libraries(files: Mapping[str, bytes]) -> list[dylink.Side]:
+    """The side modules among the files, in the order of their paths. Raises FormatError."""
+    return [dylink.read(path, files[path]) for path in sorted(files) if _is_library(path)]
+
+
+def _is_library(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return name.endswith(".so") or ".so." in name
+
+
+def build_with(
+    wasm: bytes, base: Mapping[str, bytes | memoryview], bundle: Bundle, progress: build.Progress
+) -> build.Image:
+    """Build an image with packages on the shared files of the one without. Raises BootError, FormatError, EngineError."""
+
+    def begin(stage: str) -> None:
+        progress(stage, STAGES.index(stage), len(STAGES) - 1)
+
+    begin("link")
+    linked = link(wasm, PROVIDED, POINTERS)
+    merged = merge(linked, libraries(bundle.files))
+    begin("compile")
+    engine = abi.Engine(NATIVE_STACK)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "linked"
+        path.write_bytes(engine.compile(merged.module))
+        program = abi.Program(engine, engine.load(path), host_functions())
+    linked = Linked(merged.module, merged.missing, linked.table)
+    begin("bytecode")
+    files = {path: LIBRARY if _is_library(path) else data for path, data in bundle.files.items()}
+    files |= _bytecode(program, linked.missing, base[STDLIB[1:]], files)
+    everything = {**base, **files}
+    begin("import")
+    refused: dict[str, str] = {}
+    while True:
+        interpreter, found = _booted(program, everything, linked, merged)
+        new = _import(interpreter, [name for name in bundle.modules if name not in refused])
+        if not new:
+            break
+        # What a failed import left behind is no part of an image, so from the start again without it.
+        refused |= new
+        interpreter.host.close()
+    build.finish(interpreter, found)
+    begin("freeze")
+    frozen = freeze(merged.module, interpreter.instance)
+    size = interpreter.host.memory.size
+    interpreter.host.close()
+    begin("compile image")
+    facts: dict[str, Any] = {
+        "missing": linked.missing,
+        "random": found["random"],
+        "memory": size,
+        "identity": hashlib.sha256(frozen).hexdigest(),
+        "libraries": merged.libraries,
+        "imported": [name for name in bundle.modules if name not in refused],
+        "not_imported": refused,
+    }
+    return build.Image(engine.compile(frozen), everything, facts)
+
+
+def _booted(
+    program: abi.Program, files: Mapping[str, bytes | memoryview], linked: Linked, merged: Merged
+) -> tuple[Interpreter, build.Found]:
+    interpreter, found = build.start(program, files, linked, merged.reserved, merged.libraries)
+    for name in merged.setup:
+        try:
+            _bounded(interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.instance.call(name))
+        except (abi.Trap, Killed) as error:
+            raise BootError(f"a constructor of the packages' libraries failed: {error}") from error
+    return interpreter, found
+
+
+def _import(interpreter: Interpreter, modules: list[str]) -> dict[str, str]:
+    """Import modules; those that must not be imported ahead, with the reason."""
+    refused: dict[str, str] = {}
+    for name in modules:
+        drawn = _drawn(interpreter)
+        generator = interpreter.run(_GENERATOR)
+        try:
+            _bounded(
+                interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.run(f"import importlib\nimportlib.import_module({name!r})")
+            )  # fmt: skip
+        except BootError as error:
+            refused[name] = str(error).splitlines()[-1][:500]
+        except Killed:
+            return {**refused, name: f"its import takes more than {_IMPORT_SECONDS:g} s"}
+        except Exception as error:  # a trap, an exit: the interpreter is of no more use
+            return {**refused, name: f"its import ends the interpreter: {error}"[:500]}
+        else:
+            if _drawn(interpreter) != drawn or interpreter.run(_GENERATOR) != generator:
+                refused[name] = "its import draws random numbers, which would be the same in every session"
+    return refused
+
+
+def _drawn(interpreter: Interpreter) -> int:
+    """How often Python code asked for randomness: every time, less those of the libraries, which seed hash tables.
+
+    Those seeds are shared by all sessions, like the seed of the interpreter's own hashes.
+    """
+    return interpreter.host.draws - interpreter.instance.global_value(DRAWS)
+
+
+def _bounded(interpreter: Interpreter, seconds: float, action: Any) -> None:
+    """Run code of a package; it is ended after `seconds`. Raises Killed."""
+    timer = threading.Timer(seconds, interpreter.host.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        action()
+    except Exception as error:
+        if interpreter.host.killed:
+            raise Killed from error
+        raise
+    finally:
+        timer.cancel()
+    if interpreter.host.killed:
+        raise Killed
+
+
+def _bytecode(
+    program: abi.Program, missing: tuple[str, ...], stdlib: bytes | memoryview, files: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """The compiled form of every source, made by the interpreter that will import it. Raises BootError."""
+    sources = {path: data for path, data in files.items() if path.endswith(".py")}
+    interpreter = Interpreter(program, base_tree({STDLIB[1:]: stdlib, **sources}), missing)
+    try:
+        interpreter.start((STDLIB,))
+        _bounded(interpreter, _COMPILE_SECONDS, lambda: interpreter.run(_COMPILE % SITE))
+        root = interpreter.host.files.lookup("/tmp/compiled") if sources else None
+        return dict(_walk(root, "")) if isinstance(root, Directory) else {}
+    except Killed as error:
+        raise BootError(f"compiling the packages' sources takes more than {_COMPILE_SECONDS:g} s") from error
+    finally:
+        interpreter.host.close()
+
+
+def _walk(folder: Directory, path: str) -> list[tuple[str, bytes]]:
+    found: list[tuple[str, bytes]] = []
+    for name, node in folder.entries.items():
+        if isinstance(node, Directory):
+            found += _walk(node, f"{path}{name}/")
+        elif isinstance(node, File):
+            found.append((path + name, bytes(node.data)))
+    return found
+
+
+def code_key() -> bytes:
+    """A digest of the code here, which decides what comes out beside that of the plain image."""
+    digest = hashlib.sha256()
+    for name in ("dylink.py", "relocate.py", "growing.py", "side.py", "merge.py", "packages.py"):
+        digest.update(hashlib.sha256((Path(__file__).parent / name).read_bytes()).digest())
+    return digest.digest()

@@ -1,0 +1,208 @@
+"""The pages of linear memory that differ from the image, and the two ways to keep them: a copy, or a file that many memories map.
+
+A fresh instance maps the image's data privately, so a page that was written to is anonymous memory of this process, and a page that was not is
+still a page of a file. /proc/self/pagemap tells the two apart (bit 61 of each entry, Linux 3.5 and later, needs no privilege), so a step pays
+nothing for being watched. Where there is no pagemap the memory is compared with an instance that never ran.
+
+Mapping a file over an instance's memory is sound because the engine gives every memory its addresses for good (`memory_may_move` off), grows it
+by changing protections only, and unmaps the whole reservation when the store goes, whatever is mapped there by then. It would not be with
+wasmtime's pooling allocator, which hands a slot to the next instance: what is mapped there would be shown to it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+PAGE: Final = mmap.PAGESIZE
+Run = tuple[int, int]
+"""A range of addresses in linear memory: first byte, end. Multiples of PAGE."""
+
+# pagemap's highest byte of each entry: bit 7 present, bit 6 swapped, bit 5 page of a file or shared memory (kernel: admin-guide/mm/pagemap).
+_PRIVATE: Final = bytes(1 if (top & 0xC0) and not top & 0x20 else 0 for top in range(256))
+_runs_of: Final = re.compile(b"\x01+").finditer
+_PROT_RW, _MAP_PRIVATE, _MAP_FIXED = 3, 2, 16
+_MAX_PIECES: Final = 24
+_FEW_PIECES: Final = 4
+_POPULAR: Final = 64
+_BLOCK: Final = 1 << 16  # memories are multiples of it
+
+
+class Finder:
+    """Finds the written pages of memories of this process."""
+
+    def __init__(self) -> None:
+        self._pagemap = -1
+        self._owner = 0
+
+    def ready(self) -> bool:
+        """Whether this kernel tells. A pagemap shows the process that opened it, so a child of a fork opens one of its own."""
+        if self._owner != os.getpid():
+            self._owner, self._pagemap = os.getpid(), -1
+            if sys.platform == "linux":
+                try:
+                    self.adopt(os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC))
+                except OSError:
+                    pass
+        return self._pagemap >= 0
+
+    def adopt(self, descriptor: int) -> None:
+        """Use a pagemap of this process that was opened before its walls went up."""
+        self._owner, self._pagemap = os.getpid(), descriptor
+
+    def written(self, base: int, size: int) -> list[Run]:
+        """The runs of the memory at address `base` that were written to. Raises OSError."""
+        length = size // PAGE * 8
+        entries = os.pread(self._pagemap, length, base // PAGE * 8)
+        if len(entries) != length:
+            raise OSError("the pagemap ends before the memory")
+        return [(m.start() * PAGE, m.end() * PAGE) for m in _runs_of(entries[7::8].translate(_PRIVATE))]
+
+
+finder: Final = Finder()
+
+
+def compared(memory: memoryview, pristine: memoryview) -> list[Run]:
+    """The runs of `memory` that differ from a memory that was never written to, found by looking: a few milliseconds."""
+    runs: list[Run] = []
+    zeros = bytes(_BLOCK)
+    for start in range(0, len(memory), _BLOCK):
+        expected = bytes(pristine[start : start + _BLOCK]) or zeros
+        if bytes(memory[start : start + _BLOCK]) != expected:
+            runs.append((start, start + _BLOCK))
+    return united(runs, ())
+
+
+def joined(runs: Sequence[Run], pieces: int) -> list[Run]:
+    """The same ranges in at most `pieces` runs, the smallest gaps filled."""
+    if len(runs) <= pieces:
+        return list(runs)
+    gaps = sorted(range(1, len(runs)), key=lambda n: runs[n][0] - runs[n - 1][1])
+    keep = set(gaps[len(runs) - pieces :])
+    result = [runs[0]]
+    for number in range(1, len(runs)):
+        if number in keep:
+            result.append(runs[number])
+        else:
+            result[-1] = (result[-1][0], runs[number][1])
+    return result
+
+
+def united(first: Sequence[Run], second: Sequence[Run]) -> list[Run]:
+    """The ranges that are in either."""
+    result: list[Run] = []
+    for start, end in sorted((*first, *second)):
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(end, result[-1][1]))
+        else:
+            result.append((start, end))
+    return result
+
+
+def total(runs: Sequence[Run]) -> int:
+    """Bytes in some runs."""
+    return sum(end - start for start, end in runs)
+
+
+class Shadow:
+    """A private copy of the written pages of one memory, each at its own address; only pages that were ever kept take memory."""
+
+    def __init__(self, size: int) -> None:
+        """Raises OSError."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        self._map = mmap.mmap(-1, size, flags=flags)
+        self._view = memoryview(self._map)
+
+    def keep(self, memory: memoryview, runs: Sequence[Run]) -> None:
+        """Copy runs of `memory` here."""
+        view = self._view
+        for start, end in runs:
+            view[start:end] = memory[start:end]
+
+    def put(self, memory: memoryview, runs: Sequence[Run]) -> None:
+        """Copy runs back."""
+        view = self._view
+        for start, end in runs:
+            memory[start:end] = view[start:end]
+
+    def close(self) -> None:
+        """Free it."""
+        self._view.release()
+        self._map.close()
+
+
+class Frozen:
+    """Pages in a file in memory, mapped privately by every branch of one state: they share what none of them has written to."""
+
+    def __init__(self, memory: memoryview, runs: Sequence[Run], pieces: int = _MAX_PIECES) -> None:
+        """Keep `runs` of `memory`. Raises OSError where files in memory, or descriptors, are not to be had."""
+        self.runs = joined(runs, pieces)
+        self.uses = 0
+        self._fd = os.memfd_create("safeexec-branch", os.MFD_CLOEXEC)
+        try:
+            _write(self._fd, [memory[start:end] for start, end in self.runs])
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def popular(self) -> bool:
+        """Whether it has so many users that it should be made of fewer pieces: the kernel allows a process 65,530 mappings."""
+        return self.uses >= _POPULAR and len(self.runs) > _FEW_PIECES
+
+    def compact(self, memory: memoryview) -> Frozen:
+        """The same with few pieces, copied from a memory that is in the same state."""
+        return Frozen(memory, self.runs, _FEW_PIECES)
+
+    def map_over(self, base: int, size: int) -> None:
+        """Map the pages over the memory of `size` bytes at address `base`. Raises OSError."""
+        place = 0
+        for start, end in self.runs:
+            if not 0 <= start < end <= size:  # never over anything but this memory
+                raise ValueError("pages beyond the memory")
+            _map_fixed(base + start, end - start, self._fd, place)
+            place += end - start
+        self.uses += 1
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+
+def _write(fd: int, parts: list[memoryview]) -> None:
+    left = parts
+    while left:
+        count = os.writev(fd, left[:512])
+        rest = []
+        for part in left[:512]:
+            if count >= len(part):
+                count -= len(part)
+            else:
+                rest.append(part[count:])
+                count = 0
+        left = rest + left[512:]
+
+
+def _map_fixed(address: int, length: int, fd: int, offset: int) -> None:
+    function = _mmap_function()
+    got = function(address, length, _PROT_RW, _MAP_PRIVATE | _MAP_FIXED, fd, offset)
+    if got != address:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _mmap_function() -> Any:
+    global _mmap
+    if _mmap is None:
+        _mmap = ctypes.CDLL(None, use_errno=True).mmap
+        _mmap.restype = ctypes.c_size_t
+        _mmap.argtypes = (
+            ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64
+        )  # fmt: skip
+    return _mmap
+
+
+_mmap: Any = None

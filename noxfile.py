@@ -1,0 +1,34 @@
+"""One session for each framework that safeexec plugs into, each with that framework installed in an environment of its own.
+
+``nox`` runs all; ``nox -s smolagents`` one. Pinned to the releases whose interfaces the adapters were written to.
+"""
+
+import functools
+
+import nox
+
+nox.options.reuse_existing_virtualenvs = True
+
+FRAMEWORKS = {
+    "smolagents": ["smolagents>=1.26,<1.27"],
+    "mcp": ["mcp>=2.3,<3", "matplotlib"],
+    "langchain": ["langchain>=1.4,<2", "langgraph>=1.2,<2"],
+    "langgraph_codeact": ["langgraph-codeact>=0.1.3,<0.2"],
+    "pydantic_ai": ["pydantic-ai-slim>=2.62,<3"],
+    "openai_agents": ["openai-agents>=0.24,<0.25"],
+    "llama_index": ["llama-index-core>=0.14,<0.15"],
+    "autogen": ["autogen-agentchat>=0.7.5,<0.8"],
+    "ag2": ["ag2>=1.2,<2"],
+    "google_adk": ["google-adk>=2.13,<3"],
+    "inspect_ai": ["inspect_ai>=0.3.285,<0.4"],
+    "agent_framework": ["agent-framework-core>=1.23,<2"],
+}
+
+
+def _test(session: nox.Session, name: str) -> None:
+    session.install("-q", "-e", ".", "pytest", "pytest-timeout", "hypothesis", *FRAMEWORKS[name])
+    session.run("pytest", "-p", "no:cacheprovider", f"tests/integrations/test_{name}.py", *session.posargs)
+
+
+for _name in FRAMEWORKS:
+    nox.session(functools.partial(_test, name=_name), name=_name)

@@ -1,0 +1,121 @@
+"""A hostile guest in the tests' own process: it speaks frames with the host's half and nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safeexec import Limits, Policy
+from safeexec.egress.network import Network, StepNetwork
+from safeexec.egress.stream import PIECE
+from safeexec.testing.base import PATIENCE
+
+
+class Wire:
+    """One step's network."""
+
+    def __init__(
+        self, network: Sequence[str], credentials: Mapping[str, Mapping[str, str]] | None = None, **limits: Any
+    ) -> None:
+        policy = Policy(network=tuple(network), credentials=credentials or {}, limits=Limits(**limits))
+        self._changed = threading.Condition()
+        self.frames: list[tuple[dict[str, Any], bytes]] = []
+        self.paused = 0
+        self.pauses = 0
+        self.step: StepNetwork = Network(policy).step(self._take, self._busy, self._idle)
+        self._next = 0
+
+    def _take(self, frame: Any) -> None:
+        header, blobs = frame
+        with self._changed:
+            self.frames.append((header, bytes(blobs[0]) if blobs else b""))
+            self._changed.notify_all()
+
+    def _busy(self) -> None:
+        self.paused += 1
+        self.pauses += 1
+
+    def _idle(self) -> None:
+        self.paused -= 1
+
+    def wait(self, condition: Any) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE), self.frames
+
+    def open(self, host: str = "", port: int = 0, proxy: bool = False) -> Line:
+        """Open a connection; `settled` waits for the host's word on it."""
+        self._next += 1
+        header: dict[str, Any] = {"t": "net", "op": "open", "id": self._next, "host": host, "port": port}
+        if proxy:
+            header["proxy"] = True
+        self.step.request(header, ())
+        return Line(self, self._next)
+
+    def ask(self, host: str, port: int, request: bytes) -> bytes:
+        """What comes back for these bytes, to the end of the connection."""
+        line = self.open(host, port)
+        if line.settled() is not None:
+            return b""
+        line.send(request)
+        line.end()
+        return line.rest()
+
+    def idle(self) -> None:
+        """Wait until no connection lives."""
+        self.wait(lambda: not self.step._live)
+
+
+class Line:
+    """One connection."""
+
+    def __init__(self, wire: Wire, number: int) -> None:
+        self._wire = wire
+        self.number = number
+
+    def _of(self, *ops: str) -> list[tuple[dict[str, Any], bytes]]:
+        return [f for f in self._wire.frames if f[0]["id"] == self.number and (not ops or f[0]["op"] in ops)]
+
+    def settled(self) -> str | None:
+        """Why it was refused; None when it is open."""
+        self._wire.wait(lambda: self._of("opened", "refused", "close"))
+        header = self._of("opened", "refused", "close")[0][0]
+        return None if header["op"] == "opened" else str(header.get("message", "closed"))
+
+    def send(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE):
+            header = {"t": "net", "op": "data", "id": self.number}
+            self._wire.step.request(header, (data[start : start + PIECE],))
+
+    def end(self) -> None:
+        self._wire.step.request({"t": "net", "op": "end", "id": self.number}, ())
+
+    def close(self) -> None:
+        self._wire.step.request({"t": "net", "op": "close", "id": self.number}, ())
+
+    def ack(self, size: int) -> None:
+        self._wire.step.request({"t": "net", "op": "ack", "id": self.number, "size": size}, ())
+
+    @property
+    def received(self) -> bytes:
+        return b"".join(blob for _, blob in self._of("data"))
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._of("close", "refused"))
+
+    def until(self, text: bytes) -> bytes:
+        self._wire.wait(lambda: text in self.received or self.closed)
+        return self.received
+
+    def rest(self) -> bytes:
+        """Everything to the end, taken as it comes."""
+        taken = 0
+        while True:
+            self._wire.wait(lambda: len(self.received) > taken or self.closed)  # noqa: B023
+            size = len(self.received) - taken
+            if size and not self.closed:
+                self.ack(size)
+            taken += size
+            if self.closed and taken == len(self.received):
+                return self.received

@@ -1,0 +1,79 @@
+"""The adapters for Pydantic AI, driven by its Agent with a function model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic_ai import Agent
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
+
+from safeexec.integrations.pydantic_ai import CodeMode, toolset
+
+
+class Script:
+    """A model that runs its programs one after the other, then answers with what it saw last."""
+
+    def __init__(self, *programs: str) -> None:
+        self.programs = list(programs)
+        self.seen: list[str] = []
+        self.tools: list[Any] = []
+
+    def __call__(self, messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        self.tools = info.function_tools
+        last = messages[-1].parts[-1]
+        self.seen.append(str(getattr(last, "content", "")))
+        if self.programs:
+            return ModelResponse(parts=[ToolCallPart("run_python", {"code": self.programs.pop(0)})])
+        return ModelResponse(parts=[TextPart(self.seen[-1])])
+
+
+@pytest.fixture(params=["wasm", "local"])
+def tools(request: pytest.FixtureRequest) -> Iterator[Any]:
+    made = toolset(request.param)
+    yield made
+    made.sessions.close()
+
+
+def test_state_belongs_to_the_conversation(tools: Any) -> None:
+    def run(conversation: str, *programs: str) -> str:
+        return (
+            Agent(FunctionModel(Script(*programs)), toolsets=[tools])
+            .run_sync("go", conversation_id=conversation)
+            .output
+        )
+
+    assert run("one", "x = 41", "x + 1") == "value: 42"
+    assert run("one", "x") == "value: 41"
+    assert run("two", "'x' in globals()") == "value: False"
+
+
+def test_an_error_is_shown_to_the_model_which_tries_again(tools: Any) -> None:
+    script = Script("print('first')\n1 / 0", "'mended'")
+    assert Agent(FunctionModel(script), toolsets=[tools]).run_sync("go").output == "value: 'mended'"
+    assert "first" in script.seen[1] and "ZeroDivisionError" in script.seen[1]
+
+
+@pytest.mark.parametrize("sandbox", ["wasm", "local"])
+def test_code_mode_makes_functions_of_the_agents_tools(sandbox: str) -> None:
+    mode = CodeMode(sandbox)
+    script = Script("sum(weather(city=c) for c in ('Oslo', 'Rome'))", "weather(city=3)", "import math\nmath.floor(2.5)")
+    agent = Agent(FunctionModel(script), capabilities=[mode])
+    asked = []
+
+    @agent.tool_plain
+    def weather(city: str) -> int:
+        """Degrees in a city."""
+        asked.append(city)
+        return {"Oslo": 4, "Rome": 18}[city]
+
+    try:
+        assert agent.run_sync("How warm?").output == "value: 2"
+    finally:
+        mode.sessions.close()
+    assert [tool.name for tool in script.tools] == ["run_python"]
+    assert "def weather(city): Degrees in a city." in script.tools[0].description
+    assert script.seen[1] == "value: 22"
+    assert asked == ["Oslo", "Rome"] and "valid string" in script.seen[2]
