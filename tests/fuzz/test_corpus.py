@@ -97,3 +97,10 @@ def test_selecting_what_is_not_there_is_an_error() -> None:
 def test_the_corpus_is_packaged() -> None:
     root = Path(cases.__file__).parent / "corpus"
     assert {p.name for p in root.iterdir()} >= {"attacks", "benign", "findings", "payloads.toml", "validated.json"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "SECURITY.md", "docs/audit.md"])
+def test_documents_give_the_right_numbers(name: str) -> None:
+    text = (Path(__file__).parents[2] / name).read_text()
+    assert set(re.findall(r"(\d+) attacks\b(?! escaped)", text)) == {str(len(ATTACKS))}
+    assert set(re.findall(r"(\d+) ordinary programs", text)) <= {str(len(BENIGN))}
