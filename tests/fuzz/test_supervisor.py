@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from safeexec.testing.base import eventually
 from safeexec_fuzz import audit, cases, targets
 
 from .conftest import Run
@@ -107,3 +111,50 @@ def test_settings_of_a_sandbox() -> None:
     for text in ("wasm:workers", "wa sm", "wasm:=3"):
         with pytest.raises(targets.TargetError):
             targets.sandbox(text)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals) -> None:
+    """By its processes' environment, which they all inherit, whoever their parents are by now."""
+    mark = f"AUDIT_MARK_{os.getpid()}_{how}"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-u",
+            "-m",
+            "safeexec",
+            "audit",
+            "--target",
+            "weak",
+            "--case",
+            "loop-while-true",
+            "--case",
+            "loop-finally",
+        ],
+        env={**os.environ, mark: "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        assert eventually(lambda: len(marked(mark)) >= 3)  # the command, a supervisor and a host
+        process.send_signal(how)
+        process.wait(30)
+        assert eventually(lambda: not marked(mark), 60)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def marked(mark: str) -> list[str]:
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                if mark.encode() in Path(f"/proc/{entry}/environ").read_bytes():
+                    found.append(entry)
+            except OSError:
+                continue
+    return found
