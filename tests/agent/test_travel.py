@@ -140,3 +140,12 @@ def test_observation_of_a_step_that_was_undone_names_the_calls_that_were_made(ma
     assert agent.run("task") == 1
     told = agent.memory.actions[1].observations or ""
     assert "as they were before this step" in told and "calls of send were made" in told
+
+
+def test_best_of_n_example() -> None:
+    example = Path(__file__).parents[2] / "examples" / "agent" / "best_of.py"
+    done = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()[-4:]
+    assert lines[-1] == "best: start with the nearest, then undo crossings"
+    assert [line.split()[0] for line in lines[:3]] == ["70.29", "41.94", "39.17"]
