@@ -21,6 +21,7 @@ def private(pid: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ten_thousand_sessions_are_alive_at_once() -> None:
     policy = Policy(rollback="never")
     with Executor(WasmBackend(policy, workers=0), policy=policy) as executor:
