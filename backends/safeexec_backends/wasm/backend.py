@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -48,6 +47,8 @@ def _announce() -> image.Progress:
 
     def progress(stage: str, number: int, of: int) -> None:
         if not said:
+            import logging  # 2 ms that a start with a ready image does without
+
             said.append(stage)
             logging.getLogger("safeexec.wasm").warning(
                 "building the wasm sandbox's image, once for this user: it takes about half a minute "
