@@ -542,6 +542,8 @@ class Guest:
         blobs: Sequence[wire.Blob] = ()
         started = time.process_time()
         error: Optional[BaseException] = None
+        if self._network is not None:
+            self._network.begin(header["id"])
         for number in header.get("dead", ()):  # calls the host gave up when an earlier step ended
             self._resolve(number, RuntimeError("the step that made this call has ended"))
         try:
@@ -556,6 +558,8 @@ class Guest:
                 self._running = False
         except BaseException as caught:
             error = caught
+            if isinstance(caught, MemoryError):
+                self._relieve()
         self._interrupted = False
         if self._network is not None:
             self._network.reset()
@@ -571,6 +575,9 @@ class Guest:
             self.send(
                 {"t": "done", "id": header["id"], "error": {"kind": "memory", "type": "MemoryError", "message": ""}}
             )
+
+    def _relieve(self) -> None:
+        """The step used up the memory, and its variables keep it: give what there is in reserve, so that this can be told."""
 
     def _execute(self, source: str, filename: str) -> Any:
         linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)

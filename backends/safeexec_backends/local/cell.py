@@ -94,6 +94,8 @@ class Order(NamedTuple):
     processes: int
     baseline: int
     open_files: int = 256
+    file_size: int = 0
+    """Bytes of one file, also of one in memory; 0: as `disk`."""
     folder: str = ""
     """Where no private root exists: this cell's own folder, with work and tmp in it."""
     probe: bool = False
@@ -154,7 +156,7 @@ def limits(plan: Plan, order: Order) -> dict[str, int]:
     """The resource limits of a cell."""
     return rlimits.plan(
         address_space=order.baseline + order.memory if order.baseline else None,
-        file_size=order.disk,
+        file_size=order.file_size or order.disk,
         # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
         processes=order.processes if plan.stands("user_namespace") else None,
         open_files=order.open_files,

@@ -64,7 +64,8 @@ class WasmZygote(local.Zygote):
         if not self._ground.plan.pinned:
             raise RuntimeError("the image's descriptor was not found")
         self._ground.plan.own_files = {PAGEMAP_DESCRIPTOR: "pagemap"}
-        self._ground.plan.allow = ("recvmsg",)  # a session's socket arrives as a descriptor
+        # A session's socket arrives as a descriptor; branches share their pages through a file in memory.
+        self._ground.plan.allow = ("recvmsg", "memfd_create")
         return super().prepare()
 
     def _address_space(self) -> int:
