@@ -113,4 +113,5 @@ def common_walls(machine: str) -> Mapping[str, Wall]:
         "disk": Wall(False, "the vendor fixes the size of the disk"),
         "processes": Wall(False, "the vendor's machine bounds them"),
         "imports": Wall(False, "a rule for the program, kept inside the sandbox; the machine is the wall"),
+        "rollback": Wall(False, "the vendor cannot take a step back: one that runs out of a limit ends its session"),
     }
