@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,8 @@ O_DIRECTORY, O_NOFOLLOW, O_PATH = 0o200000, 0o400000, 0o10000000
 _REMOVED: Final = -1
 """`links` of a directory that was removed; those of the root have 0."""
 
-_inode_numbers = itertools.count(1000)
+# Begun anywhere: a session that was restored from a snapshot keeps the numbers it had, and new files must not get the same.
+_inode_numbers = itertools.count(int.from_bytes(os.urandom(5), "little") << 12)
 
 
 class Quota(NamedTuple):
