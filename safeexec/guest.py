@@ -10,6 +10,7 @@ A host drives it with :meth:`Guest.handle`, one request frame at a time, or lets
 import ast
 import builtins
 import io
+import keyword
 import linecache
 import os
 import signal
@@ -96,6 +97,11 @@ class Python:
     def compile(self, source: str, filename: str) -> List[types.CodeType]:
         """Code objects to evaluate in order; the last yields the step's value."""
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        if _may_be_expression(source):  # compiled at once: a tree of objects and back costs three times as much
+            try:
+                return [compile(source, filename, "eval", flags, dont_inherit=True)]
+            except SyntaxError:
+                pass  # a statement, or an error, which is described for statements
         tree = compile(source, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
         codes = []
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
@@ -104,6 +110,23 @@ class Python:
         if last is not None:
             codes.append(compile(ast.Expression(last.value), filename, "eval", flags, dont_inherit=True))
         return codes
+
+
+_NEVER_FIRST = frozenset(keyword.kwlist) - {"None", "True", "False", "await", "lambda", "not"}
+_COMPARISONS = ("==", "!=", "<=", ">=")
+
+
+def _may_be_expression(source: str) -> bool:
+    """Whether it is worth trying: a line that neither begins like a statement nor assigns."""
+    if len(source) > 1000 or not source or source[0] in " \t\f#@" or "\n" in source or ";" in source or "\r" in source:
+        return False
+    head = source.partition("(")[0]
+    if "=" in head:
+        for sign in _COMPARISONS:
+            head = head.replace(sign, "")
+        if "=" in head:
+            return False
+    return head.partition(" ")[0].rstrip(":") not in _NEVER_FIRST
 
 
 def fast_print(
@@ -519,6 +542,8 @@ class Guest:
         blobs: Sequence[wire.Blob] = ()
         started = time.process_time()
         error: Optional[BaseException] = None
+        if self._network is not None:
+            self._network.begin(header["id"])
         for number in header.get("dead", ()):  # calls the host gave up when an earlier step ended
             self._resolve(number, RuntimeError("the step that made this call has ended"))
         try:
@@ -533,6 +558,8 @@ class Guest:
                 self._running = False
         except BaseException as caught:
             error = caught
+            if isinstance(caught, MemoryError):
+                self._relieve()
         self._interrupted = False
         if self._network is not None:
             self._network.reset()
@@ -548,6 +575,9 @@ class Guest:
             self.send(
                 {"t": "done", "id": header["id"], "error": {"kind": "memory", "type": "MemoryError", "message": ""}}
             )
+
+    def _relieve(self) -> None:
+        """The step used up the memory, and its variables keep it: give what there is in reserve, so that this can be told."""
 
     def _execute(self, source: str, filename: str) -> Any:
         linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)

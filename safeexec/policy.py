@@ -11,9 +11,9 @@ from safeexec.errors import PolicyError
 from safeexec.names import check_name
 
 DEFAULT_IMPORTS: tuple[str, ...] = (
-    "__future__", "abc", "argparse", "array", "ast", "asyncio", "base64", "binascii", "bisect", "builtins", "bz2", "calendar", "cmath",
+    "__future__", "abc", "argparse", "array", "ast", "asyncio", "atexit", "base64", "binascii", "bisect", "builtins", "bz2", "calendar", "cmath",
     "cmd", "codecs", "collections", "colorsys", "concurrent.futures", "configparser", "contextlib", "contextvars", "copy", "csv",
-    "dataclasses", "datetime", "decimal", "difflib", "email", "enum", "errno", "filecmp", "fileinput", "fnmatch", "fractions", "functools", "gc",
+    "dataclasses", "datetime", "decimal", "difflib", "doctest", "email", "enum", "errno", "filecmp", "fileinput", "fnmatch", "fractions", "functools", "gc",
     "getopt", "getpass", "gettext", "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "html", "http", "importlib", "inspect", "io", "ipaddress",
     "itertools", "json", "keyword", "locale", "logging", "lzma", "math", "mimetypes", "numbers", "operator", "optparse", "os", "pathlib", "platform",
     "plistlib", "pprint", "queue", "quopri", "random", "re", "reprlib", "sched", "secrets", "shlex", "shutil", "sqlite3", "stat", "statistics",

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
+from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -134,8 +135,7 @@ class Session:
             # A sandbox has no network, and the guest program nothing that could use one: it gets that now.
             header["network"], blobs = self._network.guest_setup()
         # Starting is the sandbox's work, not a step: a short time limit, or a busy machine, must not make sessions impossible.
-        patience = None if limits.time is None else max(limits.time, _START_TIME)
-        self._request(header, blobs, limits=replace(limits, time=patience))
+        self._request(header, blobs, limits=_patient(limits))
         for name in self.policy.files:
             self.files.put(name, self.policy.file_bytes(name), quiet=True)
         if self.policy.files:
@@ -404,6 +404,11 @@ class Session:
         except GuestDied as death:
             self._end(death.message)
             raise SessionClosed(f"the session is lost: {death.message}") from None
+
+
+@lru_cache(64)
+def _patient(limits: Limits) -> Limits:
+    return limits if limits.time is None else replace(limits, time=max(limits.time, _START_TIME))
 
 
 def _discard(guest: Guest) -> None:

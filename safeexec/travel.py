@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from safeexec.backend import GuestDied, SupportsCheckpoint, SupportsFork, SupportsSnapshot
@@ -21,9 +22,15 @@ DISCARD = ("time", "memory", "output", "crash", "protocol")
 """Kinds of error after which a guest is not used as it is."""
 
 
+@cache
+def _can_go_back(kind: type[Guest]) -> bool:
+    # Once for each kind: looking a protocol's methods up takes as long as a step.
+    return issubclass(kind, SupportsCheckpoint)
+
+
 def rollback_mode(guest: Guest, policy: Policy) -> str:
     """What is done about failed steps. Raises PolicyError where the policy asks for more than the guest can."""
-    if isinstance(guest, SupportsCheckpoint):
+    if _can_go_back(type(guest)):
         return policy.rollback or "limits"
     if policy.rollback in ("limits", "errors"):
         raise PolicyError(f"Policy.rollback={policy.rollback!r}: this sandbox cannot undo a failed step")

@@ -148,12 +148,15 @@ class CodeAgent(Loop):
             self._session = self._start()
         return self._session
 
-    def _start(self) -> Session:
+    def _functions(self) -> dict[str, Any]:
         functions = {
             t.name: host_function(t, lambda: self._slot) for t in self.tools.values() if not isinstance(t, SandboxTool)
         }
         functions.update({a.name: host_function(Delegate(a), lambda: self._slot) for a in self.managed_agents.values()})
-        session = self.executor.session(functions, self.state, policy=self.policy)
+        return functions
+
+    def _start(self) -> Session:
+        session = self.executor.session(self._functions(), self.state, policy=self.policy)
         try:
             for name, source in self.helpers.items():
                 session.add_module(name, source)
@@ -165,6 +168,15 @@ class CodeAgent(Loop):
             session.close()
             raise
         return session
+
+    def branch(self) -> CodeAgent:
+        """Another agent that has come as far: the same memory, and a session with the same live state. Each goes its own way from here.
+
+        They share the sandbox, which this one's ``close()`` ends, and managed agents. Raises NotSupported where the sandbox cannot fork.
+        """
+        from safeexec_agent import travel
+
+        return travel.branch(self)
 
     def close(self) -> None:
         """End the session and the sandbox, and those of managed agents. Running again starts anew."""
@@ -268,7 +280,9 @@ class CodeAgent(Loop):
         """An agent from a Space, as :meth:`from_folder`."""
         from safeexec_agent import sharing
 
-        made: CodeAgent = sharing.load(cls, sharing.download(repo_id, token, revision), trust_remote_code, changes)
+        folder = sharing.download(repo_id, token, revision)
+        # The cache's files are links from <repository>/snapshots/<revision> to <repository>/blobs.
+        made: CodeAgent = sharing.load(cls, folder, trust_remote_code, changes, folder.parents[1])
         return made
 
 

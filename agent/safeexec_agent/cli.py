@@ -84,6 +84,8 @@ def command(task: str, **options: Any) -> int:
     Keys are read from the environment (OPENAI_API_KEY, HF_TOKEN, TAVILY_API_KEY) or from a file .env in the current directory, and never enter the
     sandbox. The first Ctrl-C interrupts the agent; the next one ends it at once.
     """
+    if not task.strip():
+        raise exits.Failure("TASK is empty: say what is to be done")
     _dotenv(Path(".env"))
     try:
         agent = _agent(**options)
@@ -117,8 +119,6 @@ def _run(agent: Any, task: str, options: Any) -> int:
         return exits.INTERRUPTED
     except ModelError:
         return exits.UNAVAILABLE  # the trace has said why
-    if not options["as_json"] and not sys.stdout.isatty():
-        return exits.OK if result.state == "success" else exits.LIMIT
     return exits.OK if result.state == "success" else exits.LIMIT
 
 

@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from safeexec import Executor, Policy, Result, Session
-from safeexec_agent import prompts, telemetry
+from safeexec import Executor, GuestError, Policy, Result, Session, SessionClosed
+from safeexec_agent import prompts, telemetry, travel
 from safeexec_agent.bridge import Slot
 from safeexec_agent.errors import AgentBusy, AgentInterrupted, ModelError
 from safeexec_agent.memory import (
@@ -26,9 +27,12 @@ from safeexec_agent.memory import (
     cut,
 )
 from safeexec_agent.models import ChatMessage, Delta, TokenUsage, ask, usage_dict
-from safeexec_agent.observe import check_answer, hint, observation
+from safeexec_agent.observe import check_answer, hint, message_of, observation
 from safeexec_agent.parsing import ParseError, parse_code, parse_structured
 from safeexec_agent.values import to_plain
+
+if TYPE_CHECKING:
+    from safeexec_agent.agent import CodeAgent
 
 STUCK = 5
 """Identical failures in a row after which the agent stops asking for more."""
@@ -70,6 +74,10 @@ class _Run:
 
     task: str
     max_steps: int
+    kept: Path | None = None
+    """Where it is kept, to be taken up by another process."""
+    done: int = 0
+    """Steps made before it was taken up."""
     started: float = field(default_factory=time.time)
     state: str = "success"
     output: Any = None
@@ -102,6 +110,8 @@ class Loop:
     step_callbacks: Sequence[Callable[..., Any]] | Mapping[type, Any]
     final_answer_checks: list[Callable[..., Any]]
     _session: Session | None
+    _fresh_sandbox = False
+    """A run was taken up whose session is not there any more."""
     _slot: Slot
     _lock: threading.Lock
     _interrupted: threading.Event
@@ -144,15 +154,17 @@ class Loop:
         stream: bool = False,
         max_steps: int | None = None,
         return_full_result: bool = False,
+        resume: str | Path | None = None,
     ) -> Any:
         """Do `task` and return the answer; an iterator of deltas and steps with `stream`; a :class:`RunResult` with `return_full_result`.
 
-        `reset` forgets earlier runs and takes a fresh session. `images` are files as bytes, for models that see. `additional_args` become variables.
+        `resume` names a file in which the run is kept after every step, with the sandbox's live state where it can be written down; if it is
+        there, the run goes on from it, in whatever process; it is removed when the run has ended. `reset` forgets earlier runs and takes a fresh session. `images` are files as bytes, for models that see. `additional_args` become variables.
         Raises ModelError when the model fails, AgentInterrupted, AgentBusy, BackendUnavailable.
         """
         if not isinstance(task, str) or not task.strip():
             raise ValueError("task must be a text that says what to do")
-        run = _Run(task, self.max_steps if max_steps is None else max_steps)
+        run = _Run(task, self.max_steps if max_steps is None else max_steps, None if resume is None else Path(resume))
         events = self._run(run, reset, list(images or ()), dict(additional_args or {}))
         if stream:
             return events
@@ -198,6 +210,10 @@ class Loop:
         if not self._lock.acquire(blocking=wait):
             raise AgentBusy("the agent is running a task; it runs one at a time")
         self._interrupted.clear()
+        hidden = sorted({*self.tools, *self.managed_agents} & set(args))
+        if hidden:  # a manager could take a worker's way to answer from it
+            self._lock.release()
+            raise ValueError(f"additional_args must not have the names of tools: {', '.join(hidden)}")
         span = telemetry.start(
             "AGENT", self.name or "", gen__ai_agent_name=self.name or "CodeAgent", safeexec_sandbox=str(self.sandbox)
         )
@@ -208,6 +224,10 @@ class Loop:
                 self.state = {}
                 if self._session is not None:
                     self._session.close()
+            resumed = run.kept is not None and run.kept.exists()
+            if resumed:
+                self._take_up(run)
+                args, images = {}, []
             self.memory.system_prompt = SystemPromptStep(self.system_prompt)
             self.state.update(args)
             fresh = self._session is None or self._session.closed
@@ -217,9 +237,12 @@ class Loop:
             if args:
                 shown = "\n".join(f"{name} = {cut(repr(value), 500)}" for name, value in args.items())
                 prompt += f"\n\nThese variables are there:\n{shown}"
-            self.memory.steps.append(TaskStep(run.task, images, prompt))
+            if not resumed:
+                self.memory.steps.append(TaskStep(run.task, images, prompt))
             self._emit("run_start", agent=self, task=run.task)
             yield from self._steps(run, span)
+            if run.kept is not None:
+                run.kept.unlink(missing_ok=True)
             final = FinalAnswerStep(run.output)
             self.memory.steps.append(final)
             span.content(output_value=run.output)
@@ -236,8 +259,16 @@ class Loop:
             span.end()
             self._lock.release()
 
+    def _take_up(self, run: _Run) -> None:
+        assert run.kept is not None
+        travel.load(cast("CodeAgent", self), run.kept, run.task)
+        task = max((i for i, step in enumerate(self.memory.steps) if isinstance(step, TaskStep)), default=0)
+        run.done = sum(isinstance(step, ActionStep) for step in self.memory.steps[task:])
+        if self._session is None and run.done:
+            self._fresh_sandbox = True
+
     def _steps(self, run: _Run, span: telemetry.Span) -> Iterator[Any]:
-        for number in range(1, run.max_steps + 1):
+        for number in range(run.done + 1, run.max_steps + 1):
             if self.planning_interval and (number - 1) % self.planning_interval == 0:
                 yield self._plan(run, number, span)
             step = ActionStep(number, Timing(time.time()))
@@ -255,12 +286,13 @@ class Loop:
             self._emit("step_end", agent=self, step=step)
             if failed is not None:
                 raise failed
+            if run.kept is not None and not step.is_final_answer:
+                travel.save(cast("CodeAgent", self), run.kept, run.task)
             yield step
             if step.is_final_answer:
                 run.output = step.action_output
                 return
-            used = self.memory.token_usage().total_tokens
-            if self.token_budget is not None and used >= self.token_budget:
+            if self.token_budget is not None and self.memory.token_usage().total_tokens >= self.token_budget:
                 run.state = "token_budget"  # and no further request: an answer from memory would cost as much again
                 return
             if run.failures >= STUCK:
@@ -289,7 +321,7 @@ class Loop:
             telemetry.inside(span),
             telemetry.span("LLM", model_id, gen__ai_request_model=model_id, llm_model__name=model_id) as call,
         ):
-            call.content(input_value="\n\n".join(f"{m.role}: {m.text}" for m in messages))
+            call.content(input_value=lambda: "\n\n".join(f"{m.role}: {m.text}" for m in messages))
             reply = ask(
                 self.model, messages, ("Observation:",), _FORMAT if formatted else None, on_delta if streams else None
             )
@@ -324,12 +356,20 @@ class Loop:
     def _execute(self, run: _Run, step: ActionStep, span: telemetry.Span) -> None:
         assert step.code_action is not None
         slot = self._slot = Slot()
-        restarted = self._session is not None and self._session.closed and len(self.memory.actions) > 0
+        restarted = self._fresh_sandbox or (
+            self._session is not None and self._session.closed and len(self.memory.actions) > 0
+        )
+        self._fresh_sandbox = False
         with telemetry.inside(span), telemetry.span("CHAIN", "", safeexec_sandbox=self.executor.sandbox) as execution:
             execution.content(input_value=step.code_action)
             session = self.session
             self._check()
-            result = session.run(step.code_action, on_output=lambda piece: self._emit("output", agent=self, text=piece))
+            try:
+                result = session.run(
+                    step.code_action, on_output=lambda piece: self._emit("output", agent=self, text=piece)
+                )
+            except SessionClosed as closed:  # its process died while the model was thinking
+                result = Result(error=GuestError("crash", "SessionClosed", str(closed)))
             if result.error is not None and not slot.answers:
                 execution.fail(result.error.type, result.error.message)
             execution.content(output_value=result.stdout)
@@ -364,7 +404,7 @@ class Loop:
             self._failed(
                 run,
                 step,
-                StepError(error.type, error.message, error.kind, error.line),
+                StepError(error.type, message_of(error), error.kind, error.line),
                 text + self._advice(result, session),
             )
         if restarted:
@@ -379,6 +419,9 @@ class Loop:
             text += f"\nThe sandbox starts anew with your next step: define and import again what you need.{kept}"
         elif result.rolled_back:
             text += "\nVariables and files are as they were before this step."
+            if result.tool_calls:
+                names = ", ".join(dict.fromkeys(call.tool for call in result.tool_calls))
+                text += f" The calls of {names} were made all the same, and cannot be undone: do not make them twice without need."
         return text
 
     def _failed(self, run: _Run, step: ActionStep, error: StepError, text: str) -> None:

@@ -207,10 +207,10 @@ def _foreign(message: ChatMessage) -> dict[str, Any]:
 
 
 def _reply(answer: Any) -> ChatMessage:
-    content = answer if isinstance(answer, str) else getattr(answer, "content", None)
+    content = answer if isinstance(answer, str) else getattr(answer, "content", answer)
     if isinstance(content, list):
         content = "\n".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
-    if content is None:
+    if content is None and answer is not None:  # a message without text
         content = ""
     if not isinstance(content, str):
         raise ModelError(f"the model's answer has no text: {type(answer).__name__}")

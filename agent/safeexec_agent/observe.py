@@ -6,9 +6,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from safeexec import Limits, Result
+from safeexec import GuestError, Limits, Result
+from safeexec.text import neutralise_line
 from safeexec_agent.memory import cut
 from safeexec_agent.values import describe
+
+_SHOWN = 20
+"""Files and displays that are listed."""
 
 
 def observation(result: Result, length: int) -> str:
@@ -21,17 +25,22 @@ def observation(result: Result, length: int) -> str:
     if result.value is not None:
         text = result.value if isinstance(result.value, str) else describe(result.value, length + 1)
         parts.append("Value: " + cut(text, length))
-    for number, display in enumerate(result.displays, 1):
+    for number, display in enumerate(result.displays[:_SHOWN], 1):
         plain = display.data.get("text/plain")
         parts.append(f"Display {number}: {cut(str(plain), 2000) if plain else ', '.join(display.data)}")
+    if len(result.displays) > _SHOWN:
+        parts.append(f"and {len(result.displays) - _SHOWN} more displays")
     if result.files:
-        parts.append("Files written: " + ", ".join(f"{info.name} ({info.size} bytes)" for info in result.files[:20]))
+        # A name may have line feeds in it, and look like an observation of its own.
+        names = [f"{neutralise_line(info.name, 200)} ({info.size} bytes)" for info in result.files[:_SHOWN]]
+        more = f" and {len(result.files) - _SHOWN} more" if len(result.files) > _SHOWN else ""
+        parts.append("Files written: " + ", ".join(names) + more)
     if result.truncated:
         parts.append("(Output or value was cut at a limit: print less.)")
     if result.error is not None and not result.ended:
         error = result.error
         trace = error.traceback.rstrip()
-        last = f"{error.type}: {error.message}" if error.message else error.type
+        last = f"{error.type}: {message_of(error)}" if error.message else error.type
         where = f" (line {error.line} of your code)" if error.line else ""
         parts.append(
             f"Error: {cut(last, 4000)}{where}"
@@ -39,6 +48,11 @@ def observation(result: Result, length: int) -> str:
         )
     # A lone surrogate would make a UTF-8 encoder on the way to the model fail.
     return "\n".join(parts).encode("utf-8", "backslashreplace").decode()
+
+
+def message_of(error: GuestError) -> str:
+    """The message, without the list of all modules that may follow a refused import: the first message has it."""
+    return error.message.partition("; allowed: ")[0] if error.kind == "policy" else error.message
 
 
 def hint(result: Result, imports: Sequence[str], tools: Sequence[str], limits: Limits) -> str:

@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +151,22 @@ def _outside(source: str) -> list[str]:
 # -- reading ----------------------------------------------------------------------------------------------------------------
 
 
-def load(cls: Any, folder: Path, trust: bool, changes: Mapping[str, Any]) -> Any:
-    """See CodeAgent.from_folder."""
+def load(cls: Any, folder: Path, trust: bool, changes: Mapping[str, Any], root: Path | None = None) -> Any:
+    """See CodeAgent.from_folder. Links may lead anywhere below `root`, which is the folder itself unless a cache has its files elsewhere."""
+    root = (root or folder).resolve()
+
+    def read(path: Path) -> str:
+        if not path.resolve().is_relative_to(
+            root
+        ):  # a prompt that is a link to a file of the user's would be sent to the model
+            raise ValueError(f"{path.name} is a link that leads out of {root}")
+        return _read(path)
+
     try:
-        data = json.loads(_read(folder / "agent.json"))
+        data = json.loads(read(folder / "agent.json"))
         if not isinstance(data, dict):
             raise ValueError("agent.json is no object")
-        options = _options(data, folder, trust, changes)
+        options = _options(data, folder, trust, changes, read)
         members = data.get("managed_agents") or {}
         names = list(members) if isinstance(members, dict) else [m["name"] for m in members]
         if names and "managed_agents" not in changes:
@@ -166,13 +175,17 @@ def load(cls: Any, folder: Path, trust: bool, changes: Mapping[str, Any]) -> Any
                 for k, v in changes.items()
                 if k in ("sandbox", "sandbox_options", "model", "verbosity_level", "policy")
             }
-            options["managed_agents"] = [load(cls, folder / "managed_agents" / _name(n), trust, passed) for n in names]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+            options["managed_agents"] = [
+                load(cls, folder / "managed_agents" / _name(n), trust, passed, root) for n in names
+            ]
+    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise AgentError(f"{folder} is no saved agent: {error}") from error
     return cls(**{**options, **changes})
 
 
-def _options(data: Mapping[str, Any], folder: Path, trust: bool, changes: Mapping[str, Any]) -> dict[str, Any]:
+def _options(
+    data: Mapping[str, Any], folder: Path, trust: bool, changes: Mapping[str, Any], read: Callable[[Path], str]
+) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, kind in {
         "name": str,
@@ -188,9 +201,7 @@ def _options(data: Mapping[str, Any], folder: Path, trust: bool, changes: Mappin
     options["max_steps"] = max(1, min(options.get("max_steps", 20), 100))
     if "tools" not in changes:
         entries = [t if isinstance(t, str) else t["name"] for t in data.get("tools", [])]
-        options["tools"] = [
-            read_tool(_read(folder / "tools" / f"{_name(entry)}.py"), entry, trust) for entry in entries
-        ]
+        options["tools"] = [read_tool(read(folder / "tools" / f"{_name(entry)}.py"), entry, trust) for entry in entries]
     if "additional_authorized_imports" not in changes:
         options["additional_authorized_imports"] = _imports(
             data.get("authorized_imports") or [], changes.get("sandbox", "wasm"), trust
@@ -198,7 +209,7 @@ def _options(data: Mapping[str, Any], folder: Path, trust: bool, changes: Mappin
     if "model" not in changes:
         options["model"] = _model(data.get("model") or {})
     if (folder / "prompts.yaml").is_file() and "prompt_templates" not in changes:
-        options["prompt_templates"] = templates(_read(folder / "prompts.yaml"))
+        options["prompt_templates"] = templates(read(folder / "prompts.yaml"))
     return options
 
 
@@ -263,7 +274,11 @@ def templates(text: str) -> dict[str, str]:
 
     Theirs are programs of Jinja. They are not run: what stands around the lists of tools is kept, the lists are put in by us.
     """
-    data = _yaml().safe_load(text) or {}
+    yaml = _yaml()
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"prompts.yaml: {error}") from None
     if not isinstance(data, dict):
         raise ValueError("prompts.yaml is no mapping")
     ours = {k: v for k, v in data.items() if k in prompts.TEMPLATES and isinstance(v, str)}
@@ -286,8 +301,6 @@ def _unjinja(text: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        if path.is_symlink() and not path.resolve().is_file():
-            raise ValueError(f"{path.name} is a link to nowhere")
         with path.open("rb") as file:
             data = file.read(_MAX_FILE + 1)
     except OSError as error:

@@ -31,12 +31,12 @@ class Span:
                 self._span.set_attribute(key.replace("__", "\0").replace("_", ".").replace("\0", "_"), value)
 
     def content(self, **values: Any) -> None:
-        """As :meth:`set`, for what a user may not want recorded."""
+        """As :meth:`set`, for what a user may not want recorded; a function is called when it is."""
         if (
             self._span is not None
             and os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true").lower() != "false"
         ):
-            self.set(**{key: _text(value) for key, value in values.items() if value is not None})
+            self.set(**{k: _text(v() if callable(v) else v) for k, v in values.items() if v is not None})
 
     def usage(self, used: Any) -> None:
         """Token counts."""
@@ -66,7 +66,10 @@ def start(kind: str, name: str, **attributes: Any) -> Span:
     except ImportError:
         return Span()
     operation = _OPERATIONS[kind]
-    span = Span(trace.get_tracer("safeexec_agent").start_span(f"{operation} {name}".strip()))
+    made = trace.get_tracer("safeexec_agent").start_span(f"{operation} {name}".strip())
+    if not made.is_recording():  # no SDK, or not this trace: then a step shall cost nothing
+        return Span()
+    span = Span(made)
     span.set(openinference_span_kind=kind, gen__ai_operation_name=operation, **attributes)
     return span
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from safeexec.egress.addresses import is_public
 from safeexec_agent.errors import AgentError
 from safeexec_agent.tools import Tool
 
@@ -86,11 +87,11 @@ class TavilySearchTool(Tool):
             body = {"query": query, "max_results": self.max_results}
             answer = httpx.post(self._url, json=body, headers={"Authorization": f"Bearer {self._key}"}, timeout=30)
             answer.raise_for_status()
-            found = answer.json()["results"]
-            return listed((r.get("title", ""), r.get("url", ""), r.get("content", "")) for r in found)
+            found = [(r.get("title", ""), r.get("url", ""), r.get("content", "")) for r in answer.json()["results"]]
         except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
             # Not the error's own text: it may quote the request.
             raise RuntimeError(f"the search failed: {type(error).__name__}") from None
+        return listed(found)
 
 
 def listed(results: Iterable[tuple[str, str, str]]) -> str:
@@ -108,15 +109,7 @@ def resolve(host: str, port: int) -> list[str]:
 
 def public(address: str) -> bool:
     """Whether an address is one of the open internet, not of this machine or its networks."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
-    if mapped is not None:
-        ip = mapped
-    if isinstance(ip, ipaddress.IPv6Address) and ip in ipaddress.ip_network(
-        "64:ff9b::/96"
-    ):  # NAT64 carries an IPv4 address
-        return public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-    return ip.is_global and not ip.is_multicast
+    return is_public(ipaddress.ip_address(address.partition("%")[0]))
 
 
 class VisitWebpageTool(Tool):

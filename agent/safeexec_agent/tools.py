@@ -117,12 +117,13 @@ def check(item: Any) -> None:
         kinds = about["type"] if isinstance(about["type"], list | tuple) else [about["type"]]
         if not all(kind in TYPES for kind in kinds):
             raise ToolError(f"{label}: inputs[{key!r}]: type {about['type']!r} is none of {', '.join(TYPES)}")
-    if isinstance(item, FunctionTool) or getattr(item, "skip_forward_signature_validation", False):
-        return
-    forward = getattr(item, "forward", None)
-    if forward is None:
-        return
-    parameters = inspect.signature(forward).parameters
+    if (
+        not isinstance(item, Tool)
+        or isinstance(item, FunctionTool)
+        or getattr(item, "skip_forward_signature_validation", False)
+    ):
+        return  # others have checked their own by their own rules
+    parameters = inspect.signature(item.forward).parameters
     if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters.values()):
         return
     if set(parameters) != set(item.inputs):

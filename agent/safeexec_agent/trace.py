@@ -31,11 +31,16 @@ class LiveTrace:
         self.level = level
         self.console = console or Console(highlight=False)
         self._open = False
+        self._said = ""
 
     def __call__(self, event: str, **about: Any) -> None:
         show = getattr(self, f"_{event}", None)
         if show is not None:
             show(**about)
+
+    def line(self, text: Text) -> None:
+        """Text that is not broken into lines by us: the terminal does that, and a pipe gets it whole."""
+        self.print(text, soft_wrap=True)
 
     def print(self, *items: Any, **options: Any) -> None:
         """Print, on a line of its own."""
@@ -69,24 +74,29 @@ class LiveTrace:
             self.print(Text("Output message of the model:", "bold"))
             self.print(plain(step.model_output or "", "dim"))
         self.print(Rule(Text("Executing parsed code:", "bold"), align="left", style="dim"))
-        self.print(code(step.code_action or ""))
+        source = step.code_action or ""
+        if self.console.is_terminal:
+            self.print(code(source))
+        else:
+            self.line(plain(source, length=len(source)))
         self.print(Rule(style="dim"))
 
     def _output(self, agent: Any, text: str) -> None:
-        self.console.print(plain(str(text)), end="")
+        self.console.print(plain(str(text)), end="", soft_wrap=True)
         self._open = not text.endswith("\n")
 
     def _step_end(self, agent: Any, step: ActionStep) -> None:
         if step.error is not None:
-            self.print(plain(str(step.error), "bold red", 4000))
+            self._said = str(step.error)
+            self.line(plain(self._said, "bold red", 4000))
         elif step.is_final_answer:
-            self.print(Text("Final answer: ", "bold green") + plain(step.action_output, "bold green"))
+            self.line(Text("Final answer: ", "bold green") + plain(step.action_output, "bold green"))
         elif step.action_output is not None:
-            self.print(Text("Out: ", "bold") + plain(step.action_output, length=4000))
+            self.line(Text("Out: ", "bold") + plain(step.action_output, length=4000))
         for number, display in enumerate(step.displays, 1):
-            self.print(plain(f"display {number}: {', '.join(display.data)}", "cyan"))
+            self.line(plain(f"display {number}: {', '.join(display.data)}", "cyan"))
         if step.files:
-            self.print(plain(f"files: {', '.join(step.files)}", "cyan"))
+            self.line(plain(f"files: {', '.join(step.files)}", "cyan"))
         used = step.token_usage
         tokens = f" | Input tokens: {used.input_tokens:,} | Output tokens: {used.output_tokens:,}" if used else ""
         self.print(Text(f"[Step {step.step_number}: Duration {step.timing.duration:.2f} seconds{tokens}]", "dim"))
@@ -101,7 +111,9 @@ class LiveTrace:
             self.print(Text(cost(token_usage, duration), "dim"))
 
     def _failed(self, agent: Any, error: Exception) -> None:
-        self.print(plain(f"{type(error).__name__}: {error}", "bold red", 4000))
+        text = f"{type(error).__name__}: {error}"
+        if text != self._said:  # the step it ended has said it already
+            self.line(plain(text, "bold red", 4000))
 
 
 def cost(used: Any, duration: float) -> str:
@@ -110,10 +122,8 @@ def cost(used: Any, duration: float) -> str:
 
 
 def code(source: str) -> Syntax:
-    """Highlighted Python."""
-    return Syntax(
-        neutralise(cut(source, 20_000)), "python", theme="monokai", word_wrap=True, background_color="default"
-    )
+    """Highlighted Python; whole, since somebody may be asked whether it may run."""
+    return Syntax(neutralise(source), "python", theme="ansi_dark", word_wrap=True, background_color="default")
 
 
 def visualize(agent: Any, console: Console | None = None) -> None:

@@ -45,6 +45,7 @@ manager = CodeAgent(
     additional_authorized_imports=["matplotlib", "numpy"] if drawing else [],
     policy=Policy(
         limits=Limits(time=60, tool_time=60, wall=None, memory=1024 * 2**20),
+        packages=("matplotlib",) if options.sandbox == "docker" else (),
         files={"world.json": Path(__file__).parent / "recorded" / "world.json"},
     ),
     planning_interval=5,

@@ -32,6 +32,8 @@ class Report:
     seconds: float = 0.0
     """From nothing to the first answer."""
     walls: Mapping[str, Wall] = field(default_factory=dict)
+    network: str | None = None
+    """Why a permitted host is not reached; empty when it is, None when it was not tried."""
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -42,7 +44,7 @@ class Report:
 def command(only: str | None, clean: bool, as_json: bool) -> int:
     """Try every installed sandbox and say which can run here, why not, and which of its walls stand.
 
-    Each is started and made to run a line of code. Exits with 0 when at least one can run, with 4 when none can.
+    Each is started and made to run a line of code, and to fetch a line from this process over a permitted connection. Exits with 0 when at least one can run, with 4 when none can.
 
     With --clean, containers and the like whose host is gone are shown and removed instead. Exits with 0, with 1 when something could not be
     removed, with 4 when the sandbox that was named could not be asked.
@@ -81,13 +83,51 @@ def examine(name: str) -> Report:
             report.walls = dict(executor.isolation)
             report.facts = dict(executor._backend.facts)
             report.viable = result.ok and result.value == 42
-            if not report.viable:
+            if report.viable:
+                report.network = _try_network(executor)
+            else:
                 report.reason = f"it starts, but does not run code: {result.error or 'a wrong answer'}"
     except Exception as error:  # another project's sandbox may raise anything; that is a finding, not a crash of ours
         known = isinstance(error, SafeExecError)
         report.reason = " ".join(str(error).split("\n")) if known else f"it fails with {type(error).__name__}: {error}"
         report.walls = _weak_walls(name)
     return report
+
+
+_FETCH = "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{}/', timeout=10).read().decode()"
+
+
+def _try_network(executor: Executor) -> str:
+    """Why a sandbox does not reach a host that its policy permits; empty when it does. Tried on a server of this process, on loopback."""
+    import secrets
+    import socket
+    import threading
+
+    word = secrets.token_hex(8)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            try:
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(
+                            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 16\r\n\r\n" + word.encode()
+                        )
+            except OSError:  # the server was closed: done
+                return
+
+        threading.Thread(target=serve, name="safeexec-doctor", daemon=True).start()
+        port = server.getsockname()[1]
+        policy = Policy(network=(f"127.0.0.1:{port}",), imports="*")
+        try:
+            result = executor.run(_FETCH.format(port), policy=policy)
+        except SafeExecError as error:
+            return " ".join(str(error).split("\n"))
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+    return "" if result.value == word else str(result.error or "a wrong answer")
 
 
 def _weak_walls(name: str) -> Mapping[str, Wall]:
@@ -113,6 +153,13 @@ def _show(screen: Screen, report: Report) -> None:
         screen.out.line(f"{report.name}: not available: {report.reason}", "bold", "red")
     for name, fact in report.facts.items():
         screen.out.line(f"  {name}: {fact}", "dim")
+    if report.network is not None:
+        reached = (
+            f"cannot be permitted: {report.network}"
+            if report.network
+            else "reached with --allow-net HOST, by way of this process"
+        )
+        screen.out.line(f"  hosts: {reached}", *(("yellow",) if report.network else ("dim",)))
     width = max((len(name) for name in report.walls), default=0)
     for name, wall in report.walls.items():
         standing = f"  {name:<{width}}  {'stands' if wall.active else 'MISSING'}"
@@ -136,6 +183,7 @@ def _document(reports: list[Report]) -> dict[str, Any]:
                 "reason": report.reason,
                 "seconds": report.seconds,
                 "facts": dict(report.facts),
+                "network": None if report.network is None else {"works": not report.network, "reason": report.network},
                 "walls": {name: {"active": wall.active, "reason": wall.reason} for name, wall in report.walls.items()},
             }
             for report in reports

@@ -25,6 +25,9 @@ OWN = {
     "doctor": "Which sandboxes can run here, and which walls stand.",
 }
 
+_OTHERS = {"agent": "Have a model do a task by writing Python."}
+"""Commands that come with safeexec and are found like those of others."""
+
 
 class Commands(click.Group):
     """Our own commands by module name; others by the entry-point group ``safeexec.commands``."""
@@ -54,7 +57,8 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = []
         for name in self.list_commands(ctx):
-            rows.append((name, OWN[name] if name in OWN else f"From {_origin(entry_points(COMMANDS)[name])}."))
+            about = OWN.get(name) or _OTHERS.get(name) or f"From {_origin(entry_points(COMMANDS)[name])}."
+            rows.append((name, about))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

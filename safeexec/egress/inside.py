@@ -78,6 +78,10 @@ class Network:
         self.send(header)
         return connection
 
+    def begin(self, step: int) -> None:
+        """A step begins. Its connections get numbers of its own: where a step was undone, frames for one of its connections may still come."""
+        self.numbers = (step % 2**40) * 2**12
+
     def feed(self, header: dict[str, Any], blobs: Sequence[Any]) -> None:
         """Take a frame of the host about a connection."""
         connection = self.live.get(header["id"])
@@ -365,6 +369,14 @@ def _verdict(ssl: Any, line: bytes) -> None:
     raise ssl.SSLError(1, message)
 
 
+def verified(name: Any) -> dict[str, Any]:
+    """What clients that look at a certificate themselves are shown: the name for which the host has verified the server's, and no more."""
+    if not name:
+        return {}
+    kind = "IP Address" if is_address(name) else "DNS"
+    return {"subject": ((("commonName", name),),), "subjectAltName": ((kind, name),)}
+
+
 class Plain:
     """Stands for an ``ssl.SSLObject`` where the host does the TLS: bytes pass as they are, behind the line that asks for it."""
 
@@ -416,7 +428,7 @@ class Plain:
         return int(self._incoming.pending)
 
     def getpeercert(self, binary_form: bool = False) -> Any:
-        return None if binary_form else {}
+        return None if binary_form else verified(self.server_hostname)
 
     def get_channel_binding(self, cb_type: str = "tls-unique") -> None:
         return None
@@ -474,7 +486,7 @@ class SocketParts:
         return ("(of the host)", "TLSv1.3", 0) if self._secured else None
 
     def getpeercert(self, binary_form: bool = False) -> Any:
-        return None if binary_form else {}
+        return None if binary_form or not self._secured else verified(self._connection and self._connection.address[0])
 
     def selected_alpn_protocol(self) -> None:
         return None

@@ -348,6 +348,11 @@ def install_selector(kind):
     kind.select = select
 
 
+def complete_tls():
+    """The image's `ssl` does nothing; urllib3 sets what it lacks."""
+    sys.modules["ssl"].SSLContext.hostname_checks_common_name = True
+
+
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Stands for the part of urllib3 that replaces its sockets by the JavaScript of a browser, of which there is none."""
 
@@ -373,6 +378,7 @@ def start(guest, setup):
     import asyncio
 
     inside.install_loop(network, begin)
+    inside.after_import("ssl", complete_tls)
     inside.install_tls(network)
     install_selector(type(asyncio.EventLoop()._selector))
     sys.meta_path.insert(0, Finder())

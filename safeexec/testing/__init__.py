@@ -45,7 +45,7 @@ from safeexec.testing.values import Values  # noqa: E402
 
 __all__ = ["conformance", "same"]
 
-CAPABILITIES = ("fork", "snapshot")
+CAPABILITIES = ("rollback", "fork", "snapshot")
 
 
 def conformance(
@@ -61,7 +61,7 @@ def conformance(
     """A pytest class with the whole suite; assign it to a name that begins with ``Test``.
 
     `sandbox` is an installed sandbox's name, or a callable that makes a Backend from ``(policy, **options)``, such as the Backend class itself.
-    `policy` is what every test starts from. `capabilities` declares "fork" and "snapshot"; one that is not declared must raise NotSupported.
+    `policy` is what every test starts from. `capabilities` declares "rollback", "fork" and "snapshot"; what is not declared must be refused.
     `modules` names what the sandbox has of "numpy", "pandas", "PIL", "matplotlib"; tests of the others are skipped and say so. `package` is
     an importable distribution that ``Policy(packages=…)`` can bring in. `deviations` maps a test's name to the reason why this sandbox
     does otherwise: a visible skip. Raises ValueError for a name that is no test, no capability, or a reason that is empty.

@@ -14,7 +14,7 @@ from tests.support.plain import PlainBackend
 def test_every_sandbox_and_every_wall_is_listed(cli: Command) -> None:
     ran = cli("doctor")
     assert ran.code == 0
-    assert "plain: ready" in ran.out and "  process  stands\n" in ran.out
+    assert "plain: ready" in ran.out and "--allow-net HOST" in ran.out and "  process  stands\n" in ran.out
     assert "broken: not available: start the \\x1b]0;owned\\x07 daemon with [red]care[/red]\n" in ran.out
     assert "  seccomp   stands\n" in ran.out and "  landlock  MISSING: the kernel is too \\x1b[31mold\n" in ran.out
 
@@ -25,6 +25,7 @@ def test_json(cli: Command) -> None:
     assert set(ran.json) == {"schema", "safeexec", "python", "system", "sandboxes"}
     plain, broken = ran.json["sandboxes"]
     assert (plain["name"], plain["viable"], plain["reason"]) == ("plain", True, "")
+    assert plain["network"] == {"works": True, "reason": ""} and broken["network"] is None
     assert plain["walls"] == {"process": {"active": True, "reason": ""}} and plain["seconds"] > 0
     assert broken["viable"] is False and "daemon" in broken["reason"]
     assert broken["walls"]["landlock"] == {"active": False, "reason": "the kernel is too \x1b[31mold"}

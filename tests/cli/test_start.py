@@ -116,3 +116,15 @@ def test_a_run_imports_only_what_it_needs():
     }  # fmt: skip
     assert surplus.isdisjoint(modules)
     assert "click" in modules
+
+
+@pytest.mark.parametrize("home", [None, "/nonexistent/home", "/dev/null"])
+def test_runs_without_a_home(home):
+    """The local sandbox keeps nothing between runs, so it needs no place to keep it."""
+    env = {k: v for k, v in os.environ.items() if k != "HOME" and not k.startswith("XDG_")}
+    if home is not None:
+        env |= {"HOME": home, "XDG_CACHE_HOME": home + "/cache", "XDG_CONFIG_HOME": home + "/config"}
+    command = [sys.executable, "-m", "safeexec", "run", "-c", "6 * 7", "--sandbox", "local"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd="/", env=env)
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+    assert not os.path.exists("/nonexistent")

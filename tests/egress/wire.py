@@ -8,7 +8,7 @@ from typing import Any
 
 from safeexec import Limits, Policy
 from safeexec.egress.network import Network, StepNetwork
-from safeexec.egress.stream import PIECE
+from safeexec.egress.stream import PIECE, WINDOW
 from safeexec.testing.base import PATIENCE
 
 
@@ -86,6 +86,13 @@ class Line:
         for start in range(0, len(data), PIECE):
             header = {"t": "net", "op": "data", "id": self.number}
             self._wire.step.request(header, (data[start : start + PIECE],))
+
+    def send_slowly(self, data: bytes) -> None:
+        """Within the window, as an honest guest would."""
+        for start in range(0, len(data), PIECE):
+            room = start + 2 * PIECE - WINDOW
+            self._wire.wait(lambda room=room: sum(f[0]["size"] for f in self._of("ack")) >= room)
+            self.send(data[start : start + PIECE])
 
     def end(self) -> None:
         self._wire.step.request({"t": "net", "op": "end", "id": self.number}, ())

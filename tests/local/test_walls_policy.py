@@ -19,7 +19,7 @@ from tests.local.test_walls_lifetime import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="n/a: these walls are Linux's")
 
-WALLS = [*cell.WALLS, "language"]
+WALLS = [*cell.WALLS, "language", "rollback"]
 
 
 def make(policy: Policy | None = None, **options: Any) -> LocalBackend:

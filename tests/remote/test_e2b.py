@@ -61,6 +61,15 @@ def test_what_is_asked_of_e2b(server: Loopback) -> None:
         assert server.state() == [] and server.calls("DELETE /sandboxes/") == 1
 
 
+def test_hosts_by_permission_and_the_whole_internet_exclude_each_other(server: Loopback) -> None:
+    for options, what in (({"internet": True}, "internet=True"), ({"native": True}, "network")):
+        with pytest.raises(PolicyError, match=what):
+            Executor("e2b", policy=Policy(network=("api.test",)), **options)
+    assert server.state() == []
+    with Executor("e2b", policy=Policy(network=("api.test",))) as executor, executor.session():
+        assert server.state()[0]["asked"]["allow_internet_access"] is False
+
+
 def test_internet_only_when_asked_for(server: Loopback) -> None:
     with Executor("e2b", internet=True) as executor:
         assert not executor.isolation["network"].active
@@ -338,7 +347,6 @@ def test_package_that_is_no_name_is_refused(server: Loopback, package: str) -> N
     [
         (Policy(limits=Limits(disk=1)), "disk"),
         (Policy(limits=Limits(processes=1)), "processes"),
-        (Policy(network=("example.org",)), "network"),
         (Policy(rollback="limits"), "rollback"),
         (Policy(require=("disk",)), "disk"),
         (Policy(require=("seccomp",)), "seccomp"),

@@ -87,7 +87,7 @@ class PlainBackend(Backend):
 
     @property
     def isolation(self) -> Mapping[str, Wall]:
-        return {"process": Wall(True, "")}
+        return {"process": Wall(True, ""), "rollback": Wall(False, "a failed step ends the session")}
 
     def close(self) -> None:
         pass

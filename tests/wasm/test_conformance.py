@@ -7,5 +7,7 @@ from functools import partial
 from safeexec.testing import conformance
 from safeexec_backends.wasm import WasmBackend
 
-TestInProcess = conformance(partial(WasmBackend, workers=0), capabilities=("fork",))
-TestWorkers = conformance(partial(WasmBackend, workers=2))
+TRAVEL = ("rollback", "fork", "snapshot")
+
+TestInProcess = conformance(partial(WasmBackend, workers=0), capabilities=TRAVEL, package="msgpack")
+TestWorkers = conformance(partial(WasmBackend, workers=2), capabilities=TRAVEL, package="msgpack")

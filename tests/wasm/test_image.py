@@ -205,3 +205,42 @@ def test_stack_limit_that_would_end_the_process_is_refused() -> None:
     for size in (0, 1000, 1 << 40):
         with pytest.raises(abi.EngineError, match="max_stack"):
             abi.Engine(size)
+
+
+def test_files_that_were_verified_are_not_hashed_again_until_they_change(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_SETTLED", 0)
+    cache.load(copy)
+    hashed: list[int] = []
+    original = cache.digest_of
+    monkeypatch.setattr(cache, "digest_of", lambda data: hashed.append(len(data)) or original(data))
+    cache.load(copy)
+    assert hashed == []
+    times = (copy / cache.FILES).stat()
+    with open(copy / cache.FILES, "r+b") as file:  # the same size; and the time of its content put back
+        first = file.read(1)
+        file.seek(0)
+        file.write(bytes((first[0] ^ 1,)))
+    os.utime(copy / cache.FILES, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(cache.Damaged, match="has changed"):
+        cache.load(copy)
+    assert hashed
+
+
+def test_a_stamp_that_others_could_write_is_not_believed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_SETTLED", 0)
+    cache.load(copy)
+    (copy / cache.STAMP).chmod(0o666)
+    data = bytearray((copy / cache.FILES).read_bytes())
+    data[0] ^= 1
+    (copy / cache.FILES).write_bytes(data)
+    (copy / cache.STAMP).write_bytes(cache._stamp(copy))
+    with pytest.raises(cache.Damaged):
+        cache.load(copy)
+
+
+def test_files_written_a_moment_ago_get_no_stamp(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_SETTLED", 1 << 60)
+    cache.load(copy)
+    assert not (copy / cache.STAMP).exists()

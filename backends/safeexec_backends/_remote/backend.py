@@ -44,6 +44,10 @@ class RemoteBackend(Backend):
                 raise PolicyError(
                     f"Limits.{name} cannot be set in the {self.name} sandbox: {self.isolation[name].reason}"
                 )
+        if policy.network and getattr(self, "_internet", False):
+            raise PolicyError(
+                "Policy.network names the hosts that may be reached, and internet=True opens the sandbox to all: choose one"
+            )
         if policy.rollback in ("limits", "errors"):
             raise PolicyError(
                 f"the {self.name} sandbox cannot undo a failed step: leave Policy.rollback None, or 'never'"
@@ -109,4 +113,5 @@ def common_walls(machine: str) -> Mapping[str, Wall]:
         "disk": Wall(False, "the vendor fixes the size of the disk"),
         "processes": Wall(False, "the vendor's machine bounds them"),
         "imports": Wall(False, "a rule for the program, kept inside the sandbox; the machine is the wall"),
+        "rollback": Wall(False, "the vendor cannot take a step back: one that runs out of a limit ends its session"),
     }

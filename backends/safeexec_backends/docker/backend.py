@@ -29,6 +29,9 @@ _elsewhere: set[str] = set()
 _REMOVE_SECONDS = 60.0
 
 
+_ROLLBACK = Wall(False, "a container cannot take a step back: one that runs out of a limit ends its session")
+
+
 class DockerBackend(Backend):
     """Sessions in containers.
 
@@ -100,7 +103,7 @@ class DockerBackend(Backend):
             self._hosts = self._files_shared and local
             shape, self._walls, first = self._first(policy)
             self._facts = daemon.facts(self._client, version, info, runtime, shape.image, len(reaped))
-            walls.require(self._walls, policy)
+            walls.require(self.isolation, policy)
             self._pool_shape = shape
             self._pool = Pool(pool, lambda: self._start(shape), lambda: self._live, idle, lifetime, pool_age)
             if first is not None:
@@ -212,7 +215,7 @@ class DockerBackend(Backend):
             elif first is not None:
                 first.close()
             try:
-                walls.require(standing, policy)
+                walls.require({**standing, "rollback": _ROLLBACK}, policy)
             except BaseException:
                 if guest is not None:
                     guest.close()
@@ -231,7 +234,7 @@ class DockerBackend(Backend):
     @property
     def isolation(self) -> Mapping[str, Wall]:
         """See the base class. Looked at from inside a container, before any other code ran in one."""
-        return dict(self._walls)
+        return {**self._walls, "rollback": _ROLLBACK}
 
     @property
     def facts(self) -> Mapping[str, str]:

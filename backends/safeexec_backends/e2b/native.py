@@ -51,6 +51,10 @@ _REST = re.compile(
 
 def check_native(policy: Policy) -> None:
     """Refuse what the code interpreter cannot honour. Raises PolicyError."""
+    if policy.network:
+        raise PolicyError(
+            "Policy.network: E2B's code interpreter has no way to ask the host; leave it empty, or native=False"
+        )
     if "memory" in policy.limits.changed():
         raise PolicyError("Limits.memory cannot be set with native=True: the template's machine bounds it")
     if policy.imports not in (None, ("*",)):

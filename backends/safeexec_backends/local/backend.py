@@ -15,6 +15,7 @@ from safeexec.policy import DEFAULT_IMPORTS, Policy
 from safeexec_backends.local import control, launch, library
 from safeexec_backends.local.process import LocalGuest, Threaded, ZygoteDied, ZygoteProcess
 
+_ROLLBACK = Wall(False, "a cell cannot take a step back: one that runs out of a limit ends its session")
 _MINIMUM = "seccomp and one of landlock or mount_namespace"
 _WEAKER = "Policy(require=()), or --allow-weak on the command line, runs it with fewer walls"
 
@@ -63,7 +64,7 @@ class LocalBackend(Backend):
     @property
     def isolation(self) -> Mapping[str, Wall]:
         """What a cell found standing around itself when this backend started."""
-        return MappingProxyType({**self._walls, "language": self._language_wall(self._policy)})
+        return MappingProxyType({**self._walls, "language": self._language_wall(self._policy), "rollback": _ROLLBACK})
 
     def start(self, policy: Policy) -> LocalGuest:
         if os.getpid() != self._owner:
@@ -162,7 +163,7 @@ class LocalBackend(Backend):
         self._check_walls(policy)
 
     def _check_walls(self, policy: Policy) -> None:
-        walls = {**self._walls, "language": self._language_wall(policy)}
+        walls = {**self._walls, "language": self._language_wall(policy), "rollback": _ROLLBACK}
         if policy.require is None or policy.require:
             seccomp, files = walls["seccomp"], (walls["landlock"], walls["mount_namespace"])
             if not seccomp.active:

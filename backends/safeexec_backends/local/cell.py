@@ -73,6 +73,9 @@ class Plan:
         """A pidfd of the zygote: readable once it is dead."""
         self.pinned: tuple[int, ...] = ()
         """Descriptors that cells keep under their numbers, because a library remembers them; each above all others that are kept."""
+        self.own_files: dict[int, str] = {}
+        """Files of /proc/self that cells open before their walls go up and keep, by the numbers they get, above all of `pinned`. Only in a user
+        namespace of their own: a pagemap that the host's root opened would tell where in the machine's memory each page lies."""
         self.allow: tuple[str, ...] = ()
         """System calls that the seccomp filter lets through besides its own list."""
         self.filter = b""
@@ -91,6 +94,8 @@ class Order(NamedTuple):
     processes: int
     baseline: int
     open_files: int = 256
+    file_size: int = 0
+    """Bytes of one file, also of one in memory; 0: as `disk`."""
     folder: str = ""
     """Where no private root exists: this cell's own folder, with work and tmp in it."""
     probe: bool = False
@@ -124,8 +129,13 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
         # A probe keeps these to look at itself from the outside; it never runs anyone's code. Opened now: Landlock will refuse it.
         own = [os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc) for name in ("status", "fd")]
         kept += [plan.proc, *own]
-    descriptors.keep([*kept, *plan.pinned])
-    for place, number in enumerate(plan.pinned, 3 + len(kept)):
+    own_files: dict[int, int] = {}
+    if plan.own_files and libc.READY and plan.stands("user_namespace"):
+        for number, name in plan.own_files.items():
+            with contextlib.suppress(OSError):  # who wants it does without
+                own_files[number] = os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)
+    descriptors.keep([*kept, *plan.pinned, *own_files.values()])
+    for place, number in enumerate([*plan.pinned, *own_files], 3 + len(kept)):
         os.dup2(place, number, inheritable=False)
         os.close(place)
     os.environ.clear()
@@ -146,7 +156,7 @@ def limits(plan: Plan, order: Order) -> dict[str, int]:
     """The resource limits of a cell."""
     return rlimits.plan(
         address_space=order.baseline + order.memory if order.baseline else None,
-        file_size=order.disk,
+        file_size=order.file_size or order.disk,
         # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
         processes=order.processes if plan.stands("user_namespace") else None,
         open_files=order.open_files,
@@ -261,7 +271,7 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
         fds = (
             {int(name) for name in os.listdir(_PROC_FDS)} if libc.READY else {fd for fd in range(1024) if _is_open(fd)}
         )
-        return "" if fds <= {*range(_PROC_FDS + 2), *plan.pinned} else bad
+        return "" if fds <= {*range(_PROC_FDS + 2), *plan.pinned, *plan.own_files} else bad
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":

@@ -250,6 +250,7 @@ class Zygote:
             processes=message["processes"],
             baseline=self._address_space(),
             open_files=message.get("open_files", 256),
+            file_size=message.get("file_size", 0),
             folder=folder,
             probe=message.get("probe", False),
         )

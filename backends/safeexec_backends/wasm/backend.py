@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -48,6 +47,8 @@ def _announce() -> image.Progress:
 
     def progress(stage: str, number: int, of: int) -> None:
         if not said:
+            import logging  # 2 ms that a start with a ready image does without
+
             said.append(stage)
             logging.getLogger("safeexec.wasm").warning(
                 "building the wasm sandbox's image, once for this user: it takes about half a minute "
@@ -114,7 +115,7 @@ class WasmBackend(Backend):
             walls = dict(self._pool.walls)
             shared = "sessions share workers; isolation='session' gives each its own"
             walls["process"] = Wall(isolation == "session", "" if isolation == "session" else shared)
-        self._walls = MappingProxyType({"wasm": Wall(True), **walls})
+        self._walls = MappingProxyType({"wasm": Wall(True), **walls, "rollback": Wall(True)})
         try:
             self._check(policy)
         except BaseException:
@@ -152,7 +153,7 @@ class WasmBackend(Backend):
         if engine != self._engine:
             raise SnapshotError("the snapshot was made by another version of the wasm sandbox")
         if self._pool is not None:
-            raise BackendUnavailable("not yet")
+            return self._pool.start(policy, state)
         return self._start(policy, state)
 
     def _start(self, policy: Policy, written: bytes | None) -> Guest:

@@ -75,12 +75,12 @@ def written(host: Host, rest: Rest) -> list[Run]:
     return compared(host.memory.view, rest.pristine())
 
 
-def take(host: Host, rest: Rest, shadow: Shadow, known: Known, changes: int) -> State:
-    """Keep the state of an instance, its pages in `shadow`. Raises Unsettled, OSError."""
+def take(host: Host, rest: Rest, shadow: Shadow, known: Known, changes: int, last: FileSystem | None = None) -> State:
+    """Keep the state of an instance, its pages in `shadow`; `last` is the file system kept before. Raises Unsettled, OSError."""
     settled(host, rest)
     runs = written(host, rest)
     shadow.keep(host.memory.view, runs)
-    return State(host.memory.size, host.base, runs, fs_state.copy(host.files), host.clocks, known, changes)
+    return State(host.memory.size, host.base, runs, fs_state.copy(host.files, last), host.clocks, known, changes)
 
 
 def freeze(host: Host, rest: Rest, known: Known, changes: int) -> State:
@@ -143,8 +143,9 @@ class Past:
                 self._shadow = Shadow(host.max_pages * abi.PAGE)
             # If this is cut short the old state is gone as well: its pages are being written over.
             self._state, state = None, self._state
+            last = None if state is None else state.files
             del state
-            self._state = take(host, self.rest, self._shadow, known, changes)
+            self._state = take(host, self.rest, self._shadow, known, changes, last)
         except (Unsettled, OSError, abi.EngineError) as error:
             self._trouble = str(error)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,11 @@ O_WRONLY, O_RDWR, O_ACCMODE = 1, 2, 3
 O_CREAT, O_EXCL, O_TRUNC, O_APPEND = 0o100, 0o200, 0o1000, 0o2000
 O_DIRECTORY, O_NOFOLLOW, O_PATH = 0o200000, 0o400000, 0o10000000
 
-_inode_numbers = itertools.count(1000)
+_REMOVED: Final = -1
+"""`links` of a directory that was removed; those of the root have 0."""
+
+# Begun anywhere: a session that was restored from a snapshot keeps the numbers it had, and new files must not get the same.
+_inode_numbers = itertools.count(int.from_bytes(os.urandom(5), "little") << 12)
 
 
 class Quota(NamedTuple):
@@ -282,9 +287,15 @@ class FileSystem:
         if last == "..":
             raise Errno(e.ENOTEMPTY)
         found = self.find(path, start, follow=False)
-        if found.node is None:
+        if found.node is None or not self._named(found):
             raise Errno(e.ENOENT)
         return self._writable(found.place[-1][1]), found.name, found.node
+
+    @staticmethod
+    def _named(found: Found) -> bool:
+        # A working directory that was removed, or moved, is still found by `.` and by links to it, under the name it once had.
+        directory = found.place[-1][1]
+        return isinstance(directory, Directory) and directory.entries.get(found.name) is found.node
 
     @staticmethod
     def _writable(directory: Directory) -> Directory:
@@ -299,6 +310,7 @@ class FileSystem:
     # Links between names and nodes, with the quotas
 
     def _link(self, directory: Directory, name: str, node: Node) -> None:
+        self._standing(directory)
         if self.inodes >= self.quota.inodes:
             raise Errno(e.ENOSPC)
         if isinstance(node, Symlink):
@@ -315,8 +327,15 @@ class FileSystem:
         directory.mtime = time.time_ns()
         if node.readonly:
             return
-        node.links -= 1
+        node.links = _REMOVED if isinstance(node, Directory) else node.links - 1
         self._forget(node)
+
+    @staticmethod
+    def _standing(directory: Directory) -> None:
+        # Nothing is made in a removed directory, whoever still stands in it: no quota would see what is only there, and a guest that enters
+        # and removes one after the other would build a path without end in the host's memory.
+        if directory.links == _REMOVED:
+            raise Errno(e.ENOENT)
 
     def _forget(self, node: Node) -> None:
         """Give back what a node used once nothing leads to it."""
@@ -406,6 +425,9 @@ class FileSystem:
         there = found.node
         if there is node:
             return
+        self._standing(target)
+        if not self._named(found):
+            raise Errno(e.EBUSY)
         if there is not None:
             if isinstance(there, Directory):
                 if not isinstance(node, Directory):

@@ -107,6 +107,7 @@ class Host(abi.Host):
         """Free the instance, once it does not run any more."""
         with self._wake:
             self.killed = True
+            self.base = None
             self.instance.close()
 
     def retire(self, keep: Callable[[abi.Instance], bool]) -> None:

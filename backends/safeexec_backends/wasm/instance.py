@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from safeexec import threads, watchdog, wire
 from safeexec.backend import Guest, GuestDied, OnFrame
-from safeexec.errors import BackendUnavailable
+from safeexec.errors import BackendUnavailable, SnapshotError
 from safeexec.policy import Limits, Policy
 from safeexec.wire import Frame
 
@@ -114,6 +114,10 @@ class Reason(NamedTuple):
             return cls("crash", f"the guest crashed: {error}")
         if isinstance(error, abi.Fault | Errno):
             return cls("crash", f"the guest passed a bad pointer: {error}")
+        if isinstance(error, SnapshotError):
+            return cls("crash", str(error))
+        if isinstance(error, Unsettled):
+            return cls("crash", f"the session is not at rest: {error}")
         if isinstance(error, abi.EngineError):
             return cls("crash", f"there is no room for another instance: {error}")
         return cls("crash", f"the host failed: {type(error).__name__}")
@@ -150,7 +154,7 @@ class WasmGuest(Guest):
         self._changes = 0
         if written is not None:
             host = snapshot.load(written, self._fresh, runtime)
-            self._changes = host.files.changes
+            self._changes, self._files = host.files.changes, file_report(host.files, {})[1]
         elif state is None:
             host = self._fresh()
         else:

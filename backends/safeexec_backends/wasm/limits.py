@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 import sys
 import threading
@@ -32,6 +33,7 @@ def memory_limit(fresh: int, limits: Limits) -> int:
     return min(pages, abi.MAX_PAGES) * abi.PAGE
 
 
+@functools.lru_cache(64)
 def quota(limits: Limits) -> Quota:
     """The file system's share of the policy. A file costs the host a little even when it is empty, so files count too."""
     return Quota(bytes=limits.disk, inodes=max(1000, min(limits.disk // _INODES_PER_BYTE, 50_000)), open_files=256)

@@ -14,10 +14,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import re
+import struct
 import sys
 from collections.abc import Sequence
 from typing import Any, Final
+
+if sys.platform == "linux":
+    import fcntl
 
 PAGE: Final = mmap.PAGESIZE
 Run = tuple[int, int]
@@ -25,7 +28,9 @@ Run = tuple[int, int]
 
 # pagemap's highest byte of each entry: bit 7 present, bit 6 swapped, bit 5 page of a file or shared memory (kernel: admin-guide/mm/pagemap).
 _PRIVATE: Final = bytes(1 if (top & 0xC0) and not top & 0x20 else 0 for top in range(256))
-_runs_of: Final = re.compile(b"\x01+").finditer
+# include/uapi/linux/fs.h
+_PAGEMAP_SCAN, _IS_FILE, _IS_PRESENT, _IS_SWAPPED = 0xC0606610, 4, 8, 16
+_MAX_FOUND: Final = 1024
 _PROT_RW, _MAP_PRIVATE, _MAP_FIXED = 3, 2, 16
 _MAX_PIECES: Final = 24
 _FEW_PIECES: Final = 4
@@ -39,6 +44,7 @@ class Finder:
     def __init__(self) -> None:
         self._pagemap = -1
         self._owner = 0
+        self._scans = True
 
     def ready(self) -> bool:
         """Whether this kernel tells. A pagemap shows the process that opened it, so a child of a fork opens one of its own."""
@@ -57,11 +63,41 @@ class Finder:
 
     def written(self, base: int, size: int) -> list[Run]:
         """The runs of the memory at address `base` that were written to. Raises OSError."""
+        if self._scans:
+            try:
+                return self._scanned(base, size)
+            except OSError:
+                self._scans = False  # an older kernel, or a seccomp filter that knows nothing of it
         length = size // PAGE * 8
         entries = os.pread(self._pagemap, length, base // PAGE * 8)
         if len(entries) != length:
             raise OSError("the pagemap ends before the memory")
-        return [(m.start() * PAGE, m.end() * PAGE) for m in _runs_of(entries[7::8].translate(_PRIVATE))]
+        flags = entries[7::8].translate(_PRIVATE)
+        runs: list[Run] = []
+        start = flags.find(1)
+        while start >= 0:
+            end = flags.find(0, start)
+            if end < 0:
+                end = len(flags)
+            runs.append((start * PAGE, end * PAGE))
+            start = flags.find(1, end)
+        return runs
+
+    def _scanned(self, base: int, size: int) -> list[Run]:
+        """The same from PAGEMAP_SCAN (Linux 6.7), which looks at whole page tables and answers in runs."""
+        found = (ctypes.c_uint64 * (3 * _MAX_FOUND))()  # struct page_region: start, end, categories
+        # struct pm_scan_arg: size, flags, start, end, walk_end, vec, vec_len, max_pages, then the masks of categories
+        request = bytearray(
+            struct.pack(
+                "<12Q", 96, 0, base, base + size, 0, ctypes.addressof(found), _MAX_FOUND, 0,
+                _IS_FILE, _IS_FILE, _IS_PRESENT | _IS_SWAPPED, 0,
+            )
+        )  # fmt: skip
+        count = fcntl.ioctl(self._pagemap, _PAGEMAP_SCAN, request)
+        if count >= _MAX_FOUND or struct.unpack_from("<Q", request, 32)[0] != base + size:
+            raise OSError("more runs than were asked for")
+        values = found[: 3 * count]
+        return [(start - base, end - base) for start, end in zip(values[::3], values[1::3], strict=True)]
 
 
 finder: Final = Finder()

@@ -9,6 +9,7 @@ from safeexec.backend import Wall
 from safeexec.errors import BackendUnavailable
 from safeexec.policy import Policy
 
+from . import snapshot
 from .image.cache import Loaded
 from .process import WorkerGuest, WorkerProcess, ZygoteDied, launch
 
@@ -20,6 +21,7 @@ class Pool:
 
     def __init__(self, loaded: Loaded, size: int, one_each: bool) -> None:
         self._image = loaded.compiled.parent
+        self._engine = snapshot.engine(loaded.facts["identity"])
         self._size = size
         self._one_each = one_each
         self._owner = os.getpid()
@@ -29,16 +31,20 @@ class Pool:
         self._zygote = launch(self._image)
         self.walls = {name: Wall(not reason, reason) for name, reason in self._zygote.walls.items()}
 
-    def start(self, policy: Policy) -> WorkerGuest:
-        """A session in the worker that has the fewest. Raises BackendUnavailable."""
+    def start(self, policy: Policy, state: bytes | None = None) -> WorkerGuest:
+        """A session in the worker that has the fewest, fresh or in the `state` of a snapshot. Raises BackendUnavailable, SnapshotError."""
         if os.getpid() != self._owner:
             raise BackendUnavailable("an executor does not survive a fork: make one in this process")
         for _ in range(_ATTEMPTS):
             worker = self._choose()
             try:
-                guest = worker.start(policy, self._forget)
+                if state is None:
+                    guest = worker.start(policy, self._forget)
+                else:
+                    guest = worker.restore(policy, self._forget, state)
             except OSError:
                 continue  # it died just now: the next round replaces it
+            guest.elsewhere = self.start if self._one_each else None
             with self._lock:
                 worker.sessions.add(guest)
                 if not self._closed:
@@ -65,7 +71,7 @@ class Pool:
     def _new(self) -> WorkerProcess:
         for _ in range(_ATTEMPTS):
             try:
-                return WorkerProcess(self._zygote)
+                return WorkerProcess(self._zygote, self._engine)
             except ZygoteDied:
                 self._zygote.close()
                 self._zygote = launch(self._image)

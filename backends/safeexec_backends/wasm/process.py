@@ -8,26 +8,39 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from safeexec import wire
 from safeexec.backend import GuestDied, OnFrame, StreamGuest
-from safeexec.errors import BackendUnavailable
+from safeexec.errors import BackendUnavailable, SnapshotError
 from safeexec.policy import Policy
 from safeexec.wire import Frame
 from safeexec_backends.local import control, library
 from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
 
+from .first import First
+from .worker import BEGIN, KEEP, WORD, WRITE
+
+_KEEP = WORD + bytes((KEEP,))
 _numbers = itertools.count(1)
 _KINDS = ("memory", "crash", "time", "output", "protocol")
 _CONTROL_TIMEOUT = 2.0
+_FILE_SIZE = (
+    1 << 33
+)  # of the files in memory that branches share; what a worker keeps of its sessions is bounded by their limits
 _DISK = 1 << 20  # of the worker itself, which keeps its sessions' files in memory
 _THREADS = 4200
+_PATIENCE = 30.0
+"""Seconds for work that the worker does without running any guest code."""
+_LARGEST_IMAGE = 1 << 30
 _DESCRIPTORS = 16_384
+_AHEAD = 8
+"""Channels of sessions to come that are kept ready in each worker."""
 
 WORKER_ORDER: control.Message = {
-    "op": "cell", "memory": 0, "disk": _DISK, "processes": _THREADS, "open_files": _DESCRIPTORS, "imports": [], "preload": [],
+    "op": "cell", "memory": 0, "disk": _DISK, "processes": _THREADS, "open_files": _DESCRIPTORS, "file_size": _FILE_SIZE, "imports": [], "preload": [],
 }  # fmt: skip
 
 
@@ -63,8 +76,9 @@ def launch(image: Path) -> WasmZygoteProcess:
 class WorkerProcess:
     """One worker."""
 
-    def __init__(self, zygote: ZygoteProcess) -> None:
-        """Raises ZygoteDied, BackendUnavailable."""
+    def __init__(self, zygote: ZygoteProcess, engine: str) -> None:
+        """`engine` names the snapshots it reads and writes. Raises ZygoteDied, BackendUnavailable."""
+        self.engine = engine
         self.pid, (channel, self._status, *pidfd) = zygote.spawn(WORKER_ORDER)
         self._zygote = zygote
         self._pidfd = pidfd[0] if pidfd else -1
@@ -73,6 +87,7 @@ class WorkerProcess:
         self._channel.settimeout(_CONTROL_TIMEOUT)
         self._lock = threading.Lock()
         self._closed = False
+        self._ahead: list[Line] = []
         self.sessions: set[WorkerGuest] = set()
 
     @property
@@ -87,25 +102,48 @@ class WorkerProcess:
 
     def start(self, policy: Policy, forget: Callable[[WorkerGuest], None]) -> WorkerGuest:
         """A new session in this worker. Raises OSError if it is gone."""
+        try:
+            line = self._ahead.pop()
+        except IndexError:
+            line = self._line({"mode": "fresh"})
+        return WorkerGuest(line, policy, self, forget, greet=True)
+
+    def prepare(self) -> None:
+        """Get the channel of a later session ready, while nobody waits for it. Raises nothing: whoever needs one finds out."""
+        if len(self._ahead) < _AHEAD:
+            try:
+                self._ahead.append(self._line({"mode": "fresh"}))
+            except OSError:
+                return
+
+    def restore(self, policy: Policy, forget: Callable[[WorkerGuest], None], state: bytes) -> WorkerGuest:
+        """A session in the state of a snapshot. Raises OSError if the worker is gone, SnapshotError."""
+        guest = WorkerGuest(self.line(policy, "written", size=len(state)), policy, self, forget)
+        try:
+            guest.begin(state)
+        except GuestDied as death:
+            guest.close()
+            if not self.alive:
+                raise OSError(death.message) from None
+            raise SnapshotError(death.message) from None
+        return guest
+
+    def line(self, policy: Policy, mode: str, of: int = 0, size: int = 0) -> Line:
+        """A session that is made of session `of` ("back", "branch"), or of `size` bytes that come over the socket ("written"), and our end of
+        its socket. Raises OSError if the worker is gone."""
+        limits = policy.limits
+        return self._line({"mode": mode, "of": of, "size": size, "memory": limits.memory, "disk": limits.disk})
+
+    def _line(self, order: control.Message) -> Line:
+        number = next(_numbers)
         ours, theirs = socket.socketpair()
-        imports = policy.imports
-        guest = WorkerGuest(ours, policy, self, forget)
         try:
             with theirs:
-                self.order(
-                    {
-                        "op": "start",
-                        "id": guest.number,
-                        "memory": policy.limits.memory,
-                        "disk": policy.limits.disk,
-                        "imports": None if imports is None or "*" in imports else list(imports),
-                    },
-                    [theirs.fileno()],
-                )
+                self.order({"op": "start", "id": number, **order}, [theirs.fileno()])
         except OSError:
             ours.close()
             raise
-        return guest
+        return Line(number, ours)
 
     def order(self, message: control.Message, fds: tuple[int, ...] | list[int] = ()) -> None:
         """Send an order. Raises OSError if the worker is gone or does not listen."""
@@ -146,49 +184,212 @@ class WorkerProcess:
             if self._pidfd >= 0:
                 os.close(self._pidfd)
             os.close(self._status)
+        while self._ahead:
+            self._ahead.pop().socket.close()
         self._zygote.done()
+
+
+class Line(NamedTuple):
+    """A session's number in its worker, and the socket to it."""
+
+    number: int
+    socket: socket.socket
 
 
 class WorkerGuest(StreamGuest):
     """One session in a worker."""
 
     def __init__(
-        self, stream: socket.socket, policy: Policy, worker: WorkerProcess, forget: Callable[[WorkerGuest], None]
+        self,
+        line: Line,
+        policy: Policy,
+        worker: WorkerProcess,
+        forget: Callable[[WorkerGuest], None],
+        greet: bool = False,
     ) -> None:
-        super().__init__(stream, policy.limits.value + wire.MAX_HEADER)
-        self.number = next(_numbers)
+        super().__init__(line.socket, policy.limits.value + wire.MAX_HEADER)
+        self.number = line.number
         self.worker = worker
+        self._policy = policy
         self._forget = forget
-        self._imports = policy.imports
+        self.elsewhere: Callable[[Policy, bytes], WorkerGuest] | None = None
+        """Makes branches where every session has a worker of its own."""
+        self._first = First(policy)
+        self._first_kept = self._first.held
+        # Travels with the first request: making the session is no round trip of its own.
+        self._greeting = (
+            bytes(wire.pack({"memory": policy.limits.memory, "disk": policy.limits.disk})[0]) if greet else b""
+        )
+        self._remembered = False
+        """The worker keeps, or will keep, a checkpoint of this session."""
+        self._state = threading.Lock()
+        self._busy = False
+        """The worker may be running code of this session."""
         self._killed = False
         self._closed = False
 
     def exchange(self, frame: Frame, on_frame: OnFrame) -> None:
         header, blobs = frame
-        if self._imports is not None and "*" not in self._imports and header.get("t") == "init":
-            header = {**header, "imports": list(self._imports)}
+        answer = self._first.answers(header)
+        if answer is not None and not self._killed:
+            on_frame((answer, ()))
+            return
 
         def checked(answer: Frame) -> bool:
             if answer[0].get("t") == "died":
                 raise _death(answer[0])
             return on_frame(answer)
 
-        super().exchange((header, blobs), checked)
+        with self._state:
+            if self._killed:
+                raise self.death()
+            self._busy = True
+        super().exchange((self._first.completes(header), blobs), checked)
+        self._busy = False  # not after an exception: then nobody knows what the worker is doing
+
+    def _write(self, buffers: Sequence[wire.Blob]) -> None:
+        if self._greeting:
+            buffers = [b"".join((self._greeting, buffers[0])), *buffers[1:]]
+            self._greeting = b""
+        super()._write(buffers)
 
     def interrupt(self) -> None:
         self._order("interrupt")
 
     def kill(self) -> None:
-        if not self._killed:
+        with self._state:
+            if self._killed:
+                return
             self._killed = True
+            busy = self._busy
+        if busy:  # else it waits for a request, and learns from the hang-up that none will come
             self._order("kill")
-            self.hang_up()
+        self.hang_up()
 
-    def _order(self, op: str) -> None:
+    def _order(self, op: str, number: int | None = None) -> None:
         try:
-            self.worker.order({"op": op, "id": self.number})
+            self.worker.order({"op": op, "id": self.number if number is None else number})
         except OSError:
             pass  # the worker is gone, and the session with it
+
+    # The past. The worker does the work; what it is told by a frame of one byte needs no answer unless something depends on it.
+
+    def _say(self, word: int) -> None:
+        assert self._socket is not None
+        with self._send_lock:
+            greeting, self._greeting = self._greeting, b""
+            self._socket.sendall(greeting + WORD + bytes((word,)))
+
+    def _wait(self, kind: str) -> Frame:
+        """The worker's own next frame. Raises GuestDied."""
+        assert self._socket is not None
+        try:
+            self._socket.settimeout(_PATIENCE)
+            frame = self._reader.next()
+            self._socket.settimeout(None)
+        except (EOFError, OSError, wire.WireError) as error:
+            raise self.death() from error
+        if frame[0].get("t") == "died":
+            raise _death(frame[0])
+        if frame[0].get("t") != kind:
+            raise GuestDied("protocol", "the guest sent a frame outside a request")
+        return frame
+
+    def checkpoint(self) -> None:
+        self._first_kept = self._first.held
+        self._remembered = True
+        if self._greeting:  # there is nothing yet that differs from the image: the word travels with the first request
+            if not self._greeting.endswith(_KEEP):
+                self._greeting += _KEEP
+            return
+        try:
+            self._say(KEEP)
+        except OSError:
+            pass  # it is gone: the next request finds that out, and the checkpoint before is still good
+
+    def rollback(self) -> None:
+        if self._closed:
+            raise GuestDied("crash", "the guest was closed")
+        self.hang_up()
+        old = self.number
+        try:
+            line = self.worker.line(self._policy, "back", old)
+        except OSError:
+            raise GuestDied("crash", self.worker.why()) from None
+        self._change(line)
+        try:
+            self.begin()
+        finally:
+            self._order("drop", old)
+
+    def _change(self, line: Line) -> None:
+        assert self._socket is not None
+        with self._send_lock:
+            self._socket.close()
+            self.number, self._socket = line
+            self._socket.setblocking(True)
+            self._reader = wire.FrameReader(self._socket.recv_into, self._policy.limits.value + wire.MAX_HEADER)
+            self._greeting = b""
+            self._first.held = self._first_kept
+            self._killed = self._busy = False
+
+    def begin(self, state: bytes = b"") -> None:
+        """Wait until a session that was made of another, or of `state`, stands. Raises GuestDied."""
+        assert self._socket is not None
+        try:
+            with self._send_lock:
+                self._socket.sendall(state)
+            self._say(BEGIN)
+        except OSError:
+            pass  # it says why
+        self._wait("ready")
+
+    def fork(self) -> WorkerGuest:
+        if self.elsewhere is not None:
+            return self.elsewhere(self._policy, self.snapshot()[1])
+        if self._greeting:
+            self.begin()
+        try:
+            branch = self._begun(WorkerGuest(self.worker.line(self._policy, "branch", self.number), *self._kin()))
+            branch._first.held = self._first.held
+            return branch
+        except OSError:
+            raise self.death() from None
+
+    def _kin(self) -> tuple[Policy, WorkerProcess, Callable[[WorkerGuest], None]]:
+        return self._policy, self.worker, self._forget
+
+    def _begun(self, branch: WorkerGuest) -> WorkerGuest:
+        try:
+            branch.begin()
+        except BaseException as error:
+            branch.close()
+            if isinstance(error, GuestDied):
+                raise BackendUnavailable(f"the session could not be forked: {error.message}") from None
+            raise
+        self.worker.sessions.add(branch)
+        return branch
+
+    def snapshot(self) -> tuple[str, bytes]:
+        if self._first.held is not None:  # the guest has to know it to have it written down: any request takes it along
+            self.exchange(({"t": "names", "id": 0}, ()), lambda frame: frame[0].get("t") == "done")
+        try:
+            self._say(WRITE)
+        except OSError:
+            raise self.death() from None
+        parts: list[bytes] = []
+        size, bound = 0, self._policy.limits.memory + self._policy.limits.disk + _LARGEST_IMAGE
+        more = True
+        while more:
+            header, blobs = self._wait("state")
+            if len(blobs) != 1:
+                raise GuestDied("protocol", "a malformed piece of state")
+            parts.append(bytes(blobs[0]))
+            size += len(blobs[0])
+            if size > bound:  # a worker that was taken over could go on for ever
+                raise GuestDied("protocol", "a state that is larger than the limits allow")
+            more = header.get("more") is True
+        return self.worker.engine, b"".join(parts)
 
     def death(self) -> GuestDied:
         return GuestDied("crash", "the guest was killed" if self._killed else self.worker.why())
@@ -197,8 +398,12 @@ class WorkerGuest(StreamGuest):
         self.kill()
         if not self._closed:
             self._closed = True
+            if self._remembered:
+                self._order("drop")
             super().close()
             self._forget(self)
+            if not self._busy:
+                self.worker.prepare()
 
 
 def _death(header: wire.Header) -> GuestDied:

@@ -66,7 +66,11 @@ def describe(directory: Path) -> list[str]:
     """What an image with packages holds, in a line for each project; and what is imported only when a session does."""
     facts = cache.load(directory).facts
     lines = [f"  {name} {version}" for name, version in sorted(facts["packages"].items())]
-    return lines + [f"  not imported ahead: {name} ({reason})" for name, reason in facts["not_imported"].items()]
+    for name, reason in facts["not_imported"].items():
+        # The package's own words may be an attack on the terminal.
+        plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
+        lines.append(f"  not imported ahead: {name} ({plain})")
+    return lines
 
 
 def export_wheel(

@@ -237,7 +237,7 @@ def _library(host: Host, handle: int) -> Mapping[str, int] | None:
     return host.libraries.get(path.decode(errors="replace").lstrip("/"))
 
 
-@syscall("_dlopen_js", "i")
+@plain("_dlopen_js", "i", "i")
 def dlopen(host: Host, handle: int) -> int:
     return int(_library(host, handle) is not None)
 

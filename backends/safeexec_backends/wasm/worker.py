@@ -18,7 +18,8 @@ from safeexec import wire
 from safeexec.policy import Limits
 from safeexec_backends.local import control
 
-from . import abi
+from . import abi, snapshot
+from .checkpoint import Past, revive
 from .host import Host, Killed
 from .instance import STEP, Reason, Runtime, file_report, fresh
 from .limits import THREAD_STACK
@@ -27,6 +28,10 @@ MAX_THREADS: Final = 4096
 IDLE_THREADS: Final = 4
 _DONE: Final = b'{"t":"done",'
 _RECEIVE: Final = 1 << 16
+WORD: Final = b"\x01\0\0\0"
+KEEP, BEGIN, WRITE = range(3)
+"""What a frame of one byte asks of the worker: keep a checkpoint, say when the session is ready, write down its state."""
+_PIECE: Final = 1 << 20
 
 
 class SessionHost(Host):
@@ -123,17 +128,31 @@ class SessionHost(Host):
 
 
 class WorkerSession:
-    """One session: its instance, its socket."""
+    """One session: its instance, its socket, its past.
 
-    def __init__(self, runtime: Runtime, sock: socket.socket, order: control.Message) -> None:
+    The host speaks to the guest in frames. To the worker itself it speaks in frames of one byte, which no frame of the protocol is.
+    """
+
+    def __init__(
+        self, runtime: Runtime, sock: socket.socket, order: control.Message, origin: WorkerSession | None
+    ) -> None:
         self.socket = sock
         self.number = int(order["id"])
         self._runtime = runtime
-        self._imports = order["imports"]
         self._order = order
+        self._origin = origin
         self._host: SessionHost | None = None
+        self._past: Past | None = None
         self._lock = threading.Lock()
+        self._serving = threading.Lock()
+        """Held while the instance runs, and by a session that is made of this one."""
         self._ended = False
+        self._in_order = False
+        """It ended between two requests."""
+        self.dropped = False
+        """The host will not come back to it."""
+        self.kept = False
+        """The host has asked for a checkpoint, and says when it has no more use for that."""
         self._known: dict[str, tuple[int, int]] = {}
         self._changes = 0
         self._started = 0.0
@@ -141,33 +160,124 @@ class WorkerSession:
     def serve(self) -> bool:
         """Handle the request that waits; whether the session goes on."""
         try:
-            host = self._host
-            if host is None:
-                host = self._make()
-            if not host._has_frame():
-                host.fill()
-                while not host._has_frame():
-                    host.fill()
-            self._started = time.thread_time()
-            status = host.instance.call(STEP, host.receive())
-            if status:
-                raise abi.Trap("the guest program ended without an answer")
+            with self._serving:
+                host = self._host
+                if host is None:
+                    host = self._make()
+                try:
+                    while not host._has_frame():
+                        host.fill()
+                except Killed:
+                    self._in_order = not host.buffer
+                    raise
+                while host._has_frame():  # what was read together is not announced again
+                    self._handle(host)
             return True
         except BaseException as error:
-            self._say_why(error)
+            if not self._in_order:
+                self._say_why(error)
             return False
 
+    def _handle(self, host: SessionHost) -> None:
+        if host.buffer[:4] == WORD:
+            word = host.buffer[4]
+            del host.buffer[:5]
+            self._obey(word, host)
+            return
+        if self._past is not None:
+            self._past.moved()
+        self._started = time.thread_time()
+        if host.instance.call(STEP, host.receive()):
+            raise abi.Trap("the guest program ended without an answer")
+
+    # The making
+
     def _make(self) -> SessionHost:
-        limits = Limits(memory=self._order["memory"], disk=self._order["disk"])
-        host = fresh(self._runtime, limits, SessionHost)
-        host.socket, host.buffer = self.socket, bytearray()
+        buffer = self._greeted() if self._order["mode"] == "fresh" else bytearray()
+        host = self._made()
+        host.socket, host.buffer = self.socket, buffer
         host.on_frame = self._frame
         host.on_output = self._raw_output
         with self._lock:
             self._host = host
             if self._ended:
                 raise Killed
+        if self._past is None:
+            self._past = Past(self._runtime.rest(host))
         return host
+
+    def _greeted(self) -> bytearray:
+        """What a fresh session may use is the first thing that the host sends; returns what it sent with it."""
+        buffer = bytearray()
+        while len(buffer) < 4 or len(buffer) < 4 + int.from_bytes(buffer[:4], "little"):
+            try:
+                data = self.socket.recv(_RECEIVE)
+            except OSError as error:
+                raise Killed from error
+            if not data:
+                self._in_order = True  # it was never used
+                raise Killed
+            buffer += data
+        size = 4 + int.from_bytes(buffer[:4], "little")
+        order, _ = wire.unpack(bytes(buffer[4:size]))
+        del buffer[:size]
+        self._order = {**self._order, "memory": order["memory"], "disk": order["disk"]}
+        return buffer
+
+    def _fresh(self) -> SessionHost:
+        return fresh(self._runtime, Limits(memory=self._order["memory"], disk=self._order["disk"]), SessionHost)
+
+    def _made(self) -> SessionHost:
+        mode, origin = self._order["mode"], self._origin
+        if mode == "fresh":
+            return self._fresh()
+        if mode == "written":
+            host = snapshot.load(self._receive_state(), self._fresh, self._runtime)
+            self._changes, self._known = host.files.changes, file_report(host.files, {})[1]
+            return host
+        if origin is None:
+            raise abi.EngineError("the session it comes from is gone")
+        self._origin = None
+        with origin._serving:  # until it has stopped
+            if mode == "back":
+                self._past, origin._past = origin._past, None
+                self.kept = True
+                if self._past is None:
+                    raise abi.EngineError("no checkpoint was taken")
+                host, state = self._past.back(self._fresh)
+            else:
+                if origin._host is None or origin._past is None:
+                    raise abi.EngineError("the session it comes from is gone")
+                state = origin._past.branch(origin._host, origin._known, origin._changes)
+                host = revive(self._fresh, state, None)
+        self._known, self._changes = state.known, state.changes
+        return host
+
+    def _receive_state(self) -> bytes:
+        size = self._order["size"]
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            count = self.socket.recv_into(view)
+            if not count:
+                raise Killed
+            view = view[count:]
+        return bytes(data)
+
+    def _obey(self, word: int, host: SessionHost) -> None:
+        """What the host says to the worker."""
+        assert self._past is not None
+        if word == KEEP:
+            self.kept = True
+            self._past.keep(host, self._known, self._changes)
+        elif word == BEGIN:
+            host.emit(bytes(wire.pack({"t": "ready"})[0]))
+        elif word == WRITE:
+            state = memoryview(snapshot.dump(host, self._past.rest, self._runtime))
+            for start in range(0, len(state), _PIECE):
+                piece = state[start : start + _PIECE]
+                header = {"t": "state", "more": start + _PIECE < len(state)}
+                host.emit(b"".join(wire.pack(header, [piece])))
 
     def _frame(self, frame: bytes) -> None:
         assert self._host is not None
@@ -222,13 +332,33 @@ class WorkerSession:
                 self._host.kill()
 
     def close(self) -> None:
-        """Free everything. Only the thread that serves the session may."""
-        with self._lock:
+        """Free the instance. Only the thread that serves the session may. Its past stays until the host drops it."""
+        with self._serving, self._lock:
             self._ended = True
-            if self._host is not None:
-                self._host.close()
-                self._host = None
-        self.socket.close()
+            host, self._host = self._host, None
+            if host is not None:
+                if self._in_order and not host.killed:
+                    self._runtime.spares.give(host)
+                else:
+                    host.close()
+            self.socket.close()
+        self.forget()
+
+    def drop(self) -> None:
+        """From the control thread: the host has no more use for it."""
+        self.dropped = True
+        self.kill()
+        self.forget()
+
+    def forget(self) -> None:
+        """Free the past, if nobody will come back to it and nothing of it is in use."""
+        if self.dropped and self._serving.acquire(blocking=False):  # else whoever uses it comes here afterwards
+            try:
+                past, self._past = self._past, None
+                if past is not None:
+                    past.close()
+            finally:
+                self._serving.release()
 
 
 class Worker:
@@ -257,7 +387,11 @@ class Worker:
 
     def _obey(self, message: control.Message, fds: list[int]) -> None:
         if message["op"] == "start":
-            session = WorkerSession(self._runtime, socket.socket(fileno=fds[0]), message)
+            with self._lock:
+                origin = self._by_number.get(message.get("of", 0))
+            session = WorkerSession(self._runtime, socket.socket(fileno=fds[0]), message, origin)
+            if message["mode"] == "back" and origin is not None:
+                origin.kill()
             with self._lock:
                 self._sessions[fds[0]] = session
                 self._by_number[session.number] = session
@@ -269,6 +403,10 @@ class Worker:
             return
         if message["op"] == "kill":
             found.kill()
+        elif message["op"] == "drop":
+            with self._lock:
+                self._by_number.pop(found.number, None)
+            found.drop()
         elif message["op"] == "interrupt":
             found.interrupt()
 
@@ -304,5 +442,7 @@ class Worker:
         self._epoll.unregister(fd)
         with self._lock:
             del self._sessions[fd]
-            del self._by_number[session.number]
+            if not session.kept:  # else the host may come back to its checkpoint, and says when it will not
+                self._by_number.pop(session.number, None)
+                session.dropped = True
         session.close()

@@ -41,6 +41,10 @@ def _open_files(path: Path) -> Iterator[int]:
             yield fd
 
 
+PAGEMAP_DESCRIPTOR = _IMAGE_DESCRIPTOR + 64
+"""Where a worker finds its own pagemap, by which it tells the pages that a session wrote to."""
+
+
 class WasmZygote(local.Zygote):
     """A zygote whose cells are workers."""
 
@@ -59,13 +63,20 @@ class WasmZygote(local.Zygote):
         self._ground.plan.pinned = tuple(_open_files(loaded.compiled))
         if not self._ground.plan.pinned:
             raise RuntimeError("the image's descriptor was not found")
-        self._ground.plan.allow = ("recvmsg",)  # a session's socket arrives as a descriptor
+        self._ground.plan.own_files = {PAGEMAP_DESCRIPTOR: "pagemap"}
+        # A session's socket arrives as a descriptor; branches share their pages through a file in memory.
+        self._ground.plan.allow = ("recvmsg", "memfd_create")
         return super().prepare()
 
     def _address_space(self) -> int:
         return 0  # no RLIMIT_AS: every instance reserves 4 GiB of addresses, and has a limit of its own
 
     def _serve_guest(self, fd: int, language: Any) -> None:
+        from .pages import finder
+
+        with contextlib.suppress(OSError):  # not there where the walls are built without a user namespace
+            os.fstat(PAGEMAP_DESCRIPTOR)
+            finder.adopt(PAGEMAP_DESCRIPTOR)
         self._worker(self._runtime, socket.socket(fileno=fd)).serve()
 
 

@@ -37,6 +37,11 @@ def test_a_refused_import_says_what_is_allowed():
     )
 
 
+def test_a_program_can_do_without_a_module():
+    source = "try:\n    import numpy\nexcept ModuleNotFoundError as error:\n    name = error.name\nname"
+    assert run(source) == "numpy"
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import wasmtime
 
@@ -86,7 +88,7 @@ class Live:
         path = folder / "module"
         path.write_bytes(engine.compile(merged.module))
         self.host = abi.Host()
-        functions = {
+        functions: dict[tuple[str, str], tuple[Callable[..., Any], str, str]] = {
             (MISSING.module, MISSING.name): (self._missing, "i", ""),
             ("env", "emscripten_date_now"): (lambda _host: 1000.0, "", "d"),
         }

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from safeexec_backends.wasm.abi import Engine, EngineError, Trap
 from safeexec_backends.wasm.image import dylink
-from safeexec_backends.wasm.image.binary import FormatError, encode_unsigned
+from safeexec_backends.wasm.image.binary import FormatError, FunctionType, encode_unsigned
+from safeexec_backends.wasm.image.exceptions import Types, translate
 from safeexec_backends.wasm.image.merge import merge
 
 from .modules import HEAP, library, linked, live, side
@@ -270,7 +271,7 @@ _SAMPLE = library(
     st.lists(st.tuples(st.integers(8, len(_SAMPLE) - 1), st.integers(0, 255)), min_size=1, max_size=6),
     st.integers(0, 40),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_damaged_library_is_refused_or_is_a_valid_module(changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(_SAMPLE)
     for place, byte in changes:
@@ -287,6 +288,14 @@ def test_a_damaged_library_is_refused_or_is_a_valid_module(changes: list[tuple[i
 
 
 _ENGINE = Engine(1 << 20)
+
+
+@pytest.mark.parametrize("count", [501, 20_000])
+def test_handlers_nested_without_end_are_refused(count: int) -> None:
+    kind = FunctionType((), ())
+    body = b"\x00" + b"\x06\x40" * count + b"\x18\x00" * count + b"\x0b"  # try ... delegate 0
+    with pytest.raises(FormatError, match="nested too deep"):
+        translate(body, kind, [], Types([kind]), [])
 
 
 def test_counts_in_the_thousand_millions_are_refused_before_they_are_counted() -> None:

@@ -138,7 +138,7 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
     def compile_(
         source: Any, filename: Any, mode: Any, flags: int = 0, dont_inherit: bool = False, optimize: int = -1
     ) -> Any:
-        ast = language.gate.find("ast") if flags else None
+        ast = language.gate.build("ast") if flags else None
         if ast is not None and flags == ast.PyCF_ONLY_AST:
             return compile(_text(source), exact_name(filename), exact_name(mode), flags, dont_inherit=True)
         if flags:

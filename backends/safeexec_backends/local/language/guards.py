@@ -220,8 +220,11 @@ class Guards:
 
     def _get_loop(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         found = reader(o, name)
-        if is_guest_function(found) or is_guest_function(getattr(found, "__func__", None)):
+        function = found.__func__ if type(found) is types.MethodType else found
+        if is_guest_function(function):
             return found
+        if type(function) is types.FunctionType and function.__module__ == f"{__package__}.facades.aio":
+            return found  # it gives the view of a loop
         return self._refuse(o, name)
 
     def _subclasses(self, o: Any, name: str, reader: Reader = getattr) -> Any:
@@ -303,6 +306,11 @@ class Guards:
             return self._refuse(o, "__dict__")
         if types.ModuleType in class_mro(kind) or kind in DENIED_TYPES:
             return self._refuse(o, "__dict__")
+        if is_facade(kind):  # a copy of what it shows
+            missing = object()
+            names_ = [n for n in dir(o) if type(n) is str]
+            shown = {n: self.readable(o, n, missing) for n in names_}
+            return {n: v for n, v in shown.items() if v is not missing}
         found = reader(o, "__dict__")  # raises AttributeError where there is none
         if type(found) is not dict:  # of the class that a proxy or an alias stands for
             return self._refuse(o, "__dict__")

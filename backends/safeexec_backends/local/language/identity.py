@@ -66,8 +66,8 @@ class WriteRefused(TypeError, Refused):
     """A change to something that is not the program's."""
 
 
-class ModuleRefused(ImportRefused):
-    """An import that the policy does not allow."""
+class ModuleRefused(ImportRefused, ModuleNotFoundError):
+    """An import that the policy does not allow. Programs that can do without a module catch either of the built-in ones."""
 
 
 class LanguageRefused(Refused):

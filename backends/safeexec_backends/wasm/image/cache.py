@@ -14,6 +14,7 @@ import platform
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -25,6 +26,8 @@ from safeexec_backends.wasm import abi
 from .pins import PINS, guest_files
 
 COMPILED, FILES, FACTS = "image.cwasm", "files.bin", "image.json"
+STAMP: Final = "verified"
+_SETTLED: Final = 2_000_000_000
 _CHUNK: Final = 8 << 20
 _FORMAT: Final = 2
 # The code whose output an image is; what only loads and drives one is not among it.
@@ -135,10 +138,43 @@ def check_owner(path: Path, directory: bool) -> None:
         raise Damaged(f"{path} can be written by others")
 
 
-def _mapped(path: Path) -> mmap.mmap:
-    """A file, read-only; its pages are mapped at once, which costs a third of taking a fault for each."""
+def _stamp(directory: Path) -> bytes:
+    """What changes whenever a file is written to or put in another's place: its identity, its size, its times.
+
+    Nobody can set a file's change time but by setting the machine's clock, or without being able to write into this user's Python as well.
+    """
+    infos = [os.stat(directory / name, follow_symlinks=False) for name in (COMPILED, FILES, FACTS)]
+    return repr([(i.st_dev, i.st_ino, i.st_size, i.st_mtime_ns, i.st_ctime_ns) for i in infos]).encode()
+
+
+def _is_stamped(directory: Path, stamp: bytes) -> bool:
+    """Whether these very files have been verified before: hashing 70 MB is most of a cold start."""
+    path = directory / STAMP
+    try:
+        check_owner(path, False)
+        return path.read_bytes() == stamp
+    except (OSError, Damaged):
+        return False
+
+
+def _write_stamp(directory: Path, stamp: bytes) -> None:
+    """Remember that the files were found whole. Without it (a cache that is read-only, say) they are hashed at every start."""
+    newest = max(os.stat(directory / name).st_ctime_ns for name in (COMPILED, FILES, FACTS))
+    if _stamp(directory) != stamp or time.time_ns() - newest < _SETTLED:
+        return  # a write so recent could be followed by another that leaves the same time
+    partial = directory / f"{STAMP}.{os.getpid()}"
+    try:
+        partial.touch(mode=0o600)
+        partial.write_bytes(stamp)
+        partial.replace(directory / STAMP)
+    except OSError:
+        return
+
+
+def _mapped(path: Path, read_all: bool = True) -> mmap.mmap:
+    """A file, read-only; if all of it is to be read its pages are mapped at once, which costs a third of taking a fault for each."""
     with open(path, "rb") as file:
-        if hasattr(mmap, "MAP_POPULATE"):
+        if read_all and hasattr(mmap, "MAP_POPULATE"):
             return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -149,13 +185,17 @@ def load(directory: Path) -> Loaded:
     for name in (COMPILED, FILES, FACTS):
         check_owner(directory / name, False)
     try:
+        stamp = _stamp(directory)
         facts = json.loads((directory / FACTS).read_bytes())
-        with _mapped(directory / COMPILED) as data:
-            if digest_of(data) != facts["compiled"]:
-                raise Damaged(f"{directory / COMPILED} has changed")
-        content = memoryview(_mapped(directory / FILES))
-        if digest_of(content[:]) != facts["files"]:
-            raise Damaged(f"{directory / FILES} has changed")
+        known = _is_stamped(directory, stamp)
+        content = memoryview(_mapped(directory / FILES, read_all=not known))
+        if not known:
+            with _mapped(directory / COMPILED) as data:
+                if digest_of(data) != facts["compiled"]:
+                    raise Damaged(f"{directory / COMPILED} has changed")
+            if digest_of(content[:]) != facts["files"]:
+                raise Damaged(f"{directory / FILES} has changed")
+            _write_stamp(directory, stamp)
         names = facts["names"]
         files = {name: content[start : start + size] for name, (start, size) in names.items()}
     except (ValueError, KeyError, TypeError) as error:

@@ -49,6 +49,10 @@ from .code import (
 EXNREF = b"\x69"
 _CLAUSE_TAG, _CLAUSE_TAG_REF, _CLAUSE_ALL, _CLAUSE_ALL_REF = range(4)
 _VOID = 0x40
+_MAX_TRIES = 500
+_MAX_LABELS = 10_000
+"""What may be open at once: far beyond what compilers make. Without a bound, a function could be written whose translation grows with the square
+of its size, or takes so long."""
 
 # One catch clause: its kind, its tag (None for catch_all), the height of the label it branches to.
 Clause = tuple[int, int | None, int]
@@ -102,12 +106,16 @@ class _Label:
 def _survey(body: bytes, first: int) -> dict[int, _Try]:
     tries: dict[int, _Try] = {}
     stack: list[_Try | None] = []
+    open_tries = 0
     for op, start, _ in interesting(body, first):
         if op in (BLOCK, LOOP, IF):
             stack.append(None)
         elif op == TRY:
             tries[start] = _Try()
             stack.append(tries[start])
+            open_tries += 1
+            if len(stack) > _MAX_LABELS or open_tries > _MAX_TRIES:
+                raise FormatError("exception handlers nested too deep")
         elif op in (CATCH, CATCH_ALL):
             current = stack[-1]
             if current is None:
@@ -123,8 +131,9 @@ def _survey(body: bytes, first: int) -> dict[int, _Try]:
             if current is None:
                 raise FormatError("delegate outside a try")
             current.delegate = unsigned(body, start + 1)[0]
+            open_tries -= 1
         elif op == END and stack:
-            stack.pop()
+            open_tries -= stack.pop() is not None
     return tries
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from safeexec_backends.wasm import abi
 from safeexec_backends.wasm.fs import Directory, File, base_tree
 from safeexec_backends.wasm.functions import host_functions
-from safeexec_backends.wasm.host import Killed
+from safeexec_backends.wasm.host import Exited, Killed, ProtocolViolation
 from safeexec_backends.wasm.limits import NATIVE_STACK
 
 from . import build, dylink
@@ -37,6 +37,7 @@ LIBRARY: Final = b"linked into the interpreter\n"
 """What stands in a library's file: import looks whether it is there, and nobody reads it."""
 _IMPORT_SECONDS: Final = 60.0
 _COMPILE_SECONDS: Final = 600.0
+_FINISH_SECONDS: Final = 120.0
 _COMPILE = """
 import importlib._bootstrap_external as bootstrap, importlib.util as util, os, warnings
 warnings.simplefilter("ignore")
@@ -49,7 +50,7 @@ def build(source, target):
                     data = file.read()
                 try:
                     code = compile(data, path, "exec", dont_inherit=True, optimize=0)
-                except (SyntaxError, ValueError, RecursionError):
+                except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
                     continue  # templates, and tests for other Pythons: importing them says so
                 cached = target + os.path.join(folder, "__pycache__", name[:-3] + "." + tag + ".pyc")
                 os.makedirs(os.path.dirname(cached), exist_ok=True)
@@ -59,6 +60,8 @@ import sys
 tag = sys.implementation.cache_tag
 build(%r, "/tmp/compiled")
 """
+# How an interpreter ends when code of a package breaks it.
+_ENDINGS: Final = (abi.Trap, abi.Fault, Exited, ProtocolViolation)
 # Its state is every session's state: what an import draws from the one generator would be the same in all of them.
 _GENERATOR = "import random\nprint(hash(random.getstate()))"
 
@@ -112,7 +115,10 @@ def build_with(
         # What a failed import left behind is no part of an image, so from the start again without it.
         refused |= new
         interpreter.host.close()
-    build.finish(interpreter, found)
+    try:  # what was imported may have changed anything that this calls
+        _bounded(interpreter, _FINISH_SECONDS, lambda: build.finish(interpreter, found))
+    except (Killed, *_ENDINGS) as error:
+        raise BootError(f"the interpreter does not go on after the packages' imports: {error}") from error
     begin("freeze")
     frozen = freeze(merged.module, interpreter.instance)
     size = interpreter.host.memory.size
@@ -137,7 +143,11 @@ def _booted(
     for name in merged.setup:
         try:
             _bounded(interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.instance.call(name))
-        except (abi.Trap, Killed) as error:
+        except Killed as error:
+            raise BootError(
+                f"a constructor of the packages' libraries takes more than {_IMPORT_SECONDS:g} s"
+            ) from error
+        except _ENDINGS as error:
             raise BootError(f"a constructor of the packages' libraries failed: {error}") from error
     return interpreter, found
 
@@ -153,7 +163,7 @@ def _import(interpreter: Interpreter, modules: list[str]) -> dict[str, str]:
                 interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.run(f"import importlib\nimportlib.import_module({name!r})")
             )  # fmt: skip
         except BootError as error:
-            refused[name] = str(error).splitlines()[-1][:500]
+            refused[name] = "".join(str(error).splitlines()[-1:])[:500] or "its import fails without a message"
         except Killed:
             return {**refused, name: f"its import takes more than {_IMPORT_SECONDS:g} s"}
         except Exception as error:  # a trap, an exit: the interpreter is of no more use
@@ -202,6 +212,8 @@ def _bytecode(
         return dict(_walk(root, "")) if isinstance(root, Directory) else {}
     except Killed as error:
         raise BootError(f"compiling the packages' sources takes more than {_COMPILE_SECONDS:g} s") from error
+    except _ENDINGS as error:
+        raise BootError(f"compiling the packages' sources ended the interpreter: {error}") from error
     finally:
         interpreter.host.close()
 

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from safeexec.errors import BackendUnavailable
 
 MAX_FILES: Final = 30_000
-MAX_BYTES: Final = 512 << 20
+MAX_BYTES: Final = 256 << 20
 """Of all members together, unpacked; pandas has 40 MB, scipy 60 MB."""
 MAX_FILE: Final = 128 << 20
 _NAME: Final = re.compile(

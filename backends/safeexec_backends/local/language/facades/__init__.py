@@ -315,12 +315,12 @@ _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}
 def builders() -> dict[str, Callable[[RestrictedLanguage], dict[str, Any]]]:
     """Facade name to the function that makes its exports; the standard library modules are imported only then."""
     if not _builders:
-        from . import aio, borrowed, files, guarded, programs, system
+        from . import aio, borrowed, doctests, files, guarded, programs, system
         from .table import NAMES
 
         for name in NAMES:
             _builders[name] = _plain(name)
-        for module in (guarded, system, files, aio, programs, borrowed):
+        for module in (guarded, system, files, aio, programs, borrowed, doctests):
             _builders.update(module.BUILDERS)
     return _builders
 

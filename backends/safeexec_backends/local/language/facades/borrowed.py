@@ -14,7 +14,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language import transformer
-from safeexec_backends.local.language.identity import PLAIN, own_module
+from safeexec_backends.local.language.identity import PLAIN, exact_name, own_module
 
 from . import Facade, builders, make, missing
 
@@ -45,14 +45,46 @@ def _refused(name: str) -> Callable[..., Any]:
     return call
 
 
-_SUBSTITUTES: Mapping[str, Callable[[], Exports]] = {
-    "signal": lambda: {
+def _pkgutil(language: RestrictedLanguage) -> Exports:
+    def resolve_name(name: Any) -> Any:
+        """As `pkgutil.resolve_name`, by what the program may import and read."""
+        name = exact_name(name)
+        path, colon, rest = name.partition(":")
+        parts = path.split(".")
+        found = language.gate.find(parts[0])
+        for place, part in enumerate(parts[1:], 2):
+            try:
+                found = language.guards.read(found, part)
+            except AttributeError:
+                if colon or not isinstance(found, Facade):
+                    raise
+                found = language.gate.build(".".join(parts[:place]))
+        for part in rest.split(".") if rest else ():
+            found = language.guards.read(found, part)
+        return found
+
+    return {"resolve_name": resolve_name}
+
+
+def _asyncio(language: RestrictedLanguage) -> Exports:
+    import asyncio
+
+    whole = language.gate.build("asyncio")
+    mark = getattr(asyncio.coroutines, "_is_coroutine", None)  # an object that says nothing
+    return {n: getattr(whole, n) for n in dir(whole)} | {
+        "coroutines": make("asyncio.coroutines", {} if mark is None else {"_is_coroutine": mark})
+    }
+
+
+_SUBSTITUTES: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
+    "signal": lambda language: {
         "SIGINT": 2, "SIG_DFL": 0, "default_int_handler": _refused("signal"), "getsignal": lambda number: None,
         "signal": _refused("signal"),
     },
-    "socket": lambda: {"getfqdn": lambda name="": "localhost"},
-    "pkgutil": dict,
-    "linecache": lambda: {"getline": lambda *a: "", "checkcache": lambda *a: None},
+    "socket": lambda language: {"getfqdn": lambda name="": "localhost"},
+    "pkgutil": _pkgutil,
+    "asyncio": _asyncio,
+    "linecache": lambda language: {"getline": lambda *a: "", "checkcache": lambda *a: None},
 }  # fmt: skip
 """What libraries import at their top and hardly use. Programs do not see these."""
 
@@ -107,6 +139,7 @@ class Library:
     def __init__(self, language: RestrictedLanguage) -> None:
         self._language = language
         self._shown: dict[str, Any] = {}
+        self._spaces: dict[int, dict[str, Any]] = {}  # the namespace behind each, by its id
 
     def load(self, name: str) -> Any:
         """The module called `name`, as the program sees it."""
@@ -127,14 +160,15 @@ class Library:
         if package == name:
             space["__path__"] = []
         shown = self._shown[name] = _shown(name, space)
+        self._spaces[id(shown)] = space
         if parent:
-            _spaces[id(above)][child] = shown
+            self._spaces[id(above)][child] = shown
         try:
             exec(transformer.bind(code_of(name), self._constants(package)), space)
             if name in _AFTER:
                 exec(self._language.compile_one(_AFTER[name], f"<frozen {name}>", "exec"), space)
         except BaseException:
-            del self._shown[name]
+            self._spaces.pop(id(self._shown.pop(name)))
             raise
         return shown
 
@@ -144,7 +178,7 @@ class Library:
         def find(name: str) -> Any:
             if name in _SUBSTITUTES:
                 if name not in self._shown:
-                    self._shown[name] = make(name, _SUBSTITUTES[name]())
+                    self._shown[name] = make(name, _SUBSTITUTES[name](self._language))
                 return self._shown[name]
             if exists(name):
                 return self.load(name)
@@ -169,7 +203,7 @@ class Library:
         def member(module: str, name: str) -> Any:
             module = absolute(module)
             found = find(module)
-            space = _spaces.get(id(found))
+            space = self._spaces.get(id(found))
             if space is not None:
                 if name in space:
                     return space[name]
@@ -188,15 +222,13 @@ class Library:
         }
 
 
-_spaces: dict[int, dict[str, Any]] = {}
-"""The namespace behind each module that is shown, by the id of what is shown; neither ever goes."""
-
-
 def _shown(name: str, space: dict[str, Any]) -> Facade:
     package = name.partition(".")[0]
 
     def lookup(self: Facade, key: str) -> Any:
         value = space.get(key, space)
+        if value is space and "__getattr__" in space and key[:2] != "__":
+            value = space["__getattr__"](key)
         if value is space or key[:2] == "__":
             raise missing(self, key)
         if isinstance(value, Facade) and _package(value) != package:
@@ -215,7 +247,6 @@ def _shown(name: str, space: dict[str, Any]) -> Facade:
     kind = type("module", (Facade,), body)
     PLAIN[id(kind)] = kind
     shown: Facade = object.__new__(kind)
-    _spaces[id(shown)] = space
     return shown
 
 

@@ -205,7 +205,8 @@ def _os(language: RestrictedLanguage) -> Exports:
         "listdir": _listdir, "scandir": _scandir, "walk": _walk, "makedirs": _makedirs, "stat": _stat_, "access": _access,
         "mkdir": _checked(os.mkdir), "rmdir": _checked(os.rmdir), "remove": _checked(os.remove, False),
         "unlink": _checked(os.unlink, False), "removedirs": _checked(os.removedirs), "chdir": _checked(os.chdir),
-        "lstat": _checked(os.lstat, False), "truncate": _checked(os.truncate), "utime": _checked(os.utime),
+        "lstat": _checked(os.lstat, False), "truncate": _checked(os.truncate), "utime": _checked(os.utime), "chmod": _checked(os.chmod),
+        "get_terminal_size": lambda fd=1: os.terminal_size((80, 24)), "getuid": lambda: 1000, "geteuid": lambda: 1000, "getgid": lambda: 1000, "getegid": lambda: 1000,
         "rename": _two(os.rename), "replace": _two(os.replace), "environ": environ, "getenv": getenv,
         "path": make("os.path", _os_path(language)), "cpu_count": lambda: 1, "getlogin": lambda: "sandbox",
         "getpid": os.getpid,
@@ -224,7 +225,7 @@ def _os(language: RestrictedLanguage) -> Exports:
 def _pathlib(language: RestrictedLanguage) -> Exports:
     import pathlib
 
-    flavour = language.gate.find("os").path
+    flavour = language.gate.build("os").path
 
     class PurePosixPath(pathlib.PurePosixPath):
         __slots__ = ()
@@ -402,9 +403,24 @@ def _shutil(language: RestrictedLanguage) -> Exports:
             if not ignore_errors:
                 raise
 
-    def copytree(src: Any, dst: Any, dirs_exist_ok: bool = False) -> Any:
-        shutil.copytree(check(src), check(dst), symlinks=True, dirs_exist_ok=dirs_exist_ok)
+    def copytree(src: Any, dst: Any, symlinks: bool = False, ignore: Any = None, copy_function: Any = None,
+                 ignore_dangling_symlinks: bool = False, dirs_exist_ok: bool = False) -> Any:  # fmt: skip
+        shutil.copytree(check(src), check(dst), symlinks=True, ignore=ignore, dirs_exist_ok=dirs_exist_ok)
         return dst
+
+    def make_archive(
+        base_name: Any, format: str, root_dir: Any = None, base_dir: Any = None, *args: Any, **more: Any
+    ) -> str:
+        """As `shutil.make_archive`."""
+        from .archives import pack
+
+        return pack(language, text_path(base_name), exact_name(format), root_dir, base_dir)
+
+    def unpack_archive(filename: Any, extract_dir: Any = None, format: Any = None, *args: Any, **more: Any) -> None:
+        """As `shutil.unpack_archive`."""
+        from .archives import unpack
+
+        unpack(language, text_path(filename), extract_dir, format)
 
     def disk_usage(path: Any) -> Any:
         return shutil.disk_usage(check(path))
@@ -413,6 +429,7 @@ def _shutil(language: RestrictedLanguage) -> Exports:
         return None
 
     return {
+        "make_archive": make_archive, "unpack_archive": unpack_archive, "ignore_patterns": shutil.ignore_patterns,
         "copyfile": copyfile, "copy": copy, "copy2": copy, "move": move, "rmtree": rmtree, "copytree": copytree,
         "disk_usage": disk_usage, "which": which, "copyfileobj": shutil.copyfileobj, "Error": shutil.Error,
         "SameFileError": shutil.SameFileError, "get_terminal_size": lambda fallback=(80, 24): os.terminal_size(fallback),
@@ -705,7 +722,7 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
 
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "os": _os,
-    "os.path": lambda language: {"": language.gate.find("os").path},
+    "os.path": lambda language: {"": language.gate.build("os").path},
     "pathlib": _pathlib,
     "shutil": _shutil,
     "glob": _glob,

@@ -15,6 +15,7 @@ from safeexec_backends.local.language.identity import (
     exact_name,
     is_class,
     is_guest_class,
+    is_guest_function,
     native_metaclass,
 )
 
@@ -469,7 +470,8 @@ def _inspect(language: RestrictedLanguage) -> Exports:
     guards = language.guards
     shown = """Parameter cleandoc getdoc isabstract isasyncgen isasyncgenfunction isawaitable isbuiltin isclass iscoroutine
         iscoroutinefunction isfunction isgenerator isgeneratorfunction ismethod ismodule isroutine isdatadescriptor
-        ismethoddescriptor BoundArguments""".split()
+        ismethoddescriptor BoundArguments CO_OPTIMIZED CO_NEWLOCALS CO_VARARGS CO_VARKEYWORDS CO_NESTED CO_GENERATOR CO_COROUTINE
+        CO_ITERABLE_COROUTINE CO_ASYNC_GENERATOR""".split()
 
     def signature(obj: Any, *, follow_wrapped: bool = True) -> inspect.Signature:
         """As `inspect.signature`; annotations that are text stay text."""
@@ -483,6 +485,9 @@ def _inspect(language: RestrictedLanguage) -> Exports:
                 value = guards.read(obj, exact_name(name))
             except AttributeError:
                 continue
+            native = name in ("__getattribute__", "__setattr__", "__delattr__") and not is_guest_function(value)
+            if native and predicate is not None:
+                continue  # a guard's stand-in for a method of `object`
             if predicate is None or predicate(value):
                 found.append((name, value))
         return found

@@ -68,7 +68,7 @@ def _argparse(language: RestrictedLanguage) -> Exports:
     own = [argparse.Namespace, argparse.Action]
     own += [base for base in argparse.ArgumentParser.__mro__ if base.__module__ == "argparse"]
     _guard(argparse, language, *own)
-    setattr(argparse, "_sys", language.gate.find("sys"))  # noqa: B010  # the command line is the program's, not the process's
+    setattr(argparse, "_sys", language.gate.build("sys"))  # noqa: B010  # the command line is the program's, not the process's
     shown = """Action ArgumentDefaultsHelpFormatter ArgumentError ArgumentParser ArgumentTypeError BooleanOptionalAction
         HelpFormatter MetavarTypeHelpFormatter Namespace ONE_OR_MORE OPTIONAL PARSER REMAINDER RawDescriptionHelpFormatter
         RawTextHelpFormatter SUPPRESS ZERO_OR_MORE""".split()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name, is_guest_frame
 
-from . import Facade
+from . import Facade, missing
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -165,7 +165,9 @@ def _sys(language: RestrictedLanguage) -> Exports:
     values |= {
         "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit, "displayhook": displayhook,
         "__stdout__": outputs["stdout"], "__stderr__": outputs["stderr"], "stdin": stdin,
-        "argv": [""], "path": [], "flags": types.SimpleNamespace(optimize=0, debug=0, verbose=0, utf8_mode=0, dev_mode=False),
+        "argv": [""], "path": [], "flags": types.SimpleNamespace(
+            optimize=0, debug=0, verbose=0, utf8_mode=1, dev_mode=False, interactive=0, inspect=0, ignore_environment=1, bytes_warning=0,
+            isolated=1, warn_default_encoding=0, hash_randomization=1),
         "executable": "", "prefix": "", "base_prefix": "", "exec_prefix": "", "base_exec_prefix": "", "implementation": types.SimpleNamespace(name=sys.implementation.name,
         version=sys.implementation.version), "builtin_module_names": (), "warnoptions": [],
         "stdlib_module_names": sys.stdlib_module_names, "orig_argv": [], "dont_write_bytecode": True,
@@ -213,7 +215,37 @@ def _set(self: Any, name: str, value: Any) -> None:
 
 
 def _builtins(language: RestrictedLanguage) -> Exports:
-    return {n: v for n, v in language.builtins.items() if " " not in n and n != "__name__"}
+    table = language.builtins
+    known = {n for n in table if " " not in n and n != "__name__"}
+    changeable = {n for n in known if n[:1] != "_"}
+
+    class Builtins(Facade):
+        """``builtins``, of which a program may exchange the public names, for itself: tests replace ``print`` and ``input``."""
+
+        __slots__ = ()
+
+        def __getattr__(self, name: str) -> Any:
+            if name in known and name in table:
+                return table[name]
+            raise missing(self, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name not in changeable:
+                raise WriteRefused(f"builtins.{name} cannot be changed in this sandbox")
+            table[name] = value
+
+        def __delattr__(self, name: str) -> None:  # type: ignore[override]
+            if name not in changeable or name not in table:
+                raise AttributeError(name)
+            del table[name]
+
+        def __dir__(self) -> list[str]:
+            return sorted(n for n in known if n in table)
+
+    type.__setattr__(Builtins, "__name__", "builtins")
+    body: Any = Builtins
+    PLAIN[id(body)] = body
+    return {"": object.__new__(Builtins)}
 
 
 def _importlib(language: RestrictedLanguage) -> Exports:
@@ -368,7 +400,7 @@ def _logging(language: RestrictedLanguage) -> Exports:
             super().__init__(fmt, datefmt, style, validate, **more)  # type: ignore[arg-type]
 
         def formatException(self, ei: Any) -> str:
-            return "".join(language.gate.find("traceback").format_exception(ei[1])).rstrip("\n")
+            return "".join(language.gate.build("traceback").format_exception(ei[1])).rstrip("\n")
 
     def _tame(template: Any) -> None:
         import string
@@ -445,6 +477,7 @@ def _logging(language: RestrictedLanguage) -> Exports:
     exports |= {n: through(n) for n in ("critical", "debug", "error", "exception", "info", "log", "warning")}
     return exports | {
         "Formatter": Formatter, "StreamHandler": StreamHandler, "FileHandler": FileHandler, "basicConfig": basicConfig,
+        "_nameToLevel": dict(logging._nameToLevel),  # unittest reads it
         "getLogger": getLogger, "fatal": exports["critical"], "warn": exports["warning"],
     }  # fmt: skip
 

@@ -1,0 +1,160 @@
+"""What going back, branching and being written down cost: python benchmarks/time_travel.py [--workers N] [--forks N] [--json].
+
+The cost of a checkpoint is the difference between steps of two sessions, one that keeps checkpoints and one that does not, taken turn by turn: back to
+back, where the next step has to wait for it, and after a pause as a model would make, where it has been taken meanwhile. Medians, and with --best the
+fastest, which a machine that does other things besides disturbs least. The session holds a few hundred objects, an open iterator and an SQLite database in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, sleep
+from typing import Any
+
+from safeexec import Executor, Limits, Policy
+
+STATE = """
+import json, random, sqlite3
+rows = [{"n": n, "text": str(n)} for n in range(300)]
+numbers = iter(range(1000))
+database = sqlite3.connect(":memory:")
+database.execute("create table t (n)")
+database.execute("insert into t values (1)")
+"""
+PAUSE = 0.04
+"""Seconds: more than the watchdog's tick, far less than any model takes."""
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Of one call."""
+    started = perf_counter()
+    work()
+    return (perf_counter() - started) * 1e3
+
+
+middle: Callable[[Iterable[float]], float] = statistics.median
+
+
+def median(work: Callable[[], object], times: int) -> float:
+    """Milliseconds of one call."""
+    return middle(milliseconds(work) for _ in range(times))
+
+
+def memory(pids: list[int]) -> int:
+    """Bytes that some processes take, shared pages divided among those that share them, and their files in memory."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def steps(executor: Executor, pause: float, times: int) -> tuple[float, float]:
+    """Medians of a warm step without and with checkpoints, interleaved."""
+    found: dict[str, list[float]] = {"never": [], "limits": []}
+    sessions = {mode: executor.session(policy=Policy(rollback=mode)) for mode in found}
+    for session in sessions.values():
+        session.run(STATE)
+        session.run("1 + 1")
+    for _ in range(times):
+        for mode, session in sessions.items():
+            sleep(pause)
+            found[mode].append(milliseconds(lambda session=session: session.run("1 + 1")))  # type: ignore[misc]
+    for session in sessions.values():
+        session.close()
+    return middle(found["never"]), middle(found["limits"])
+
+
+def branches(executor: Executor, count: int) -> dict[str, float]:
+    """Many forks of one session, all alive at once."""
+    with executor.session() as session:
+        session.run(STATE)
+        worker = getattr(session._guest, "worker", None)
+        pids = [os.getpid(), *([worker.pid] if worker is not None else [])]
+        first = milliseconds(lambda: session.fork().close())
+        before = memory(pids)
+        alive = []
+        started = perf_counter()
+        for _ in range(count):
+            alive.append(session.fork())
+        spent = perf_counter() - started
+        used = memory(pids) - before
+        assert all(branch.run("next(numbers)").value == 0 for branch in alive[:: max(1, count // 10)])
+        for branch in alive:
+            branch.close()
+        return {"first": first, "seconds": spent, "bytes": used}
+
+
+def measure(executor: Executor, forks: int) -> dict[str, float]:
+    """Every figure, in milliseconds, bytes or seconds as its name says."""
+    found: dict[str, float] = {}
+    found["step_ms"], found["step_with_checkpoints_ms"] = steps(executor, 0.0, 400)
+    found["step_after_a_pause_ms"], found["step_after_a_pause_with_checkpoints_ms"] = steps(executor, PAUSE, 60)
+    with executor.session(policy=Policy(limits=Limits(time=30))) as session:
+        session.run(STATE)
+        guest: Any = session._guest
+
+        def undo() -> float:
+            guest.kill()
+            spent = milliseconds(guest.rollback)
+            assert session.run("next(numbers)").ok
+            return spent
+
+        found["rollback_ms"] = middle(undo() for _ in range(15))
+    with executor.session() as session:
+        session.run(STATE)
+        session.fork().close()
+        found["fork_ms"] = median(lambda: session.fork().close(), 200)
+
+        def changed() -> float:
+            session.run("rows.append(1)")
+            return milliseconds(lambda: session.fork().close())
+
+        found["fork_of_a_new_state_ms"] = middle(changed() for _ in range(30))
+        image = session.snapshot()
+        found["snapshot_bytes"] = float(len(image))
+        found["snapshot_ms"] = median(session.snapshot, 15)
+        with TemporaryDirectory() as folder:
+            path = image.save(Path(folder) / "state")
+            found["restore_ms"] = median(lambda: executor.restore(path).close(), 30)
+    many = branches(executor, forks)
+    found["forks"], found["forks_s"], found["forks_bytes"] = float(forks), many["seconds"], many["bytes"]
+    return found
+
+
+GOALS = {
+    "rollback_ms": 5.0, "fork_ms": 1.0, "snapshot_bytes": 2e6, "snapshot_ms": 20.0, "restore_ms": 5.0, "forks_s": 1.5, "forks_bytes": 5e8,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=0, help="worker processes; 0 measures guests in this process")
+    parser.add_argument("--forks", type=int, default=1000)
+    parser.add_argument("--best", action="store_true", help="the fastest of each instead of the median")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.best:
+        global middle
+        middle = min
+    with Executor("wasm", workers=arguments.workers) as executor:
+        found = measure(executor, arguments.forks)
+    found["checkpoint_ms"] = found["step_with_checkpoints_ms"] - found["step_ms"]
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+        return
+    for name, value in found.items():
+        goal = f"   goal {GOALS[name]:g}" if name in GOALS else "   goal 1" if name == "checkpoint_ms" else ""
+        print(f"{name:42} {value:14.3f}{goal}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Processes seen from above: whose they are, what they take, how to end all of them. Linux only."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import time
+from collections.abc import Iterable, Iterator
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_HELD = re.compile(rb"Rss(?:Anon|Shmem):\s*(\d+) kB")
+bystanders: set[int] = set()
+"""Processes that are not part of what is looked at or ended, although they are below."""
+
+
+class Unsupported(OSError):
+    """This system has no subreapers; the audit needs Linux."""
+
+
+def become_subreaper() -> None:
+    """From now on a descendant whose parent ended becomes this process's child, whatever it did to get away. Raises Unsupported."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        failed = libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    except AttributeError as error:
+        raise Unsupported("auditing needs Linux: processes could get away unseen here") from error
+    if failed:
+        raise Unsupported(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def _stat(pid: int) -> tuple[int, str, int] | None:
+    """(parent, state, start time) of a process, or None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(fields[1]), fields[0].decode(), int(fields[19])
+
+
+def descendants(root: int) -> dict[int, int]:
+    """Pid to start time of all processes below `root` that have not ended."""
+    children: dict[int, list[int]] = {}
+    started: dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            found = _stat(int(entry))
+            if found is not None and found[1] not in "ZX":
+                children.setdefault(found[0], []).append(int(entry))
+                started[int(entry)] = found[2]
+    below: dict[int, int] = {}
+    rest = list(children.get(root, ()))
+    while rest:
+        pid = rest.pop()
+        if pid not in below and pid not in bystanders:
+            below[pid] = started[pid]
+            rest += children.get(pid, ())
+    return below
+
+
+def memory(pids: Iterable[int]) -> int:
+    """Bytes of memory that is no file's: the private pages, and those of shared memory, since a guest can fill either."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/status", "rb") as file:
+                text = file.read()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += sum(int(number) for number in _HELD.findall(text)) << 10
+    return total
+
+
+def end(pids: Iterable[int]) -> None:
+    """Kill each; those that are gone already are no trouble."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def end_all_below(root: int, spare: int = 0, patience: float = 10.0) -> bool:
+    """Kill until nothing is left below `root`, reaping what became a child of this process but for `spare`. False when something stays."""
+    deadline = time.monotonic() + patience
+    while True:
+        reap(spare)
+        below = descendants(root)
+        if not below:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        end(below)
+        time.sleep(0.005)
+
+
+def reap(spare: int = 0) -> None:
+    """Take note of the end of children, but for `spare` and the bystanders."""
+    for pid in _dead_children():
+        if pid != spare and pid not in bystanders:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                continue
+
+
+def _dead_children() -> Iterator[int]:
+    own = os.getpid()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            found = _stat(int(entry))
+            if found is not None and found[0] == own and found[1] == "Z":
+                yield int(entry)
+
+
+def command(pid: int) -> str:
+    """The command line of a process, for a report."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read(300).replace(b"\0", b" ").decode("utf-8", "replace").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def owner_of_tcp(local_port: int, remote_port: int) -> int | None:
+    """The process that holds the TCP connection from `local_port` to `remote_port` on the loopback interface, where it can be found."""
+    wanted = None
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table, encoding="ascii") as file:
+                lines = file.readlines()[1:]
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            fields = line.split()
+            here, there = (int(f.rpartition(":")[2], 16) for f in fields[1:3])
+            if (here, there) == (local_port, remote_port):
+                wanted = f"socket:[{fields[9]}]"
+    if wanted is None:
+        return None
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                for descriptor in os.listdir(f"/proc/{entry}/fd"):
+                    if os.readlink(f"/proc/{entry}/fd/{descriptor}") == wanted:
+                        return int(entry)
+            except OSError:
+                continue  # it ended while it was looked at, or is not ours to look at
+    return None

@@ -1,0 +1,1 @@
+"""What came of an audit: as JSON, as a table, as a page, as SARIF."""

@@ -1,0 +1,73 @@
+"""Tools of an MCP server, over its real client."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import mcp
+import pytest
+
+from safeexec import Image
+from safeexec_agent import AgentError, ToolCollection
+from safeexec_agent.mcp_tools import _identifier
+from tests.agent.conftest import Make, code
+
+SERVER = '''
+import base64
+from mcp.server.mcpserver import MCPServer, Image
+server = MCPServer("shop")
+
+@server.tool(name="price-of")
+def price_of(item: str, currency: str = "EUR") -> dict[str, float]:
+    """The price of an item."""
+    return {currency: {"tea": 3.5}[item]}
+
+@server.tool()
+def add(a: int, b: int) -> int:
+    """Adds."""
+    return a + b
+
+@server.tool()
+def picture() -> Image:
+    """A picture."""
+    return Image(data=b"\\x89PNG", format="png")
+
+server.run()
+'''
+
+
+def test_tools_of_a_stdio_server(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(SERVER)
+    before = threading.active_count()
+    parameters = mcp.StdioServerParameters(command=sys.executable, args=[str(tmp_path / "server.py")])
+    with ToolCollection.from_mcp(parameters, trust_remote_code=True) as collection:
+        tools = {item.name: item for item in collection.tools}
+        assert set(tools) == {"price_of", "add", "picture"}
+        assert tools["price_of"].inputs["currency"]["nullable"] and tools["add"].inputs["a"]["type"] == "integer"
+        program = "print(add(2, 3), price_of('tea'), price_of(item='tea', currency='GBP'))\ntry:\n    price_of('gold')\nexcept RuntimeError as e:\n    print('failed', 'price-of' in str(e))\nfinal_answer(picture())"
+        agent = make([code(program)], [*collection.tools])
+        assert agent.run("Shop.") == Image("image/png", b"\x89PNG")
+        assert agent.memory.actions[0].observations == "5 {'EUR': 3.5} {'GBP': 3.5}\nfailed True"
+    assert not [t for t in threading.enumerate() if t.name == "safeexec-mcp"] and threading.active_count() <= before + 2
+
+
+def test_a_server_that_does_not_start_says_so() -> None:
+    with pytest.raises(AgentError, match="cannot be used"):
+        with ToolCollection.from_mcp(
+            mcp.StdioServerParameters(command=sys.executable, args=["-c", "raise SystemExit(3)"]), timeout=10
+        ):
+            pass
+
+
+def test_names_become_names_that_code_can_call() -> None:
+    for name, expected in {
+        "price-of": "price_of",
+        "3d": "tool_3d",
+        "class": "class_",
+        "__import__": "tool___import__",
+        "": "tool",
+        "a.b c": "a_b_c",
+    }.items():
+        assert _identifier(name) == expected and expected.isidentifier()

@@ -1,0 +1,97 @@
+"""Each oracle sees its effect on an executor that holds nothing back, and sees none where there is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from safeexec_fuzz import cases, targets
+from safeexec_fuzz.world import forms, seen, token
+
+from .conftest import Run, children
+
+WEAK = targets.target("weak")
+PROOF = {
+    "canary": "file-read-plain", "env": "secret-environ", "object": "tool-default-secret", "marker": "file-write-plain", "network": "net-tcp",
+    "process": "proc-kill-bystander", "state": "iso-chdir", "time": "loop-while-true", "died": "proc-abort", "poisoned": "iso-shared-math",
+    "cross": "iso-other-session-by-file", "left": "proc-double-fork-left", "memory": "memory-bytes", "output": "result-huge-value",
+    "forgery": "proto-junk-on-every-descriptor", "live": "result-class-value", "late": "tool-beacon-from-thread-later",
+}  # fmt: skip
+
+
+def attack(code: str, effect: str = "canary", **more: object) -> cases.Case:
+    return cases.Case("made-up", "test", "attack", "", (cases.Step(code),), effect=effect, **more)  # type: ignore[arg-type]
+
+
+def test_every_effect_has_its_proof_here() -> None:
+    assert set(PROOF) == set(cases.EFFECTS)
+
+
+def test_every_oracle_sees_its_effect(run: Run) -> None:
+    verdicts = run(WEAK, *PROOF.values())
+    for effect, identity in PROOF.items():
+        assert effect in dict(verdicts[identity].effects), (identity, verdicts[identity])
+        assert verdicts[identity].outcome == "escaped" and verdicts[identity].validated
+
+
+def test_harmless_code_has_no_effect(run: Run) -> None:
+    verdict = run(WEAK, attack("print('nothing'); 1 + 1"))["made-up"]
+    assert verdict.outcome == "contained" and not verdict.effects and not verdict.validated
+
+
+@pytest.mark.parametrize(
+    ("effect", "code"),
+    [
+        ("network", "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('@UNIX@')"),
+        ("network", "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('\\0@ABSTRACT@')"),
+        ("network", "import socket\nsocket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', @UDP@))"),
+        ("marker", "import os\nos.truncate('@CANARY@', 0)"),
+        ("process", "import os\nos.kill(@VICTIM@, 19)"),
+        ("state", "import os\nos.environ['X_Y'] = '1'"),
+        ("state", "import json\njson.JSONEncoder.zap = 1"),
+        ("canary", "print(open('@CANARY@').read()[::-1])"),
+        ("canary", "import base64\nprint(base64.b64encode(b'?' + open('@CANARY@', 'rb').read()))"),
+        ("canary", "import os\nos.write(1, open('@CANARY@', 'rb').read())"),
+        ("env", "print(open('/proc/self/environ').read())"),
+        ("died", "import os\nos.closerange(3, 200)"),
+    ],
+)
+def test_an_effect_is_seen_however_it_is_brought_about(run: Run, effect: str, code: str) -> None:
+    assert effect in dict(run(WEAK, attack(code, effect))["made-up"].effects)
+
+
+def test_tokens_are_fresh_for_every_case(run: Run) -> None:
+    code = "print(open('@CANARY@').read())\nimport os\nprint(os.environ['@ENV@'])"
+    first, second = (run(WEAK, attack(code))["made-up"].text for _ in range(2))
+    assert first.startswith("tk") and len(set(first.split()) | set(second.split())) == 4
+
+
+def test_a_visitor_from_elsewhere_is_not_blamed_on_the_guest() -> None:
+    import os
+    import socket
+
+    from safeexec_fuzz.world import World
+
+    world = World(attack("1"))
+    try:
+        with socket.create_connection(world.listeners.tcp.getsockname()):
+            world.listeners.look(world.victim.pid)  # nothing below the bystander came
+        assert world.listeners.visits == []
+        with socket.create_connection(world.listeners.tcp.getsockname()) as visitor:
+            visitor.sendall(b"hello")
+            world.listeners.look(os.getppid())
+        assert [pid for _, pid, _ in world.listeners.visits] == [os.getpid()]
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_a_token_is_recognised_in_every_form(index: int) -> None:
+    secret = token()
+    assert seen(secret, b"before " + forms(secret)[index] + b" after")
+    assert not seen(token(), b"before " + forms(secret)[index] + b" after")
+
+
+def test_nothing_is_left_behind_by_the_harness(run: Run) -> None:
+    before = children()
+    run(WEAK, "proc-double-fork-left", "proc-daemon-left", "loop-while-true", "persist-nondaemon-thread")
+    assert children() <= before

@@ -1,0 +1,60 @@
+"""Our own sandboxes under the corpus. A part of it by default; all of it, three times over, with the slow tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from safeexec_fuzz import audit, cases, targets, validate
+from safeexec_fuzz.report import document
+
+ALL = cases.load()
+TIMED = ("loops", "memory", "parser")
+# Two of each category, and what takes a second each once: enough to see that the harness and the sandbox still fit together.
+SAMPLE = [
+    case
+    for category in sorted({c.category for c in ALL if c.kind != "benign"})
+    for case in [c for c in ALL if c.category == category][:: 12 if category in TIMED else 4]
+]
+BENIGN = [c for c in ALL if c.kind == "benign"]
+
+
+@pytest.mark.parametrize("name", ["local", "wasm"])
+def test_sample_is_contained(name: str) -> None:
+    outcome = audit.run(targets.sandbox(name), [*SAMPLE, *BENIGN[::3]], jobs=2)
+    assert not outcome.broken and not outcome.left
+    assert {
+        v.case.id: (v.outcome, v.effects, v.why) for v in outcome.verdicts if v.outcome not in ("contained", "ok", "na")
+    } == {}
+    assert outcome.count("attack", "contained") >= 60
+
+
+def full(name: str) -> audit.Outcome:
+    return audit.run(targets.sandbox(name), ALL, jobs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize(("name", "least"), [("local", 0.97), ("wasm", 1.0)])
+def test_everything_is_contained_three_times_over(name: str, least: float) -> None:
+    outcomes = [full(name) for _ in range(3)]
+    for outcome in outcomes:
+        assert [(v.case.id, v.effects) for v in outcome.escapes] == [] and not outcome.left
+        assert outcome.count("attack", "broken", "na") == 0
+        ran = outcome.count("benign", "ok")
+        assert ran >= least * (outcome.count("benign", "ok", "blocked", "broken")), [
+            v for v in outcome.verdicts if v.outcome == "blocked"
+        ]
+    first, *others = (document.build([outcome]) for outcome in outcomes)
+    assert [document.same(first, other) for other in others] == [[], []]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_weak_executor_is_escaped_from_by_every_attack() -> None:
+    attacks = [c for c in ALL if c.kind != "benign"]
+    assert set(validate.bites(attacks, jobs=2)) == {c.id for c in attacks}
+
+
+def test_plain_python_runs_every_ordinary_program() -> None:
+    outcome = audit.run(targets.target("weak"), BENIGN[1::3], jobs=2)
+    assert [(v.case.id, v.why) for v in outcome.verdicts if v.outcome != "ok"] == []
