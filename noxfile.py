@@ -27,7 +27,8 @@ FRAMEWORKS = {
 
 def _test(session: nox.Session, name: str) -> None:
     session.install("-q", "-e", ".", "pytest", "pytest-timeout", "hypothesis", *FRAMEWORKS[name])
-    session.run("pytest", "-p", "no:cacheprovider", f"tests/integrations/test_{name}.py", *session.posargs)
+    files = (f"tests/integrations/test_{name}.py", "tests/integrations/test_examples.py")
+    session.run("pytest", "-p", "no:cacheprovider", *files, *session.posargs)
 
 
 for _name in FRAMEWORKS:

@@ -15,6 +15,8 @@ from safeexec import DEFAULT_IMPORTS, Executor, Limits, Policy
 from safeexec.registry import BACKENDS, entry_points
 from tests.support.markdown import ROOT, Block, blocks, commands, table
 
+pytestmark = pytest.mark.timeout(300)  # the first to need the wasm sandbox's image builds it
+
 README = ROOT / "README.md"
 PYTHON = blocks(README, "python")
 CONSOLE = [(command, output) for block in blocks(README, "console") for command, output in commands(block.text)]
@@ -38,7 +40,7 @@ def shell(command: str, folder: Path, **extra: str) -> subprocess.CompletedProce
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, **extra, "PATH": path}
     return subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
     )
 
 

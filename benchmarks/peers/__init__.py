@@ -1,1 +1,1 @@
-"""Ours beside other sandboxes for Python, each in a virtual environment of its own, in one run: ``python -m benchmarks.peers``."""
+"""safeexec beside other executors, on one machine, in one run: ``python -m benchmarks.peers``."""

@@ -1,73 +1,99 @@
-"""The command: every subject in a process of its own, in turns, a few rounds; the best of each figure is shown."""
+"""safeexec beside other executors, in one run.
+
+python -m benchmarks.peers                  build what is missing, measure all, print the tables, keep the JSON and the plots
+python -m benchmarks.peers --quick          fewer samples and at most 100 live sessions: does everything work?
+python -m benchmarks.peers --only wasm eryx some of them
+python -m benchmarks.peers --from FILE      tables and plots of a recorded run
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import os
 import sys
+import time
+import tomllib
 from pathlib import Path
-from typing import Any
 
-from .environments import NEEDS, Unavailable, python_of
+from benchmarks.peers import plots, report, run
+from benchmarks.peers.environments import BY_NAME, ROOT, build
 
-SUBJECTS = ("safeexec (in process)", "safeexec (workers)", *NEEDS)
-COLUMNS = (
-    ("fresh", "fresh -> 1+1 µs"), ("warm", "warm step µs"), ("tool", "tool call µs"), ("compute", "compute x native"),
-    ("memory", "MB per live session"), ("per_second", "fresh/s, 8 threads"),
-)  # fmt: skip
+CORPUS = ROOT / "fuzz" / "safeexec_fuzz" / "corpus" / "benign"
+RECORD = Path(__file__).parent / "recorded"
 
 
-def best(name: str, rounds: list[dict[str, Any]]) -> Any:
-    """The best of one figure: of times the round with the smallest median."""
-    found = [figures[name] for figures in rounds]
-    if isinstance(found[0], dict):
-        return min(found, key=lambda f: f["median"])
-    return max(found) if name == "per_second" else min(found)
+def programs(folder: Path) -> list[dict[str, str]]:
+    """The audit's ordinary programs of one step whose output is known. Raises SystemExit when there are none."""
+    found = []
+    for path in sorted(folder.glob("*.toml")):
+        for case in tomllib.loads(path.read_text(encoding="utf-8"))["case"]:
+            if "code" in case and "stdout" in case and not case.get("needs"):
+                found.append({"id": case["id"], "code": case["code"], "stdout": case["stdout"]})
+    if not found:
+        raise SystemExit(f"no ordinary programs in {folder}; name their folder with --corpus")
+    return found
 
 
-def shown(value: Any) -> str:
-    """A figure as text."""
-    return f"{value['median']:g} (min {value['min']:g})" if isinstance(value, dict) else f"{value:g}"
+def say(text: str) -> None:
+    """Progress, apart from what is printed at the end."""
+    print(f"{time.strftime('%H:%M:%S')}  load {os.getloadavg()[0]:.1f}  {text}", file=sys.stderr, flush=True)
 
 
 def main() -> int:
-    """Run it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each subject is measured (default 3)")
-    parser.add_argument("--json", type=Path, help="where to write every figure of every round")
-    parser.add_argument(
-        "--folder", type=Path, default=Path(".benchmarks/peers"), help="where the environments are kept"
-    )
-    parser.add_argument("--only", action="append", choices=SUBJECTS, help="measure only this subject; may be repeated")
-    parser.add_argument("--python", help="the interpreter that the peers' environments are made with")
+    """Measure, or read; then show. Returns 0, or 1 when a sandbox of ours has no figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=list(BY_NAME), default=list(BY_NAME), metavar="PEER")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".peers", help="where the environments are kept")
+    parser.add_argument("--corpus", type=Path, default=CORPUS, help="the ordinary programs")
+    parser.add_argument("--build", action="store_true", help="build the environments and stop")
+    parser.add_argument("--json", type=Path, default=RECORD / "run.json")
+    parser.add_argument("--plots", type=Path, default=RECORD)
+    parser.add_argument("--from", dest="recorded", type=Path, help="show this run instead of measuring")
     options = parser.parse_args()
-    pythons: dict[str, str] = {}
-    for name in options.only or SUBJECTS:
-        try:
-            pythons[name] = (
-                python_of(name, options.folder.resolve(), options.python) if name in NEEDS else sys.executable
-            )
-        except Unavailable as error:
-            print(f"{name} is not measured: {error}", file=sys.stderr)
-    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in pythons}
-    for number in range(options.rounds):
-        for name, python in pythons.items():
-            print(f"round {number + 1} of {options.rounds}: {name}", file=sys.stderr)
-            program = str(Path(__file__).with_name("measure.py"))
-            done = subprocess.run([python, program, name], capture_output=True, text=True, timeout=600)
-            if done.returncode:
-                print(f"{name} failed:\n{done.stderr}", file=sys.stderr)
-                return 1
-            rounds[name].append(json.loads(done.stdout))
-    result = {name: {key: best(key, found) for key, _ in COLUMNS} for name, found in rounds.items()}
-    if options.json:
-        options.json.write_text(json.dumps({"best": result, "rounds": rounds}, indent=1) + "\n")
-    print("| " + " | ".join(["sandbox", *(title for _, title in COLUMNS)]) + " |")
-    print("|" + "---|" * (len(COLUMNS) + 1))
-    for name, figures in result.items():
-        print("| " + " | ".join([name, *(shown(figures[key]) for key, _ in COLUMNS)]) + " |")
-    return 0
+    document = json.loads(options.recorded.read_text()) if options.recorded else measure(options)
+    if document is None:
+        return 0
+    print(report.markdown(report.table(document)))
+    print(report.markdown(report.live_table(document)))
+    for line in report.reasons(document):
+        print(line)
+    loads = [load for _, load in document["load"]]
+    print(f"\n{document['machine']}; load {min(loads):.1f} to {max(loads):.1f}; {document['seconds']:.0f} s")
+    for path in plots.draw(document, options.plots):
+        print(f"wrote {path}")
+    missing = [n for n in document["peers"] if BY_NAME[n].ours and not document["results"][n].get("fresh")]
+    return 1 if missing else 0
+
+
+def measure(options: argparse.Namespace) -> report.Document | None:
+    """A run, written down."""
+    say("environments")
+    built = build(options.only, options.folder)
+    for name, found in built.items():
+        if found.failure:
+            say(f"NOT BUILT {name}: {found.failure}")
+    if options.build:
+        return None
+    cases = programs(options.corpus)
+    started = time.monotonic()
+    measured = run.Run(built, options.quick, say)
+    measured.all(cases)
+    document = {
+        "machine": run.machine(),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "quick": options.quick,
+        "seconds": time.monotonic() - started,
+        "peers": options.only,
+        "versions": {name: found.versions for name, found in built.items()},
+        "load": measured.load,
+        "results": measured.results,
+        "failures": measured.failures,
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(document, indent=1) + "\n")
+    return document
 
 
 if __name__ == "__main__":

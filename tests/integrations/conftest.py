@@ -21,14 +21,15 @@ MODULES = {
 """File to the module it needs."""
 
 
-def _absent(module: str) -> bool:
+def absent(module: str) -> bool:
+    """Whether it cannot be imported here."""
     try:
         return importlib.util.find_spec(module) is None
     except ModuleNotFoundError:  # the package around it
         return True
 
 
-collect_ignore = [name for name, module in MODULES.items() if _absent(module)]
+collect_ignore = [name for name, module in MODULES.items() if absent(module)]
 
 
 def pytest_report_header() -> str:
