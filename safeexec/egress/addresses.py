@@ -89,8 +89,16 @@ def may_connect(rules: Rules, scheme: str, host: Host, address: Host, port: int)
     return is_public(address.address) or rules.names_address(scheme, address, port)
 
 
-def connect(addresses: list[Host], port: int, remaining: Callable[[], float | None]) -> socket.socket:
-    """A connection to the first address that answers. `remaining` gives the seconds left, None for no bound. Raises OSError."""
+def connect(
+    addresses: list[Host],
+    port: int,
+    remaining: Callable[[], float | None],
+    begun: Callable[[socket.socket], object] = lambda sock: None,
+) -> socket.socket:
+    """A connection to the first address that answers. `remaining` gives the seconds left, None for no bound. Raises OSError.
+
+    `begun` gets each socket before it is connected, so that another thread can shut it; what it raises passes through.
+    """
     trouble: OSError = OSError(errno.EHOSTUNREACH, "no address")
     for number, host in enumerate(addresses):
         assert host.address is not None
@@ -105,6 +113,7 @@ def connect(addresses: list[Host], port: int, remaining: Callable[[], float | No
             continue
         try:
             # One that does not answer must leave time for the others.
+            begun(sock)
             sock.settimeout(None if left is None else max(0.05, left / (len(addresses) - number)))
             # Numbers, never a name: nothing is resolved again here.
             sock.connect((host.name, port))
@@ -113,6 +122,9 @@ def connect(addresses: list[Host], port: int, remaining: Callable[[], float | No
         except OSError as error:
             sock.close()
             trouble = error
+        except BaseException:
+            sock.close()
+            raise
     raise trouble
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import monotonic
 
@@ -17,6 +17,8 @@ from safeexec.errors import ProtocolError
 from safeexec.policy import Limits, Policy
 from safeexec.result import NetworkRequest
 
+_ENDING = 8
+"""Threads besides twice the connections: those of connections that were closed a moment ago."""
 _MAX_URL = 2_000
 _MAX_URLS = 4 * 2**20
 """Characters of all addresses in one step's log; past them, entries name host and port only."""
@@ -37,6 +39,25 @@ class Network:
         """Raises PolicyError."""
         self.rules = Rules(policy.network, policy.credentials)
         self.limits = policy.limits
+        self._lock = threading.Lock()
+        self._threads = 0
+
+    def enter(self) -> bool:
+        """Take a place for a thread that serves a connection; False when all are taken.
+
+        By threads, and over all steps: one that hangs in a name lookup is still there when its connection, or its step, is long given up, and a
+        guest could make a thousand of them.
+        """
+        with self._lock:
+            if self._threads >= 2 * self.limits.connections + _ENDING:
+                return False
+            self._threads += 1
+            return True
+
+    def leave(self) -> None:
+        """Give the place back."""
+        with self._lock:
+            self._threads -= 1
 
     def guest_setup(self) -> tuple[dict[str, object], tuple[bytes, ...]]:
         """For the guest's first request: a field of its header, and its blobs."""
@@ -101,6 +122,7 @@ class StepNetwork:
         on_busy: Callable[[], None],
         on_idle: Callable[[], None],
     ) -> None:
+        self._network = network
         self.rules = network.rules
         self.limits: Limits = network.limits
         self._send = send
@@ -154,7 +176,8 @@ class StepNetwork:
         with self._lock:
             if number in self._live:
                 raise ProtocolError("a connection opened twice")
-            closed, full = self._closed, len(self._live) >= self.limits.connections
+            closed = self._closed
+            full = len(self._live) >= self.limits.connections or (not closed and not self._network.enter())
             if not closed and not full:
                 self._live[number] = service
         if closed:
@@ -164,7 +187,13 @@ class StepNetwork:
             self.record("CONNECT", "", host[:253], port).finish(reason, refused=True)
             self._send(({"t": "net", "op": "refused", "id": number, "kind": "policy", "message": reason}, ()))
         else:
-            threads.start(service.run)
+            threads.start(partial(self._serve, service))
+
+    def _serve(self, service: Service) -> None:
+        try:
+            service.run()
+        finally:
+            self._network.leave()
 
     # -- from the threads that serve connections -------------------------------------------------------------------------
 

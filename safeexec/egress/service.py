@@ -75,6 +75,7 @@ class Service:
         self._lock = threading.Lock()
         self._target: Target | None = None
         self._aborted = False
+        self._connecting: socket.socket | None = None
         self._requests = 0
         self._record: Record | None = None
 
@@ -107,9 +108,9 @@ class Service:
             record.finish("abandoned")
         with self._lock:
             self._aborted = True
-            sock = self._target.sock if self._target is not None else None
-            if sock is not None:
-                _shut(sock)
+            for sock in (self._connecting, self._target.sock if self._target is not None else None):
+                if sock is not None:
+                    _shut(sock)
 
     def _hang_up(self) -> None:
         with self._lock:
@@ -159,14 +160,21 @@ class Service:
             if not target.addresses:
                 schemes = [target.scheme] if target.scheme else list(SCHEMES)
                 target.addresses = self._addresses(target, schemes)
-            sock = addresses.connect(target.addresses, target.port, deadline.remaining)
+            sock = addresses.connect(target.addresses, target.port, deadline.remaining, self._begun)
         with self._lock:
+            self._connecting = None
             if self._aborted:
                 sock.close()
                 raise Gone
             self._target = target
             target.sock = sock
         target.reader = None
+
+    def _begun(self, sock: socket.socket) -> None:
+        with self._lock:
+            if self._aborted:
+                raise Gone
+            self._connecting = sock
 
     def _addresses(self, target: Target, schemes: list[str]) -> list[Host]:
         rules, trouble = self._step.rules, Refused("no scheme is permitted")

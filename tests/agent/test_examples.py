@@ -22,7 +22,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "agent"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "common")
 
 
-def run(name: str, sandbox: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(name: str, sandbox: str, *arguments: str, patience: float = 110) -> subprocess.CompletedProcess[str]:
     """One example in a process of its own; what it prints is as wide as it likes."""
     environment = {k: v for k, v in os.environ.items() if not k.endswith(("_KEY", "_TOKEN"))}
     environment |= {
@@ -31,8 +31,8 @@ def run(name: str, sandbox: str, *arguments: str) -> subprocess.CompletedProcess
         "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", "/tmp"),
     }
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--sandbox", sandbox, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=110)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=patience)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
     assert "Executing parsed code:" in done.stdout and "Total: " in done.stdout
     return done
 

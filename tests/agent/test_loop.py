@@ -352,6 +352,15 @@ def test_helpers_are_modules_in_the_sandbox(make: Make, on: str, tmp_path: Path)
         make([], helpers=[asyncio])
 
 
+def test_what_a_library_imports_is_not_held_to_the_rule_for_the_models_code(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "lib.py").write_text(
+        "import fractions\ncolorsys = __import__('colorsys')\ndef late():\n    return __import__('getopt').__name__\n"
+    )
+    program = "import lib\nprint(lib.late())\ntry:\n    __import__('colorsys')\nexcept ImportError:\n    final_answer('refused')"
+    agent = make([code(program)], on="wasm", helpers=[tmp_path / "lib.py"], policy=Policy(imports=("math",)))
+    assert agent.run("Import.") == "refused"
+
+
 def test_displays_and_files_are_told(make: Make) -> None:
     program = "class H:\n    def _repr_html_(self): return '<b>x</b>'\nopen('a.txt', 'w').write('hi')\ndisplay(H())"
     agent = make([code(program), code("final_answer(open('a.txt').read())")], on="wasm")

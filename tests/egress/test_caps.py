@@ -206,3 +206,41 @@ def test_a_hundred_connections_at_once(wire: MakeWire, site: Site) -> None:
         line.send(get("/meet", f"site.test:{site.port}"))
     for line in lines:
         assert line.until(b"met").endswith(b"met")
+
+
+def test_connections_given_up_while_they_begin_do_not_pile_up(
+    wire: MakeWire, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name lookup cannot be stopped: to open and close again must not leave a thread behind each time."""
+    from safeexec.egress import addresses
+
+    release = threading.Event()
+    monkeypatch.setattr(addresses, "resolve", lambda name, port: release.wait(20) and ["127.0.0.1"])
+    guest = opened(wire, site, connections=5)
+    before = threading.active_count()
+    try:
+        for _ in range(200):
+            guest.open("site.test", site.port).close()
+        assert threading.active_count() <= before + 2 * 5 + 8 + 1
+        assert "Limits.connections" in str(guest.open("site.test", site.port).settled())
+    finally:
+        release.set()
+    assert eventually(lambda: guest.open("site.test", site.port).settled() is None)
+
+
+def test_a_connection_that_is_given_up_while_it_is_made_is_shut(wire: MakeWire) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        guest = wire(f"127.0.0.1:{port}", connections=1)
+        line = guest.open("127.0.0.1", port)
+        assert eventually(lambda: guest.paused == 1)
+        line.close()
+        assert eventually(lambda: guest.paused == 0), "it does not wait for its time to run out"
+        for filler in fillers:
+            filler.close()

@@ -243,7 +243,7 @@ def test_a_name_that_changes_its_address_gains_nothing(
     tried: list[str] = []
     real = addresses.connect
 
-    def connect(found: list[addresses.Host], port: int, remaining: Callable[[], float | None]) -> object:
+    def connect(found: list[addresses.Host], *rest: object) -> object:
         tried.extend(host.name for host in found)
         raise ConnectionRefusedError(111, "nobody there")
 

@@ -174,7 +174,7 @@ def test_the_end_of_a_step_ends_its_connections(answer: Any, start: Start, site:
     assert eventually(lambda: site.open == 0)
     assert result.network[0].error
     if not session.closed:
-        assert run(session, site, "urllib.request.urlopen('http://HOST/').status") == 200
+        assert run(session, site, "import urllib.request\nurllib.request.urlopen('http://HOST/').status") == 200
 
 
 def test_an_interrupt_reaches_a_program_that_waits_for_a_server(start: Start, site: Site) -> None:

@@ -60,6 +60,7 @@ def test_json_has_what_it_promises(reports: tuple[subprocess.CompletedProcess[st
         1,
     )
     assert (weak["escaped"], weak["validated"]) == (3, 3)
+    assert not re.search("tk[0-9a-f]{24}", (reports[1] / "a.json").read_text() + (reports[1] / "a.html").read_text())
     assert (command["escaped"], command["na"]) == (1, 1)  # its environment is clean; it has no tools
 
 

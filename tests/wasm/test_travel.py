@@ -414,6 +414,99 @@ def test_joined_runs_cover_the_same_in_fewer_pieces(raw: list[tuple[int, int]], 
     assert all(b < c for (_, b), (c, _) in itertools.pairwise(joined))
 
 
+# -- a guest that rewrote its own program -----------------------------------------------------------------------------------
+
+FORGE = """
+g = display.__self__
+channel = g._channel
+real = type(channel).send
+class Forger:
+    def __getattr__(self, name): return getattr(channel, name)
+    def send(self, header, blobs=()):
+        real(channel, header, blobs)
+        if header.get('t') == 'done':
+            %s
+g._channel = Forger()
+"""
+FORGERIES = (
+    "real(channel, {'t': 'ready'})",
+    "real(channel, {'t': 'state', 'more': False}, [b'forged'])",
+    "real(channel, {'t': 'state', 'more': True}, [b'x' * 100])",
+    "real(channel, {'t': 'died', 'kind': 'memory', 'message': 'forged'})",
+    "real(channel, {'t': 'out', 's': 1}, [b'late'])",
+    "real(channel, {'t': 'done', 'id': header['id']})",
+)
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_forged_frames_gain_nothing(executor: Executor, forgery: str) -> None:
+    """Whatever a guest sends behind its answer, it meets its own session's end or past, as an error the library has a name for."""
+    policy = Policy(limits=Limits(time=0.5))
+    for ask in ("run", "fork", "snapshot", "rollback"):
+        with executor.session(policy=policy) as session:
+            session.run("x = [1]")
+            session.run(FORGE % forgery)
+            try:
+                if ask == "run":
+                    session.run("x")
+                elif ask == "fork":
+                    session.fork().close()
+                elif ask == "snapshot":
+                    executor.restore(session.snapshot()).close()
+                else:
+                    session.run(SPIN)
+                session.run("x")
+            except Exception as error:
+                assert type(error).__module__ == "safeexec.errors", error
+            if not session.closed:
+                assert session.run("x").value in ([1], None)
+    with executor.session() as other:
+        assert other.run("1 + 1").value == 2
+
+
+def test_interrupt_that_came_late_does_not_reach_the_state_that_comes_back(executor: Executor) -> None:
+    with executor.session(policy=FAST) as session:
+        session.run("x = 1")
+        session._guest.interrupt()
+        session.run("import time\ntime.sleep(0.1)")  # which may or may not meet it: a worker hears of it in its own time
+        assert session.run(SPIN).rolled_back
+        for _ in range(3):
+            assert session.run("sum(range(10_000))").value == 49_995_000
+
+
+def test_kill_that_came_late_does_not_reach_the_state_that_comes_back(executor: Executor) -> None:
+    for _ in range(5):
+        with executor.session(policy=Policy(limits=Limits(time=0.05))) as session:
+            session.run("x = 1")
+            assert session.run(SPIN).rolled_back
+            deadline = threading.Event()
+            deadline.wait(0.15)  # longer than the grace after which a step that does not stop is killed
+            assert session.run("x").value == 1
+
+
+def test_files_in_directories_without_end_cost_their_own_session_only(executor: Executor) -> None:
+    deep = "import os\nfor n in range(3000):\n    os.mkdir('d'); os.chdir('d')\nkept = [os.open('.', 0) for _ in range(200)]"
+    with executor.session() as session:
+        assert session.run(deep).ok
+        result = session.run("import os\nos.abort()")
+        assert result.error is not None and not result.rolled_back
+        with pytest.raises(SessionClosed, match="nested too deep"):
+            session.run("1")
+
+
+def test_checkpoint_with_many_files(executor: Executor) -> None:
+    with executor.session(policy=FAST) as session:
+        session.run("x = 1")
+        session.files.write("kept", "kept")
+        for start in range(0, 3000, 500):
+            session.run(f"for n in range({start}, {start + 500}): open(str(n), 'w').close()")
+        assert session.run("import os\nfor n in range(3000): os.remove(str(n))\n" + SPIN).rolled_back
+        assert (
+            session.run("len(os.listdir('.')) if 'os' in globals() else len(__import__('os').listdir('.'))").value
+            == 3001
+        )
+
+
 # -- snapshots made to attack ----------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import builtins
 import os
 import select
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -308,8 +309,10 @@ def _ruled(real: Callable[..., Any], patterns: tuple[str, ...]) -> Callable[...,
 
     def __import__(name: Any, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         # Only the session's own code is asked; a library imports what it needs. Code that means to can get around this.
-        ours = globals is None or globals.get("__name__") == "__main__"
-        if ours and level == 0 and isinstance(name, str) and not allowed(name):
+        # An empty list is what PyImport_Import passes: a built-in function's own import.
+        ours = (sys._getframe(1).f_globals if globals is None else globals).get("__name__") == "__main__"
+        internal = type(fromlist) is list and not fromlist
+        if ours and not internal and level == 0 and isinstance(name, str) and not allowed(name):
             shown = ", ".join(patterns[:40]) + ("…" if len(patterns) > 40 else "")
             raise guest.ImportRefused("Import of {!r} is not allowed; allowed: {}".format(name, shown or "nothing"))
         return real(name, globals, locals, fromlist, level)

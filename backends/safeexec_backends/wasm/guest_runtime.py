@@ -131,7 +131,10 @@ class Gate:
         return name in self.exact or any(name == p or name.startswith(p + ".") for p in self.packages)
 
     def __call__(self, name, globals=None, locals=None, fromlist=(), level=0):
-        if level == 0 and (globals is None or globals.get("__name__") == "__main__") and not self.allows(name):
+        # A library may call __import__ without its globals; an empty list is what PyImport_Import passes, a built-in function's own import.
+        asking = sys._getframe(1).f_globals if globals is None else globals
+        internal = type(fromlist) is list and not fromlist
+        if level == 0 and not internal and asking.get("__name__") == "__main__" and not self.allows(name):
             below = [name + "." + item for item in fromlist or ()]
             if not below or not all(map(self.allows, below)):
                 raise safeexec_guest.ImportRefused(f"import of {name!r} is not allowed", name=name)

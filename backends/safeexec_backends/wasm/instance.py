@@ -81,6 +81,7 @@ def fresh(runtime: Runtime, limits: Limits, kind: type[H]) -> H:
 
 _QUICK: Final = 4 << 20
 """Bytes that are copied in less than a millisecond."""
+_FEW_FILES: Final = 500
 
 
 def file_report(files: FileSystem, known: Known) -> tuple[list[list[Any]], Known]:
@@ -255,7 +256,7 @@ class WasmGuest(Guest):
         try:
             if not self._past.wanted or self._dead is not None or self._closed:
                 return
-            if self._past.size() <= _QUICK:
+            if self._past.size() <= _QUICK and self._host.files.inodes <= _FEW_FILES:
                 self._take()
                 return
         finally:

@@ -21,7 +21,7 @@ STAGES = ("attacks", "loops", "differential", "sessions", "native")
 @click.option(
     "--minutes",
     type=click.FloatRange(0.1, 10_000),
-    default=2.5,
+    default=2.0,
     show_default=True,
     metavar="N",
     help="How long, divided among the stages.",
@@ -259,7 +259,7 @@ def _native(targets: list[Any], seconds: float, seed: int, book: Book) -> int:
             clean, text = native.guided(name, max(1, int(seconds / len(found))), book.folder)
             count += _executions(text)
             if not clean:
-                book.note(f"{name}: {text.strip().splitlines()[-1] if text.strip() else 'failed'}", name, text)
+                book.note(f"{name}: {_said(text)}", name, text)
             continue
 
         def check(data: bytes, one: native.One = one) -> str:
@@ -274,6 +274,11 @@ def _native(targets: list[Any], seconds: float, seed: int, book: Book) -> int:
         if broken is not None:
             book.note(f"{name}: {broken[1]}", name, f"{broken[0]!r}\n{broken[1]}\n")
     return count
+
+
+def _said(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if "Error" in line or "SUMMARY" in line]
+    return lines[0] if lines else "it failed without saying why"
 
 
 def _executions(text: str) -> int:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from safeexec import Executor, Policy, Result
+from safeexec_backends.wasm import setup
 from safeexec_backends.wasm.image.pins import PLATFORM
-from safeexec_backends.wasm.packages import pip
+from safeexec_backends.wasm.packages import pip, prepare
 from safeexec_backends.wasm.packages.resolve import LOCK, URL
 
 from .archives import make_wheel
@@ -86,6 +87,11 @@ soup.find("b").text, prepared.url, str(httpx.URL("http://example.org/a?b=1").par
 """
     result = run(code, "requests", "beautifulsoup4", "httpx")
     assert result.value == ("world", "http://example.org/?q=%C3%BC", "1", True), result.error
+    lines = setup.describe(prepare.ensure(("requests", "beautifulsoup4", "httpx")).compiled.parent)
+    assert [line.split()[3] for line in lines if "not imported ahead" in line and "binds the network" in line] == [
+        "httpx",
+        "requests",
+    ]
 
 
 def test_pyodides_distribution_with_a_real_wheel(

@@ -64,6 +64,10 @@ build(%r, "/tmp/compiled")
 _ENDINGS: Final = (abi.Trap, abi.Fault, Exited, ProtocolViolation)
 # Its state is every session's state: what an import draws from the one generator would be the same in all of them.
 _GENERATOR = "import random\nprint(hash(random.getstate()))"
+# They bind `socket` and `ssl` when imported, and a session with a network has its own in their place.
+_NETWORKED: Final = (
+    "import sys\nprint([n for n in ('urllib3', 'httpcore', 'httpx', 'aiohttp', 'websockets') if n in sys.modules])"
+)
 
 
 class Bundle(NamedTuple):
@@ -155,6 +159,7 @@ def _booted(
 def _import(interpreter: Interpreter, modules: list[str]) -> dict[str, str]:
     """Import modules; those that must not be imported ahead, with the reason."""
     refused: dict[str, str] = {}
+    networked = interpreter.run(_NETWORKED)
     for name in modules:
         drawn = _drawn(interpreter)
         generator = interpreter.run(_GENERATOR)
@@ -169,6 +174,9 @@ def _import(interpreter: Interpreter, modules: list[str]) -> dict[str, str]:
         except Exception as error:  # a trap, an exit: the interpreter is of no more use
             return {**refused, name: f"its import ends the interpreter: {error}"[:500]}
         else:
+            if interpreter.run(_NETWORKED) != networked:
+                refused[name] = "it binds the network, which each session has of its own, when it is imported"
+                networked = interpreter.run(_NETWORKED)
             if _drawn(interpreter) != drawn or interpreter.run(_GENERATOR) != generator:
                 refused[name] = "its import draws random numbers, which would be the same in every session"
     return refused

@@ -21,6 +21,10 @@ from .resolve import Resolved, resolve
 _PREFIX: Final = "packages-"
 _KEEP: Final = 8
 _SHARED: Final = "usr/lib/"
+# Files that are replaced: without a browser's JavaScript, which urllib3's part for emscripten imports, `import urllib3` would fail.
+_REPLACED: Final = {
+    f"{SITE[1:]}/urllib3/contrib/emscripten/__init__.py": b"def inject_into_urllib3() -> None:\n    pass\n",
+}
 
 
 def ensure(
@@ -96,6 +100,7 @@ def _bundle(resolved: Resolved, preimport: bool) -> Bundle:
             content = {_SHARED + name.rsplit("/", 1)[-1]: data for name, data in libraries.items() if ".so" in name}
         budget -= sum(map(len, content.values()))
         files |= content
+    files |= {name: data for name, data in _REPLACED.items() if name in files}
     wheels.check_places(files)
     return Bundle(files, tuple(modules))
 

@@ -120,10 +120,12 @@ def _asyncio(language: RestrictedLanguage) -> Exports:
     class Runner:
         """As `asyncio.Runner`."""
 
-        def __init__(self, *, debug: Any = None) -> None:
-            loop = asyncio.new_event_loop()
-            loop.set_debug(bool(debug))
-            self._view = view(loop)
+        def __init__(self, *, debug: Any = None, loop_factory: Any = None) -> None:
+            made = new_event_loop() if loop_factory is None else loop_factory()
+            if type(made) is not Loop:
+                raise TypeError("not an event loop of this sandbox")
+            made._loop.set_debug(bool(debug))
+            self._view = made
 
         def run(self, coro: Any, *, context: Any = None) -> Any:
             return self._view.run_until_complete(coro)

@@ -492,6 +492,42 @@ def _inspect(language: RestrictedLanguage) -> Exports:
                 found.append((name, value))
         return found
 
+    absent = object()
+
+    def getattr_static(obj: Any, attr: Any, default: Any = absent) -> Any:
+        """As `inspect.getattr_static` for what the program defined; of anything else, what reading the name gives."""
+        name = exact_name(attr)
+        kinds = type.__dict__["__mro__"].__get__(obj if is_class(obj) else type(obj))
+        if not is_class(obj):
+            try:
+                own = guards.variables(obj)
+            except AttributeError:
+                own = {}
+            if name in own:
+                return own[name]
+        for kind in kinds:
+            if is_guest_class(kind) and name in guards.variables(kind):
+                return guards.variables(kind)[name]
+        try:
+            return guards.read(obj, name)
+        except AttributeError:
+            if default is absent:
+                raise
+            return default
+
+    def unwrap(func: Any, *, stop: Any = None) -> Any:
+        """As `inspect.unwrap`."""
+        seen = {id(func)}
+        while stop is None or not stop(func):
+            inner = guards.readable(func, "__wrapped__", absent)
+            if inner is absent:
+                break
+            func = inner
+            if id(func) in seen:
+                raise ValueError(f"wrapper loop when unwrapping {func!r}")
+            seen.add(id(func))
+        return func
+
     def getsource(obj: Any) -> str:
         """Not available."""
         raise OSError("could not get source code")
@@ -500,6 +536,8 @@ def _inspect(language: RestrictedLanguage) -> Exports:
     return table | {
         "signature": signature,
         "getmembers": getmembers,
+        "getattr_static": getattr_static,
+        "unwrap": unwrap,
         "getsource": getsource,
         "_empty": inspect.Parameter.empty,
         "Signature": inspect.Signature,

@@ -98,9 +98,25 @@ def _sched(language: RestrictedLanguage) -> Exports:
     return {n: getattr(sched, n) for n in ("Event", "scheduler")}
 
 
+def _tokenize(language: RestrictedLanguage) -> Exports:
+    import token
+    import tokenize
+
+    def open(filename: Any) -> Any:
+        """As `tokenize.open`, in the places that the builtin opens."""
+        with open_file(filename, "rb") as file:
+            encoding = tokenize.detect_encoding(file.readline)[0]
+        return open_file(filename, "r", encoding=encoding)
+
+    shown = "TokenError TokenInfo detect_encoding generate_tokens tok_name tokenize untokenize".split()
+    numbers = {n: getattr(token, n) for n in dir(token) if n.isupper() and type(getattr(token, n)) is int}
+    return numbers | {n: getattr(tokenize, n) for n in shown} | {"open": open}
+
+
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "argparse": _argparse,
     "configparser": _configparser,
     "getopt": _getopt,
     "sched": _sched,
+    "tokenize": _tokenize,
 }
