@@ -50,6 +50,13 @@ _SEARCH = {
 )
 @click.option("--import", "imports", multiple=True, metavar="M", help="One more module that the code may import.")
 @click.option("--package", "packages", multiple=True, metavar="P", help="A package to be present in the sandbox.")
+@click.option(
+    "--allow-net",
+    "network",
+    multiple=True,
+    metavar="HOST",
+    help="A host that the code may reach, with :PORT if only that.",
+)
 @click.option("--helper", "helpers", multiple=True, metavar="FILE", help="A .py file that the code can import.")
 @click.option(
     "--file",
@@ -127,7 +134,9 @@ def _agent(**options: Any) -> Any:
 
     limits = Limits(time=options["timeout"], tool_time=60.0, wall=None)
     files = {os.path.basename(path): Path(path) for path in options["files"]}
-    policy = Policy(limits=limits, imports=DEFAULT_IMPORTS, packages=options["packages"], files=files)
+    policy = Policy(
+        limits=limits, imports=DEFAULT_IMPORTS, packages=options["packages"], network=options["network"], files=files
+    )
     agent = CodeAgent(
         [_tool(text) for text in options["tools"]],
         _model(options["model_name"], options["base_url"]),

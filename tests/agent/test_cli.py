@@ -9,6 +9,8 @@ import select
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +261,38 @@ def test_help_names_the_command_and_what_it_is_for() -> None:
         [sys.executable, "-m", "safeexec", "--help"], capture_output=True, text=True, env=environment(), timeout=30
     )
     assert "Have a model do a task by writing Python." in done.stdout
+
+
+@pytest.mark.parametrize("sandbox", ["wasm", "local"])
+def test_only_a_host_that_was_named_is_reached(folder: Path, sandbox: str) -> None:
+    reached: list[str] = []
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            reached.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(b"hello")
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        host = f"127.0.0.1:{server.server_port}"
+        code = f"import urllib.request\nfinal_answer(urllib.request.urlopen('http://{host}/page').read().decode())"
+        (folder / "net.md").write_text(
+            f"<code>\n{code}\n</code>\n---\n<code>\nfinal_answer('no way out')\n</code>\n---\n"
+        )
+        given = ("Read.", "--model", "script:net.md", "--sandbox", sandbox, "--import", "urllib.request", "--json")
+        assert "no way out" in agent(folder, *given).stdout and reached == []
+        done = agent(folder, *given, "--allow-net", host)
+        assert done.returncode == 0, done.stderr
+        assert '"hello"' in done.stdout and reached == ["/page"]
+    finally:
+        server.shutdown()
+        server.server_close()
+    refused = agent(folder, "Read.", "--model", "script:net.md", "--allow-net", "http://user@host/")
+    assert refused.returncode == 2 and "network" in refused.stderr
