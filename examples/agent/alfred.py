@@ -10,32 +10,32 @@ options = arguments(__doc__)
 @tool
 def suggest_menu(occasion: str) -> str:
     """
-    Suggests a menu based on the occasion.
+    What to serve at a party.
     Args:
-        occasion: The type of occasion for the party.
+        occasion: One of "casual", "formal", "superhero"; anything else gets what there is.
     """
     if occasion == "casual":
-        return "Pizza, snacks, and drinks."
+        return "flatbread, olives and lemonade"
     elif occasion == "formal":
-        return "3-course dinner with wine and dessert."
+        return "four courses with wine and petits fours."
     elif occasion == "superhero":
-        return "Buffet with high-energy and healthy food."
+        return "skewers, nuts and green juice on the terrace"
     else:
-        return "Custom menu for the butler."
+        return "whatever the butler finds in the pantry"
 
 
 @tool
 def catering_service_tool(query: str) -> str:
     """
-    This tool returns the highest-rated catering service in Gotham City.
+    Names the caterer with the best marks in town.
 
     Args:
-        query: A search term for finding catering services.
+        query: What is wanted of it.
     """
     services = {
-        "Gotham Catering Co.": 4.9,
-        "Wayne Manor Catering": 4.8,
-        "Gotham City Events": 4.7,
+        "Pennyworth & Daughters": 4.9,
+        "The Iceberg Kitchen": 4.4,
+        "Crime Alley Diner": 3.1,
     }
     return max(services, key=lambda name: services[name])
 
@@ -43,13 +43,12 @@ def catering_service_tool(query: str) -> str:
 class SuperheroPartyThemeTool(Tool):
     name = "superhero_party_theme_generator"
     description = """
-    This tool suggests creative superhero-themed party ideas based on a category.
-    It returns a unique party theme idea."""
+    Invents a theme for a party of heroes: its name, a colon, and what guests will find."""
 
     inputs = {  # noqa: RUF012
         "category": {
             "type": "string",
-            "description": "The type of superhero party (e.g., 'classic heroes', 'villain masquerade', 'futuristic Gotham').",
+            "description": "classic heroes, villain masquerade or futuristic gotham",
         }
     }
 
@@ -57,13 +56,13 @@ class SuperheroPartyThemeTool(Tool):
 
     def forward(self, category: str) -> str:
         themes = {
-            "classic heroes": "Justice League Gala: Guests come dressed as their favorite DC heroes with themed cocktails like 'The Kryptonite Punch'.",
-            "villain masquerade": "Gotham Rogues' Ball: A mysterious masquerade where guests dress as classic Batman villains.",
-            "futuristic gotham": "Neo-Gotham Night: A cyberpunk-style party inspired by Batman Beyond, with neon decorations and futuristic gadgets.",
+            "classic heroes": "Night of the Capes: everyone comes as the hero of their childhood; green drinks at the bar.",
+            "villain masquerade": "The Rogues' Ball: masks until midnight, when each villain says who they are.",
+            "futuristic gotham": "Neon over the Narrows: lights, rain machines, and music without a beginning.",
         }
         return themes.get(
             category.lower(),
-            "Themed party idea not found. Try 'classic heroes', 'villain masquerade', or 'futuristic Gotham'.",
+            "No theme for that; there is classic heroes, villain masquerade and futuristic gotham.",
         )
 
 
@@ -91,5 +90,5 @@ if __name__ == "__main__":
     with make() as agent:
         agent.visualize()
         agent.run(
-            "Give me the best playlist for a party at the Wayne's mansion. The party idea is a 'villain masquerade' theme"
+            "Plan the music, the food and the theme of our party at the manor. It is to be a 'villain masquerade'."
         )

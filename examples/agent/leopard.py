@@ -8,4 +8,4 @@ options = arguments(__doc__)
 search = DuckDuckGoSearchTool() if options.online else RecordedSearch("leopard")
 
 with CodeAgent(tools=[search], model=model(options, "leopard"), sandbox=options.sandbox) as agent:
-    agent.run("How many seconds would it take for a leopard at full speed to run through Pont des Arts?")
+    agent.run("A leopard runs over the Pont des Arts as fast as it can. How many seconds does that take?")

@@ -10,23 +10,19 @@ options = arguments(__doc__)
 @tool
 def suggest_menu(occasion: str) -> str:
     """
-    Suggests a menu based on the occasion.
+    What to serve at a party.
     Args:
-        occasion (str): The type of occasion for the party. Allowed values are:
-                        - "casual": Menu for casual party.
-                        - "formal": Menu for formal party.
-                        - "superhero": Menu for superhero party.
-                        - "custom": Custom menu.
+        occasion: One of "casual", "formal", "superhero"; anything else gets what there is.
     """
     if occasion == "casual":
-        return "Pizza, snacks, and drinks."
+        return "flatbread, olives and lemonade"
     elif occasion == "formal":
-        return "3-course dinner with wine and dessert."
+        return "four courses with wine and petits fours."
     elif occasion == "superhero":
-        return "Buffet with high-energy and healthy food."
+        return "skewers, nuts and green juice on the terrace"
     else:
-        return "Custom menu for the butler."
+        return "whatever the butler finds in the pantry"
 
 
 with CodeAgent(tools=[suggest_menu], model=model(options, "menu"), sandbox=options.sandbox) as agent:
-    agent.run("Prepare a formal menu for the party.")
+    agent.run("What do we serve on Saturday? It is a formal party.")

@@ -24,5 +24,5 @@ def model_download_tool(task: str) -> str:
 
 with CodeAgent(tools=[model_download_tool], model=model(options, "most_downloaded"), sandbox=options.sandbox) as agent:
     agent.run(
-        "Can you give me the name of the model that has the most downloads in the 'text-to-video' task on the Hugging Face Hub?"
+        "Which model for 'text-to-video' has been downloaded most often from the Hugging Face Hub? I need its name."
     )

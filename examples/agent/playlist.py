@@ -8,4 +8,4 @@ options = arguments(__doc__)
 search = DuckDuckGoSearchTool() if options.online else RecordedSearch("playlist")
 
 with CodeAgent(tools=[search], model=model(options, "playlist"), sandbox=options.sandbox) as agent:
-    agent.run("Search for the best music recommendations for a party at the Wayne's mansion.")
+    agent.run("Find music for the party at the manor on Saturday, and make a playlist of it.")

@@ -14,12 +14,7 @@ with CodeAgent(
 ) as agent:
     agent.run(
         """
-        Alfred needs to prepare for the party. Here are the tasks:
-        1. Prepare the drinks - 30 minutes
-        2. Decorate the mansion - 60 minutes
-        3. Set up the menu - 45 minutes
-        4. Prepare the music and playlist - 45 minutes
-
-        If we start right now, at what time will the party be ready?
+        What is left to do before the party, one after the other: mix the drinks (30 minutes), decorate the hall (60), lay out the menu
+        (45), choose the music (45). If work begins now, at what time can the first guest come?
         """
     )

@@ -35,9 +35,9 @@ ROOT = Path(__file__).parents[2]
 @tool
 def suggest_menu(occasion: str, guests: int = 4) -> str:
     """
-    Suggests a menu based on the occasion.
+    What to serve at a party.
     Args:
-        occasion: The type of occasion for the party.
+        occasion: What is celebrated.
         guests: How many come.
     """
     import textwrap
@@ -116,7 +116,7 @@ def test_a_folder_brings_the_agent_back_with_its_tools_inside_the_sandbox(
         assert [c["name"] for c in loaded.memory.actions[0].tool_calls] == ["final_answer"], (
             "a loaded tool ran on the host"
         )
-        assert "Suggests a menu" in loaded.system_prompt
+        assert "What to serve" in loaded.system_prompt
     loaded.save_to_folder(tmp_path / "again")
     assert (tmp_path / "again" / "tools" / "theme_generator.py").read_text() == (
         tmp_path / "tools" / "theme_generator.py"
@@ -332,7 +332,7 @@ print(by["suggest_menu"](occasion="formal"), "|", by["theme_generator"](category
 
 @tool
 def suggest_menu(occasion: str, guests: int = 4) -> str:
-    '''Suggests a menu.
+    '''What to serve.
 
     Args:
         occasion: The occasion.

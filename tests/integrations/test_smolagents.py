@@ -159,3 +159,67 @@ def test_an_executor_is_truthy_and_found_by_its_entry_point() -> None:
         assert made("import math\nmath.floor(2.5)").output == 2
     finally:
         made.cleanup()
+
+
+@pytest.mark.parametrize("sandbox", ["wasm", "local"])
+def test_the_party_of_the_course_is_planned_by_smolagents_own_agent(sandbox: str) -> None:
+    """Search, menu, caterer and theme as tools of the host, a date of the sandbox's own, an answer of several parts; as in the agents course."""
+    searched: list[str] = []
+
+    class Theme(Tool):  # type: ignore[misc]
+        name = "superhero_party_theme_generator"
+        description = "Invents a theme for a party of heroes."
+        inputs: ClassVar[dict[str, Any]] = {"category": {"type": "string", "description": "classic or villains"}}
+        output_type = "string"
+
+        def forward(self, category: str) -> str:
+            return {"villains": "The Rogues' Ball: masks until midnight"}.get(category, "no theme")
+
+    @tool
+    def suggest_menu(occasion: str) -> str:
+        """What to serve.
+
+        Args:
+            occasion: what is celebrated
+        """
+        return {"formal": "four courses with wine"}.get(occasion, "what there is")
+
+    @tool
+    def catering_service_tool(query: str) -> str:
+        """The caterer with the best marks.
+
+        Args:
+            query: what is wanted
+        """
+        marks = {"Pennyworth & Daughters": 4.9, "Crime Alley Diner": 3.1}
+        return max(marks, key=lambda name: marks[name])
+
+    @tool
+    def web_search(query: str) -> str:
+        """Searches the web.
+
+        Args:
+            query: for what
+        """
+        searched.append(query)
+        return "- The Penguin's Waltz\n- Two Faces, One Coin\n- The Penguin's Waltz"
+
+    model = Scripted(
+        "theme = superhero_party_theme_generator(category='villains')\nfound = web_search(query='villain masquerade music')\nprint(theme)",
+        "import re\nsongs = list(dict.fromkeys(re.findall(r'- (.+)', found)))\nprint(songs)",
+        "import datetime\nready = datetime.datetime(2026, 1, 1, 18, 0) + sum((datetime.timedelta(minutes=m) for m in (30, 60, 45, 45)), datetime.timedelta())\n"
+        "print(ready.strftime('%H:%M'))",
+        "final_answer({'theme': theme.split(':')[0], 'songs': songs, 'menu': suggest_menu(occasion='formal'),\n"
+        "              'caterer': catering_service_tool(query='ball'), 'ready': ready.strftime('%H:%M')})",
+    )
+    with SafeexecExecutor(sandbox) as executor:
+        tools = [web_search, suggest_menu, catering_service_tool, Theme()]
+        ran = agent(executor, model, tools, additional_authorized_imports=["datetime"])
+        assert ran.run("Plan our villain masquerade.") == {
+            "theme": "The Rogues' Ball",
+            "songs": ["The Penguin's Waltz", "Two Faces, One Coin"],
+            "menu": "four courses with wine",
+            "caterer": "Pennyworth & Daughters",
+            "ready": "21:00",
+        }
+    assert searched == ["villain masquerade music"]
