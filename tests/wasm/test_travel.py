@@ -468,7 +468,9 @@ def test_interrupt_that_came_late_does_not_reach_the_state_that_comes_back(execu
     with executor.session(policy=FAST) as session:
         session.run("x = 1")
         session._guest.interrupt()
-        session.run("import time\ntime.sleep(0.1)")  # which may or may not meet it: a worker hears of it in its own time
+        session.run(
+            "import time\ntime.sleep(0.1)"
+        )  # which may or may not meet it: a worker hears of it in its own time
         assert session.run(SPIN).rolled_back
         for _ in range(3):
             assert session.run("sum(range(10_000))").value == 49_995_000
