@@ -112,7 +112,14 @@ def test_page_title_on_local() -> None:
     assert answer(run("page_title", "local").stdout) == "Hugging Face – Blog"
 
 
-def test_every_example_is_tested_and_has_its_transcript() -> None:
-    assert set(NAMES) == {*EXPECTED, "preparation", "alfred", "research_team", "page_title"}
-    for name in NAMES:
+@pytest.mark.slow  # the image with the packages is made, or fetched, first
+@pytest.mark.timeout(900)
+def test_page_title_on_wasm() -> None:
+    assert answer(run("page_title", "wasm", patience=800).stdout) == "Hugging Face – Blog"
+
+
+def test_every_course_example_is_tested_and_has_its_transcript() -> None:
+    wanted = {*EXPECTED, "preparation", "alfred", "research_team", "page_title"}
+    assert wanted <= set(NAMES)
+    for name in wanted:
         assert (EXAMPLES / "transcripts" / f"{name}.md").is_file()

@@ -112,7 +112,6 @@ def test_required_walls_fail_closed() -> None:
     "policy",
     [
         Policy(packages=("numpy",)),
-        Policy(network=("example.com",)),
         Policy(rollback="limits"),
         Policy(rollback="errors"),
     ],

@@ -774,7 +774,7 @@ STEPS = (
     "import collections\ntable = dict(collections.OrderedDict(table))",
     "1 / 0",
     "raise KeyError(x)",
-    "database.execute('insert into t values (?)', (x,))",
+    "_ = database.execute('insert into t values (?)', (x,))",
     "database.rollback()",
     "database.commit()",
     "print(x, len(items))",

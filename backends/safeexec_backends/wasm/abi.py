@@ -21,6 +21,8 @@ from ctypes import POINTER, byref, c_bool, c_char_p, c_int64, c_size_t, c_uint8,
 from pathlib import Path
 from typing import Any, Final
 
+from .signals import handlers
+
 STATE_GLOBAL: Final = "safeexec_state_global_"
 STATE_TABLE: Final = "safeexec_state_table_"
 """Names, a number behind, under which an image exports what its code can change."""
@@ -226,6 +228,7 @@ class Engine:
         self.pointer = lib.engine_new(config)
         if not self.pointer:
             raise EngineError("wasmtime refused the configuration")
+        handlers.remember()
 
     def compile(self, wasm: bytes) -> bytes:
         """Compile a module ahead of time; the result is for `load` on this machine and this wasmtime only."""
@@ -482,6 +485,7 @@ class Instance:
 
     def __init__(self, program: Program, host: Host, memory_limit: int) -> None:
         lib = self._lib = library()
+        handlers.hold()
         self.program = program
         self.host = host
         self._functions: dict[str, Any] = {}
@@ -516,6 +520,7 @@ class Instance:
     def belong(self, host: Host, memory_limit: int) -> None:
         """Give a used instance to another host, once it has been put back to what it was (reuse.py)."""
         self._lib.store_limiter(self._store, memory_limit, 1 << 20, -1, -1, -1)
+        handlers.hold()
         self.host = host
         self.memory = host.memory = self.look()
         host.instance = self

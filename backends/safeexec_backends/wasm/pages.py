@@ -32,9 +32,9 @@ _PRIVATE: Final = bytes(1 if (top & 0xC0) and not top & 0x20 else 0 for top in r
 _PAGEMAP_SCAN, _IS_FILE, _IS_PRESENT, _IS_SWAPPED = 0xC0606610, 4, 8, 16
 _MAX_FOUND: Final = 1024
 _PROT_RW, _MAP_PRIVATE, _MAP_FIXED = 3, 2, 16
-_MAX_PIECES: Final = 24
+_MAX_PIECES: Final = 48
 _FEW_PIECES: Final = 4
-_POPULAR: Final = 64
+_POPULAR: Final = 16
 _BLOCK: Final = 1 << 16  # memories are multiples of it
 
 
