@@ -3,7 +3,9 @@
 import ast
 import base64
 import os
+import shutil
 import sys
+import tempfile
 
 from executors import HERE, Executor, FrameSession, Session, tool
 
@@ -58,13 +60,19 @@ class EryxSession(Session):
 class Sandlock(Executor):
     """The interpreter as a confined process that serves frames, with read access to what an interpreter needs."""
 
+    def __init__(self):
+        self._folder = tempfile.mkdtemp(prefix="peers-sandlock-")
+
+    def close(self):
+        shutil.rmtree(self._folder, ignore_errors=True)
+
     def open(self):
         from sandlock import Sandbox
         from sandlock.sandbox import StdioMode
 
         prefix = os.path.realpath(sys.base_prefix)
         places = [p for p in ("/usr", "/lib", "/lib64", "/etc", "/dev", prefix, HERE) if os.path.exists(p)]
-        sandbox = Sandbox(fs_readable=places, fs_writable=["/dev/null"])
+        sandbox = Sandbox(fs_readable=places, fs_writable=["/dev/null", self._folder], cwd=self._folder)
         command = [os.path.join(prefix, "bin", "python3"), "-I", os.path.join(HERE, "child.py")]
         return SandlockSession(
             sandbox.popen(command, stdin=StdioMode.PIPED, stdout=StdioMode.PIPED, stderr=StdioMode.NULL)

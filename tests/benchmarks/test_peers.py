@@ -57,10 +57,10 @@ def test_sessions_that_live_are_counted(document: dict[str, Any]) -> None:
 def test_the_readme_takes_the_figures_between_its_marks(document: dict[str, Any], tmp_path: Path) -> None:
     whole = {**document, "machine": machine(), "date": "today", "quick": True}
     page = tmp_path / "README.md"
-    page.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
+    page.write_text("before\n<!-- figures -->\nstale\n<!-- end of figures -->\nafter\n")
     into_readme(report.figures(whole, "there"), page)
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "stale" not in text
     assert "| fork and a pipe (no walls) |" in text and "](there/fresh.svg)" in text and "A reduced run" in text
     with pytest.raises(ValueError, match="marks"):
         into_readme("x", Path(__file__).with_name("__init__.py"))

@@ -11,7 +11,7 @@ from tests.test_readme import check, with_checks
 
 pytestmark = pytest.mark.timeout(300)  # the first to need the wasm sandbox's image builds it
 
-PROGRAMS = [block for block in blocks(ROOT / "docs" / "index.md", "python")]
+PROGRAMS = blocks(ROOT / "docs" / "index.md", "python")
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=lambda block: f"line {block.line}")
