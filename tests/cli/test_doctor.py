@@ -14,7 +14,7 @@ from tests.support.plain import PlainBackend
 def test_every_sandbox_and_every_wall_is_listed(cli: Command) -> None:
     ran = cli("doctor")
     assert ran.code == 0
-    assert "plain: ready" in ran.out and "--allow-net HOST" in ran.out and "  process  stands\n" in ran.out
+    assert "plain: ready" in ran.out and "--allow-net HOST" in ran.out and "  process   stands\n" in ran.out
     assert "broken: not available: start the \\x1b]0;owned\\x07 daemon with [red]care[/red]\n" in ran.out
     assert "  seccomp   stands\n" in ran.out and "  landlock  MISSING: the kernel is too \\x1b[31mold\n" in ran.out
 
@@ -26,7 +26,8 @@ def test_json(cli: Command) -> None:
     plain, broken = ran.json["sandboxes"]
     assert (plain["name"], plain["viable"], plain["reason"]) == ("plain", True, "")
     assert plain["network"] == {"works": True, "reason": ""} and broken["network"] is None
-    assert plain["walls"] == {"process": {"active": True, "reason": ""}} and plain["seconds"] > 0
+    assert plain["walls"]["process"] == {"active": True, "reason": ""} and plain["seconds"] > 0
+    assert plain["walls"]["rollback"]["active"] is False and plain["walls"]["rollback"]["reason"]
     assert broken["viable"] is False and "daemon" in broken["reason"]
     assert broken["walls"]["landlock"] == {"active": False, "reason": "the kernel is too \x1b[31mold"}
     assert "\x1b" not in ran.out
