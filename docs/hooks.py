@@ -29,7 +29,12 @@ def _links(markdown: str) -> str:
         path = path.removeprefix("../").removeprefix("docs/")
         path = HERE.get(path, path)
         if not path.endswith(".md") or not (ROOT / "docs" / path).exists():
-            return found[1]  # a file of the repository that is no page: its name stays
+            return found[1] if path in found[1] else f"{found[1]} (`{path}`)"  # no page, but a file of the repository
         return f"[{found[1]}]({path}{'#' + anchor if anchor else ''})"
 
     return re.sub(r"(?<!!)\[([^\]\n]+)\]\((?!https?:|#)([^)\s]+)\)", target, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Docstrings name others by roles, as ``:meth:`close```; pages show the name."""
+    return re.sub(r":(?:meth|class|func|attr|mod):(<code>)~?", r"\1", html)

@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=RECORD / "run.json")
     parser.add_argument("--plots", type=Path, default=RECORD)
     parser.add_argument("--from", dest="recorded", type=Path, help="show this run instead of measuring")
+    parser.add_argument("--readme", action="store_true", help="write the tables into README.md, between its marks")
     options = parser.parse_args()
     document = json.loads(options.recorded.read_text()) if options.recorded else measure(options)
     if document is None:
@@ -63,8 +64,19 @@ def main() -> int:
     print(f"\n{document['machine']}; load {min(loads):.1f} to {max(loads):.1f}; {document['seconds']:.0f} s")
     for path in plots.draw(document, options.plots):
         print(f"wrote {path}")
+    if options.readme:
+        into_readme(report.figures(document, options.plots.resolve().relative_to(ROOT).as_posix()))
     missing = [n for n in document["peers"] if BY_NAME[n].ours and not document["results"][n].get("fresh")]
     return 1 if missing else 0
+
+
+def into_readme(text: str, path: Path = ROOT / "README.md") -> None:
+    """Replace what stands between the marks. Raises ValueError when they are not there."""
+    before, start, rest = path.read_text(encoding="utf-8").partition("<!-- figures -->\n")
+    _, end, after = rest.partition("<!-- end of figures -->")
+    if not start or not end:
+        raise ValueError(f"{path} has no marks for the figures")
+    path.write_text(before + start + text + end + after, encoding="utf-8")
 
 
 def measure(options: argparse.Namespace) -> report.Document | None:

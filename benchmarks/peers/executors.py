@@ -3,14 +3,12 @@
 Runs in each peer's own environment: standard library only, but for the peer itself. Sessions raise on any failure of a step.
 """
 
-import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import redirect_stdout
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
@@ -260,201 +258,6 @@ class GVisorSession(ProcessSession):
         self._process.stdout.close()
 
 
-class Restricted(Executor):
-    """As its documentation sets it up: safe and utility built-ins, its own guards, no imports but what the programs need."""
-
-    def open(self):
-        return RestrictedSession()
-
-
-class RestrictedSession(Session):
-    def __init__(self):
-        import json
-        import operator
-        import random
-
-        from RestrictedPython import compile_restricted
-        from RestrictedPython.Eval import default_guarded_getitem, default_guarded_getiter
-        from RestrictedPython.Guards import full_write_guard, guarded_iter_unpack_sequence, safe_builtins, safer_getattr
-        from RestrictedPython.Limits import limited_builtins
-        from RestrictedPython.PrintCollector import PrintCollector
-        from RestrictedPython.Utilities import utility_builtins
-
-        builtins = {**safe_builtins, **limited_builtins, **utility_builtins}
-        for plain in (
-            sum,
-            min,
-            max,
-            list,
-            dict,
-            map,
-            filter,
-            enumerate,
-            all,
-            any,
-            set,
-            frozenset,
-            reversed,
-            iter,
-            next,
-        ):
-            builtins[plain.__name__] = plain
-        builtins["range"] = range  # the guarded one stops at 1,000 items
-        modules = {"json": json, "random": random}
-        for name in ("math", "re", "datetime", "collections", "itertools", "functools", "statistics", "string"):
-            modules[name] = __import__(name)
-        builtins["__import__"] = lambda name, *rest: modules[name]
-        inplace = {"+=": operator.iadd, "-=": operator.isub, "*=": operator.imul, "/=": operator.itruediv}
-        inplace.update({"//=": operator.ifloordiv, "%=": operator.imod, "**=": operator.ipow, "&=": operator.iand})
-        inplace.update({"|=": operator.ior, "^=": operator.ixor})
-        self._compile = compile_restricted
-        self._globals = {
-            "__builtins__": builtins,
-            "__name__": "step",
-            "__metaclass__": type,
-            "_getattr_": safer_getattr,
-            "_getitem_": default_guarded_getitem,
-            "_getiter_": default_guarded_getiter,
-            "_iter_unpack_sequence_": guarded_iter_unpack_sequence,
-            "_unpack_sequence_": guarded_iter_unpack_sequence,
-            "_write_": full_write_guard,
-            "_print_": PrintCollector,
-            "_inplacevar_": lambda op, left, right: inplace[op](left, right),
-            "tool": tool,
-        }
-
-    def step(self, code):
-        import ast
-
-        tree = ast.parse(code)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        if tree.body:
-            exec(self._compile(ast.unparse(tree), "<step>", "exec"), self._globals)
-        if last is None:
-            return None
-        return eval(self._compile(ast.unparse(last), "<step>", "eval"), self._globals)
-
-    def printed(self, code):
-        self._globals.pop("_print", None)
-        exec(self._compile(code, "<step>", "exec"), self._globals)
-        printer = self._globals.get("_print")
-        return "" if printer is None else "".join(printer.txt)
-
-    def put(self, name, data):
-        self._globals[name] = data  # the object itself: nothing crosses
-
-
-class Smolagents(Executor):
-    def open(self):
-        return SmolagentsSession()
-
-
-class SmolagentsSession(Session):
-    def __init__(self):
-        from smolagents.local_python_executor import LocalPythonExecutor
-
-        # Its defaults, but for `json`, which one of the programs imports, and for no limit on time, which costs it a thread a step.
-        self._executor = LocalPythonExecutor(additional_authorized_imports=["json"], timeout_seconds=None)
-        self._executor.send_tools({"tool": tool})
-
-    def step(self, code):
-        return self._executor(code).output
-
-    def printed(self, code):
-        return self._executor(code).logs
-
-    def put(self, name, data):
-        self._executor.send_variables({name: data})  # the object itself: nothing crosses
-
-
-class Monty(Executor):
-    def __init__(self):
-        import pydantic_monty
-
-        # As many workers as sessions are wanted: a session has one to itself.
-        self._pool = pydantic_monty.Monty(min_processes=4, max_processes=20_000).__enter__()
-
-    def open(self):
-        return MontySession(self._pool.checkout().__enter__(), self._pool)
-
-    def close(self):
-        self._pool.__exit__(None, None, None)
-
-
-class MontySession(Session):
-    def __init__(self, session, pool):
-        self._session, self._pool = session, pool
-
-    def fork(self):
-        branch = self._pool.checkout().__enter__()
-        branch.load_session(self._session.dump())
-        return MontySession(branch, self._pool)
-
-    def step(self, code):
-        return self._session.feed_run(code, external_lookup={"tool": tool})
-
-    def printed(self, code):
-        parts = []
-        self._session.feed_run(
-            code, external_lookup={"tool": tool}, print_callback=lambda stream, text: parts.append(text)
-        )
-        return "".join(parts)
-
-    def put(self, name, data):
-        self._session.feed_run("None", inputs={name: data})
-
-    def close(self):
-        self._session.__exit__(None, None, None)
-
-
-class IPythonKernel(Executor):
-    def open(self):
-        return KernelSession()
-
-
-class KernelSession(Session):
-    def __init__(self):
-        from jupyter_client.manager import start_new_kernel
-
-        self._manager, self._client = start_new_kernel()
-
-    def step(self, code):
-        if "tool(" in code:
-            raise Unable("a kernel cannot call its host")
-        answer = self._run(code).get("text/plain")
-        import ast
-
-        return None if answer is None else ast.literal_eval(answer)
-
-    def printed(self, code):
-        out = io.StringIO()
-        with redirect_stdout(out):
-            self._run(code, print)
-        return out.getvalue()
-
-    def _run(self, code, on_print=None):
-        found = {}
-
-        def look(message):
-            kind, content = message["header"]["msg_type"], message["content"]
-            if kind == "execute_result":
-                found.update(content["data"])
-            elif kind == "stream" and content["name"] == "stdout" and on_print is not None:
-                on_print(content["text"], end="")
-
-        reply = self._client.execute_interactive(code, output_hook=look, timeout=60, store_history=False)
-        if reply["content"]["status"] != "ok":
-            raise RuntimeError(f"{reply['content'].get('ename')}: {reply['content'].get('evalue')}")
-        return found
-
-    def get(self, name):
-        raise Unable("values cross as text only")
-
-    def close(self):
-        self._client.stop_channels()
-        self._manager.shutdown_kernel(now=True)
-
-
 def make(name):
     """The executor of that name. Raises whatever the peer raises when it is not there."""
     if name == "wasm0":
@@ -463,16 +266,9 @@ def make(name):
         return Safeexec(name)
     if name == "subprocess":
         return Process(sys.executable, "-I", os.path.join(HERE, "child.py"))
-    if name in ("eryx", "sandlock"):
-        from executors_native import Eryx, Sandlock
+    own = {"fork": Fork, "bubblewrap": Bubblewrap, "gvisor": GVisor}
+    if name in own:
+        return own[name]()
+    import executors_installed
 
-        return {"eryx": Eryx, "sandlock": Sandlock}[name]()
-    kinds = {
-        "fork": Fork,
-        "restricted": Restricted,
-        "smolagents": Smolagents,
-        "monty": Monty,
-        "ipykernel": IPythonKernel,
-    }
-    kinds.update({"bubblewrap": Bubblewrap, "gvisor": GVisor})
-    return kinds[name]()
+    return executors_installed.KINDS[name]()

@@ -79,7 +79,7 @@ def _live(results: dict[str, dict[str, Any]], path: Path) -> Path | None:
     drawn = _lines(
         left,
         {
-            n: [(row["sessions"], max(row["private"], 1e3) / 1e6) for row in r["live"]]
+            n: [(row["sessions"], max(row["proportional"], 1e3) / 1e6) for row in r["live"]]
             for n, r in results.items()
             if r.get("live")
         },
@@ -88,7 +88,7 @@ def _live(results: dict[str, dict[str, Any]], path: Path) -> Path | None:
         right,
         {n: [(row["sessions"], row["step"] * 1e6) for row in r["live"]] for n, r in results.items() if r.get("live")},
     )
-    for axes, title in ((left, "private MB of each live session"), (right, "median step among them, µs")):
+    for axes, title in ((left, "MB that each live session adds"), (right, "median step among them, µs")):
         axes.set(xscale="log", yscale="log", xlabel="live sessions")
         axes.set_title(title)
     return _save(figure, path, handles=left) if drawn else None

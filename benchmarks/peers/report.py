@@ -50,9 +50,9 @@ def mean(values: list[float]) -> float:
 
 
 def memory(result: dict[str, Any]) -> float | None:
-    """Private bytes of a live session, where the most were open."""
+    """Bytes that a live session adds to its host and its processes together, where the most were open; what several share is counted once."""
     rows = result.get("live")
-    return rows[-1]["private"] if rows else None
+    return rows[-1]["proportional"] if rows else None
 
 
 def number(value: float) -> str:
@@ -117,7 +117,7 @@ def live_table(document: Document) -> list[list[str]]:
                 continue
             row = found[max(reached)]
             count = "" if max(reached) == step else f" (at {max(reached):,})"
-            cells.append(f"{number(max(row['private'], 0) / 1e6)} MB, {number(row['step'] * 1e6)} µs{count}")
+            cells.append(f"{number(max(row['proportional'], 0) / 1e6)} MB, {number(row['step'] * 1e6)} µs{count}")
         rows.append([BY_NAME[name].title, *cells])
     return rows
 
@@ -140,3 +140,15 @@ def reasons(document: Document) -> list[str]:
         if score and score["failed"]:
             lines.append(f"{BY_NAME[name].title}: did not run: {', '.join(score['failed'])}")
     return lines
+
+
+def figures(document: Document, folder: str) -> str:
+    """What README.md shows of the run between its marks."""
+    machine, loads = document["machine"], [load for _, load in document["load"]]
+    kind = "A reduced run" if document["quick"] else "One run"
+    about = (
+        f"{kind} of {document['date']} on {machine['cores']} cores ({machine['processor']}, Linux {machine['kernel']}), load {min(loads):.1f} to {max(loads):.1f}, medians; "
+        "every other sample, spread and version is in the JSON beside the plots. `–`: the executor has no such thing. Where a program of the computing did not run, it says so."
+    )
+    plots = "\n".join(f"![{name}]({folder}/{name}.svg)" for name in ("fresh", "compute", "live", "rate"))
+    return "\n".join((about, "", markdown(table(document)), markdown(live_table(document)), plots, ""))

@@ -48,18 +48,19 @@ class BubblewrapGuest(StreamGuest):
                 )  # fmt: skip
             os.close(tells)
             with open(told) as file:
-                # bubblewrap says which process is the guest's: it, not bubblewrap, is to hear of an interrupt.
-                self._inside = json.load(file)["child-pid"]
+                self._init = json.load(file)["child-pid"]
         except (OSError, ValueError) as error:
             ours.close()
             raise BackendUnavailable(f"bubblewrap did not start: {error}") from error
         super().__init__(ours, policy.limits.value + 2**20)
 
     def interrupt(self) -> None:
+        # The guest is the one child of the first process in its namespace; bubblewrap itself would end at the signal.
         try:
-            os.kill(self._inside, signal.SIGINT)
-        except ProcessLookupError:
-            return
+            for pid in Path(f"/proc/{self._init}/task/{self._init}/children").read_text().split()[:1]:
+                os.kill(int(pid), signal.SIGINT)
+        except OSError:
+            return  # it has gone
 
     def kill(self) -> None:
         if self._process.poll() is None:
@@ -90,7 +91,7 @@ def _command(program: str, channel: int, tells: int) -> list[str]:
         *(word for path in seen for word in ("--ro-bind", path, path)),
         *("--ro-bind", f"{files}/guest.py", "/guest/guest.py", "--ro-bind", f"{files}/wire.py", "/guest/wire.py"),
         *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/work", "--chdir", "/work"),
-        *("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--as-pid-1"),
+        *("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *("--setenv", "HOME", "/work", "--setenv", "PYTHONDONTWRITEBYTECODE", "1", "--info-fd", str(tells)),
         *(os.path.join(prefix, "bin", "python3"), "-I", "-c", _MAIN, str(channel), "/guest"),
     ]
@@ -111,7 +112,10 @@ class BubblewrapBackend(Backend):
         # A field that cannot be honoured is refused, never ignored: bubblewrap has no limits on resources.
         asked = [f"Limits.{name}" for name in ("memory", "disk", "processes") if name in policy.limits.changed()]
         asked += [name for name in ("packages",) if getattr(policy, name)]
-        asked += [f"require: {wall}" for wall in policy.require or () if wall not in self.isolation]
+        asked += [
+            f"require: {wall}" for wall in policy.require or () if not self.isolation.get(wall, Wall(False)).active
+        ]
+        asked += ["imports"] if policy.imports not in (None, ("*",)) else []
         asked += ["rollback"] if policy.rollback in ("limits", "errors") else []
         if asked:
             raise PolicyError(f"the bubblewrap sandbox cannot honour {', '.join(asked)}")

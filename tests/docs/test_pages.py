@@ -1,0 +1,27 @@
+"""The pages of docs/ that readers try: their programs run, and mkdocs.yml knows every page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.markdown import ROOT, Block, blocks
+from tests.test_readme import check, with_checks
+
+pytestmark = pytest.mark.timeout(300)  # the first to need the wasm sandbox's image builds it
+
+PROGRAMS = blocks(ROOT / "docs" / "index.md", "python")
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=lambda block: f"line {block.line}")
+def test_program(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "# -> " in block.text
+    exec(compile(with_checks(block.text), "docs/index.md", "exec"), {"_check": check})
+
+
+def test_every_page_can_be_reached() -> None:
+    listed = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    for page in (ROOT / "docs").glob("**/*.md"):
+        assert f": {page.relative_to(ROOT / 'docs')}\n" in listed, page
