@@ -78,7 +78,9 @@ class PlainBackend(Backend):
         # Without a wall nothing but the core's own limits can be honoured: the rest is refused, never ignored.
         asked = [f"Limits.{name}" for name in ("memory", "disk", "processes") if name in policy.limits.changed()]
         asked += [name for name in ("packages",) if getattr(policy, name)]
-        asked += [f"require: {wall}" for wall in policy.require or () if wall not in self.isolation]
+        asked += [
+            f"require: {wall}" for wall in policy.require or () if not self.isolation.get(wall, Wall(False)).active
+        ]
         asked += ["imports"] if policy.imports not in (None, ("*",)) else []
         asked += ["rollback"] if policy.rollback in ("limits", "errors") else []
         if asked:
