@@ -67,16 +67,6 @@ def test_inode_flood_is_a_full_disk_and_not_an_oom(executor: Executor) -> None:
     assert value(executor, code, disk=4 * MIB, time=30) == (True, 28)
 
 
-def test_full_disk(executor: Executor) -> None:
-    code = "import errno\ntry:\n    for i in range(9):\n        with open(f'f{i}', 'wb') as f:\n            f.write(bytes(2**20))\nexcept OSError as e:\n    r = errno.errorcode[e.errno]\nr"
-    assert value(executor, code, disk=4 * MIB) == "ENOSPC"
-
-
-def test_large_file_of_a_child(executor: Executor) -> None:
-    code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', \"import signal; signal.signal(25, signal.SIG_DFL); open('/dev/shm/x','wb').write(bytes(1<<24))\"]).returncode"
-    assert value(executor, code, disk=4 * MIB) in (-25, 1)
-
-
 def test_programs_cannot_be_put_there_and_run(executor: Executor) -> None:
     code = "import os, subprocess, sys\nwith open('/sandbox/x', 'wb') as f:\n    f.write(open(sys.executable, 'rb').read(4096))\nos.chmod('/sandbox/x', 0o755)\ntry:\n    subprocess.run(['/sandbox/x'])\n    r = 'ran'\nexcept PermissionError:\n    r = 'refused'\nr"
     assert value(executor, code) == "refused"
@@ -117,12 +107,6 @@ def test_fork_bomb_is_contained(executor: Executor) -> None:
     code = "import os, time\nn = 0\ntry:\n    while n < 200:\n        if os.fork() == 0:\n            time.sleep(30)\n            os._exit(0)\n        n += 1\nexcept BlockingIOError:\n    pass\nn"
     assert value(executor, code, processes=8) <= 8
     assert value(executor, "1 + 1") == 2
-
-
-def test_memory_of_a_child_counts(executor: Executor) -> None:
-    code = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = bytearray(400 << 20)\\nfor i in range(0, len(x), 4096): x[i] = 1']).returncode"
-    result = executor.run(code, policy=Policy(limits=Limits(memory=64 * MIB, time=20)))
-    assert result.value == -9 or (result.error is not None and result.error.kind == "memory"), result
 
 
 def test_output_of_children_and_of_descriptors_is_captured_in_order(executor: Executor) -> None:
