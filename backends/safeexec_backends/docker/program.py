@@ -10,6 +10,16 @@ from safeexec.bundle import modules
 
 BOOT = """
 import marshal, os, sys, types
+child = os.getpid() == 1 and os.fork()
+if child:
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    while True:
+        ended, status = os.wait()
+        if ended == child:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
 sockets = []
 if len(sys.argv) > 1:
     import _socket
@@ -38,7 +48,11 @@ for name, code in parts:
     exec(code, module.__dict__)
 sys.modules["safeexec_inside"].main(marshal.dumps(codes) if fresh else None, sockets)
 """
-"""Reads the program from the first of two sockets, or from stdin: a command line could not hold it."""
+"""Reads the program from the first of two sockets, or from stdin: a command line could not hold it.
+
+As process 1, where the engine brings no init, it is the init itself and the guest its child: no signal that has not been asked for reaches process 1, so that
+a guest in its place could not even kill itself, and what its children leave behind would stay as zombies.
+"""
 
 
 @cache
