@@ -21,6 +21,8 @@ from ctypes import POINTER, byref, c_bool, c_char_p, c_int64, c_size_t, c_uint8,
 from pathlib import Path
 from typing import Any, Final
 
+from .faults import faults
+from .pages import Written
 from .signals import handlers
 
 STATE_GLOBAL: Final = "safeexec_state_global_"
@@ -491,6 +493,7 @@ class Instance:
         self._functions: dict[str, Any] = {}
         self._readers: list[_Extern] | None = None
         self._depth = 0
+        self.written = Written()
         self._raw = (c_uint32 * 64)()
         self._store = lib.store_new(program.engine.pointer, None, _NO_FINALIZER)
         # Bytes of memory, table elements, instances, tables, memories; -1 keeps the default.
@@ -574,6 +577,7 @@ class Instance:
             raise Trap("the guest re-entered itself too often")
         if self._depth == 0:
             _headroom(_HEADROOM)
+            seen = faults.count()
         lib, host, raw = self._lib, self.host, self._raw
         slot = 0
         for argument in arguments:
@@ -588,6 +592,8 @@ class Instance:
         finally:
             self._depth -= 1
             _local.host = previous
+            if self._depth == 0:
+                self.written.faults += faults.count() - seen
         if error or trap.value:
             self._raise(error, trap.value)
         return int(raw[0])

@@ -75,7 +75,7 @@ def written(host: Host, rest: Rest) -> list[Run]:
     """The pages of an instance that are neither the image's nor its base's."""
     host.memory.refresh()
     if finder.ready():
-        return finder.written(host.memory.address(), host.memory.size)
+        return host.instance.written.find(host.memory.address(), host.memory.size)
     return compared(host.memory.view, rest.pristine())
 
 
@@ -100,6 +100,7 @@ def freeze(host: Host, rest: Rest, known: Known, changes: int) -> State:
 def revive(make: Callable[[], H], state: State, shadow: Shadow | None) -> H:
     """A fresh instance in that state; `state` can be used again. Raises EngineError when there is no room."""
     host = make()
+    host.instance.written.forget()
     try:
         fit(host, state.size)
         if state.base is not None:

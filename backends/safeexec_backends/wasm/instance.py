@@ -17,6 +17,7 @@ from safeexec.wire import Frame
 from . import abi, snapshot
 from .checkpoint import Known, Past, Rest, State, Unsettled, revive
 from .errno import Errno
+from .faults import faults
 from .first import First
 from .fs import Directory, FileSystem, Quota, base_tree
 from .functions import host_functions
@@ -75,7 +76,9 @@ def fresh(runtime: Runtime, limits: Limits, kind: type[H]) -> H:
     if not runtime.spares.take(host, limit):
         abi.Instance(runtime.program, host, limit)
     # random's generator was frozen with the image: without this every session would draw the same numbers.
+    seen = faults.count()
     host.memory.write(runtime.random, _RANDOM_WORDS.to_bytes(4, "little") + os.urandom(4 * _RANDOM_WORDS))
+    host.instance.written.faults += faults.count() - seen
     return host
 
 

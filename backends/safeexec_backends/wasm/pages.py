@@ -103,6 +103,30 @@ class Finder:
 finder: Final = Finder()
 
 
+class Written:
+    """The written pages of one instance's memory, looked for only when there may be more than were found last."""
+
+    def __init__(self) -> None:
+        self.faults = 0
+        """Page faults of the threads that wrote to the memory, since the last look. Whoever writes adds theirs; interrupts, which come from any
+        thread, write to the first page only, which is always taken for written."""
+        self._runs: list[Run] | None = None
+        self._size = 0
+
+    def forget(self) -> None:
+        """Its pages were replaced."""
+        self._runs = None
+
+    def find(self, base: int, size: int) -> list[Run]:
+        """The runs of the memory, of `size` bytes at address `base`, that may have been written to. Raises OSError."""
+        # A page once written to stays that way as long as the instance lives: without a fault nothing was added.
+        if self._runs is None or self.faults or size != self._size:
+            self._runs = None
+            self.faults, self._size = 0, size
+            self._runs = united(finder.written(base, size), ((0, PAGE),))
+        return self._runs
+
+
 def compared(memory: memoryview, pristine: memoryview) -> list[Run]:
     """The runs of `memory` that differ from a memory that was never written to, found by looking: a few milliseconds."""
     runs: list[Run] = []

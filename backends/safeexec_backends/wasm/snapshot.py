@@ -124,6 +124,7 @@ def _fill(host: Host, header: dict[str, Any], streams: memoryview, rest: Rest, r
     # Contents first, then the pages: nothing of the size of memory is allocated for a state that is refused.
     contents = _inflated(streams[end:], length)
     files = fs_state.load(header.get("files"), memoryview(contents), runtime.base, host.files.quota)
+    host.instance.written.forget()
     fit(host, size)
     _unpack(streams[:end], runs, host.memory.view, rest.pristine())
     host.files = files
