@@ -490,7 +490,7 @@ class Instance:
         handlers.hold()
         self.program = program
         self.host = host
-        self._functions: dict[str, Any] = {}
+        self._exports: dict[str, tuple[int, _Extern, Any]] = {}
         self._readers: list[_Extern] | None = None
         self._depth = 0
         self.written = Written()
@@ -562,15 +562,22 @@ class Instance:
             raise KeyError(f"{name} is an export of another kind")
         return extern
 
+    def _known(self, name: str, kind: int) -> Any:
+        """An export by reference, looked up once. Raises KeyError."""
+        found = self._exports.get(name)
+        if found is None:
+            extern = self._export(name, kind)
+            found = self._exports[name] = kind, extern, byref(extern, _Extern.of.offset)
+        if found[0] != kind:
+            raise KeyError(f"{name} is an export of another kind")
+        return found[2]
+
     def call(self, name: str, *arguments: int) -> int:
         """Call an exported function of 32-bit integers.
 
         Raises Trap when the guest stops, and whatever a host function raised below it.
         """
-        function = self._functions.get(name)
-        if function is None:
-            extern = self._functions[name + " "] = self._export(name, _FUNCTION)
-            function = self._functions[name] = byref(extern, _Extern.of.offset)
+        function = self._known(name, _FUNCTION)
         if self._store is None:
             raise Trap("the instance is closed")
         if self._depth >= _MAX_DEPTH:
@@ -608,20 +615,18 @@ class Instance:
 
     def global_value(self, name: str) -> int:
         """The value of an exported 32-bit global, unsigned."""
-        extern = self._export(name, _GLOBAL)
         value = (c_uint64 * 8)()  # wasmtime_val_t: a kind, then a union at offset 8
-        self._lib.global_get(self._context, byref(extern, _Extern.of.offset), value)
+        self._lib.global_get(self._context, self._known(name, _GLOBAL), value)
         return int(value[1]) & MASK32
 
     def table_size(self, name: str) -> int:
         """How many elements an exported table has."""
-        extern = self._export(name, _TABLE)
-        return int(self._lib.table_size(self._context, byref(extern, _Extern.of.offset)))
+        return int(self._lib.table_size(self._context, self._known(name, _TABLE)))
 
     def close(self) -> None:
         """Free everything. Must not run while the instance does."""
         store, self._store = self._store, None
         if store is not None:
             self.memory.release()
-            self._functions.clear()
+            self._exports.clear()
             self._lib.store_delete(store)
