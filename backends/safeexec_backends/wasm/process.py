@@ -21,6 +21,7 @@ from safeexec_backends.local import control, library
 from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
 
 from .first import First
+from .launch import MODULE
 from .worker import BEGIN, KEEP, WORD, WRITE
 
 _KEEP = WORD + bytes((KEEP,))
@@ -49,7 +50,7 @@ WORKER_ORDER: control.Message = {
 class WasmZygoteProcess(ZygoteProcess):
     """The zygote of the workers."""
 
-    module = "safeexec_backends.wasm.zygote"
+    module = MODULE
 
 
 def launch(image: Path) -> WasmZygoteProcess:
