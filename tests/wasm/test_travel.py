@@ -376,8 +376,8 @@ def test_branch_of_a_session_whose_checkpoint_cannot_be_kept(
         raise OSError("no memory for a shadow")
 
     with in_process.session(policy=FAST) as session:
-        monkeypatch.setattr(checkpoint, "Shadow", fail)
         session.run("x = 1")
+        monkeypatch.setattr(checkpoint.shadows, "take", fail)
         result = session.run(SPIN)
         assert not result.rolled_back
         with pytest.raises(SessionClosed, match="no memory for a shadow"):

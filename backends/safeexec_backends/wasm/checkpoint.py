@@ -8,12 +8,12 @@ a fresh instance with those pages: after a trap the old one is of no use.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from . import abi, fs_state
 from .fs import FileSystem
 from .host import Host
-from .pages import Frozen, Run, Shadow, compared, finder, total, united
+from .pages import Frozen, Run, Shadow, compared, finder, shadows, total, united
 
 Known = dict[str, tuple[int, int]]
 H = TypeVar("H", bound=Host)
@@ -129,33 +129,60 @@ def fit(host: Host, size: int) -> None:
 
 
 class Past:
-    """The last checkpoint of one session, and the frozen state that its branches share."""
+    """The last checkpoint of one session, and the frozen state that its branches share.
 
-    def __init__(self, rest: Rest) -> None:
+    A checkpoint is asked for when a request is over, and taken when the next one comes, so that a session that waits holds no second copy of its
+    pages: that takes less time than a message to this process. Only one that has much to copy is taken while nobody waits.
+    """
+
+    def __init__(self, rest: Rest, unused: bool = False) -> None:
+        """`unused`: the instance is as every fresh one is."""
         self.rest = rest
         self.wanted = False
         """A checkpoint was asked for and not yet taken."""
+        self._unused = unused
+        self._fresh = False
+        """The checkpoint is a fresh instance."""
         self._shadow: Shadow | None = None
         self._state: State | None = None
+        self._files: FileSystem | None = None
+        """Of the last checkpoint: what has not changed since is not copied again."""
         self._trouble = "no checkpoint was taken"
         self._frozen: State | None = None
+
+    def want(self) -> None:
+        """The state as it is now is to be kept; what was kept is of no use any more."""
+        self.wanted = True
+        if not self.large():
+            self._release()
+
+    def large(self) -> bool:
+        """Whether the last checkpoint took so long to copy that the next one is better taken at once."""
+        return self._state is not None and (total(self._state.runs) > _QUICK or self._state.files.inodes > _FEW_FILES)
 
     def keep(self, host: Host, known: Known, changes: int) -> None:
         """Take the checkpoint. Raises nothing: what failed is told when it is wanted back."""
         self.wanted = False
+        self._fresh = self._unused
+        if self._fresh:
+            self._release()
+            return
         try:
             if self._shadow is None:
-                self._shadow = Shadow(host.max_pages * abi.PAGE)
+                self._shadow = shadows.take()
             # If this is cut short the old state is gone as well: its pages are being written over.
-            self._state, state = None, self._state
-            last = None if state is None else state.files
-            del state
-            self._state = take(host, self.rest, self._shadow, known, changes, last)
+            self._state = None
+            self._state = take(host, self.rest, self._shadow, known, changes, self._files)
+            self._files = self._state.files
         except (Unsettled, OSError, abi.EngineError) as error:
             self._trouble = str(error)
 
     def back(self, make: Callable[[], H]) -> tuple[H, State]:
         """An instance as at the checkpoint. Raises EngineError."""
+        if self._fresh:
+            host = make()
+            self._unused = True
+            return host, State(host.memory.size, None, (), host.files, host.clocks, {}, host.files.changes)
         if self._state is None:
             raise abi.EngineError(self._trouble)
         return revive(make, self._state, self._shadow), self._state
@@ -169,18 +196,27 @@ class Past:
             self._frozen = self._frozen._replace(base=base.compact(host.memory.view))
         return self._frozen
 
-    def moved(self) -> None:
-        """The instance is about to run: what was frozen is not its state any more."""
+    def moves(self, host: Host, known: Known, changes: int) -> None:
+        """The instance is about to run."""
+        if self.wanted:
+            self.keep(host, known, changes)
         self._frozen = None
+        self._unused = False
 
-    def size(self) -> int:
-        """Bytes of pages that are kept."""
-        return 0 if self._state is None else total(self._state.runs)
+    def _release(self) -> None:
+        self._state = None
+        shadow, self._shadow = self._shadow, None
+        if shadow is not None:
+            shadows.give(shadow)
 
     def close(self) -> None:
         """Free it."""
-        self._state = self._frozen = None
+        self._release()
+        self._frozen = self._files = None
+        self._fresh = self.wanted = False
         self._trouble = "the session is closed"
-        shadow, self._shadow = self._shadow, None
-        if shadow is not None:
-            shadow.close()
+
+
+_QUICK: Final = 4 << 20
+"""Bytes that are copied in less than a millisecond."""
+_FEW_FILES: Final = 500

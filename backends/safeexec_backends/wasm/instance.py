@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
-from safeexec import threads, watchdog, wire
+from safeexec import threads, wire
 from safeexec.backend import Guest, GuestDied, OnFrame
 from safeexec.errors import BackendUnavailable, SnapshotError
 from safeexec.policy import Limits, Policy
@@ -80,11 +80,6 @@ def fresh(runtime: Runtime, limits: Limits, kind: type[H]) -> H:
     host.memory.write(runtime.random, _RANDOM_WORDS.to_bytes(4, "little") + os.urandom(4 * _RANDOM_WORDS))
     host.instance.written.faults += faults.count() - seen
     return host
-
-
-_QUICK: Final = 4 << 20
-"""Bytes that are copied in less than a millisecond."""
-_FEW_FILES: Final = 500
 
 
 def file_report(files: FileSystem, known: Known) -> tuple[list[list[Any]], Known]:
@@ -165,7 +160,7 @@ class WasmGuest(Guest):
             host = revive(self._fresh, state, None)
             self._files, self._changes = state.known, state.changes
         self._use(host)
-        self._past = Past(runtime.rest(host))
+        self._past = Past(runtime.rest(host), unused=state is None and written is None)
 
     def _fresh(self) -> Host:
         return fresh(self._runtime, self._policy.limits, Host)
@@ -187,8 +182,8 @@ class WasmGuest(Guest):
                 on_frame((answer, ()))
                 return
             if self._past.wanted:
-                self._take()
-            self._past.moved()
+                self._first_kept = self._first.held
+            self._past.moves(self._host, self._files, self._changes)
             self._host.inbox.clear()  # answers that came when their step was over
             first, *rest = wire.pack(self._first.completes(header), blobs)
             self._host.post([memoryview(first)[4:], *rest])
@@ -248,23 +243,10 @@ class WasmGuest(Guest):
     # The past
 
     def checkpoint(self) -> None:
-        # The watchdog's next tick takes it, or the next request if that comes first: no thread is woken for it.
-        self._past.wanted = True
-        watchdog.watch(id(self), self._catch_up)
-
-    def _catch_up(self, _now: float) -> None:
-        watchdog.unwatch(id(self))
-        if not self._running.acquire(blocking=False):
-            return  # a request has come, and sees to it
-        try:
-            if not self._past.wanted or self._dead is not None or self._closed:
-                return
-            if self._past.size() <= _QUICK and self._host.files.inodes <= _FEW_FILES:
-                self._take()
-                return
-        finally:
-            self._running.release()
-        threads.start(self._keep)  # large: it would hold up the clocks of other sessions
+        with self._running:  # the one before may be in the making still
+            self._past.want()
+        if self._past.large():
+            threads.start(self._keep)
 
     def _keep(self) -> None:
         with self._running:
@@ -279,6 +261,8 @@ class WasmGuest(Guest):
         with self._running:
             if self._closed:
                 raise GuestDied("crash", "the guest was closed")
+            if self._past.wanted:  # the request that failed never reached the instance
+                self._take()
             try:
                 host, state = self._past.back(self._fresh)
             except abi.EngineError as error:
@@ -288,7 +272,6 @@ class WasmGuest(Guest):
             self._use(host)
             self._files, self._changes = state.known, state.changes
             self._first.held = self._first_kept
-            self._past.moved()
             self._dead = None
             old.close()
 
@@ -346,7 +329,6 @@ class WasmGuest(Guest):
             self._closed = True
             in_order = self._dead is None
             self._dead = self._dead or GuestDied("crash", "the guest was closed")
-            watchdog.unwatch(id(self))
             self._past.close()
             if in_order:
                 self._runtime.spares.give(self._host)

@@ -423,10 +423,15 @@ class WorkerGuest(StreamGuest):
         return GuestDied("crash", "the guest was killed" if self._killed else self.worker.why())
 
     def close(self) -> None:
-        self.kill()
         if not self._closed:
             self._closed = True
             watchdog.unwatch(id(self))
+            if (
+                self._remembered and not self._busy
+            ):  # before it hears that the session is over, and keeps a checkpoint for nobody
+                self._order("drop")
+                self._remembered = False
+            self.kill()
             if self._remembered:
                 self._order("drop")
             super().close()
