@@ -686,7 +686,7 @@ def test_hostile_places_are_refused(
 
 @pytest.mark.parametrize("data", [b"", bytes(127), bytes(129), bytes(2**24)])
 def test_pages_that_do_not_fit_their_places_are_refused(in_process: Executor, image: Snapshot, data: bytes) -> None:
-    with pytest.raises(SnapshotError, match="too short|too long"):
+    with pytest.raises(SnapshotError, match=r"too short|too long"):
         in_process.restore(placed(image, [4096], [128], data))
 
 

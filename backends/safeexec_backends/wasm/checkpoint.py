@@ -8,7 +8,7 @@ a fresh instance with those pages: after a trap the old one is of no use.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from . import abi, fs_state
 from .fs import FileSystem
@@ -97,7 +97,26 @@ def freeze(host: Host, rest: Rest, known: Known, changes: int) -> State:
     return State(host.memory.size, base, (), fs_state.copy(host.files), host.clocks, known, changes)
 
 
-def revive(make: Callable[[], H], state: State, shadow: Shadow | None) -> H:
+class Source(Protocol):
+    """Where the content of a state's pages is."""
+
+    def put(self, memory: memoryview, runs: Sequence[Run]) -> None:
+        """Copy it to their places in `memory`."""
+
+
+class Living:
+    """The memory of an instance at rest, to be copied right away."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
+
+    def put(self, memory: memoryview, runs: Sequence[Run]) -> None:
+        """Copy runs of it."""
+        for start, end in runs:
+            memory[start:end] = self._memory[start:end]
+
+
+def revive(make: Callable[[], H], state: State, source: Source | None) -> H:
     """A fresh instance in that state; `state` can be used again. Raises EngineError when there is no room."""
     host = make()
     host.instance.written.forget()
@@ -105,8 +124,8 @@ def revive(make: Callable[[], H], state: State, shadow: Shadow | None) -> H:
         fit(host, state.size)
         if state.base is not None:
             state.base.map_over(host.memory.address(), host.memory.size)
-        if shadow is not None:
-            shadow.put(host.memory.view, state.runs)
+        if source is not None:
+            source.put(host.memory.view, state.runs)
     except OSError as error:
         host.close()
         raise abi.EngineError(f"its pages could not be mapped: {error}") from error
@@ -149,6 +168,8 @@ class Past:
         """Of the last checkpoint: what has not changed since is not copied again."""
         self._trouble = "no checkpoint was taken"
         self._frozen: State | None = None
+        self._branched = False
+        """There is a branch of the instance's present state."""
 
     def want(self) -> None:
         """The state as it is now is to be kept; what was kept is of no use any more."""
@@ -187,21 +208,30 @@ class Past:
             raise abi.EngineError(self._trouble)
         return revive(make, self._state, self._shadow), self._state
 
-    def branch(self, host: Host, known: Known, changes: int) -> State:
-        """The state of the instance now, frozen for branches. Raises Unsettled, OSError."""
+    def branch(self, host: Host, known: Known, changes: int) -> tuple[State, Source | None]:
+        """The state of the instance now, for one branch, to be used at once. Raises Unsettled, OSError.
+
+        The first branch gets a copy of the pages, which is quicker; all others share one that is frozen.
+        """
+        if not self._branched:
+            self._branched = True
+            settled(host, self.rest)
+            runs = written(host, self.rest)
+            state = State(host.memory.size, host.base, runs, fs_state.copy(host.files), host.clocks, known, changes)
+            return state, Living(host.memory.view)
         if self._frozen is None:
             self._frozen = freeze(host, self.rest, known, changes)
         base = self._frozen.base
         if base is not None and base.popular():
             self._frozen = self._frozen._replace(base=base.compact(host.memory.view))
-        return self._frozen
+        return self._frozen, None
 
     def moves(self, host: Host, known: Known, changes: int) -> None:
         """The instance is about to run."""
         if self.wanted:
             self.keep(host, known, changes)
         self._frozen = None
-        self._unused = False
+        self._unused = self._branched = False
 
     def _release(self) -> None:
         self._state = None

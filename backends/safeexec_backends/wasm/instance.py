@@ -15,7 +15,7 @@ from safeexec.policy import Limits, Policy
 from safeexec.wire import Frame
 
 from . import abi, snapshot
-from .checkpoint import Known, Past, Rest, State, Unsettled, revive
+from .checkpoint import Known, Past, Rest, Source, State, Unsettled, revive
 from .errno import Errno
 from .faults import faults
 from .first import First
@@ -129,9 +129,13 @@ class WasmGuest(Guest):
     """A guest whose code runs in the thread that calls :meth:`exchange`."""
 
     def __init__(
-        self, runtime: Runtime, policy: Policy, state: State | None = None, written: bytes | None = None
+        self,
+        runtime: Runtime,
+        policy: Policy,
+        branch: tuple[State, Source | None] | None = None,
+        written: bytes | None = None,
     ) -> None:
-        """A fresh guest, or one in a state that was frozen, or was written down.
+        """A fresh guest, or one in the state of another, or in one that was written down.
 
         Raises EngineError when there is no room, SnapshotError.
         """
@@ -154,13 +158,14 @@ class WasmGuest(Guest):
         if written is not None:
             host = snapshot.load(written, self._fresh, runtime)
             self._changes, self._files = host.files.changes, file_report(host.files, {})[1]
-        elif state is None:
+        elif branch is None:
             host = self._fresh()
         else:
-            host = revive(self._fresh, state, None)
+            state, source = branch
+            host = revive(self._fresh, state, source)
             self._files, self._changes = state.known, state.changes
         self._use(host)
-        self._past = Past(runtime.rest(host), unused=state is None and written is None)
+        self._past = Past(runtime.rest(host), unused=branch is None and written is None)
 
     def _fresh(self) -> Host:
         return fresh(self._runtime, self._policy.limits, Host)
@@ -280,8 +285,8 @@ class WasmGuest(Guest):
             if self._dead is not None:
                 raise self._dead
             try:
-                state = self._past.branch(self._host, self._files, self._changes)
-                twin = WasmGuest(self._runtime, self._policy, state)
+                branch = self._past.branch(self._host, self._files, self._changes)
+                twin = WasmGuest(self._runtime, self._policy, branch)
                 twin._first.held = self._first.held
                 return self.on_fork(twin)
             except Unsettled as error:

@@ -248,8 +248,8 @@ class WorkerSession:
             else:
                 if origin._host is None or origin._past is None:
                     raise abi.EngineError("the session it comes from is gone")
-                state = origin._past.branch(origin._host, origin._known, origin._changes)
-                host = revive(self._fresh, state, None)
+                state, source = origin._past.branch(origin._host, origin._known, origin._changes)
+                host = revive(self._fresh, state, source)
         self._known, self._changes = state.known, state.changes
         return host
 
