@@ -166,7 +166,7 @@ class SupportsRestore(Protocol):
         """
 
 
-_AT_ONCE = 64
+_TOGETHER = 1 << 16
 
 
 class StreamGuest(Guest):
@@ -210,14 +210,11 @@ class StreamGuest(Guest):
                 if len(buffers) == 1:
                     self._socket.sendall(buffers[0])
                     return
-                # Together, so that what waits for the frame is woken once; a large one takes several turns.
-                sent = self._socket.sendmsg(buffers[:_AT_ONCE])
+                if sum(map(len, buffers)) <= _TOGETHER:  # so that what waits for the frame is woken once
+                    self._socket.sendall(b"".join(buffers))
+                    return
                 for buffer in buffers:
-                    if sent >= len(buffer):
-                        sent -= len(buffer)
-                        continue
-                    self._socket.sendall(memoryview(buffer)[sent:])
-                    sent = 0
+                    self._socket.sendall(buffer)
                 return
             for buffer in buffers:
                 view = memoryview(buffer)
