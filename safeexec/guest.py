@@ -83,6 +83,8 @@ class Python:
         setattr(builtins, "input", refuse_input)
         for name in ("exit", "quit"):
             setattr(builtins, name, leave)
+        if not hasattr(builtins, "help"):  # an interpreter without the site module
+            setattr(builtins, "help", show_help)
         return module.__dict__
 
     def module(self, name: str) -> Tuple[Any, Dict[str, Any]]:
@@ -123,6 +125,7 @@ class Python:
         return codes
 
 
+_NO_THREADS = "can't start new thread"
 _NEVER_FIRST = frozenset(keyword.kwlist) - {"None", "True", "False", "await", "lambda", "not"}
 _COMPARISONS = ("==", "!=", "<=", ">=")
 
@@ -216,6 +219,14 @@ refuse_input.__name__ = refuse_input.__qualname__ = "input"
 def leave(code: object = None) -> None:
     """``exit()`` and ``quit()``."""
     raise SystemExit(code)
+
+
+def show_help(*what: Any) -> None:
+    """``help()``, of something: there is nobody to ask for more."""
+    import pydoc
+
+    thing = what[0] if what else "help"
+    print(pydoc.render_doc(thing, renderer=getattr(pydoc, "plaintext")))  # noqa: B009  # not in its stub
 
 
 class FdChannel:
@@ -708,6 +719,8 @@ class Guest:
         elif issubclass(raised, Refused):
             kind = "policy"
         answer: Dict[str, Any] = {"kind": kind, "type": _type_name(error), "message": _text(error, 20_000)}
+        if sys.platform == "emscripten" and answer["message"] == _NO_THREADS:
+            answer["message"] += ": this sandbox has none; call the function itself, or use asyncio"
         if kind == "output":
             answer["type"], answer["message"] = "OutputLimitExceeded", "the step wrote far more than its output limit"
         elif kind == "exit":
