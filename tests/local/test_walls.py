@@ -577,6 +577,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "root, no namespaces for cells": {"uid": 0, "deny_namespaces": "late"},
     "nobody, no namespaces for cells": {"uid": 65534, "deny_namespaces": "late"},
     "root, no Landlock": {"uid": 0, "options": {"_deny": ["landlock"]}},
+    "root, after a rollback": {"uid": 0, "undone": True},
+    "nobody, after a rollback": {"uid": 65534, "undone": True},
 }
 
 

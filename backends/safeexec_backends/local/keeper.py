@@ -202,13 +202,13 @@ class Keeper:
         if not self._asked or question.pid != self._runner:
             self._listener.refuse(question)
             return
-        if self._waking is None:
-            try:
-                self._files.save(bool(question.note))  # while who could change them waits
-            except (OSError, MemoryError):
-                self._listener.refuse(question)
-                self._miss(keeping.FILES)
-                return
+        try:
+            # While who could change them waits. After going back, too: some may be other files under the same names.
+            self._files.save(bool(question.note))
+        except (OSError, MemoryError):
+            self._listener.refuse(question)
+            self._miss(keeping.FILES)
+            return
         if self._terms.processes < 2:
             self._drop()  # the limit has room for one checkpoint, and for a second one only where it has for a thread
         if not self._listener.agree(question):
