@@ -394,6 +394,15 @@ def test_the_watching_process_cannot_be_reached(session: Session) -> None:
     assert session.run(CRASH).rolled_back and session.run(code).value == []
 
 
+def test_whoever_sends_a_kill_is_ended_himself(session: Session) -> None:
+    """A SIGKILL that nobody here sent can then be taken for the kernel's, when memory runs out."""
+    session.run("import os, signal\nx = [1]")
+    for pid in ("os.getpid()", "os.getpid() + 1", "2", "12345"):
+        result = session.run(f"x.append(2)\nos.kill({pid}, signal.SIGKILL)")
+        assert result.rolled_back and result.error is not None and "seccomp" in result.error.message
+    assert session.run("x").value == [1]
+
+
 def test_a_session_that_kills_its_checkpoint_has_none(session: Session) -> None:
     session.run("import os, signal\nx = 1")
     result = session.run(
@@ -446,6 +455,18 @@ def test_stopping_itself_does_not_outlive_the_clock(session: Session) -> None:
     result = session.run("x.append(2)\nos.kill(os.getpid(), signal.SIGSTOP)\n" + SPIN)
     assert result.rolled_back and result.error is not None and result.error.kind == "time"
     assert session.run("x").value == [1]
+
+
+def test_alarms_that_go_off_all_the_time_do_not_keep_a_session_from_being_kept(session: Session) -> None:
+    """A signal makes the kernel begin a copy anew that was agreed to."""
+    session.run(
+        "import signal\ncount = 0\ndef tick(*_):\n    global count\n    count += 1\nsignal.signal(signal.SIGALRM, tick)"
+    )
+    session.run("x = []\nsignal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)")
+    for number in range(30):
+        assert session.run(f"x.append({number})\nlen(x)").value == number + 1
+    assert session.run("x.clear()\n" + CRASH).rolled_back
+    assert session.run("(len(x), count > 10)").value == (30, True)
 
 
 def test_resting_sessions_stand_still(executor: Executor) -> None:

@@ -62,6 +62,10 @@ class Keeper:
         self._hand: socket.socket | None = None
         """By which a checkpoint gets what it needs when it is woken, and runners excuse themselves."""
         self._files = KeptFiles(terms.roots, terms.disk)
+        self._woken, self._wakes = os.pipe()
+        """Where the kernel's word that a child stopped or ended arrives, so that it can be waited for together with questions."""
+        for fd in (self._woken, self._wakes):
+            os.set_blocking(fd, False)
         self._poll = select.poll()
         self._runner = self._pidfd = -1
         self._checkpoint = 0
@@ -77,6 +81,8 @@ class Keeper:
         """Watch, as long as the host has use for it. Returns in every runner that is a copy of this process: where its channels come from."""
         self._files.save(True)
         self._checkpoint = -1
+        signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _heard)
         self._poll.register(self._host, select.POLLIN)
         self._poll.register(self._listener.fd, select.POLLIN)
         found = self._spawn()
@@ -138,6 +144,10 @@ class Keeper:
             for mine in (self._host, self._hand, ours):
                 mine.close()
             self._listener.close()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.close(self._woken)
+            os.close(self._wakes)
             os.dup2(channel.fileno(), _CHANNEL, inheritable=False)
             channel.close()
             seccomp.apply(bpf.encode(seccomp.seal(keeps=True)))
@@ -231,9 +241,18 @@ class Keeper:
 
     def _await_copy(self) -> int | None:
         """The copy that was agreed to, once it has stopped itself; None when the runner ended first. The kernel says who it is."""
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        poll.register(self._listener.fd, select.POLLIN)
         while True:
-            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
-            assert info is not None
+            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
+            if info is None:
+                ready = {fd for fd, event in poll.poll() if event & select.POLLIN}
+                if self._woken in ready:
+                    os.read(self._woken, 4096)
+                if self._listener.fd in ready:
+                    self._repeat()
+                continue
             pid, stopped = info.si_pid, info.si_code == os.CLD_STOPPED
             if pid == self._runner and not stopped:
                 return None  # its end is told in its turn
@@ -243,6 +262,14 @@ class Keeper:
                     self._checkpoint = 0
             elif pid != self._runner and stopped:
                 return pid
+
+    def _repeat(self) -> None:
+        """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to."""
+        question = self._listener.question()
+        if question is not None and question.pid == self._runner:
+            self._listener.agree(question)
+        elif question is not None:
+            self._listener.refuse(question)
 
     def _go_back(self) -> socket.socket | None:
         if self._runner > 0:
@@ -263,6 +290,10 @@ class Keeper:
         self._watch(pid)
         os.kill(pid, signal.SIGCONT)
         return None
+
+
+def _heard(*_: object) -> None:
+    """The descriptor that wakes says it."""
 
 
 def _wait_for(pid: int) -> None:
@@ -308,13 +339,19 @@ class CellGuest(guest.Guest):
 
     def _be_copied(self, hand: socket.socket) -> None:
         while True:
-            if _thread._count():
+            if _thread._count() > 0:
                 hand.send(_BUSY)  # a copy would not have them
                 return
             try:
                 files = open_files.OpenFiles()
                 mapped = "mmap" in sys.modules or "sqlite3" in sys.modules
-                if copies.copy(seccomp.KEEP, self._terms.tid, int(mapped)):
+                # A signal makes the kernel begin the call anew: alarms of the session must not keep it from ever being made.
+                mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+                try:
+                    copied = copies.copy(seccomp.KEEP, self._terms.tid, int(mapped))
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                if copied:
                     return
             except (OSError, MemoryError, open_files.NotKept):
                 hand.send(_OPEN)

@@ -28,11 +28,14 @@ class NotKept(Exception):
     """A file is open that could not be brought back."""
 
 
+_all = select.poll()
+for _fd in range(_FIRST, _LAST):
+    _all.register(_fd, 0)
+
+
 def _descriptors() -> list[int]:
-    poll = select.poll()  # which descriptors are open: one call for all of them
-    for fd in range(_FIRST, _LAST):
-        poll.register(fd, 0)
-    closed = {fd for fd, event in poll.poll(0) if event & select.POLLNVAL}
+    # Which descriptors are open: one call for all of them.
+    closed = {fd for fd, event in _all.poll(0) if event & select.POLLNVAL}
     return [fd for fd in range(_FIRST, _LAST) if fd not in closed]
 
 

@@ -160,8 +160,9 @@ class ReturningGuest(LocalGuest):
             return super().death()
         if not self._killed:
             try:
-                while self._ended is None:
-                    self._hear(0.5 if not self._dead() else 10.0)
+                with self._report_lock:  # whoever answers a tool may notice it, too
+                    while self._ended is None:
+                        self._hear(0.5 if not self._dead() else 10.0)
             except TimeoutError:
                 self.kill()  # it lives on without its channel
                 return GuestDied("crash", "the sandbox process closed its connection to the host")
