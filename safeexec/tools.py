@@ -87,7 +87,8 @@ class HostTool:
         try:
             bound = self._signature.bind(*args, **kwargs)
             for key in self._positional:
-                if key not in bound.arguments:  # Python 3.13 takes one that is named for one of **more, and misses nothing
+                # Python 3.13 takes one that is named for one of **more, and misses nothing.
+                if key not in bound.arguments:
                     raise TypeError(f"missing a required positional-only argument: {key!r}")
         except TypeError as error:
             raise TypeError(f"{self.name}(): {error}; it is {self.spec()['text']}") from None
