@@ -51,7 +51,7 @@ def url() -> Iterator[str]:
 def test_podman_serves_and_says_what_it_lacks(url: str) -> None:
     with Executor("docker", url=url) as executor:
         missing_walls = {name for name, wall in executor.isolation.items() if not wall.active}
-        assert missing_walls == {"gvisor", "disk_limit", "init", "user_namespace", "language"}
+        assert missing_walls == {"gvisor", "disk_limit", "init", "user_namespace", "language", "rollback"}
         with executor.session(tools={"double": lambda x: 2 * x}) as session:
             result = session.run("print('hi')\ndouble(21)")
             assert result.value == 42 and result.stdout == "hi\n"

@@ -50,6 +50,7 @@ class Channel:
     def _redirect(self) -> None:
         self._main = _thread.get_ident()
         self._child = False
+        self._running = False
         self._peek = select.poll()  # under the guest's send lock: a poll object serves one thread at a time
         self._wait = select.poll()  # of the thread that forwards
         self._pipes: dict[int, int] = {}
@@ -104,9 +105,12 @@ class Channel:
         if self._child:
             raise RuntimeError("tools cannot be called from a child process")
         frame = self._frames.recv()
-        if frame[0].get("t") == "run":
-            self._current = frame[0].get("id", -1)
+        self._begun(frame[0])
         return frame
+
+    def _begun(self, header: wire.Header) -> None:
+        if header.get("t") == "run":
+            self._current, self._running = header.get("id", -1), True
 
     def buffered(self) -> bool:
         """Whether a frame waits that the descriptor does not show."""
@@ -129,6 +133,8 @@ class Channel:
             return
         for fd, _ in self._peek.poll(0):
             self._relay(fd)
+        if header.get("t") == "done":
+            self._running = False
         self._frames.send(header, blobs)
 
     def _relay(self, fd: int) -> None:
@@ -147,10 +153,21 @@ class Channel:
         stream = self.guest._stdout if number == 1 else self.guest._stderr
         if len(data) > stream._left:
             stream.truncated = True
+            stream._flood -= len(data)
+            if stream._flood < 0 and self._running:
+                self._end_flood(data[: stream._left], number)
             data = data[: stream._left]
         stream._left -= len(data)
         if data:
             self._frames.send({"t": "out", "s": number}, [data])
+
+    def _end_flood(self, data: bytes, number: int) -> None:
+        """Answer the step and end, as for what is printed. Its own code may be in a loop of C's, and the flood a child's: neither is asked."""
+        if data:
+            self._frames.send({"t": "out", "s": number}, [data])
+        error = self.guest._describe(guest.OutputFlood(), "")
+        self._frames.send({"t": "done", "id": self._current, "cut": True, "error": error})
+        os._exit(0)
 
     def _forward(self) -> None:
         while True:
@@ -231,6 +248,7 @@ class StdioChannel(Channel):
         frame = self._queue.get()
         if frame is None:
             raise EOFError
+        self._begun(frame[0])
         return frame
 
     def buffered(self) -> bool:

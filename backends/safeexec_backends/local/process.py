@@ -49,7 +49,7 @@ class ZygoteProcess:
                 "the local sandbox needs a Python interpreter to start, and sys.executable names none"
             )
         try:
-            started = (self.module == launch.MODULE and launch.take(setup)) or launch.Launched(setup, self.module)
+            started = launch.take(setup, self.module) or launch.Launched(setup, self.module)
         except OSError as error:
             raise BackendUnavailable(f"the interpreter {sys.executable} could not be started: {error}") from error
         self._process = started.process

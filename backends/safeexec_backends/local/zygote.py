@@ -99,6 +99,10 @@ class Zygote:
 
     # -- once --------------------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def warm(cls) -> None:
+        """What can be done before the host says what it wants."""
+
     def prepare(self) -> control.Message:
         """Import what every cell needs, build the private root, give up privileges; the answer to the host."""
         sys.path += [folder for folder, _ in self._setup["extra"] if folder not in sys.path]
@@ -465,6 +469,7 @@ def main(descriptor: int, package: str, kind: type[Zygote] = Zygote) -> None:
         if os.path.isfile(f"{folder}/RestrictedPython/transformer.py"):
             _bare("RestrictedPython", f"{folder}/RestrictedPython")
             break
+    kind.warm()
     setup, _ = control.receive(sock)
     if setup["portable"]:
         libc.READY = False

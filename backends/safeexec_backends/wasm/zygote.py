@@ -51,8 +51,15 @@ class WasmZygote(local.Zygote):
 
     keeps = False
 
-    def prepare(self) -> control.Message:
+    @classmethod
+    def warm(cls) -> None:
         # Not at the top: the safeexec package exists only once `main` has made its stand-in.
+        from . import abi, instance, worker  # noqa: F401
+        from .image import cache  # noqa: F401
+
+        abi.library()
+
+    def prepare(self) -> control.Message:
         from .image import cache
         from .instance import Runtime
         from .worker import Worker
