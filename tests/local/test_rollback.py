@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safeexec import Executor, Limits, Policy, PolicyError, Session
 from safeexec.backend import GuestDied
 from safeexec.testing import same
-from safeexec_backends.local import LocalBackend
+from safeexec_backends.local import LocalBackend, returning
 from safeexec_backends.local.returning import ReturningGuest
 from tests.local.test_walls_lifetime import ended, wait_until
 
@@ -443,6 +443,51 @@ def test_a_session_that_wakes_its_checkpoint_gains_nothing(executor: Executor) -
             assert session.closed
 
 
+HOSTILE = """
+import os, sys
+from safeexec_backends.local import open_files
+def turn():
+    global go
+    go = True
+open_files.OpenFiles.restore = lambda *a: {what}
+"""
+
+
+@pytest.mark.parametrize("what", ["exec('while True: pass')", "os._exit(0)", "os.kill(os.getpid(), 19)", "1 / 0"])
+def test_a_checkpoint_that_does_not_wake_as_it_should_ends_the_session(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(returning, "_ANSWER", 0.5)
+    with executor.session(policy=FAST) as session:
+        assert session.run(HOSTILE.format(what=what)).ok
+        pidfds = [os.pidfd_open(pid) for pid, _ in settled(session).values()]
+        assert not session.run(CRASH).rolled_back and session.closed
+        assert all(ended(fd, 0) for fd in pidfds)
+        for fd in pidfds:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("what", ["lambda *a: exec('while True: pass')", "lambda *a: None", "lambda *a: os._exit(0)"])
+def test_a_copy_that_does_not_stop_itself_ends_the_session(executor: Executor, what: str) -> None:
+    """It was agreed to, and goes on instead of waiting: nothing of it is there once the session has ended."""
+    with executor.session(policy=FAST) as session:
+        session.run(
+            f"import os, sys\nguest = sys.modules['safeexec_backends.local.keeper'].CellGuest\nguest._sleep = {what}"
+        )
+        step = session.run("1")
+        found = family(session) if not session.closed else {}
+        assert len(found) <= 4
+        for _ in range(3):
+            if not session.closed:
+                step = session.run(CRASH)
+        pidfds = [os.pidfd_open(pid) for pid, _ in family(session).values()] if not session.closed else []
+        session.close()
+        assert not step.ok and all(ended(fd, 0) for fd in pidfds)
+        assert wait_until(lambda: not family(session))
+        for fd in pidfds:
+            os.close(fd)
+
+
 def test_the_descriptors_of_the_watching_process_are_not_the_sessions(session: Session) -> None:
     look = (
         "import os, stat\nkinds = []\nfor fd in range(3, 256):\n    try:\n        kinds.append(stat.S_IFMT(os.fstat(fd).st_mode) == stat.S_IFSOCK)\n"
@@ -614,11 +659,11 @@ def test_checkpoints_that_follow_at_once_are_waited_for() -> None:
             guest.checkpoint()
             guest.checkpoint()
             request(guest, {"t": "run", "code": f"x = {number}"})
-        guest.checkpoint()
-        guest._await_checkpoint()
-        guest.kill()
-        guest.rollback()
-        assert request(guest, {"t": "run", "code": "x"})["v"] == 4
+        for number in range(10):
+            guest.checkpoint()
+            guest.kill()
+            guest.rollback()
+            assert request(guest, {"t": "run", "code": "x += 1\nx"})["v"] == number + 5
 
 
 def test_a_hostile_length_on_the_line_to_the_keeper_is_impossible(session: Session) -> None:
