@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safeexec import Executor, Limits, Policy, PolicyError, Session
 from safeexec.backend import GuestDied
 from safeexec.testing import same
-from safeexec_backends.local import LocalBackend
+from safeexec_backends.local import LocalBackend, returning
 from safeexec_backends.local.returning import ReturningGuest
 from tests.local.test_walls_lifetime import ended, wait_until
 
@@ -221,7 +221,7 @@ def tree():
             for name in folders + files:
                 path = os.path.join(folder, name)
                 info = os.lstat(path)
-                found[path] = (oct(info.st_mode), info.st_mtime_ns, info.st_nlink if not os.path.isdir(path) else 0,
+                found[repr(path)] = (oct(info.st_mode), info.st_mtime_ns, info.st_nlink if not os.path.isdir(path) else 0,
                     os.readlink(path) if os.path.islink(path) else open(path, 'rb').read() if os.path.isfile(path) else b'')
     return found
 os.makedirs('a/b/c')
@@ -232,6 +232,7 @@ os.symlink('/nowhere', 'dangling')
 os.link('a/one', 'twin')
 os.chmod('a/one', 0o600)
 open('/tmp/three', 'w').write('3')
+open(b'odd\\xff', 'w').close()
 open('executable', 'w').close()
 os.chmod('executable', 0o755)
 with open('sparse', 'wb') as file:
@@ -248,8 +249,11 @@ RUINS = {
     "links out": "import shutil\nshutil.rmtree('a')\nos.symlink('/usr', 'a')\nos.remove('executable')\nos.symlink('/dev/null', 'executable')",
     "hard links": "os.remove('executable')\nos.link('twin', 'executable')\nopen('executable', 'w').write('x')",
     "modes": "os.chmod('a/one', 0)\nos.chmod('a/b', 0)\nos.chmod('/tmp/three', 0o777)\nos.chmod('.', 0o500)",
-    "times": "for name in before: os.utime(name, (1, 1), follow_symlinks=False)",
+    "times": "for name in before: os.utime(eval(name), (1, 1), follow_symlinks=False)",
     "with more": "for n in range(300): open('more%d' % n, 'w').write('x' * 1000)\nos.makedirs('/'.join('d' * 400))",
+    "one of two names": "os.remove('a/one')\nopen('twin', 'w').write('other')",
+    "deep": "for _ in range(400):\n    os.mkdir('d' * 100)\n    os.chdir('d' * 100)\nos.chmod('..', 0)",
+    "odd names": "open(b'\\xff\\xfe\\n', 'w').close()\nos.rename(b'odd\\xff', b'\\xfeodd')\nos.mkdir('…')",
     "full": "try:\n    open('fill', 'wb').write(bytes(2**30))\nexcept (OSError, MemoryError):\n    pass\nos.remove('a/b/two')",
     "mapped": "import mmap\nf = open('a/b/two', 'r+b')\nm = mmap.mmap(f.fileno(), 0)\nm[5:10] = b'.....'",
     "where it is": "os.chdir('a/b/c')\nos.rmdir('/sandbox/a/b/c')",
@@ -261,9 +265,7 @@ def test_files_come_back(executor: Executor, ruin: str) -> None:
     with executor.session(policy=Policy(limits=Limits(time=10))) as session:
         result = session.run(TREE)
         assert result.ok, result.error
-        assert session.run(
-            RUINS[ruin] + "\nruined = tree() if oct(os.stat('.').st_mode)[-3:] == '700' else 0\n" + CRASH
-        ).rolled_back
+        assert session.run(RUINS[ruin] + "\n" + CRASH).rolled_back
         result = session.run(
             "after = tree()\n{n: (before.get(n), after.get(n)) for n in {*before, *after} if before.get(n) != after.get(n)}"
         )
@@ -296,6 +298,22 @@ def test_open_files_and_their_places_come_back(session: Session) -> None:
         "(f.read(2), f.tell(), gone.read(), os.getcwd(), half.read(), open('log').read(), nameless.read(), open('x').read())"
     )
     assert session.run(look).value == ("cd", 4, "still", "/sandbox/d", b"456789", "one.two", b"temporary", "in d")
+
+
+def test_what_cannot_be_kept_of_files_is_said_and_the_session_goes_on(session: Session) -> None:
+    """Folders so deep that they have no path."""
+    session.run("import os\nhere = os.getcwd()\nx = [1]")
+    assert session.run("for _ in range(50):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)\nos.chdir(here)").ok
+    assert session.run("x.append(2)\nx").value == [1, 2]
+    assert not session.run(CRASH).rolled_back and "files" in str(session._closed)
+
+
+def test_as_many_files_as_there_may_be(executor: Executor) -> None:
+    with executor.session(policy=Policy(limits=Limits(time=20))) as session:
+        code = "import os\ntry:\n    for n in range(20_000): os.symlink('x', str(n))\nexcept OSError:\n    pass\nn"
+        count = session.run(code).value
+        assert session.run("for name in os.listdir('.')[::2]: os.remove(name)\n" + CRASH).rolled_back
+        assert session.run("len(os.listdir('.'))").value == count > 10_000
 
 
 def test_files_that_are_all_hole_are_kept_and_take_no_room(session: Session) -> None:
@@ -423,6 +441,51 @@ def test_a_session_that_wakes_its_checkpoint_gains_nothing(executor: Executor) -
             assert session.run("x").value == [1, 2]
         else:
             assert session.closed
+
+
+HOSTILE = """
+import os, sys
+from safeexec_backends.local import open_files
+def turn():
+    global go
+    go = True
+open_files.OpenFiles.restore = lambda *a: {what}
+"""
+
+
+@pytest.mark.parametrize("what", ["exec('while True: pass')", "os._exit(0)", "os.kill(os.getpid(), 19)", "1 / 0"])
+def test_a_checkpoint_that_does_not_wake_as_it_should_ends_the_session(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(returning, "_ANSWER", 0.5)
+    with executor.session(policy=FAST) as session:
+        assert session.run(HOSTILE.format(what=what)).ok
+        pidfds = [os.pidfd_open(pid) for pid, _ in settled(session).values()]
+        assert not session.run(CRASH).rolled_back and session.closed
+        assert all(ended(fd, 0) for fd in pidfds)
+        for fd in pidfds:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("what", ["lambda *a: exec('while True: pass')", "lambda *a: None", "lambda *a: os._exit(0)"])
+def test_a_copy_that_does_not_stop_itself_ends_the_session(executor: Executor, what: str) -> None:
+    """It was agreed to, and goes on instead of waiting: nothing of it is there once the session has ended."""
+    with executor.session(policy=FAST) as session:
+        session.run(
+            f"import os, sys\nguest = sys.modules['safeexec_backends.local.keeper'].CellGuest\nguest._sleep = {what}"
+        )
+        step = session.run("1")
+        found = family(session) if not session.closed else {}
+        assert len(found) <= 4
+        for _ in range(3):
+            if not session.closed:
+                step = session.run(CRASH)
+        pidfds = [os.pidfd_open(pid) for pid, _ in family(session).values()] if not session.closed else []
+        session.close()
+        assert not step.ok and all(ended(fd, 0) for fd in pidfds)
+        assert wait_until(lambda: not family(session))
+        for fd in pidfds:
+            os.close(fd)
 
 
 def test_the_descriptors_of_the_watching_process_are_not_the_sessions(session: Session) -> None:
@@ -596,11 +659,11 @@ def test_checkpoints_that_follow_at_once_are_waited_for() -> None:
             guest.checkpoint()
             guest.checkpoint()
             request(guest, {"t": "run", "code": f"x = {number}"})
-        guest.checkpoint()
-        guest._await_checkpoint()
-        guest.kill()
-        guest.rollback()
-        assert request(guest, {"t": "run", "code": "x"})["v"] == 4
+        for number in range(10):
+            guest.checkpoint()
+            guest.kill()
+            guest.rollback()
+            assert request(guest, {"t": "run", "code": "x += 1\nx"})["v"] == number + 5
 
 
 def test_a_hostile_length_on_the_line_to_the_keeper_is_impossible(session: Session) -> None:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from safeexec_backends._hardening.folders import remove_tree
+
 _RACY = 50_000_000
 """Nanoseconds: kernels before 6.13 stamp a tmpfs's files in ticks, so one that changed just before it was read may have changed again."""
 _COMPARED = 2**20
@@ -74,21 +76,20 @@ class KeptFiles:
 
     def restore(self) -> dict[int, str]:
         """Put everything back. Which files are other files now than they were: paths by the inode that is gone. Raises OSError."""
-        for path, info in list(self._walk([]))[::-1]:  # from the leaves to the roots
-            entry = self._entries.get(path)
-            if entry is None or (entry.inode, stat.S_IFMT(entry.mode)) != (info.st_ino, stat.S_IFMT(info.st_mode)):
-                _remove(path, info)
+        for root in self._roots:
+            self._clear(root)
+        # What is still there is what it was: the file under another of its names, say.
+        names = {entry.inode: path for path, entry in self._entries.items() if os.path.lexists(path)}
         replaced: dict[int, str] = {}
-        made: dict[int, str] = {}
+        filled: set[int] = set()
         for path, entry in self._entries.items():  # from the roots to the leaves
-            try:
-                os.lstat(path)
-            except FileNotFoundError:
-                if not stat.S_ISDIR(entry.mode):
+            if not os.path.lexists(path):
+                if stat.S_ISREG(entry.mode) and entry.inode not in names:
                     replaced[entry.inode] = path
-                _make(path, entry, made.get(entry.inode))
-            if stat.S_ISREG(entry.mode) and entry.inode not in made:
-                made[entry.inode] = path
+                _make(path, entry, names.get(entry.inode))
+                names[entry.inode] = path
+            if stat.S_ISREG(entry.mode) and entry.inode not in filled:
+                filled.add(entry.inode)
                 _fill(path, entry)
         for path, entry in reversed(self._entries.items()):
             if not stat.S_ISLNK(entry.mode):
@@ -98,6 +99,25 @@ class KeptFiles:
             os.chmod(root, mode)
             os.utime(root, ns=(modified, modified))
         return replaced
+
+    def _clear(self, root: str) -> None:
+        """Remove what was not there, however large, deep or shut it is, and what is something else now than it was."""
+        device = os.stat(root).st_dev
+        folders = [root]
+        while folders:
+            folder = folders.pop()
+            os.chmod(folder, _ACCESS)
+            for name in os.listdir(folder):
+                path = f"{folder}/{name}"
+                info = os.lstat(path)
+                entry = self._entries.get(path)
+                is_folder = stat.S_ISDIR(info.st_mode)
+                if info.st_dev != device:
+                    continue
+                if entry is None or (entry.inode, stat.S_IFMT(entry.mode)) != (info.st_ino, stat.S_IFMT(info.st_mode)):
+                    remove_tree(path) if is_folder else os.unlink(path)
+                elif is_folder:
+                    folders.append(path)
 
     def _walk(self, shut: list[tuple[str, int]]) -> Iterator[tuple[str, os.stat_result]]:
         """Every entry, folders before what is in them; not what other file systems have there. Folders that their owner shut are opened, and
@@ -183,17 +203,6 @@ def _read(fd: int, start: int, size: int) -> bytes:
         start += len(part)
         size -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _remove(path: str, info: os.stat_result) -> None:
-    if not stat.S_ISDIR(info.st_mode):
-        os.unlink(path)
-        return
-    try:
-        os.rmdir(path)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EBUSY):  # it holds what is another file system's
-            raise
 
 
 def _make(path: str, entry: _Entry, twin: str | None) -> None:

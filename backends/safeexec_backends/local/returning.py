@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from typing import Any
 
 from safeexec import wire
@@ -13,8 +14,11 @@ from safeexec.policy import Policy
 from safeexec_backends.local import keeping
 from safeexec_backends.local.process import LocalGuest, ZygoteProcess
 
-_ANSWER = 20.0
-"""Seconds a keeper may take to go back: it may have to put many files back."""
+_ANSWER = 10.0
+"""Seconds that going back may take: there may be many files to put back, and a checkpoint is the session's code, which may not want to wake."""
+_NONE = "the checkpoint is gone"
+_MOMENT = 0.25
+"""Seconds that ending a session may wait for its checkpoint."""
 _SETUP = ("init", "write", "rescan", "set", "tools")
 _MISSED = {
     keeping.THREADS: "a thread that an earlier step started still runs, and would not be in a copy of the process",
@@ -46,7 +50,9 @@ class ReturningGuest(LocalGuest):
         self._began = False
         """Whether code ran before the first checkpoint was asked for: who watches over a session must not have run any of it."""
         self._ended: int | None = None
-        self._no_way = "no checkpoint was taken"
+        self._no_way = _NONE
+        self._listening = threading.RLock()
+        """Held by whoever reads from the keeper."""
 
     def _target(self) -> int:
         return self._pidfd if self._runner < 0 else self._runner
@@ -90,15 +96,8 @@ class ReturningGuest(LocalGuest):
         try:
             if self._keeper is None:
                 raise GuestDied("crash", self._no_way)
-            self._signal(signal.SIGKILL)
-            self._keeper.sendall(keeping.BACK)
-            while True:
-                kind, number, fds = self._hear(_ANSWER)
-                if kind == keeping.RUNNER:
-                    self._adopt(fds)
-                    break
-                if kind == keeping.LOST:
-                    raise GuestDied("crash", self._no_way + (f" ({os.strerror(number)})" if number else ""))
+            with self._listening:
+                self._go_back(self._keeper)
             self._killed = self._pending = False
         except (OSError, EOFError) as error:
             self._end()
@@ -109,22 +108,39 @@ class ReturningGuest(LocalGuest):
         finally:
             self._idle()
 
+    def _go_back(self, keeper: socket.socket) -> None:
+        self._signal(signal.SIGKILL)
+        keeper.sendall(keeping.BACK)
+        while True:
+            kind, number, fds = self._hear(_ANSWER)
+            if kind == keeping.RUNNER:
+                self._adopt(fds)
+                return
+            if kind == keeping.LOST:
+                raise GuestDied("crash", self._no_way + (f" ({os.strerror(number)})" if number else ""))
+
     def _await_checkpoint(self) -> None:
         """Hear whether the checkpoint was taken. Raises GuestDied."""
         try:
-            while self._pending:
-                kind, number, fds = self._hear(None)
-                if kind == keeping.RUNNER:
-                    self._keeper = self._keeper or self._socket
-                    self._adopt(fds)
-                elif kind == keeping.ENDED:
-                    raise EOFError
-                elif kind in (keeping.MISSED, keeping.LOST):
-                    self._no_way = _MISSED.get(number) or f"the sandbox could not keep its state: {os.strerror(number)}"
-                    self._began = self._began or self._keeper is None
-                self._pending = False
+            with self._listening:
+                self._settle(None)
         except (OSError, EOFError) as error:
             raise self.death() from error
+
+    def _settle(self, timeout: float | None) -> None:
+        while self._pending:
+            kind, number, fds = self._hear(timeout)
+            if kind == keeping.RUNNER:
+                self._keeper = self._keeper or self._socket
+                self._adopt(fds)
+            elif kind == keeping.ENDED:
+                raise EOFError
+            elif kind in (keeping.MISSED, keeping.LOST):
+                self._no_way = _MISSED.get(number) or f"the sandbox could not keep its state: {os.strerror(number)}"
+                self._began = self._began or self._keeper is None
+            else:
+                self._no_way = _NONE
+            self._pending = False
 
     def _hear(self, timeout: float | None) -> tuple[bytes, int, list[int]]:
         """The keeper's next message. Raises OSError, EOFError."""
@@ -160,7 +176,7 @@ class ReturningGuest(LocalGuest):
             return super().death()
         if not self._killed:
             try:
-                with self._report_lock:  # whoever answers a tool may notice it, too
+                with self._listening:  # whoever answers a tool may notice it, too
                     while self._ended is None:
                         self._hear(0.5 if not self._dead() else 10.0)
             except TimeoutError:
@@ -172,6 +188,17 @@ class ReturningGuest(LocalGuest):
             return GuestDied("crash", "the sandbox process was killed by the host")
         number = self._ended
         return self._died_of({"signal": -number} if number < 0 else {"code": number})
+
+    def kill(self) -> None:
+        # A checkpoint that is being taken right now would be lost with the runner. Only where nobody waits for it already: then time is up.
+        if self._pending and self._listening.acquire(blocking=False):
+            try:
+                self._settle(_MOMENT)
+            except (OSError, EOFError):
+                pass  # then there is none
+            finally:
+                self._listening.release()
+        super().kill()
 
     def _end(self) -> None:
         """End every process of the cell."""
