@@ -15,7 +15,7 @@ DEFAULT_IMPORTS: tuple[str, ...] = (
     "cmd", "codecs", "collections", "colorsys", "concurrent.futures", "configparser", "contextlib", "contextvars", "copy", "csv",
     "dataclasses", "datetime", "decimal", "difflib", "doctest", "email", "enum", "errno", "filecmp", "fileinput", "fnmatch", "fractions", "functools", "gc",
     "getopt", "getpass", "gettext", "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "html", "http", "importlib", "inspect", "io", "ipaddress",
-    "itertools", "json", "keyword", "locale", "logging", "lzma", "math", "mimetypes", "numbers", "operator", "optparse", "os", "pathlib", "platform",
+    "itertools", "json", "keyword", "linecache", "locale", "logging", "lzma", "math", "mimetypes", "numbers", "operator", "optparse", "os", "pathlib", "platform",
     "plistlib", "pprint", "queue", "quopri", "random", "re", "reprlib", "sched", "secrets", "shlex", "shutil", "sqlite3", "stat", "statistics",
     "string", "struct", "sys", "tarfile", "tempfile", "textwrap", "threading", "time", "timeit", "token", "tokenize", "tomllib", "traceback", "tracemalloc", "types",
     "typing", "unicodedata", "unittest", "urllib.parse", "uuid", "warnings", "wave", "weakref", "xml.etree.ElementTree", "zipfile",

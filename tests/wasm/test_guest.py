@@ -86,6 +86,18 @@ def test_what_is_not_there_says_so_as_python_does(run: Run, code: str, error: st
     assert (result.error.kind, result.error.type) == ("exception", error)
 
 
+def test_a_thread_that_cannot_start_says_what_to_do(run: Run) -> None:
+    result = run("from concurrent.futures import ThreadPoolExecutor\nThreadPoolExecutor().submit(abs, 1)")
+    assert result.error is not None
+    assert result.error.message.startswith("can't start new thread: this sandbox has none; ")
+
+
+def test_help_is_there(run: Run) -> None:
+    result = run("def f(x):\n    'What f does.'\nhelp(f)\nhelp(len)\nhelp()")
+    assert result.error is None
+    assert "What f does." in result.stdout and "len(obj, /)" in result.stdout
+
+
 @pytest.mark.parametrize(
     "code", ["import os; os._exit(3)", "import os; os.abort()", "import ctypes; ctypes.string_at(0)"]
 )

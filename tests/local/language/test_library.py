@@ -62,7 +62,7 @@ def test_what_they_import_is_not_handed_on():
     assert run("import unittest.case\nhasattr(unittest.case, 'sys')") is False
     with pytest.raises(ImportError):
         run("from unittest.case import sys", ("unittest",))
-    for name in ("pkgutil", "signal", "socket", "linecache"):  # stand-ins for libraries only
+    for name in ("pkgutil", "signal", "socket"):  # stand-ins for libraries only
         with pytest.raises(ImportError):
             run(f"import unittest, email.utils\nimport {name}")
 

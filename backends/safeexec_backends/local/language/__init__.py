@@ -135,7 +135,12 @@ class RestrictedLanguage:
     def _parse(self, source: str, filename: str, mode: str, dynamic: bool = False) -> Any:
         tree = compile(source, filename, mode, _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
         # Without a dot or a class a program names no attributes; looking for them costs as much as compiling a short step.
-        return self._transform(tree, dynamic, "." in source or "class" in source)
+        try:
+            return self._transform(tree, dynamic, "." in source or "class" in source)
+        except SyntaxError as error:
+            error.filename = filename
+            error.text = source.splitlines(True)[(error.lineno or 1) - 1]
+            raise
 
     def _transform(self, tree: Any, dynamic: bool = False, names: bool = True) -> Any:
         if names:

@@ -45,6 +45,10 @@ Reader = Callable[[Any, str], Any]
 """How an attribute is loaded once it may be: `getattr`, or the ``__getattribute__`` that a program calls from its own."""
 
 
+_FRAMES = ("gi_frame", "cr_frame", "ag_frame")
+_SUSPENDED = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
+
+
 class Guards:
     """The guards of one session.
 
@@ -64,6 +68,8 @@ class Guards:
             "mro": self._mro,
             "detach": self._detach,
             "get_loop": self._get_loop,
+            "cell_contents": self._cell,
+            **dict.fromkeys(_FRAMES, self._frame),
         }
         self.dunders: dict[str, Callable[[Any, str, Reader], Any]] = {
             "__dict__": lambda o, n, reader: self.variables(o, reader),
@@ -75,6 +81,7 @@ class Guards:
             "__set__": self._descriptor,
             "__delete__": self._descriptor,
             "__code__": self._code,
+            "__closure__": self._closure,
             "__dataclass_fields__": self._fields,
         }
 
@@ -255,6 +262,44 @@ class Guards:
         from .facades.views import CodeView
 
         return CodeView(function.__code__)
+
+    def _closure(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        function = o.__func__ if type(o) is types.MethodType else o
+        if not is_guest_function(function):
+            return self._refuse(o, name)
+        if function.__closure__ is None:
+            return None
+        from .facades.views import CellView
+
+        return tuple(map(CellView, function.__code__.co_freevars, function.__closure__))
+
+    def _cell(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        from .facades.views import CellView
+
+        if type(o) is not CellView:
+            return self._own(o, name, reader)
+        try:
+            found = o.cell_contents
+        except AttributeError:
+            raise ValueError("Cell is empty") from None
+        if is_denied(found):
+            return self._refuse(o, name)
+        return found
+
+    def _frame(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        if type(o) in _SUSPENDED and getattr(o, name) is None:
+            return None  # it has ended
+        return self._own(o, name, reader)
+
+    def _own(self, o: Any, name: str, reader: Reader) -> Any:
+        """What a name of `names.SUSPECT` gives where the program itself defined it."""
+        kind = type(o)
+        if not is_facade(kind) and not self._may_read_private(o, kind, name):
+            return self._refuse(o, name)
+        found = reader(o, name)
+        if is_denied(found):
+            return self._refuse(o, name)
+        return found
 
     def _get_method(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         found: Any = reader(o, name)

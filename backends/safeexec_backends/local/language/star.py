@@ -6,16 +6,29 @@ from typing import Any
 
 from .identity import class_mro, is_class, is_exception
 
+# The C members themselves: a program's exception may answer for its attributes as it likes.
+_context = BaseException.__dict__["__context__"]
+_cause = BaseException.__dict__["__cause__"]
+_traceback = BaseException.__dict__["__traceback__"]
+_exceptions = BaseExceptionGroup.__dict__["exceptions"]
+# A program's own split() may return anything, and CPython would not look.
+_split: Any = BaseExceptionGroup.split
+
+
+def _is_group(error: BaseException) -> bool:
+    return BaseExceptionGroup in class_mro(type(error))
+
 
 class Star:
-    """An ``except*`` statement at work: splits the group by the clauses, gathers what they raise."""
+    """An ``except*`` statement at work: splits the group by the clauses, gathers what they raise (PEP 654)."""
 
     def __init__(self, error: BaseException) -> None:
         self._error = error
-        self._naked = BaseExceptionGroup not in class_mro(type(error))
+        self._naked = not _is_group(error)
         self._rest: BaseException | None = BaseExceptionGroup("", [error]) if self._naked else error
         self._raised: list[BaseException] = []
         self._taken = False
+        self._part: BaseException | None = None
 
     def take(self, kinds: Any) -> BaseException | None:
         """The part of the group that a clause handles."""
@@ -26,29 +39,69 @@ class Star:
                 raise TypeError("catching ExceptionGroup with except* is not allowed. Use except instead.")
         if self._rest is None:
             return None
-        # The C method itself: a program's own split() may return anything, and CPython would not look.
-        split: Any = BaseExceptionGroup.split
-        match: BaseException | None
-        match, rest = split(self._rest, kinds)
+        match, rest = _split(self._rest, kinds)
         if match is not None:
             self._taken = True
             self._rest = rest
-        return match
+        self._part = match
+        return self._part
+
+    def begin(self) -> None:
+        """A clause begins: its part is as it was before it was raised for the clause."""
+        part = self._part
+        self._part = None
+        if part is not None:
+            _context.__set__(part, None if self._naked else _context.__get__(self._error))
+            _traceback.__set__(part, None if self._naked else _traceback.__get__(self._error))
 
     def keep(self, error: BaseException) -> None:
         """What a clause raised."""
         self._raised.append(error)
 
-    def rest(self) -> BaseException | None:
-        """What goes on after the clauses."""
+    def _is_of_the_group(self, error: BaseException) -> bool:
+        """Whether `error` is a part raised again by a bare ``raise``, which changes nothing of it."""
+        return _is_group(error) and all(
+            member.__get__(error) is member.__get__(self._error) for member in (_context, _cause, _traceback)
+        )
+
+    def _left(self) -> BaseException | None:
         if not self._taken and not self._raised:
             return self._error
-        if not self._raised:
-            return self._rest
-        others = [self._rest] if self._rest is not None else []
-        if not others and len(self._raised) == 1 and BaseExceptionGroup in class_mro(type(self._raised[0])):
-            return self._raised[0]
-        return BaseExceptionGroup("", [*self._raised, *others])
+        if self._naked:
+            return self._raised[0] if self._raised else None
+        again = [e for e in self._raised if self._is_of_the_group(e)]
+        others = [e for e in self._raised if not self._is_of_the_group(e)]
+        if self._rest is not None:
+            again.append(self._rest)
+        if again:
+            kept = {id(leaf) for error in again for leaf in _leaves(error)}
+            others.append(_split(self._error, lambda error: id(error) in kept)[0])
+        return BaseExceptionGroup("", others) if len(others) > 1 else others[0] if others else None
+
+    def end(self) -> None:
+        """Raise what is left after the clauses, if anything."""
+        error = self._left()
+        if error is None:
+            return
+        context, traceback = _context.__get__(error), _traceback.__get__(error)
+        try:
+            raise error
+        finally:  # it goes on as it was: the group that was caught is not its context
+            _context.__set__(error, context)
+            _traceback.__set__(error, traceback)
+            del error, context, traceback
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    found = []
+    queue = [error]
+    while queue:
+        item = queue.pop()
+        if _is_group(item):
+            queue += _exceptions.__get__(item)
+        else:
+            found.append(item)
+    return found
 
 
 def star(*error: BaseException) -> Any:

@@ -484,10 +484,12 @@ class Transformer(RestrictingNodeTransformer):
             _store(state, self._call(_STAR, node, ast.Name(caught, ast.Load())), node),
         ]
         for handler in node.handlers:
+            _stays_inside(handler.body)
             self.check_bound(handler, handler.name)
             part, raised = self._variable("part"), self._variable("raised")
             inner = ast.ExceptHandler(ast.Name("BaseException", ast.Load()), handler.name, handler.body)
             self._body(inner)
+            inner.body.insert(0, _at(ast.Expr(self._method(state, "begin")), handler))
             inner.type = self._call(_STAR, handler)  # called without a group: BaseException itself
             attempt = ast.Try([ast.Raise(ast.Name(part, ast.Load()))], [inner], [], [])
             keep = ast.Expr(self._method(state, "keep", ast.Name(raised, ast.Load())))
@@ -498,18 +500,9 @@ class Transformer(RestrictingNodeTransformer):
             guarded = ast.Try([attempt], [outer], [], [ast.Delete([ast.Name(part, ast.Del())])])
             drop = ast.Delete([ast.Name(part, ast.Del())])
             body.append(_at(ast.If(some, [guarded], [drop]), handler))
-        rest = self._variable("rest")
-        body.append(_store(rest, self._method(state, "rest"), node))
-        again = ast.Compare(ast.Name(rest, ast.Load()), [ast.IsNot()], [ast.Constant(None)])
-        gone = [ast.Delete([ast.Name(n, ast.Del())]) for n in (rest, state)]
-        body.append(
-            ast.Try(
-                [ast.If(again, [ast.Raise(ast.Name(rest, ast.Load()))], [])],
-                [],
-                [],
-                gone,  # type: ignore[arg-type]
-            )
-        )
+        # Whatever happens, nothing of the statement stays in the program's variables.
+        gone = ast.Delete([ast.Name(state, ast.Del())])
+        body.append(ast.Try([ast.Expr(self._method(state, "end"))], [], [], [gone]))
         catch = ast.ExceptHandler(self._call(_STAR, node), caught, body)
         self._body(node)
         other = ast.Try(node.body, [catch], self._statements(node.orelse), self._statements(node.finalbody))
@@ -522,6 +515,22 @@ class Transformer(RestrictingNodeTransformer):
 
     def _method(self, variable: str, name: str, *arguments: ast.expr) -> ast.expr:
         return ast.Call(ast.Attribute(ast.Name(variable, ast.Load()), name, ast.Load()), list(arguments), [])
+
+
+def _stays_inside(body: list[ast.stmt]) -> None:
+    """As CPython's compiler, which would not see the statement as it was written.
+
+    :raises SyntaxError: for a jump out of an ``except*`` block.
+    """
+    queue: list[tuple[ast.AST, bool]] = [(statement, False) for statement in body]
+    while queue:
+        node, looping = queue.pop()
+        if isinstance(node, ast.Return) or (isinstance(node, ast.Break | ast.Continue) and not looping):
+            place = (None, node.lineno, node.col_offset + 1, None)
+            raise SyntaxError("'break', 'continue' and 'return' cannot appear in an except* block", place)
+        if not isinstance(node, _SCOPES):
+            looping = looping or isinstance(node, ast.For | ast.AsyncFor | ast.While)
+            queue += [(child, looping) for child in ast.iter_child_nodes(node)]
 
 
 def _parameters_of(node: ast.arguments) -> frozenset[str]:

@@ -84,7 +84,6 @@ _SUBSTITUTES: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "socket": lambda language: {"getfqdn": lambda name="": "localhost"},
     "pkgutil": _pkgutil,
     "asyncio": _asyncio,
-    "linecache": lambda language: {"getline": lambda *a: "", "checkcache": lambda *a: None},
 }  # fmt: skip
 """What libraries import at their top and hardly use. Programs do not see these."""
 

@@ -252,7 +252,26 @@ def _contextlib(language: RestrictedLanguage) -> Exports:
         body = {"__init__": prepare, "__enter__": enter, "__exit__": leave, "__module__": __name__}
         return type(f"redirect_{stream}", (contextlib.AbstractContextManager,), body)
 
-    return reviewed("contextlib") | {"redirect_stdout": redirect("stdout"), "redirect_stderr": redirect("stderr")}
+    class chdir(contextlib.AbstractContextManager):  # type: ignore[type-arg]
+        """As `contextlib.chdir`, within the places that the program may change to."""
+
+        def __init__(self, path: Any) -> None:
+            self.path = path
+            self._before: list[str] = []
+
+        def __enter__(self) -> None:
+            os = language.gate.build("os")
+            self._before.append(os.getcwd())
+            os.chdir(self.path)
+
+        def __exit__(self, *exc: object) -> None:
+            language.gate.build("os").chdir(self._before.pop())
+
+    return reviewed("contextlib") | {
+        "redirect_stdout": redirect("stdout"),
+        "redirect_stderr": redirect("stderr"),
+        "chdir": chdir,
+    }
 
 
 def _warnings(language: RestrictedLanguage) -> Exports:
@@ -528,10 +547,52 @@ def _inspect(language: RestrictedLanguage) -> Exports:
             seen.add(id(func))
         return func
 
-    def getsource(obj: Any) -> str:
-        """Not available."""
+    def lines_of(obj: Any) -> tuple[list[str], int]:
+        if type(obj) is types.MethodType:
+            obj = obj.__func__
+        obj = unwrap(obj)
+        if is_guest_function(obj):
+            lines = _step(obj.__code__.co_filename)
+            if lines and obj.__code__.co_firstlineno <= len(lines):
+                first = obj.__code__.co_firstlineno
+                return inspect.getblock(lines[first - 1 :]), first
+        elif is_class(obj) and is_guest_class(obj):
+            name = type.__dict__["__qualname__"].__get__(obj)
+            for lines in _steps():
+                found = _class_in(lines, name)
+                if found is not None:
+                    return lines[found[0] - 1 : found[1]], found[0]
+        else:
+            raise TypeError(f"the source of {type(obj).__name__!r} objects is not available in this sandbox")
         raise OSError("could not get source code")
 
+    def getsourcelines(obj: Any) -> tuple[list[str], int]:
+        """As `inspect.getsourcelines`, of what the program itself defined."""
+        return lines_of(obj)
+
+    def getsource(obj: Any) -> str:
+        """As `inspect.getsource`, of what the program itself defined."""
+        return "".join(lines_of(obj)[0])
+
+    def getfullargspec(func: Any) -> inspect.FullArgSpec:
+        """As `inspect.getfullargspec`."""
+        return inspect.getfullargspec(func)
+
+    def state_of(prefix: str, states: tuple[str, str, str, str]) -> Callable[[Any], str]:
+        def state(suspended: Any) -> str:
+            if type(suspended) not in (types.GeneratorType, types.CoroutineType):
+                raise TypeError(f"expected a generator or a coroutine, not {type(suspended).__name__}")
+            created, running, paused, closed = states
+            if getattr(suspended, f"{prefix}_running"):
+                return running
+            if getattr(suspended, f"{prefix}_suspended"):
+                return paused
+            return closed if getattr(suspended, f"{prefix}_frame") is None else created
+
+        return state
+
+    generator = ("GEN_CREATED", "GEN_RUNNING", "GEN_SUSPENDED", "GEN_CLOSED")
+    coroutine = ("CORO_CREATED", "CORO_RUNNING", "CORO_SUSPENDED", "CORO_CLOSED")
     table = {n: getattr(inspect, n) for n in shown if hasattr(inspect, n)}
     return table | {
         "signature": signature,
@@ -539,9 +600,53 @@ def _inspect(language: RestrictedLanguage) -> Exports:
         "getattr_static": getattr_static,
         "unwrap": unwrap,
         "getsource": getsource,
+        "getsourcelines": getsourcelines,
+        "getmro": lambda cls: guards.read(cls, "__mro__"),
+        "getfullargspec": getfullargspec,
+        "FullArgSpec": inspect.FullArgSpec,
+        "getgeneratorstate": state_of("gi", generator),
+        "getcoroutinestate": state_of("cr", coroutine),
+        **{n: n for n in (*generator, *coroutine)},
         "_empty": inspect.Parameter.empty,
         "Signature": inspect.Signature,
     }
+
+
+def _step(filename: str) -> list[str]:
+    """The lines of a step, and of nothing else: a function's file name may be the program's choice."""
+    import linecache
+
+    entry: Any = linecache.cache.get(filename) if filename[:6] == "<step " else None
+    return list(entry[2]) if entry is not None else []
+
+
+def _steps() -> list[list[str]]:
+    """The lines of all steps, the latest first."""
+    import linecache
+
+    return [lines for name in reversed([*linecache.cache]) if (lines := _step(name))]
+
+
+def _class_in(lines: list[str], qualname: str) -> tuple[int, int] | None:
+    """First and last line of the last class called `qualname`, decorators included."""
+    import ast
+
+    try:
+        tree = ast.parse("".join(lines))
+    except SyntaxError:
+        return None
+    found = None
+    queue: list[tuple[ast.AST, str]] = [(tree, "")]
+    while queue:
+        node, above = queue.pop(0)
+        for child in ast.iter_child_nodes(node):
+            inside = above
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                inside = f"{above}{child.name}" + ("." if isinstance(child, ast.ClassDef) else ".<locals>.")
+                if isinstance(child, ast.ClassDef) and above + child.name == qualname:
+                    found = (min([child.lineno, *(d.lineno for d in child.decorator_list)]), child.end_lineno or 0)
+            queue.append((child, inside))
+    return found
 
 
 def _ast(language: RestrictedLanguage) -> Exports:

@@ -594,10 +594,37 @@ def _getpass(language: RestrictedLanguage) -> Exports:
 def _etree(language: RestrictedLanguage) -> Exports:
     import xml.etree.ElementTree as etree
 
+    from .files import open_file
+
+    # Its functions look the builtin up in their module first, and find the one that checks the path.
+    setattr(etree, "open", open_file)  # noqa: B010
     shown = """Comment Element ElementTree ParseError ProcessingInstruction QName SubElement TreeBuilder XML XMLID XMLParser
-        XMLPullParser dump fromstring fromstringlist indent iselement register_namespace tostring
+        XMLPullParser dump fromstring fromstringlist indent iselement iterparse parse register_namespace tostring
         tostringlist""".split()
-    return {n: getattr(etree, n) for n in shown if hasattr(etree, n) and n != "ElementTree"}
+    return {n: getattr(etree, n) for n in shown if hasattr(etree, n)}
+
+
+def _linecache(language: RestrictedLanguage) -> Exports:
+    from .files import open_file
+
+    def getlines(filename: Any, module_globals: Any = None) -> list[str]:
+        """As `linecache.getlines`, in the places that the builtin opens."""
+        try:
+            with open_file(filename, "r", encoding="utf-8") as file:
+                lines = file.readlines()
+        except (OSError, UnicodeDecodeError):
+            return []
+        return [*lines[:-1], lines[-1].rstrip("\n") + "\n"] if lines else []
+
+    def getline(filename: Any, lineno: int, module_globals: Any = None) -> str:
+        """As `linecache.getline`."""
+        lines = getlines(filename)
+        return lines[lineno - 1] if 1 <= lineno <= len(lines) else ""
+
+    def nothing(filename: Any = None) -> None:
+        """Nothing is kept."""
+
+    return {"getline": getline, "getlines": getlines, "checkcache": nothing, "clearcache": nothing}
 
 
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
@@ -618,4 +645,5 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "tracemalloc": _tracemalloc,
     "getpass": _getpass,
     "xml.etree.ElementTree": _etree,
+    "linecache": _linecache,
 }

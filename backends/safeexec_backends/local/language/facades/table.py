@@ -136,7 +136,7 @@ NAMES: dict[str, str] = {
         getrandbits getstate lognormvariate normalvariate paretovariate randbytes randint random randrange
         sample seed setstate shuffle triangular uniform vonmisesvariate weibullvariate""",
     "re": """
-        A ASCII DOTALL I IGNORECASE L LOCALE M MULTILINE Match NOFLAG Pattern PatternError RegexFlag S U
+        A ASCII DOTALL I IGNORECASE L LOCALE M MULTILINE Match NOFLAG Pattern PatternError RegexFlag S Scanner U
         UNICODE VERBOSE X compile error escape findall finditer fullmatch match purge search split sub subn""",
     "reprlib": """
         Repr recursive_repr repr""",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from types import CodeType
+from types import CellType, CodeType
 from typing import Any
 
 from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name
@@ -20,6 +20,20 @@ class CodeView:
     def __init__(self, code: CodeType) -> None:
         for name in CodeView._SHOWN:
             setattr(self, name, getattr(code, name))
+
+
+class CellView:
+    """One variable of a function's closure, to be read only."""
+
+    __slots__ = ("cell_contents",)
+
+    def __init__(self, name: str, cell: CellType) -> None:
+        # ``__class__`` and ``__classdict__`` are the compiler's, and what has a space in its name the guards'.
+        if name[:2] != "__" and " " not in name:
+            try:
+                self.cell_contents = cell.cell_contents
+            except ValueError:
+                pass  # not bound yet
 
 
 def globals_view(namespace: dict[str, Any]) -> MutableMapping[str, Any]:
