@@ -80,6 +80,11 @@ def test_podman_serves_and_says_what_it_lacks(url: str) -> None:
         policy = Policy(limits=Limits(time=0.5))
         result = executor.run("import os\nwhile True:\n    os.write(1, b'x' * 65536)", policy=policy)
         assert result.error is not None and result.error.kind in ("time", "output")
+        code = (
+            "import os, subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = bytearray(1 << 29)'])\nos._exit(0)"
+        )
+        result = executor.run(code, policy=Policy(limits=Limits(memory=64 << 20, time=30)))
+        assert result.error is not None and result.error.kind == "memory", "of a child, and with exit code 0"
     client = daemon.connect(url)
     try:
         assert eventually(lambda: reaper.find(client) == [])
