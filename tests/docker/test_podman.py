@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from safeexec import Executor, Limits, Policy
+from safeexec.testing import conformance
 from safeexec.testing.base import eventually
 from safeexec_backends.docker import daemon, reaper, setup
 from tests.docker.conftest import missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytest.importorskip("docker", reason="the docker SDK is not installed: pip install 'safeexec[docker]'")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,23 @@ def url() -> Iterator[str]:
             if line.split()[1].startswith(f"{folder}/"):
                 subprocess.run(["umount", "-l", line.split()[1]], check=False)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def podman(url: str) -> Iterator[None]:
+    """DOCKER_HOST names it to the sandbox."""
+    old = os.environ.get("DOCKER_HOST")
+    os.environ["DOCKER_HOST"] = url
+    try:
+        yield
+    finally:
+        if old is None:
+            del os.environ["DOCKER_HOST"]
+        else:
+            os.environ["DOCKER_HOST"] = old
+
+
+TestPodman = conformance("docker")
 
 
 def test_podman_serves_and_says_what_it_lacks(url: str) -> None:

@@ -76,10 +76,6 @@ class Channel:
         _thread.start_new_thread(self._listen, ())
         _thread.start_new_thread(self._forward, ())
 
-    def first(self) -> wire.Frame:
-        """A frame, read in this thread, before :meth:`start`."""
-        return self._frames.recv()
-
     def _listen(self) -> None:
         try:
             while True:
@@ -293,8 +289,8 @@ class Python(guest.Python):
 
     hidden = (__file__,)
 
-    def __init__(self, imports: Sequence[str] | None, channel: Channel) -> None:
-        self._imports = imports
+    def __init__(self, channel: Channel) -> None:
+        self.imports: Sequence[str] | None = None
         self._channel = channel
 
     def compile(self, source: str, filename: str) -> list[Any]:
@@ -307,8 +303,8 @@ class Python(guest.Python):
     def namespace(self) -> dict[str, Any]:
         """See the base class."""
         namespace = super().namespace()
-        if self._imports is not None and "*" not in self._imports:
-            builtins.__import__ = _ruled(builtins.__import__, tuple(self._imports))
+        if self.imports is not None and "*" not in self.imports:
+            builtins.__import__ = _ruled(builtins.__import__, tuple(self.imports))
         return namespace
 
 
@@ -346,10 +342,13 @@ def main(codes: bytes | None, sockets: Sequence[int]) -> None:
         channel._frames.send({"t": "program", "look": look.look()}, [codes])
     else:
         channel._frames.send({"t": "ready"})
-    header, _ = channel.first()
-    _prepare()
-    session = Session(channel, Python(header.get("imports"), channel))
+    # All that no session's settings are needed for: a container that waits in a pool has done it when it is taken.
+    language = Python(channel)
+    session = Session(channel, language)
     channel.start(session)
+    _prepare()
+    header, _ = channel.recv()
+    language.imports = header.get("imports")
     session.serve()
     os._exit(0)
 

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import itertools
-import platform
 import struct
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
@@ -22,6 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from .faults import faults
+from .native import EngineError as EngineError
+from .native import library_path
 from .pages import Written
 from .signals import handlers
 
@@ -62,10 +61,6 @@ class Trap(Exception):
         self.code = code
 
 
-class EngineError(Exception):
-    """wasmtime refused: a module that does not validate, a compiled file of another version, no memory."""
-
-
 class _ByteVector(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("data", c_void_p))
 
@@ -76,19 +71,6 @@ class _Extern(ctypes.Structure):
 
 
 _FUNCTION, _GLOBAL, _TABLE, _MEMORY = range(4)
-
-
-def library_path() -> Path:
-    """Where the installed `wasmtime` package keeps its shared library. Raises EngineError if it is not installed."""
-    spec = importlib.util.find_spec("wasmtime")
-    if spec is None or spec.origin is None:
-        raise EngineError("the wasmtime package is not installed: pip install wasmtime")
-    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    name = {"darwin": "_libwasmtime.dylib", "win32": "_wasmtime.dll"}.get(sys.platform, "_libwasmtime.so")
-    path = Path(spec.origin).parent / f"{sys.platform}-{machine}" / name
-    if not path.exists():
-        raise EngineError(f"wasmtime has no library for this platform ({sys.platform}, {machine})")
-    return path
 
 
 class _Library:

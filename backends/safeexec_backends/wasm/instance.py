@@ -15,6 +15,7 @@ from safeexec.policy import Limits, Policy
 from safeexec.wire import Frame
 
 from . import abi, snapshot
+from .agreed import engine
 from .checkpoint import Known, Past, Rest, Source, State, Unsettled, revive
 from .errno import Errno
 from .faults import faults
@@ -301,9 +302,7 @@ class WasmGuest(Guest):
             if self._dead is not None:
                 raise self._dead
             try:
-                return snapshot.engine(self._runtime.identity), snapshot.dump(
-                    self._host, self._past.rest, self._runtime
-                )
+                return engine(self._runtime.identity), snapshot.dump(self._host, self._past.rest, self._runtime)
             except Unsettled as error:
                 raise BackendUnavailable(f"no snapshot can be taken: {error}") from None
 

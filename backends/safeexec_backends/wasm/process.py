@@ -20,9 +20,9 @@ from safeexec.wire import Frame
 from safeexec_backends.local import control, library
 from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
 
+from .agreed import BEGIN, KEEP, WORD, WRITE
 from .first import First
 from .launch import MODULE
-from .worker import BEGIN, KEEP, WORD, WRITE
 
 _KEEP = WORD + bytes((KEEP,))
 _numbers = itertools.count(1)

@@ -30,7 +30,6 @@ from .pages import united
 if TYPE_CHECKING:
     from .instance import Runtime
 
-_FORMAT: Final = 2
 _PAGE: Final = 4096
 _BLOCK: Final = 128
 _LEVEL: Final = 1
@@ -38,11 +37,6 @@ _PIECE: Final = 1 << 20
 _MAX_HEADER: Final = 16 << 20
 _MAX_PLACES: Final = 1 << 22
 H = TypeVar("H", bound=Host)
-
-
-def engine(identity: str) -> str:
-    """What can read the snapshots of sessions of the image with this identity."""
-    return f"wasm-{_FORMAT}-{identity}"
 
 
 def dump(host: Host, rest: Rest, runtime: Runtime) -> bytes:

@@ -19,6 +19,7 @@ from safeexec.policy import Limits
 from safeexec_backends.local import control
 
 from . import abi, snapshot
+from .agreed import BEGIN, KEEP, WORD, WRITE
 from .checkpoint import Past, revive
 from .host import Host, Killed
 from .instance import STEP, Reason, Runtime, file_report, fresh
@@ -28,9 +29,6 @@ MAX_THREADS: Final = 4096
 IDLE_THREADS: Final = 4
 _DONE: Final = b'{"t":"done",'
 _RECEIVE: Final = 1 << 16
-WORD: Final = b"\x01\0\0\0"
-KEEP, BEGIN, WRITE = range(3)
-"""What a frame of one byte asks of the worker: keep a checkpoint, say when the session is ready, write down its state."""
 _PIECE: Final = 1 << 20
 
 
