@@ -176,7 +176,7 @@ def test_raw_output_arrives_in_order(run: Run) -> None:
         ("raise ModuleNotFoundError('mine')", "mine"),
     ],
 )
-def test_a_missing_module_says_what_to_do(executor: Executor, code: str, hint: str) -> None:
-    error = executor.run(code).error
+def test_a_missing_module_says_what_to_do(run: Run, code: str, hint: str) -> None:
+    error = run(code).error
     assert error is not None and error.type == "ModuleNotFoundError" and hint in error.message
     assert error.message.count("No module") == (hint != "mine")

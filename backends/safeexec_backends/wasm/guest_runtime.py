@@ -187,7 +187,7 @@ class Guest(safeexec_guest.Guest):
                 answer["message"] += ": this sandbox's Python is without it"
             else:
                 answer["message"] += (
-                    "; where packages may be installed, Policy(packages=({!r},)) or --package does it".format(name)
+                    f"; where packages may be installed, Policy(packages=({name!r},)) or --package does it"
                 )
         return answer
 
