@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
+from time import perf_counter, sleep
 
-from safeexec import Executor
+from safeexec import Executor, Limits, Policy
 
 
 def median(work: Callable[[], object], times: int) -> float:
@@ -46,14 +47,54 @@ def main() -> None:
         print(f"fresh, 8 at once     {24 / (perf_counter() - started):8.1f} /s")
     with Executor("docker", runtime=runtime, pool=8) as executor:
         pool = executor._backend._pool  # type: ignore[attr-defined]
-        taken = []
-        while len(taken) < 8:
-            if len(pool):
+        taken: list[float] = []
+        sessions = []
+        for _ in range(3):
+            while len(pool) < 8:
+                sleep(0.05)
+            for _ in range(8):
                 started = perf_counter()
-                session = executor.session()
+                sessions.append(executor.session())
                 taken.append((perf_counter() - started) * 1e3)
-                session.close()
         print(f"warm take            {statistics.median(taken):8.1f} ms")
+        for session in sessions:
+            session.close()
+    for name, code in WEDGED.items():
+        print(f"killed, {name:8}     {statistics.median(killed(runtime, code) for _ in range(5)):8.0f} ms")
+
+
+WEDGED = {
+    "idle": "1",
+    "flooding": "import os\nwhile True:\n    os.write(1, b'x' * 65536)",
+    "blind": "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True:\n    pass",
+    "stopped": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+}
+
+
+def killed(runtime: str, code: str) -> float:
+    """Milliseconds from `kill` until the daemon has no container any more, nobody reading what it writes."""
+    policy = Policy(limits=Limits(time=60, output=10**12))
+    reading, release = threading.Event(), threading.Event()
+
+    def unread(_: object) -> None:
+        reading.set()
+        release.wait(60)
+
+    with Executor("docker", runtime=runtime, policy=policy) as executor:
+        client = executor._backend._client  # type: ignore[attr-defined]
+        session = executor.session()
+        step = threading.Thread(target=session.run, args=(f"print('go')\n{code}",), kwargs={"on_output": unread})
+        step.start()
+        reading.wait(60)
+        sleep(0.2)  # until what it writes has filled whatever is between
+        started = perf_counter()
+        session.kill()
+        while client.api.containers(all=True, filters={"id": session._guest.id}):  # type: ignore[attr-defined]
+            sleep(0.001)
+        spent = (perf_counter() - started) * 1e3
+        release.set()
+        step.join()
+    return spent
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What going back, branching and being written down cost: python benchmarks/time_travel.py [--workers N] [--forks N] [--json].
+"""What going back, branching and being written down cost: python benchmarks/time_travel.py [--sandbox local] [--workers N] [--forks N] [--json].
 
 The cost of a checkpoint is what a request waits that follows at once. Steps of two sessions, one that keeps checkpoints and one that does not,
 are taken turn by turn: back to back, and after a pause as a model would make, in which the checkpoint has been taken. Medians, and with --best the
@@ -18,6 +18,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 from safeexec import Executor, Limits, Policy
+from safeexec.backend import SupportsFork
 
 STATE = """
 import json, random, sqlite3
@@ -129,6 +130,8 @@ def measure(executor: Executor, forks: int) -> dict[str, float]:
             return spent
 
         found["rollback_ms"] = middle(undo() for _ in range(15))
+    if not isinstance(guest, SupportsFork):  # nor can it be written down
+        return found
     with executor.session() as session:
         session.run(STATE)
         session.fork().close()
@@ -158,6 +161,7 @@ GOALS = {
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sandbox", default="wasm", choices=("wasm", "local"))
     parser.add_argument("--workers", type=int, default=0, help="worker processes; 0 measures guests in this process")
     parser.add_argument("--forks", type=int, default=1000)
     parser.add_argument("--best", action="store_true", help="the fastest of each instead of the median")
@@ -166,13 +170,15 @@ def main() -> None:
     if arguments.best:
         global middle
         middle = min
-    with Executor("wasm", workers=arguments.workers) as executor:
+    goals = GOALS if arguments.sandbox == "wasm" else {"checkpoint_ms": 1.5, "rollback_ms": 5.0}
+    options = {"workers": arguments.workers} if arguments.sandbox == "wasm" else {}
+    with Executor(arguments.sandbox, **options) as executor:
         found = measure(executor, arguments.forks)
     if arguments.json:
         print(json.dumps(found, indent=1))
         return
     for name, value in found.items():
-        goal = f"   goal {GOALS[name]:g}" if name in GOALS else ""
+        goal = f"   goal {goals[name]:g}" if name in goals else ""
         print(f"{name:42} {value:14.3f}{goal}")
 
 

@@ -166,6 +166,9 @@ class SupportsRestore(Protocol):
         """
 
 
+_TOGETHER = 1 << 16
+
+
 class StreamGuest(Guest):
     """A guest at the other end of a socket, or of a pair of file descriptors.
 
@@ -206,6 +209,9 @@ class StreamGuest(Guest):
             if self._socket is not None:
                 if len(buffers) == 1:
                     self._socket.sendall(buffers[0])
+                    return
+                if sum(map(len, buffers)) <= _TOGETHER:  # so that what waits for the frame is woken once
+                    self._socket.sendall(b"".join(buffers))
                     return
                 for buffer in buffers:
                     self._socket.sendall(buffer)

@@ -13,6 +13,7 @@ import io
 import keyword
 import linecache
 import os
+import re
 import signal
 import sys
 import threading
@@ -104,6 +105,16 @@ class Python:
                 return [compile(source, filename, "eval", flags, dont_inherit=True)]
             except SyntaxError:
                 pass  # a statement, or an error, which is described for statements
+        else:
+            kind, body, end = _look_at_end(source)
+            try:
+                if kind == "statement":
+                    return [compile(source, filename, "exec", flags, dont_inherit=True)]
+                if kind == "expression":
+                    value = compile(end, filename, "eval", flags, dont_inherit=True)
+                    return [compile(body, filename, "exec", flags, dont_inherit=True), value]
+            except SyntaxError:
+                pass
         tree = compile(source, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
         codes = []
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
@@ -130,6 +141,55 @@ def _may_be_expression(source: str) -> bool:
         if "=" in head:
             return False
     return head.partition(" ")[0].rstrip(":") not in _NEVER_FIRST
+
+
+# How a statement begins that is no expression. `match`, `case` and `type` may begin one.
+_STATEMENTS = frozenset(keyword.kwlist) - {"None", "True", "False", "await", "lambda", "not", "yield"}
+_TEXT = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
+_PAIR = re.compile(r"[(\[{][^()\[\]{}]*[)\]}]")
+_WORD = re.compile(r"\w+")
+_ASSIGNS = re.compile(r"(?<![=!<>:])=(?!=)")
+
+
+def _look_at_end(source: str) -> Tuple[str, str, str]:
+    """Whether the last statement of a program has a value, as far as its last line tells: "statement", "expression" or "".
+
+    For an expression also the program before it, and itself below as many empty lines. Both must then be compiled: an expression that begins
+    further up, or inside a block, does not survive that, so no program is ever cut where it should not be.
+    """
+    if "\r" in source or "\f" in source or "\0" in source:
+        return "", "", ""
+    end = len(source)
+    while True:
+        start = source.rfind("\n", 0, end) + 1
+        line = source[start:end].rstrip()
+        if line and line.lstrip()[0] != "#":
+            break
+        if not start:
+            return "", "", ""
+        end = start - 1
+    # A line that a string or a backslash carries on from the one before it says little.
+    if len(line) > 2000 or '"""' in line or "'''" in line or source[: max(start - 1, 0)].endswith("\\"):
+        return "", "", ""
+    bare = _TEXT.sub("", line)
+    if '"' in bare or "'" in bare or "\\" in bare:
+        return "", "", ""
+    text = bare.partition("#")[0]
+    pairs = 1
+    while pairs and ("(" in text or "[" in text or "{" in text):
+        text, pairs = _PAIR.subn("", text)
+    if ")" in text or "]" in text or "}" in text:  # it ends something that began further up
+        return "", "", ""
+    if line[0] in " \t":  # of a block: what is open at its end was opened in it
+        return "statement", "", ""
+    if ";" in text:
+        return "", "", ""
+    word = _WORD.match(text)
+    if word is not None and word[0] in _STATEMENTS:
+        return "statement", "", ""
+    if "lambda" not in text and _ASSIGNS.search(text):
+        return "statement", "", ""
+    return "expression", source[:start], "\n" * source.count("\n", 0, start) + line
 
 
 def fast_print(

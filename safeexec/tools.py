@@ -62,6 +62,9 @@ class HostTool:
         self._simple = all(p.kind in _POSITIONAL for p in self.parameters.values()) and not shaped
         self._order = list(self.parameters)
         self._required = sum(p.default is p.empty for p in self.parameters.values())
+        self._positional = [
+            p.name for p in self.parameters.values() if p.kind is p.POSITIONAL_ONLY and p.default is p.empty
+        ]
         self._validators: dict[str, Any] = {}
 
     def spec(self) -> dict[str, Any]:
@@ -83,6 +86,10 @@ class HostTool:
             return checked, {}, named
         try:
             bound = self._signature.bind(*args, **kwargs)
+            for key in self._positional:
+                # Python 3.13 takes one that is named for one of **more, and misses nothing.
+                if key not in bound.arguments:
+                    raise TypeError(f"missing a required positional-only argument: {key!r}")
         except TypeError as error:
             raise TypeError(f"{self.name}(): {error}; it is {self.spec()['text']}") from None
         named = dict(bound.arguments)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _COMMANDS = ("run", "repl")
+_DEFAULT = "wasm"  # safeexec.executor.DEFAULT_SANDBOX, which takes longer to import than to say
 
 
 def start(args: Sequence[str]) -> Callable[[], None] | None:
@@ -33,7 +34,7 @@ def start(args: Sequence[str]) -> Callable[[], None] | None:
 def _sandbox(args: Sequence[str]) -> str | None:
     if not args or args[0] not in _COMMANDS or not {"-h", "--help"}.isdisjoint(args):
         return None
-    name = os.environ.get("SAFEEXEC_SANDBOX", "")
+    name = os.environ.get("SAFEEXEC_SANDBOX", _DEFAULT)
     for position, arg in enumerate(args):
         if arg == "--sandbox" and position + 1 < len(args):
             name = args[position + 1]

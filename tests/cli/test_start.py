@@ -9,6 +9,7 @@ import pytest
 
 from safeexec import Executor, Policy
 from safeexec.cli import ahead
+from safeexec.executor import DEFAULT_SANDBOX
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="n/a: no local sandbox on Windows")
 
@@ -41,13 +42,18 @@ def test_guesses_the_sandbox(args, name, monkeypatch):
     assert ahead._sandbox(args) == name
 
 
+def test_guesses_the_default(monkeypatch):
+    monkeypatch.delenv("SAFEEXEC_SANDBOX", raising=False)
+    assert ahead._sandbox(["run", "-c", "1"]) == DEFAULT_SANDBOX
+
+
 def test_unknown_sandboxes_are_somebody_elses_trouble():
     assert ahead.start(["run", "--sandbox", "nosuch"]) is None
 
 
 def test_an_executor_takes_the_zygote_that_was_started_ahead(launch):
     launch.ahead()
-    started = launch._ahead[0][1].process
+    started = launch._ahead[0].process
     with Executor("local") as executor:
         assert executor._backend._zygote._process is started
         assert executor.run("6 * 7").value == 42
@@ -56,9 +62,22 @@ def test_an_executor_takes_the_zygote_that_was_started_ahead(launch):
     assert started.returncode is not None
 
 
+def test_a_wasm_executor_takes_the_zygote_that_was_started_ahead(launch):
+    from safeexec_backends.wasm.launch import ahead as start_ahead
+
+    start_ahead()
+    started = launch._ahead[0].process
+    with Executor("local") as other:  # is not what it was started for
+        assert other._backend._zygote._process is not started
+    with Executor("wasm") as executor:
+        assert executor._backend._pool._zygote._process is started
+        assert executor.run("6 * 7").value == 42
+    assert started.returncode is not None
+
+
 def test_an_executor_with_other_wishes_starts_its_own(launch):
     launch.ahead()
-    started = launch._ahead[0][1].process
+    started = launch._ahead[0].process
     with Executor("local", policy=Policy(require=()), _deny=("landlock",)) as executor:
         assert executor._backend._zygote._process is not started
         assert not executor.isolation["landlock"].active
@@ -69,7 +88,7 @@ def test_an_executor_with_other_wishes_starts_its_own(launch):
 
 def test_a_fork_ends_nothing_of_its_parents(launch):
     launch.ahead()
-    started = launch._ahead[0][1].process
+    started = launch._ahead[0].process
     child = os.fork()
     if child == 0:
         launch.discard()
@@ -79,7 +98,13 @@ def test_a_fork_ends_nothing_of_its_parents(launch):
 
 
 @pytest.mark.parametrize(
-    "args", [["run", "--sandbox", "local", "--nonsense"], ["run", "-c", "1", "--sandbox", "local"]]
+    "args",
+    [
+        ["run", "--sandbox", "local", "--nonsense"],
+        ["run", "-c", "1", "--sandbox", "local"],
+        ["run", "-c", "1", "--sandbox", "wasm"],
+        ["run", "--sandbox", "wasm", "--nonsense"],
+    ],
 )
 def test_leaves_no_zygote(args):
     code = (

@@ -14,23 +14,13 @@ import pytest
 
 from safeexec import BackendUnavailable, Executor, Limits, Policy
 from safeexec.testing.base import eventually
-from safeexec_backends.docker import reaper
+from safeexec_backends.docker import DockerBackend, reaper
 
 MIB = 2**20
 
 
 def ours(client: Any) -> list[str]:
     return [found.id for found in reaper.find(client)]
-
-
-def test_memory_bomb_is_named_and_the_session_closed(client: Any) -> None:
-    with Executor("docker", policy=Policy(limits=Limits(memory=32 * MIB, time=20))) as executor:
-        with executor.session() as session:
-            result = session.run("print('before')\nx = []\nwhile True:\n    x.append(bytes(10**6))")
-            assert result.error is not None and result.error.kind == "memory" and result.stdout == "before\n"
-            assert "Limits.memory" in result.error.message
-            assert session.closed
-    assert ours(client) == []
 
 
 @pytest.mark.parametrize(
@@ -47,28 +37,61 @@ def test_death_is_named(code: str, kind: str) -> None:
         assert error is not None and error.kind == kind and "exit code" in error.message
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import os\nwhile True:\n    os.write(1, b'x' * 65536)",
-        "import os, struct\nfor fd in range(3, 20):\n    try:\n        while True:\n            os.write(fd, struct.pack('<II', 2**20, 10) + b'x' * 2**20)\n    except OSError:\n        pass",
-        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True:\n    pass",
-        "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
-    ],
-    ids=["output", "frames", "masked", "stopped"],
-)
-def test_wedged_container_is_gone_within_a_second(client: Any, code: str) -> None:
-    with Executor("docker", policy=Policy(limits=Limits(time=0.5))) as executor:
-        before = set(ours(client))
-        with executor.session() as session:
-            result = session.run(code)
-            started = monotonic()
-            assert result.error is not None
-        assert eventually(lambda: not set(ours(client)) - before)
-        assert (
-            monotonic() - started < 5
-        )  # far below the minute that an unread stream costs; a busy machine is no failure
+class Stdio(DockerBackend):
+    """Frames through the daemon, as where it sees none of this machine's files: there an unread stream holds up the daemon itself."""
+
+    _files_shared = False
+
+
+WEDGED = {
+    "output": "import os\nwhile True:\n    os.write(1, b'x' * 65536)",
+    "errors": "import os\nwhile True:\n    os.write(2, b'x' * 65536)",
+    "many": "import os\nfor _ in range(20):\n    if os.fork() == 0:\n        while True:\n            os.write(1, b'x' * 65536)\nwhile True:\n    pass",
+    "masked": "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True:\n    pass",
+    "stopped": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+}
+
+
+@pytest.mark.parametrize("stdio", [False, True], ids=["sockets", "stdio"])
+def test_wedged_container_is_gone_within_a_second(client: Any, stdio: bool) -> None:
+    """Nobody reads what it writes, and it listens to nobody. A busy machine gets three attempts; the minute of an unread stream none."""
+    policy = Policy(limits=Limits(time=60, output=10**12))
+    with Executor(Stdio(policy), policy=policy) if stdio else Executor("docker", policy=policy) as executor:
+        for name, code in WEDGED.items():
+            spent: list[float] = []
+            while not spent or (min(spent) >= 1 and len(spent) < 3):
+                session = executor.session()
+                reading, release = threading.Event(), threading.Event()
+
+                def unread(_: object, reading: threading.Event = reading, release: threading.Event = release) -> None:
+                    reading.set()
+                    release.wait(60)
+
+                step = threading.Thread(
+                    target=session.run, args=(f"print('go')\n{code}",), kwargs={"on_output": unread}
+                )
+                step.start()
+                assert reading.wait(30)
+                identity = session._guest.id  # type: ignore[attr-defined]
+                started = monotonic()
+                session.kill()
+                assert eventually(lambda identity=identity: identity not in ours(client), 60)
+                spent.append(monotonic() - started)
+                release.set()
+                step.join(30)
+                assert not step.is_alive()
+            assert min(spent) < 1, (name, spent)
     assert ours(client) == []
+
+
+def test_step_that_floods_or_wedges_ends_and_its_container_goes(client: Any) -> None:
+    with Executor("docker", policy=Policy(limits=Limits(time=0.5))) as executor:
+        for code in ("while True:\n    print('x' * 60000)", *WEDGED.values()):
+            with executor.session() as session:
+                result = session.run(code)
+                assert result.error is not None and result.error.kind in ("time", "output"), result
+                assert session.closed
+            assert eventually(lambda: ours(client) == [])
 
 
 def test_callback_that_blocks_does_not_delay_the_kill(client: Any) -> None:

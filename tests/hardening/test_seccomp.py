@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import sys
 
@@ -204,3 +205,65 @@ def test_probe_tells_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libc, "MACHINE", "riscv64")
     if sys.platform == "linux":
         assert "riscv64" in seccomp.probe()
+
+
+def _together(first: int, second: int) -> int:
+    """What the kernel does with two filters' answers: the sternest counts, of equals the later filter's."""
+    order = {bpf.KILL_PROCESS: 0, 0x00050000: 1, bpf.USER_NOTIF: 2, bpf.ALLOW: 3}
+    return second if order[second & 0xFFFF0000] <= order[first & 0xFFFF0000] else first
+
+
+_WORDS = (0, 1, 2, 3, 9, 17, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, seccomp.FORK, seccomp.KEEP, 0x3D0F00, 0x5451, 0xC0502100, 0xC0182101, 2**32 + 1)  # fmt: skip
+_SECOND = (0, 1, 9, 0x5451, 0xC0502100, 0xC0182101)
+
+
+@pytest.mark.parametrize("machine", NUMBERS)
+def test_a_sealed_process_may_do_exactly_what_one_may_that_was_never_more(machine: str) -> None:
+    """By every system call: the filter of a process that may start others, and its seal, are together the ordinary filter."""
+    arch = seccomp.ARCHITECTURES[machine]
+    ordinary, wide, seal = (
+        seccomp.program(1, machine=machine),
+        seccomp.program(1, machine=machine, keeper=True),
+        seccomp.seal(False, machine),
+    )
+    for number in range(max(NUMBERS[machine].values()) + 20):
+        for arguments in itertools.product(_WORDS, _SECOND, (0, 9)):
+            wanted = bpf.evaluate(ordinary, arch, number, arguments)
+            found = _together(bpf.evaluate(wide, arch, number, arguments), bpf.evaluate(seal, arch, number, arguments))
+            assert wanted == found, (number, arguments)
+
+
+@pytest.mark.parametrize("machine", NUMBERS)
+def test_what_a_process_that_can_be_copied_may_do_beyond_the_ordinary(machine: str) -> None:
+    arch = seccomp.ARCHITECTURES[machine]
+    ordinary, wide, seal = (
+        seccomp.program(1, machine=machine),
+        seccomp.program(1, machine=machine, keeper=True),
+        seccomp.seal(True, machine),
+    )
+    names = {number: name for name, number in NUMBERS[machine].items()}
+    more: set[tuple[str, int]] = set()
+    for number, name in names.items():
+        for arguments in itertools.product(_WORDS, _SECOND, (0, 9)):
+            found = _together(bpf.evaluate(wide, arch, number, arguments), bpf.evaluate(seal, arch, number, arguments))
+            if found == bpf.ALLOW != bpf.evaluate(ordinary, arch, number, arguments):
+                more.add((name, arguments[0] & 0xFFFFFFFF if name != "recvmsg" else 0))
+            if name in ("kill", "tgkill", "prlimit64") and arguments[0] & 0xFFFFFFFF in (1, 0x80000000, 0xFFFFFFFF):
+                assert found != bpf.ALLOW, arguments  # neither the process that watches, nor all at once
+    others = {2, 3, 9, 17, 0x7FFFFFFF, seccomp.FORK, seccomp.KEEP, 0x3D0F00, 0x5451}
+    assert more == {
+        ("clone", seccomp.KEEP),
+        ("recvmsg", 0),
+        *((name, pid) for name in ("kill", "tgkill", "prlimit64") for pid in others),
+    }
+
+
+@pytest.mark.parametrize("machine", NUMBERS)
+def test_only_the_copy_is_asked_about(machine: str) -> None:
+    program, arch = seccomp.asking(machine), seccomp.ARCHITECTURES[machine]
+    clone = NUMBERS[machine]["clone"]
+    assert bpf.evaluate(program, arch, clone, [seccomp.KEEP]) == bpf.USER_NOTIF
+    for flags in (seccomp.FORK, 0x3D0F00, 17, 0):
+        assert bpf.evaluate(program, arch, clone, [flags]) == bpf.ALLOW
+    assert bpf.evaluate(program, arch, clone + 1, [seccomp.KEEP]) == bpf.ALLOW
+    assert bpf.evaluate(program, 0x40000003, clone) == bpf.KILL_PROCESS

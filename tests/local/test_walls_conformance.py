@@ -15,9 +15,10 @@ OFF = dict.fromkeys(
     ("test_imports_restrict", "test_policy_of_a_session_replaces_the_executors"), "the language wall is off"
 )
 
-TestBothWalls = conformance("local", modules=("numpy", "pandas", "PIL", "matplotlib"))
+TestBothWalls = conformance("local", capabilities=("rollback",), modules=("numpy", "pandas", "PIL", "matplotlib"))
 TestFullPython = conformance(
     "local",
+    capabilities=("rollback",),
     policy=Policy(imports="*"),
     modules=("numpy", "pandas", "PIL", "matplotlib"),
     deviations=OFF,

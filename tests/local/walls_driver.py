@@ -46,7 +46,13 @@ def main() -> None:
         zygote = executor._backend._zygote  # type: ignore[attr-defined]
         isolation = {name: list(wall) for name, wall in executor.isolation.items()}
         for name, code in job["attacks"].items():
-            result = executor.run(code, variables={**job.get("known", {}), **known})
+            if job.get("undone"):  # in a session that went back to its checkpoint, as a process that was woken for it
+                with executor.session(variables={**job.get("known", {}), **known}) as session:
+                    session.run("state = 1")
+                    assert session.run("import os; os._exit(1)").rolled_back
+                    result = session.run(code)
+            else:
+                result = executor.run(code, variables={**job.get("known", {}), **known})
             error = None if result.error is None else [result.error.kind, result.error.type, result.error.message]
             results[name] = {"value": result.value, "error": error, "stdout": result.stdout}
         after = executor.run("'alive'").value

@@ -23,8 +23,7 @@ def private(pid: int) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_ten_thousand_sessions_are_alive_at_once() -> None:
-    policy = Policy(rollback="never")
-    with Executor(WasmBackend(policy, workers=0), policy=policy) as executor:
+    with Executor(WasmBackend(Policy(), workers=0)) as executor:
         executor.run("1")
         before = private(os.getpid())
         sessions = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -376,8 +377,8 @@ def test_branch_of_a_session_whose_checkpoint_cannot_be_kept(
         raise OSError("no memory for a shadow")
 
     with in_process.session(policy=FAST) as session:
-        monkeypatch.setattr(checkpoint, "Shadow", fail)
         session.run("x = 1")
+        monkeypatch.setattr(checkpoint.shadows, "take", fail)
         result = session.run(SPIN)
         assert not result.rolled_back
         with pytest.raises(SessionClosed, match="no memory for a shadow"):
@@ -523,11 +524,13 @@ def image(in_process: Executor) -> Snapshot:
 
 
 def parts(image: Snapshot) -> tuple[dict[str, Any], bytes, bytes]:
+    """Header; places and pages, one behind the other; contents."""
     state = snapshot.unpack(bytes(image), None).state
     length = int.from_bytes(state[:4], "little")
     header = json.loads(state[4 : 4 + length])
     rest = state[4 + length :]
-    return header, rest[: header["pages"]], rest[header["pages"] :]
+    end = header["places"][1] + header["pages"]
+    return header, rest[:end], rest[end:]
 
 
 def forged(image: Snapshot, header: Any, written: bytes, contents: bytes) -> Snapshot:
@@ -535,6 +538,15 @@ def forged(image: Snapshot, header: Any, written: bytes, contents: bytes) -> Sna
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     state = len(text).to_bytes(4, "little") + text + written + contents
     return snapshot.pack(snapshot.unpack(bytes(image), None)._replace(state=state), None)
+
+
+def placed(image: Snapshot, starts: list[int], lengths: list[int], data: bytes | None = None) -> Snapshot:
+    """A snapshot whose memory differs elsewhere, by `data` if not by as many bytes as it says."""
+    header, _, contents = parts(image)
+    places = zlib.compress(struct.pack(f"<{len(starts) + len(lengths)}I", *starts, *lengths))
+    pages = zlib.compress(bytes(sum(lengths) % 2**22) if data is None else data)
+    header = change(header, places=[len(starts), len(places)], pages=len(pages))
+    return forged(image, header, places + pages, contents)
 
 
 def change(header: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -557,20 +569,17 @@ def linked(header: dict[str, Any], name: str, what: Any) -> dict[str, Any]:
 
 
 ATTACKS: dict[str, Any] = {
-    "pages below the memory": lambda h: change(h, runs=[[-4096, 0, 0], *h["runs"][1:]]),
-    "pages beyond the memory": lambda h: change(h, runs=[*h["runs"][:-1], [h["memory"], h["memory"] + 4096, 0]]),
-    "pages far beyond": lambda h: change(h, runs=[[2**40, 2**40 + 4096, 0]]),
-    "pages twice": lambda h: change(h, runs=[h["runs"][0], *h["runs"]]),
-    "pages backwards": lambda h: change(h, runs=h["runs"][::-1]),
-    "half a page": lambda h: change(h, runs=[[1, 4097, 0], *h["runs"][1:]]),
-    "an empty run": lambda h: change(h, runs=[[0, 0, 0], *h["runs"]]),
-    "runs of a wrong shape": lambda h: change(h, runs=[[0, 4096]]),
-    "a strange kind of run": lambda h: change(h, runs=[[a, b, 2] for a, b, _ in h["runs"]]),
-    "runs that are numbers": lambda h: change(h, runs=[1, 2, 3]),
-    "no runs": lambda h: change(h, runs=None),
-    "too few runs": lambda h: change(h, runs=h["runs"][:-1]),
-    "floating pages": lambda h: change(h, runs=[[0.0, 4096.0, 0]]),
-    "true pages": lambda h: change(h, runs=[[False, 4096, True]]),
+    "places of a wrong shape": lambda h: change(h, places=[1]),
+    "places that are numbers": lambda h: change(h, places=7),
+    "no places": lambda h: change(h, places=None),
+    "too few places": lambda h: change(h, places=[h["places"][0] - 1, h["places"][1]]),
+    "too many places": lambda h: change(h, places=[h["places"][0] + 1, h["places"][1]]),
+    "places without end": lambda h: change(h, places=[2**40, h["places"][1]]),
+    "less than no places": lambda h: change(h, places=[-1, h["places"][1]]),
+    "places beyond the end": lambda h: change(h, places=[h["places"][0], 2**40]),
+    "places that end before they begin": lambda h: change(h, places=[h["places"][0], -5]),
+    "floating places": lambda h: change(h, places=[float(h["places"][0]), h["places"][1]]),
+    "true places": lambda h: change(h, places=[True, h["places"][1]]),
     "a memory that is too small": lambda h: change(h, memory=65536),
     "a memory beyond the limit": lambda h: change(h, memory=2**32),
     "a memory beyond addresses": lambda h: change(h, memory=2**40),
@@ -645,6 +654,42 @@ def test_hostile_state_is_refused(in_process: Executor, image: Snapshot, attack:
         in_process.restore(forged(image, ATTACKS[attack](header), written, contents))
 
 
+@pytest.mark.parametrize(
+    ("starts", "lengths"),
+    [
+        ([2**32 - 128], [128]),
+        ([0, 2**32 - 1], [1, 2**32 - 1]),
+        ([0], [2**32 - 1]),
+        ([0, 0], [128, 128]),
+        ([128, 0], [128, 128]),
+        ([0, 64], [128, 128]),
+        ([0, 128], [0, 128]),
+        ([0], [0]),
+    ],
+    ids=[
+        "beyond the memory",
+        "around the end",
+        "longer than it",
+        "twice",
+        "backwards",
+        "overlapping",
+        "empty",
+        "only empty",
+    ],
+)
+def test_hostile_places_are_refused(
+    in_process: Executor, image: Snapshot, starts: list[int], lengths: list[int]
+) -> None:
+    with pytest.raises(SnapshotError, match="pages"):
+        in_process.restore(placed(image, starts, lengths))
+
+
+@pytest.mark.parametrize("data", [b"", bytes(127), bytes(129), bytes(2**24)])
+def test_pages_that_do_not_fit_their_places_are_refused(in_process: Executor, image: Snapshot, data: bytes) -> None:
+    with pytest.raises(SnapshotError, match=r"too short|too long"):
+        in_process.restore(placed(image, [4096], [128], data))
+
+
 def test_hostile_state_is_refused_by_workers_too(workers: Executor, image: Snapshot) -> None:
     header, written, contents = parts(image)
     for attack in list(ATTACKS.values())[::6]:
@@ -658,11 +703,13 @@ def test_more_streams_than_there_should_be(in_process: Executor, image: Snapshot
     header, written, contents = parts(image)
     bomb = zlib.compress(bytes(2**28), 9)
     for made in (
-        forged(image, change(header, pages=len(bomb)), bomb, contents),  # a quarter gigabyte instead of the pages
+        # A quarter gigabyte instead of the places, and of the pages.
+        forged(image, change(header, places=[5, len(bomb)], pages=0), bomb, contents),
+        forged(image, change(header, pages=len(bomb)), written[: header["places"][1]] + bomb, contents),
         forged(image, header, written, bomb),
         forged(image, header, written, contents + b"more"),
         forged(image, header, written[:-1] + b"\0", contents),
-        forged(image, change(header, pages=0), b"", contents),
+        forged(image, change(header, pages=0), written[: header["places"][1]], contents),
         forged(image, b"{", written, contents),
         forged(image, b"[" * 10_000, written, contents),
         forged(image, b"null", written, contents),
@@ -744,11 +791,9 @@ def test_any_change_of_a_state_is_refused_or_harmless(
 @given(st.binary(min_size=1, max_size=300), st.integers(0, 10**7))
 def test_hostile_memory_stays_the_guests_own(in_process: Executor, image: Snapshot, junk: bytes, where: int) -> None:
     """Linear memory with anything written into it: the guest may crash, the host and other sessions do not notice."""
-    header, _, contents = parts(image)
-    start = where % (header["memory"] // 4096) * 4096
+    memory = parts(image)[0]["memory"]
     block = (junk * (4096 // len(junk) + 1))[:4096]
-    written = zlib.compress(block)
-    made = forged(image, change(header, runs=[[start, start + 4096, 0]], pages=len(written)), written, contents)
+    made = placed(image, [where % (memory // 4096) * 4096], [4096], block)
     try:
         with in_process.restore(made, policy=FAST) as back:
             back.run("x = 1")

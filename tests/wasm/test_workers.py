@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -274,3 +276,13 @@ def test_host_socket_pair_is_the_only_way_in() -> None:
     with Executor(WasmBackend(Policy(), workers=1)) as executor, executor.session() as session:
         sock = session._guest._socket  # type: ignore[attr-defined]
         assert isinstance(sock, socket.socket) and sock.getsockname() == ""
+
+
+def test_the_host_of_workers_does_not_load_wasmtime() -> None:
+    code = (
+        "import sys\nfrom safeexec import Executor\n"
+        "with Executor('wasm') as executor:\n    assert executor.run('6 * 7').value == 42\n"
+        "print([m for m in ('ctypes', 'zlib', 'safeexec_backends.wasm.abi', 'safeexec_backends.wasm.instance') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[]\n", done.stdout + done.stderr

@@ -16,6 +16,8 @@ _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 
 ALLOW = 0x7FFF0000
 KILL_PROCESS = 0x80000000
+USER_NOTIF = 0x7FC00000
+"""Whoever has the filter's listener decides; the caller waits. Where nobody has it, the call fails with ENOSYS."""
 
 
 def errno(code: int) -> int:
@@ -45,6 +47,24 @@ class Within(NamedTuple):
     required: int = 0
 
 
+class WithinOrOneOf(NamedTuple):
+    """`Within`, or exactly one of `values`."""
+
+    argument: int
+    mask: int
+    required: int
+    values: tuple[int, ...]
+
+
+class Between(NamedTuple):
+    """Argument `argument`, a positive int in the kernel, lies between `low` and `high`, both included, or is one of `also`."""
+
+    argument: int
+    low: int
+    high: int = 0x7FFFFFFF
+    also: tuple[int, ...] = ()
+
+
 class MaskedOneOf(NamedTuple):
     """Argument `argument` (32 bits), masked, is one of `values`."""
 
@@ -61,7 +81,7 @@ class Unless(NamedTuple):
     action: int
 
 
-Condition = OneOf | Within | MaskedOneOf | Unless
+Condition = OneOf | Within | WithinOrOneOf | Between | MaskedOneOf | Unless
 
 
 class Rule(NamedTuple):
@@ -95,6 +115,19 @@ def _condition(condition: Condition, tail: int) -> list[Instruction]:
         return [_load(low), Instruction(_EQUAL, 0, 1, condition.value), Instruction(_RETURN, 0, 0, condition.action)]
     if isinstance(condition, MaskedOneOf):
         return [_load(low), Instruction(_AND, 0, 0, condition.mask), *_values(condition.values, tail)]
+    if isinstance(condition, Between):
+        count = len(condition.also)
+        return [
+            _load(low),
+            *[Instruction(_EQUAL, count - place + 1, 0, value) for place, value in enumerate(condition.also)],
+            Instruction(_AT_LEAST, 0, tail + 1, condition.low),
+            Instruction(_AT_LEAST, tail, 0, condition.high + 1),
+        ]
+    if isinstance(condition, WithinOrOneOf):
+        body = _condition(Within(condition.argument, condition.mask, condition.required), tail)
+        count = len(condition.values)
+        over = [Instruction(_EQUAL, count - place - 1 + len(body), 0, v) for place, v in enumerate(condition.values)]
+        return [_load(low), *over, *body]
     body = [_load(low), Instruction(_AND, 0, 0, condition.required), Instruction(_EQUAL, 0, tail, condition.required)]
     outside = ~condition.mask & 0xFFFFFFFF
     return [_load(low), Instruction(_AND, 0, 0, outside), Instruction(_EQUAL, 0, len(body) + tail, 0), *body]

@@ -43,7 +43,8 @@ def flags(names: Iterable[str]) -> int:
     return total
 
 
-def _thread_id_address() -> int | None:
+def thread_id_address() -> int | None:
+    """Where this thread's id is kept; None where that is not known."""
     # The C library keeps its thread's id in memory; a raw clone must have the kernel renew it in the child, as fork() does.
     address = ctypes.c_void_p()
     try:
@@ -61,7 +62,7 @@ def clone(namespaces: int) -> tuple[int, int]:
     Only for a process with one thread: the C library's own fork handlers do not run. Python's do.
     """
     pidfd = ctypes.c_int(-1)
-    tid = _thread_id_address()
+    tid = thread_id_address()
     bits = namespaces | _PIDFD | _SIGCHLD | (_CHILD_SETTID | _CHILD_CLEARTID if tid else 0)
     parent_tid = ctypes.addressof(pidfd)  # CLONE_PIDFD stores the descriptor where the parent's tid would go
     order = (tid, 0) if libc.MACHINE == "x86_64" else (0, tid)  # aarch64 takes tls before child_tid

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Iterable
 
 from safeexec_backends._hardening import bpf, libc
-from safeexec_backends._hardening.bpf import MaskedOneOf, OneOf, Rule, Unless, Within
+from safeexec_backends._hardening.bpf import Between, MaskedOneOf, OneOf, Rule, Unless, Within, WithinOrOneOf
 from safeexec_backends._hardening.syscalls import NUMBERS
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*, linux/audit.h
@@ -62,6 +62,11 @@ _ATTRIBUTES = "chmod fchmod fchmodat fchmodat2 utime utimes utimensat futimesat"
 # CLONE_VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID DETACHED CHILD_SETTID: what a C library's thread needs.
 _THREAD_FLAGS = 0x017D0F00
 _THREAD = 0x00010900  # CLONE_THREAD | CLONE_SIGHAND | CLONE_VM
+
+FORK = 0x01200011
+"""CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD: a process of one's own."""
+KEEP = FORK | 0x8000
+"""The same with CLONE_PARENT: a copy of oneself that is one's sibling."""
 
 _SEND_FLAGS = 0x4040  # MSG_DONTWAIT, MSG_NOSIGNAL
 _RECEIVE_FLAGS = 0x162  # MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT, MSG_WAITALL
@@ -117,6 +122,55 @@ def _rules(own_pid: int) -> dict[str, Rule]:
     }
 
 
+# A process that goes on to start others and watch over them needs these, before code of a session runs in it.
+_KEEPER = "seccomp sendmsg recvmsg pidfd_open".split()
+_NOTIFY = (0xC0502100, 0xC0182101)  # SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
+
+
+def _keeper_rules() -> dict[str, Rule]:
+    anyone = (Between(0, 1),)
+    return {
+        "clone": Rule((WithinOrOneOf(0, _THREAD_FLAGS, _THREAD, (FORK, KEEP)),), _PERM),
+        "kill": Rule(anyone, _PERM),
+        "tgkill": Rule(anyone, _PERM),
+        "prlimit64": Rule((Between(0, 0),), _PERM),
+        "ioctl": Rule((OneOf(1, (*_IOCTL, *_NOTIFY)),), bpf.errno(errno.ENOTTY)),
+    }
+
+
+def _sealing(keeps: bool) -> dict[str, bpf.Action]:
+    refused: dict[str, bpf.Action] = dict.fromkeys(_KEEPER, _PERM)
+    if not keeps:
+        return refused | {n: r for n, r in _rules(1).items() if n in _keeper_rules()}
+    del refused["recvmsg"]  # how a copy that is woken gets its channel; nobody can send it anything else
+    # Its own id is not known: its copies have others. The first process is nobody's: it watches over them.
+    others = Between(0, 2)
+    deadly = Unless(1, 9, bpf.KILL_PROCESS), Unless(2, 9, bpf.KILL_PROCESS)
+    return {
+        **refused,
+        "clone": Rule((WithinOrOneOf(0, _THREAD_FLAGS, _THREAD, (KEEP,)),), _PERM),
+        "kill": Rule((others, deadly[0]), _PERM),
+        "tgkill": Rule((others, deadly[1]), _PERM),
+        "prlimit64": Rule((Between(0, 2, also=(0,)),), _PERM),
+        "ioctl": _rules(1)["ioctl"],
+    }
+
+
+def seal(keeps: bool, machine: str = libc.MACHINE) -> list[bpf.Instruction]:
+    """A second filter: what takes back from a process that `build` made with `keeper` all that it has beyond the ordinary.
+
+    With `keeps` it may go on to copy itself, as often as the listener of `asking` agrees to.
+    """
+    actions = {NUMBERS[machine][name]: action for name, action in _sealing(keeps).items()}
+    return bpf.assemble(ARCHITECTURES[machine], actions, default=bpf.ALLOW, beyond=bpf.ALLOW)
+
+
+def asking(machine: str = libc.MACHINE) -> list[bpf.Instruction]:
+    """A filter by which no process copies itself (`KEEP`) unless the filter's listener agrees."""
+    ask = Rule((Unless(0, KEEP, bpf.USER_NOTIF),), bpf.ALLOW)
+    return bpf.assemble(ARCHITECTURES[machine], {NUMBERS[machine]["clone"]: ask}, default=bpf.ALLOW, beyond=bpf.ALLOW)
+
+
 def probe() -> str:
     """Why this wall cannot stand here; empty when it can."""
     if reason := libc.supported():
@@ -129,16 +183,21 @@ def probe() -> str:
     return ""
 
 
-def build(own_pid: int, allow: Iterable[str] = (), private_files: bool = True) -> bytes:
+def build(own_pid: int, allow: Iterable[str] = (), private_files: bool = True, keeper: bool = False) -> bytes:
     """The filter for a process whose id, in its own pid namespace, is `own_pid`; `allow` names further calls to let through.
 
-    `private_files` is False where the process can name the host's files, having no private root.
+    `private_files` is False where the process can name the host's files, having no private root. `keeper`: a process that may start others
+    and must be sealed before it runs anyone's code.
     """
-    return bpf.encode(program(own_pid, allow, private_files))
+    return bpf.encode(program(own_pid, allow, private_files, keeper=keeper))
 
 
 def program(
-    own_pid: int, allow: Iterable[str] = (), private_files: bool = True, machine: str = libc.MACHINE
+    own_pid: int,
+    allow: Iterable[str] = (),
+    private_files: bool = True,
+    machine: str = libc.MACHINE,
+    keeper: bool = False,
 ) -> list[bpf.Instruction]:
     """The same, as instructions."""
     numbers = NUMBERS[machine]
@@ -151,6 +210,8 @@ def program(
         **_rules(own_pid),
         **dict.fromkeys(allow, bpf.ALLOW),
     }
+    if keeper:
+        table |= {**dict.fromkeys(_KEEPER, bpf.ALLOW), **_keeper_rules()}
     if not private_files:
         table |= dict.fromkeys(_ATTRIBUTES, bpf.errno(0))
         table["truncate"] = _PERM  # by path: Landlock guards it from ABI 3 on only
@@ -164,6 +225,13 @@ def program(
 
 class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+def listen(filter: bytes) -> int:
+    """Put this thread behind `filter`, and get the descriptor of who answers for it (seccomp_unotify(2)). Raises OSError."""
+    buffer = ctypes.create_string_buffer(filter, len(filter))
+    # SECCOMP_SET_MODE_FILTER with SECCOMP_FILTER_FLAG_NEW_LISTENER; the descriptor is closed on exec
+    return libc.syscall("seccomp", 1, 8, _Program(len(filter) // 8, ctypes.addressof(buffer)))
 
 
 def apply(filter: bytes) -> None:

@@ -100,7 +100,7 @@ class DockerBackend(Backend):
             address = daemon.address(self._client)
             direct.sweep()
             local = address.startswith("unix://") and not self._podman and self._daemon not in _elsewhere
-            self._hosts = self._files_shared and local
+            self._hosts = config.hosts_file() if self._files_shared and local else ""
             shape, self._walls, first = self._first(policy)
             self._facts = daemon.facts(self._client, version, info, runtime, shape.image, len(reaped))
             walls.require(self.isolation, policy)
@@ -137,7 +137,7 @@ class DockerBackend(Backend):
                 declared = (attributes.get("Config") or {}).get("Volumes") or {}
                 self._images[key] = (image, tuple(declared))
             image, _ = self._images[key]
-        return config.shape(image, self._runtime, policy.limits, self._cpus, config.hosts_file() if self._hosts else "")
+        return config.shape(image, self._runtime, policy.limits, self._cpus, self._hosts)
 
     # -- starting ----------------------------------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class DockerBackend(Backend):
             if not shape.hosts:
                 raise
             # Whatever it was, a second failure says it better; but most likely the daemon cannot mount a file of ours.
-            self._hosts = False
+            self._hosts = ""
             shape = self._shape(policy)
             found = self._prepare(shape)
             _elsewhere.add(self._daemon)

@@ -50,6 +50,7 @@ class Channel:
     def _redirect(self) -> None:
         self._main = _thread.get_ident()
         self._child = False
+        self._running = False
         self._peek = select.poll()  # under the guest's send lock: a poll object serves one thread at a time
         self._wait = select.poll()  # of the thread that forwards
         self._pipes: dict[int, int] = {}
@@ -74,10 +75,6 @@ class Channel:
         os.register_at_fork(after_in_child=self._after_fork)
         _thread.start_new_thread(self._listen, ())
         _thread.start_new_thread(self._forward, ())
-
-    def first(self) -> wire.Frame:
-        """A frame, read in this thread, before :meth:`start`."""
-        return self._frames.recv()
 
     def _listen(self) -> None:
         try:
@@ -104,9 +101,12 @@ class Channel:
         if self._child:
             raise RuntimeError("tools cannot be called from a child process")
         frame = self._frames.recv()
-        if frame[0].get("t") == "run":
-            self._current = frame[0].get("id", -1)
+        self._begun(frame[0])
         return frame
+
+    def _begun(self, header: wire.Header) -> None:
+        if header.get("t") == "run":
+            self._current, self._running = header.get("id", -1), True
 
     def buffered(self) -> bool:
         """Whether a frame waits that the descriptor does not show."""
@@ -129,6 +129,8 @@ class Channel:
             return
         for fd, _ in self._peek.poll(0):
             self._relay(fd)
+        if header.get("t") == "done":
+            self._running = False
         self._frames.send(header, blobs)
 
     def _relay(self, fd: int) -> None:
@@ -147,10 +149,21 @@ class Channel:
         stream = self.guest._stdout if number == 1 else self.guest._stderr
         if len(data) > stream._left:
             stream.truncated = True
+            stream._flood -= len(data)
+            if stream._flood < 0 and self._running:
+                self._end_flood(data[: stream._left], number)
             data = data[: stream._left]
         stream._left -= len(data)
         if data:
             self._frames.send({"t": "out", "s": number}, [data])
+
+    def _end_flood(self, data: bytes, number: int) -> None:
+        """Answer the step and end, as for what is printed. Its own code may be in a loop of C's, and the flood a child's: neither is asked."""
+        if data:
+            self._frames.send({"t": "out", "s": number}, [data])
+        error = self.guest._describe(guest.OutputFlood(), "")
+        self._frames.send({"t": "done", "id": self._current, "cut": True, "error": error})
+        os._exit(0)
 
     def _forward(self) -> None:
         while True:
@@ -231,6 +244,7 @@ class StdioChannel(Channel):
         frame = self._queue.get()
         if frame is None:
             raise EOFError
+        self._begun(frame[0])
         return frame
 
     def buffered(self) -> bool:
@@ -275,8 +289,8 @@ class Python(guest.Python):
 
     hidden = (__file__,)
 
-    def __init__(self, imports: Sequence[str] | None, channel: Channel) -> None:
-        self._imports = imports
+    def __init__(self, channel: Channel) -> None:
+        self.imports: Sequence[str] | None = None
         self._channel = channel
 
     def compile(self, source: str, filename: str) -> list[Any]:
@@ -289,8 +303,8 @@ class Python(guest.Python):
     def namespace(self) -> dict[str, Any]:
         """See the base class."""
         namespace = super().namespace()
-        if self._imports is not None and "*" not in self._imports:
-            builtins.__import__ = _ruled(builtins.__import__, tuple(self._imports))
+        if self.imports is not None and "*" not in self.imports:
+            builtins.__import__ = _ruled(builtins.__import__, tuple(self.imports))
         return namespace
 
 
@@ -328,10 +342,13 @@ def main(codes: bytes | None, sockets: Sequence[int]) -> None:
         channel._frames.send({"t": "program", "look": look.look()}, [codes])
     else:
         channel._frames.send({"t": "ready"})
-    header, _ = channel.first()
-    _prepare()
-    session = Session(channel, Python(header.get("imports"), channel))
+    # All that no session's settings are needed for: a container that waits in a pool has done it when it is taken.
+    language = Python(channel)
+    session = Session(channel, language)
     channel.start(session)
+    _prepare()
+    header, _ = channel.recv()
+    language.imports = header.get("imports")
     session.serve()
     os._exit(0)
 

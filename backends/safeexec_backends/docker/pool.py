@@ -13,6 +13,8 @@ from safeexec_backends.docker.container import DockerGuest
 
 _TICK = 1.0
 _RETRY = 5.0
+_SETTLE = 0.01
+"""How long a refill waits after one was taken: to start the next container is work for this process too, and whoever took one is not done yet."""
 
 
 class Pool:
@@ -39,6 +41,7 @@ class Pool:
         self._ready: deque[DockerGuest] = deque()
         self._wake = threading.Event()
         self._closed = False
+        self._over = threading.Event()
         self._lock = threading.Lock()
         self.trouble: SafeExecError | None = None
         """Why the last refill failed; the next session that starts a container itself meets the same."""
@@ -85,7 +88,8 @@ class Pool:
                             continue
                     guest.close()
                     return
-            self._wake.wait(pause)
+            if self._wake.wait(pause):
+                self._over.wait(_SETTLE)
             self._wake.clear()
 
     def _look_after(self) -> None:
@@ -109,6 +113,7 @@ class Pool:
         """End the thread and the containers. Idempotent."""
         with self._lock:
             self._closed = True
+        self._over.set()
         self._wake.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()

@@ -13,6 +13,8 @@ import threading
 import weakref
 from pathlib import Path
 
+from safeexec_backends.docker.daemon import ENVIRONMENT
+
 _PROGRAM = """
 import os, signal, sys
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -39,7 +41,8 @@ class Watcher:
     def __init__(self, url: str, token: str) -> None:
         self._lock = threading.Lock()
         self._open = True
-        environment = {key: os.environ[key] for key in os.environ if key.startswith("DOCKER_") or key == "PATH"}
+        # It must find the same daemon.
+        environment = {key: os.environ[key] for key in os.environ if key.startswith(ENVIRONMENT)}
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _PROGRAM, url, token, *_paths()],
             stdin=subprocess.PIPE,

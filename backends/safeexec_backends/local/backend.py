@@ -14,8 +14,9 @@ from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import DEFAULT_IMPORTS, Policy
 from safeexec_backends.local import control, launch, library
 from safeexec_backends.local.process import LocalGuest, Threaded, ZygoteDied, ZygoteProcess
+from safeexec_backends.local.returning import ReturningGuest
 
-_ROLLBACK = Wall(False, "a cell cannot take a step back: one that runs out of a limit ends its session")
+_ENDS = "a step that runs out of a limit ends its session: "
 _MINIMUM = "seccomp and one of landlock or mount_namespace"
 _WEAKER = "Policy(require=()), or --allow-weak on the command line, runs it with fewer walls"
 
@@ -64,7 +65,13 @@ class LocalBackend(Backend):
     @property
     def isolation(self) -> Mapping[str, Wall]:
         """What a cell found standing around itself when this backend started."""
-        return MappingProxyType({**self._walls, "language": self._language_wall(self._policy), "rollback": _ROLLBACK})
+        return MappingProxyType(
+            {
+                **self._walls,
+                "language": self._language_wall(self._policy),
+                "rollback": self._rollback_wall(self._policy),
+            }
+        )
 
     def start(self, policy: Policy) -> LocalGuest:
         if os.getpid() != self._owner:
@@ -107,6 +114,7 @@ class LocalBackend(Backend):
         zygote.expect(_order(self._policy), [m for m in DEFAULT_IMPORTS if m != "os"])
         self._zygote = zygote
         self._portable = zygote.portable
+        self._no_rollback = zygote.rollback
         self._walls = {name: Wall(not reason, reason) for name, reason in zygote.walls.items()}
 
     def _start(self, policy: Policy) -> LocalGuest:
@@ -133,7 +141,9 @@ class LocalBackend(Backend):
                 raise
             else:
                 sock = socket.socket(fileno=stream)
-                return LocalGuest(sock, policy, self._zygote, pid, [*pidfd, -1][0], status, self._guests.discard)
+                goes_back = policy.rollback != "never" and self._rollback_wall(policy).active
+                kind = ReturningGuest if goes_back else LocalGuest
+                return kind(sock, policy, self._zygote, pid, [*pidfd, -1][0], status, self._guests.discard)
         raise BackendUnavailable("the local sandbox's zygote dies as soon as it is started")
 
     def _retire(self) -> None:
@@ -158,12 +168,13 @@ class LocalBackend(Backend):
             )
         if "memory" in changed and self._portable:
             raise PolicyError("Limits.memory cannot be held on this system, which does not tell how much a process has")
-        if policy.rollback in ("limits", "errors"):
-            raise PolicyError("the local sandbox cannot undo a failed step: leave Policy.rollback None, or set 'never'")
+        rollback = self._rollback_wall(policy)
+        if policy.rollback in ("limits", "errors") and not rollback.active:
+            raise PolicyError(f"Policy.rollback={policy.rollback!r}: {rollback.reason}; leave it None, or set 'never'")
         self._check_walls(policy)
 
     def _check_walls(self, policy: Policy) -> None:
-        walls = {**self._walls, "language": self._language_wall(policy), "rollback": _ROLLBACK}
+        walls = {**self._walls, "language": self._language_wall(policy), "rollback": self._rollback_wall(policy)}
         if policy.require is None or policy.require:
             seccomp, files = walls["seccomp"], (walls["landlock"], walls["mount_namespace"])
             if not seccomp.active:
@@ -180,6 +191,13 @@ class LocalBackend(Backend):
                 raise PolicyError(f"Policy.require: the local sandbox has no wall {name!r}; it has {', '.join(walls)}")
             if not walls[name].active:
                 raise BackendUnavailable(f"the wall {name!r} is required and missing: {walls[name].reason}")
+
+    def _rollback_wall(self, policy: Policy) -> Wall:
+        if self._no_rollback:
+            return Wall(False, _ENDS + self._no_rollback)
+        if policy.network:
+            return Wall(False, _ENDS + "the threads that carry its network would not be in a copy of its process")
+        return Wall(True)
 
     def _language_wall(self, policy: Policy) -> Wall:
         if self._language == "full":

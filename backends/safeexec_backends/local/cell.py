@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from safeexec_backends._hardening import (
+    copies,
     descriptors,
     landlock,
     libc,
@@ -80,6 +81,8 @@ class Plan:
         """System calls that the seccomp filter lets through besides its own list."""
         self.filter = b""
         """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
+        self.cannot_keep = "a cell of this kind keeps no states"
+        """Why cells cannot go back to a state they were in; empty where they can, and are sealed before they run anyone's code."""
 
     def stands(self, wall: str) -> bool:
         """Whether a wall is to be raised."""
@@ -158,7 +161,8 @@ def limits(plan: Plan, order: Order) -> dict[str, int]:
         address_space=order.baseline + order.memory if order.baseline else None,
         file_size=order.file_size or order.disk,
         # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
-        processes=order.processes if plan.stands("user_namespace") else None,
+        # One that keeps its state has two processes more: the one that watches over it, and its checkpoint.
+        processes=order.processes + (0 if plan.cannot_keep else 2) if plan.stands("user_namespace") else None,
         open_files=order.open_files,
     )
 
@@ -172,11 +176,20 @@ def _lock(plan: Plan, order: Order, work: str, temporary: str) -> None:
         landlock.apply(readable, [work, temporary, os.devnull])
     if plan.stands("seccomp"):
         own = os.getpid()
-        seccomp.apply(
-            plan.filter
-            if own == 1 and plan.filter
-            else seccomp.build(own, plan.allow, private_files=plan.stands("mount_namespace"))
-        )
+        seccomp.apply(plan.filter if own == 1 and plan.filter else strict(plan, own))
+
+
+def strict(plan: Plan, own: int) -> bytes:
+    """The seccomp filter of a cell with the process id `own` that needs no seal."""
+    return seccomp.build(own, plan.allow, private_files=plan.stands("mount_namespace"))
+
+
+def cannot_keep(plan: Plan) -> str:
+    """Why a cell cannot go back to a state it was in, as far as its walls say; empty when it can."""
+    for wall in ("seccomp", "user_namespace", "pid_namespace", "mount_namespace"):
+        if not plan.stands(wall):
+            return f"it takes copies of its process, which nothing would hold together without the wall {wall} ({plan.missing[wall]})"
+    return ""
 
 
 def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None:
@@ -190,7 +203,9 @@ def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None
             enter(plan, order, channel, status)
             status = _STATUS
             if order.probe:
-                os.write(status, json.dumps({"walls": examine(plan, order)}).encode() + b"\n")
+                walls = examine(plan, order)
+                unkept = plan.cannot_keep or copies.probe()
+                os.write(status, json.dumps({"walls": walls, "rollback": unkept}).encode() + b"\n")
                 os._exit(0)
         except BaseException as error:
             text = f"{type(error).__name__}: {error}"

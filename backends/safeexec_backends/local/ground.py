@@ -19,8 +19,10 @@ _SCRATCH = 16 * 2**20
 class Ground:
     """Prepares `plan`; `folder` is what it made on a real file system, if it had to."""
 
-    def __init__(self, setup: control.Message) -> None:
+    def __init__(self, setup: control.Message, keeps: bool = False) -> None:
+        """`keeps`: whether cells are to go back to states they were in, where they can."""
         self._setup = setup
+        self._keeps = keeps
         self.plan = Plan()
         self.plan.missing = dict(setup["deny"])
         self.folder = ""
@@ -129,7 +131,12 @@ class Ground:
         # A change of uid made this process undumpable, and /proc/self/uid_map of its children root's. No one else has this uid.
         privileges.undumpable(False)
         if plan.stands("seccomp"):
-            plan.filter = seccomp.build(1, plan.allow, private_files=plan.stands("mount_namespace"))
+            plan.cannot_keep = cell.cannot_keep(plan) if self._keeps else plan.cannot_keep
+            plan.filter = (
+                cell.strict(plan, 1)
+                if plan.cannot_keep
+                else seccomp.build(1, plan.allow, plan.stands("mount_namespace"), keeper=True)
+            )
         if not plan.stands("user_namespace"):
             for wall in namespaces.FLAGS:
                 missing.setdefault(wall, "cells have no user namespace, which an unprivileged process needs for it")

@@ -18,10 +18,12 @@ MODULE = "safeexec_backends.local.zygote"
 
 
 class Launched:
-    """A process that was started and told its set-up; its answer has not been read."""
+    """A process that was started, and told its set-up unless that comes later; its answer has not been read."""
 
-    def __init__(self, setup: control.Message, module: str = MODULE) -> None:
+    def __init__(self, setup: control.Message | None, module: str = MODULE) -> None:
         """`module` is where its `main` is. Raises OSError."""
+        self.module = module
+        self.told: control.Message | None = None
         self.socket, theirs = socket.socketpair()
         roots = [os.path.dirname(next(iter(safeexec_backends.__path__)))]
         boot = (
@@ -57,11 +59,25 @@ class Launched:
                         **{k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},
                     },
                 )  # fmt: skip
-                control.send(self.socket, setup)
             except BaseException:
                 self.socket.close()
                 raise
         self._owner = os.getpid()
+        if setup is not None:
+            self.tell(setup)
+
+    def suits(self, wanted: control.Message, module: str) -> bool:
+        """Whether it is, or can become, what is wanted in this process."""
+        return self.module == module and self.told in (None, wanted) and self._owner == os.getpid()
+
+    def tell(self, setup: control.Message) -> None:
+        """Send the set-up, once."""
+        if self.told is None:
+            self.told = setup
+            try:
+                control.send(self.socket, setup)
+            except OSError:
+                pass  # it died: whoever waits for its answer finds out
 
     def end(self) -> str:
         """Kill it; what it had to say."""
@@ -92,23 +108,29 @@ def setup(
     }
 
 
-_ahead: list[tuple[control.Message, Launched]] = []
+_ahead: list[Launched] = []
 
 
 def ahead() -> None:
     """Start the zygote that an executor with an ordinary policy will want, before there is one. Raises OSError."""
-    wanted = setup(deny={}, extra=(), language="restricted", skip=(), portable=False)
-    _ahead.append((wanted, Launched(wanted)))
+    _ahead.append(Launched(setup(deny={}, extra=(), language="restricted", skip=(), portable=False)))
 
 
-def take(wanted: control.Message) -> Launched | None:
-    """The zygote that was started ahead, if it was told just this."""
-    if not _ahead or _ahead[0][0] != wanted or _ahead[0][1]._owner != os.getpid():
+def ahead_of(module: str) -> None:
+    """Start a zygote that can be told later what it is for. Raises OSError."""
+    _ahead.append(Launched(None, module))
+
+
+def take(wanted: control.Message, module: str = MODULE) -> Launched | None:
+    """The zygote that was started ahead, if it was told just this, or nothing yet."""
+    if not _ahead or not _ahead[0].suits(wanted, module):
         return None
-    return _ahead.pop()[1]
+    found = _ahead.pop()
+    found.tell(wanted)
+    return found
 
 
 def discard() -> None:
     """End the zygote that was started ahead and that nobody took."""
     while _ahead:
-        _ahead.pop()[1].end()
+        _ahead.pop().end()

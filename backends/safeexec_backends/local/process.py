@@ -49,7 +49,7 @@ class ZygoteProcess:
                 "the local sandbox needs a Python interpreter to start, and sys.executable names none"
             )
         try:
-            started = (self.module == launch.MODULE and launch.take(setup)) or launch.Launched(setup, self.module)
+            started = launch.take(setup, self.module) or launch.Launched(setup, self.module)
         except OSError as error:
             raise BackendUnavailable(f"the interpreter {sys.executable} could not be started: {error}") from error
         self._process = started.process
@@ -75,6 +75,8 @@ class ZygoteProcess:
         self.portable: bool = reply["portable"]
         """Whether it makes do without system calls of its own, having none it knows here."""
         self.walls: dict[str, str] = reply.get("walls", {})
+        self.rollback: str = reply.get("rollback", "it is not known whether it could be undone")
+        """Why a step that failed cannot be undone in its cells; empty where it can."""
         self.retry: dict[str, str] = reply.get("retry", {})
         """Walls it found out too late that it cannot have: another one must be started without them."""
 
@@ -212,18 +214,24 @@ class LocalGuest(StreamGuest):
         if self._pidfd < 0:
             super().exchange(frame, on_frame)
             return
+        self._wake()
+        try:
+            super().exchange(frame, on_frame)
+        finally:
+            self._idle()
+
+    def _wake(self) -> None:
         with self._rest_lock:
             self._busy = True
             if self._resting:
                 self._resting = False
                 self._signal(signal.SIGCONT)
-        try:
-            super().exchange(frame, on_frame)
-        finally:
-            with self._rest_lock:
-                self._busy = False
-                self._idle_since = time.monotonic()
-            watchdog.watch(id(self), self._rest)
+
+    def _idle(self) -> None:
+        with self._rest_lock:
+            self._busy = False
+            self._idle_since = time.monotonic()
+        watchdog.watch(id(self), self._rest)
 
     def _rest(self, now: float) -> None:
         """Stop the cell once it has had nothing to do for a while; called by the watchdog."""
@@ -254,9 +262,13 @@ class LocalGuest(StreamGuest):
                 self._zygote.signal(self.pid, number)
                 return
             try:
-                signal.pidfd_send_signal(self._pidfd, number)
+                signal.pidfd_send_signal(self._target(), number)
             except ProcessLookupError:
                 pass
+
+    def _target(self) -> int:
+        """The pidfd of the process that the session runs in."""
+        return self._pidfd
 
     def _read_report(self, timeout: float) -> dict[str, Any]:
         """What the cell or its zygote said about its end, waiting for it up to `timeout` seconds."""
@@ -280,7 +292,10 @@ class LocalGuest(StreamGuest):
             return GuestDied("crash", "the sandbox process closed its connection to the host")
         if self._killed:
             return GuestDied("crash", "the sandbox process was killed by the host")
-        report = report or self._read_report(10.0)
+        return self._died_of(report or self._read_report(10.0))
+
+    @staticmethod
+    def _died_of(report: dict[str, Any]) -> GuestDied:
         if "setup" in report:
             return GuestDied("crash", f"the sandbox process could not be set up: {report['setup']}")
         if "code" in report:
@@ -298,7 +313,7 @@ class LocalGuest(StreamGuest):
 
     def _dead(self) -> bool:
         with self._signal_lock:
-            return self._closed or (self._pidfd >= 0 and ready(self._pidfd, 0.0))
+            return self._closed or (self._pidfd >= 0 and ready(self._target(), 0.0))
 
     def close(self) -> None:
         self.kill()

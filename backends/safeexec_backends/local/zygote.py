@@ -20,7 +20,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from safeexec_backends._hardening import libc, namespaces, waiting
+from safeexec_backends._hardening import copies, libc, mounts, namespaces, waiting
 from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends.local import cell, control
 from safeexec_backends.local.cell import Order
@@ -70,13 +70,16 @@ class _Nowhere:
 class Zygote:
     """The state of the one process."""
 
+    keeps = True
+    """Whether its cells are sessions, whose steps can be undone."""
+
     def __init__(self, sock: socket.socket, setup: control.Message) -> None:
         self._sock = sock
         self._setup = setup
         self._host = os.getppid()
         self._host_pidfd = -1
         self._statm = -1
-        self._ground = Ground(setup)
+        self._ground = Ground(setup, self.keeps)
         self._plan = self._ground.plan
         self._cells: dict[int, Cell] = {}
         """Live cells by pidfd (by pid where there are none)."""
@@ -92,14 +95,21 @@ class Zygote:
         self._generation = 0
         self._threads_from = ""
         self._poll = select.poll()
+        self._thread_id: int | None = None
 
     # -- once --------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def warm(cls) -> None:
+        """What can be done before the host says what it wants."""
 
     def prepare(self) -> control.Message:
         """Import what every cell needs, build the private root, give up privileges; the answer to the host."""
         sys.path += [folder for folder, _ in self._setup["extra"] if folder not in sys.path]
         self._guest = importlib.import_module("safeexec.guest")
         self._wire = importlib.import_module("safeexec.wire")
+        # Not at the top: the safeexec package exists only once `main` has made its stand-in.
+        self._keeper: Any = importlib.import_module("safeexec_backends.local.keeper") if self.keeps else None
         self._language(())
         language = sys.modules.get(_LANGUAGE)
         if language is not None:
@@ -107,6 +117,7 @@ class Zygote:
             self._setup["readable"] += language.__path__
         if libc.READY:
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+            self._thread_id = copies.thread_id_address()
             self._host_pidfd = os.pidfd_open(self._host)
             if os.getppid() != self._host:
                 os._exit(0)  # the host died meanwhile, and its id may be another's by now
@@ -132,10 +143,24 @@ class Zygote:
                 with open(probe.ends[1], "rb") as pipe:
                     report = json.loads(pipe.readline() or b"{}")
             if "walls" in report:
-                return {"walls": report["walls"], "folder": self._folder, "portable": not libc.READY}
+                cannot = report["rollback"]
+                if not cannot and not self._thread_id:
+                    cannot = "the kernel does not tell where the C library keeps a thread's id"
+                if cannot and not self._plan.cannot_keep:
+                    self._plan.filter = cell.strict(self._plan, 1)
+                self._plan.cannot_keep = cannot
+                return {
+                    "walls": report["walls"],
+                    "rollback": cannot,
+                    "folder": self._folder,
+                    "portable": not libc.READY,
+                }
             private_root = self._plan.stands("mount_namespace")
             if libc.READY:
                 self._ground.find_grantable()
+                if not self._plan.cannot_keep:
+                    self._plan.cannot_keep = cell.cannot_keep(self._plan)
+                    self._plan.filter = cell.strict(self._plan, 1) if self._plan.cannot_keep else self._plan.filter
             if private_root and not self._plan.stands("mount_namespace"):
                 # This process sits in a private root that its cells cannot have. Another one must start without.
                 return {"retry": self._plan.missing, "folder": self._folder, "portable": not libc.READY}
@@ -264,7 +289,7 @@ class Zygote:
                 os.close(status)
                 raise
             if pid == 0:
-                cell.run(self._plan, order, channel.fileno(), status, lambda fd: self._serve_guest(fd, language))
+                cell.run(self._plan, order, channel.fileno(), status, lambda fd: self._serve_guest(fd, language, order))
             live = Cell(pid, pidfd, status, folder, message, self._generation, [ours.detach(), report])
         self._cells[pidfd if pidfd >= 0 else pid] = live
         if pidfd >= 0:
@@ -277,9 +302,14 @@ class Zygote:
             return namespaces.clone(namespaces.flags(w for w in namespaces.FLAGS if self._plan.stands(w)))
         return os.fork(), -1
 
-    def _serve_guest(self, fd: int, language: Any) -> None:
+    def _serve_guest(self, fd: int, language: Any, order: Order) -> None:
         self._rehearse(language)
-        self._guest.Guest(self._guest.FdChannel(fd), language).serve()
+        if self._plan.cannot_keep or not self._thread_id:
+            self._guest.Guest(self._guest.FdChannel(fd), language).serve()
+            return
+        roots = (mounts.WORK, mounts.TEMPORARY)
+        terms = self._keeper.Terms(self._thread_id, order.processes, order.disk, roots)
+        self._keeper.CellGuest(fd, language, terms).serve()
 
     def _rehearse(self, language: Any) -> None:
         guest = self._guest.Guest(_Nowhere(self._wire), language)
@@ -439,6 +469,7 @@ def main(descriptor: int, package: str, kind: type[Zygote] = Zygote) -> None:
         if os.path.isfile(f"{folder}/RestrictedPython/transformer.py"):
             _bare("RestrictedPython", f"{folder}/RestrictedPython")
             break
+    kind.warm()
     setup, _ = control.receive(sock)
     if setup["portable"]:
         libc.READY = False

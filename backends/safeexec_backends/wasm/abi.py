@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import itertools
-import platform
 import struct
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any, Final
 
+from .faults import faults
+from .native import EngineError as EngineError
+from .native import library_path
+from .pages import Written
 from .signals import handlers
 
 STATE_GLOBAL: Final = "safeexec_state_global_"
@@ -60,10 +61,6 @@ class Trap(Exception):
         self.code = code
 
 
-class EngineError(Exception):
-    """wasmtime refused: a module that does not validate, a compiled file of another version, no memory."""
-
-
 class _ByteVector(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("data", c_void_p))
 
@@ -74,19 +71,6 @@ class _Extern(ctypes.Structure):
 
 
 _FUNCTION, _GLOBAL, _TABLE, _MEMORY = range(4)
-
-
-def library_path() -> Path:
-    """Where the installed `wasmtime` package keeps its shared library. Raises EngineError if it is not installed."""
-    spec = importlib.util.find_spec("wasmtime")
-    if spec is None or spec.origin is None:
-        raise EngineError("the wasmtime package is not installed: pip install wasmtime")
-    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
-    name = {"darwin": "_libwasmtime.dylib", "win32": "_wasmtime.dll"}.get(sys.platform, "_libwasmtime.so")
-    path = Path(spec.origin).parent / f"{sys.platform}-{machine}" / name
-    if not path.exists():
-        raise EngineError(f"wasmtime has no library for this platform ({sys.platform}, {machine})")
-    return path
 
 
 class _Library:
@@ -488,9 +472,10 @@ class Instance:
         handlers.hold()
         self.program = program
         self.host = host
-        self._functions: dict[str, Any] = {}
+        self._exports: dict[str, tuple[int, _Extern, Any]] = {}
         self._readers: list[_Extern] | None = None
         self._depth = 0
+        self.written = Written()
         self._raw = (c_uint32 * 64)()
         self._store = lib.store_new(program.engine.pointer, None, _NO_FINALIZER)
         # Bytes of memory, table elements, instances, tables, memories; -1 keeps the default.
@@ -559,21 +544,29 @@ class Instance:
             raise KeyError(f"{name} is an export of another kind")
         return extern
 
+    def _known(self, name: str, kind: int) -> Any:
+        """An export by reference, looked up once. Raises KeyError."""
+        found = self._exports.get(name)
+        if found is None:
+            extern = self._export(name, kind)
+            found = self._exports[name] = kind, extern, byref(extern, _Extern.of.offset)
+        if found[0] != kind:
+            raise KeyError(f"{name} is an export of another kind")
+        return found[2]
+
     def call(self, name: str, *arguments: int) -> int:
         """Call an exported function of 32-bit integers.
 
         Raises Trap when the guest stops, and whatever a host function raised below it.
         """
-        function = self._functions.get(name)
-        if function is None:
-            extern = self._functions[name + " "] = self._export(name, _FUNCTION)
-            function = self._functions[name] = byref(extern, _Extern.of.offset)
+        function = self._known(name, _FUNCTION)
         if self._store is None:
             raise Trap("the instance is closed")
         if self._depth >= _MAX_DEPTH:
             raise Trap("the guest re-entered itself too often")
         if self._depth == 0:
             _headroom(_HEADROOM)
+            seen = faults.count()
         lib, host, raw = self._lib, self.host, self._raw
         slot = 0
         for argument in arguments:
@@ -588,6 +581,8 @@ class Instance:
         finally:
             self._depth -= 1
             _local.host = previous
+            if self._depth == 0:
+                self.written.faults += faults.count() - seen
         if error or trap.value:
             self._raise(error, trap.value)
         return int(raw[0])
@@ -602,20 +597,18 @@ class Instance:
 
     def global_value(self, name: str) -> int:
         """The value of an exported 32-bit global, unsigned."""
-        extern = self._export(name, _GLOBAL)
         value = (c_uint64 * 8)()  # wasmtime_val_t: a kind, then a union at offset 8
-        self._lib.global_get(self._context, byref(extern, _Extern.of.offset), value)
+        self._lib.global_get(self._context, self._known(name, _GLOBAL), value)
         return int(value[1]) & MASK32
 
     def table_size(self, name: str) -> int:
         """How many elements an exported table has."""
-        extern = self._export(name, _TABLE)
-        return int(self._lib.table_size(self._context, byref(extern, _Extern.of.offset)))
+        return int(self._lib.table_size(self._context, self._known(name, _TABLE)))
 
     def close(self) -> None:
         """Free everything. Must not run while the instance does."""
         store, self._store = self._store, None
         if store is not None:
             self.memory.release()
-            self._functions.clear()
+            self._exports.clear()
             self._lib.store_delete(store)

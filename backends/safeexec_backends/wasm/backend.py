@@ -13,11 +13,13 @@ from safeexec.backend import Backend, Guest, Wall
 from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
 from safeexec.policy import Policy
 
-from . import abi, image, snapshot
+from . import image
+from .agreed import engine
 from .image.cache import Damaged, Loaded
-from .instance import Runtime, WasmGuest
+from .native import EngineError
 
 if TYPE_CHECKING:
+    from .instance import Runtime, WasmGuest
     from .pool import Pool
 
 _runtimes: dict[tuple[object, ...], Runtime] = {}
@@ -33,7 +35,7 @@ def load_image(progress: image.Progress | None, packages: Sequence[str] = (), pr
         from .packages import prepare  # pip's ways are not needed otherwise
 
         return prepare.ensure(packages, preimport=preimport, progress=report)
-    except (abi.EngineError, Damaged, OSError) as error:
+    except (EngineError, Damaged, OSError) as error:
         raise BackendUnavailable(f"the wasm sandbox cannot start: {error}") from error
     except Exception as error:
         if type(error).__module__.startswith("safeexec_backends.wasm.image"):
@@ -62,6 +64,8 @@ def own_runtime(
     progress: image.Progress | None = None, packages: Sequence[str] = (), preimport: bool = True
 ) -> Runtime:
     """This process's runtime for a set of packages, loaded once. Raises BackendUnavailable, PolicyError."""
+    from .instance import Runtime  # and wasmtime with it, which a host of workers does without
+
     key = (preimport, *sorted(set(packages))) if packages else ()
     with _runtime_lock:
         if key not in _runtimes:
@@ -104,13 +108,13 @@ class WasmBackend(Backend):
         self._lock = threading.Lock()
         if workers == 0:
             self._runtime = own_runtime(progress, policy.packages, preimport)
-            self._engine = snapshot.engine(self._runtime.identity)
+            self._engine = engine(self._runtime.identity)
             walls = {"process": Wall(False, "workers=0: guests run in the caller's process, behind WebAssembly alone")}
         else:
             from .pool import Pool  # sockets, subprocess: a start in process does without
 
             loaded = load_image(progress, policy.packages, preimport)
-            self._engine = snapshot.engine(loaded.facts["identity"])
+            self._engine = engine(loaded.facts["identity"])
             self._pool = Pool(loaded, workers or os.cpu_count() or 1, isolation == "session")
             walls = dict(self._pool.walls)
             shared = "sessions share workers; isolation='session' gives each its own"
@@ -157,9 +161,11 @@ class WasmBackend(Backend):
         return self._start(policy, state)
 
     def _start(self, policy: Policy, written: bytes | None) -> Guest:
+        from .instance import WasmGuest
+
         try:
             guest = WasmGuest(self._runtime, policy, written=written)
-        except abi.EngineError as error:
+        except EngineError as error:
             raise BackendUnavailable(f"no room for another sandbox: {error}") from error
         return self._own(guest)
 

@@ -8,12 +8,12 @@ a fresh instance with those pages: after a trap the old one is of no use.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from . import abi, fs_state
 from .fs import FileSystem
 from .host import Host
-from .pages import Frozen, Run, Shadow, compared, finder, total, united
+from .pages import Frozen, Run, Shadow, compared, finder, shadows, total, united
 
 Known = dict[str, tuple[int, int]]
 H = TypeVar("H", bound=Host)
@@ -75,7 +75,7 @@ def written(host: Host, rest: Rest) -> list[Run]:
     """The pages of an instance that are neither the image's nor its base's."""
     host.memory.refresh()
     if finder.ready():
-        return finder.written(host.memory.address(), host.memory.size)
+        return host.instance.written.find(host.memory.address(), host.memory.size)
     return compared(host.memory.view, rest.pristine())
 
 
@@ -97,15 +97,35 @@ def freeze(host: Host, rest: Rest, known: Known, changes: int) -> State:
     return State(host.memory.size, base, (), fs_state.copy(host.files), host.clocks, known, changes)
 
 
-def revive(make: Callable[[], H], state: State, shadow: Shadow | None) -> H:
+class Source(Protocol):
+    """Where the content of a state's pages is."""
+
+    def put(self, memory: memoryview, runs: Sequence[Run]) -> None:
+        """Copy it to their places in `memory`."""
+
+
+class Living:
+    """The memory of an instance at rest, to be copied right away."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
+
+    def put(self, memory: memoryview, runs: Sequence[Run]) -> None:
+        """Copy runs of it."""
+        for start, end in runs:
+            memory[start:end] = self._memory[start:end]
+
+
+def revive(make: Callable[[], H], state: State, source: Source | None) -> H:
     """A fresh instance in that state; `state` can be used again. Raises EngineError when there is no room."""
     host = make()
+    host.instance.written.forget()
     try:
         fit(host, state.size)
         if state.base is not None:
             state.base.map_over(host.memory.address(), host.memory.size)
-        if shadow is not None:
-            shadow.put(host.memory.view, state.runs)
+        if source is not None:
+            source.put(host.memory.view, state.runs)
     except OSError as error:
         host.close()
         raise abi.EngineError(f"its pages could not be mapped: {error}") from error
@@ -128,58 +148,105 @@ def fit(host: Host, size: int) -> None:
 
 
 class Past:
-    """The last checkpoint of one session, and the frozen state that its branches share."""
+    """The last checkpoint of one session, and the frozen state that its branches share.
 
-    def __init__(self, rest: Rest) -> None:
+    A checkpoint is asked for when a request is over, and taken when the next one comes, so that a session that waits holds no second copy of its
+    pages: that takes less time than a message to this process. Only one that has much to copy is taken while nobody waits.
+    """
+
+    def __init__(self, rest: Rest, unused: bool = False) -> None:
+        """`unused`: the instance is as every fresh one is."""
         self.rest = rest
         self.wanted = False
         """A checkpoint was asked for and not yet taken."""
+        self._unused = unused
+        self._fresh = False
+        """The checkpoint is a fresh instance."""
         self._shadow: Shadow | None = None
         self._state: State | None = None
+        self._files: FileSystem | None = None
+        """Of the last checkpoint: what has not changed since is not copied again."""
         self._trouble = "no checkpoint was taken"
         self._frozen: State | None = None
+        self._branched = False
+        """There is a branch of the instance's present state."""
+
+    def want(self) -> None:
+        """The state as it is now is to be kept; what was kept is of no use any more."""
+        self.wanted = True
+        if not self.large():
+            self._release()
+
+    def large(self) -> bool:
+        """Whether the last checkpoint took so long to copy that the next one is better taken at once."""
+        return self._state is not None and (total(self._state.runs) > _QUICK or self._state.files.inodes > _FEW_FILES)
 
     def keep(self, host: Host, known: Known, changes: int) -> None:
         """Take the checkpoint. Raises nothing: what failed is told when it is wanted back."""
         self.wanted = False
+        self._fresh = self._unused
+        if self._fresh:
+            self._release()
+            return
         try:
             if self._shadow is None:
-                self._shadow = Shadow(host.max_pages * abi.PAGE)
+                self._shadow = shadows.take()
             # If this is cut short the old state is gone as well: its pages are being written over.
-            self._state, state = None, self._state
-            last = None if state is None else state.files
-            del state
-            self._state = take(host, self.rest, self._shadow, known, changes, last)
+            self._state = None
+            self._state = take(host, self.rest, self._shadow, known, changes, self._files)
+            self._files = self._state.files
         except (Unsettled, OSError, abi.EngineError) as error:
             self._trouble = str(error)
 
     def back(self, make: Callable[[], H]) -> tuple[H, State]:
         """An instance as at the checkpoint. Raises EngineError."""
+        if self._fresh:
+            host = make()
+            self._unused = True
+            return host, State(host.memory.size, None, (), host.files, host.clocks, {}, host.files.changes)
         if self._state is None:
             raise abi.EngineError(self._trouble)
         return revive(make, self._state, self._shadow), self._state
 
-    def branch(self, host: Host, known: Known, changes: int) -> State:
-        """The state of the instance now, frozen for branches. Raises Unsettled, OSError."""
+    def branch(self, host: Host, known: Known, changes: int) -> tuple[State, Source | None]:
+        """The state of the instance now, for one branch, to be used at once. Raises Unsettled, OSError.
+
+        The first branch gets a copy of the pages, which is quicker; all others share one that is frozen.
+        """
+        if not self._branched:
+            self._branched = True
+            settled(host, self.rest)
+            runs = written(host, self.rest)
+            state = State(host.memory.size, host.base, runs, fs_state.copy(host.files), host.clocks, known, changes)
+            return state, Living(host.memory.view)
         if self._frozen is None:
             self._frozen = freeze(host, self.rest, known, changes)
         base = self._frozen.base
         if base is not None and base.popular():
             self._frozen = self._frozen._replace(base=base.compact(host.memory.view))
-        return self._frozen
+        return self._frozen, None
 
-    def moved(self) -> None:
-        """The instance is about to run: what was frozen is not its state any more."""
+    def moves(self, host: Host, known: Known, changes: int) -> None:
+        """The instance is about to run."""
+        if self.wanted:
+            self.keep(host, known, changes)
         self._frozen = None
+        self._unused = self._branched = False
 
-    def size(self) -> int:
-        """Bytes of pages that are kept."""
-        return 0 if self._state is None else total(self._state.runs)
+    def _release(self) -> None:
+        self._state = None
+        shadow, self._shadow = self._shadow, None
+        if shadow is not None:
+            shadows.give(shadow)
 
     def close(self) -> None:
         """Free it."""
-        self._state = self._frozen = None
+        self._release()
+        self._frozen = self._files = None
+        self._fresh = self.wanted = False
         self._trouble = "the session is closed"
-        shadow, self._shadow = self._shadow, None
-        if shadow is not None:
-            shadow.close()
+
+
+_QUICK: Final = 4 << 20
+"""Bytes that are copied in less than a millisecond."""
+_FEW_FILES: Final = 500

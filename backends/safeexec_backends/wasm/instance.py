@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
-from safeexec import threads, watchdog, wire
+from safeexec import threads, wire
 from safeexec.backend import Guest, GuestDied, OnFrame
 from safeexec.errors import BackendUnavailable, SnapshotError
 from safeexec.policy import Limits, Policy
 from safeexec.wire import Frame
 
 from . import abi, snapshot
-from .checkpoint import Known, Past, Rest, State, Unsettled, revive
+from .agreed import engine
+from .checkpoint import Known, Past, Rest, Source, State, Unsettled, revive
 from .errno import Errno
+from .faults import faults
 from .first import First
 from .fs import Directory, FileSystem, Quota, base_tree
 from .functions import host_functions
@@ -75,13 +77,10 @@ def fresh(runtime: Runtime, limits: Limits, kind: type[H]) -> H:
     if not runtime.spares.take(host, limit):
         abi.Instance(runtime.program, host, limit)
     # random's generator was frozen with the image: without this every session would draw the same numbers.
+    seen = faults.count()
     host.memory.write(runtime.random, _RANDOM_WORDS.to_bytes(4, "little") + os.urandom(4 * _RANDOM_WORDS))
+    host.instance.written.faults += faults.count() - seen
     return host
-
-
-_QUICK: Final = 4 << 20
-"""Bytes that are copied in less than a millisecond."""
-_FEW_FILES: Final = 500
 
 
 def file_report(files: FileSystem, known: Known) -> tuple[list[list[Any]], Known]:
@@ -131,9 +130,13 @@ class WasmGuest(Guest):
     """A guest whose code runs in the thread that calls :meth:`exchange`."""
 
     def __init__(
-        self, runtime: Runtime, policy: Policy, state: State | None = None, written: bytes | None = None
+        self,
+        runtime: Runtime,
+        policy: Policy,
+        branch: tuple[State, Source | None] | None = None,
+        written: bytes | None = None,
     ) -> None:
-        """A fresh guest, or one in a state that was frozen, or was written down.
+        """A fresh guest, or one in the state of another, or in one that was written down.
 
         Raises EngineError when there is no room, SnapshotError.
         """
@@ -156,13 +159,14 @@ class WasmGuest(Guest):
         if written is not None:
             host = snapshot.load(written, self._fresh, runtime)
             self._changes, self._files = host.files.changes, file_report(host.files, {})[1]
-        elif state is None:
+        elif branch is None:
             host = self._fresh()
         else:
-            host = revive(self._fresh, state, None)
+            state, source = branch
+            host = revive(self._fresh, state, source)
             self._files, self._changes = state.known, state.changes
         self._use(host)
-        self._past = Past(runtime.rest(host))
+        self._past = Past(runtime.rest(host), unused=branch is None and written is None)
 
     def _fresh(self) -> Host:
         return fresh(self._runtime, self._policy.limits, Host)
@@ -184,8 +188,8 @@ class WasmGuest(Guest):
                 on_frame((answer, ()))
                 return
             if self._past.wanted:
-                self._take()
-            self._past.moved()
+                self._first_kept = self._first.held
+            self._past.moves(self._host, self._files, self._changes)
             self._host.inbox.clear()  # answers that came when their step was over
             first, *rest = wire.pack(self._first.completes(header), blobs)
             self._host.post([memoryview(first)[4:], *rest])
@@ -245,23 +249,10 @@ class WasmGuest(Guest):
     # The past
 
     def checkpoint(self) -> None:
-        # The watchdog's next tick takes it, or the next request if that comes first: no thread is woken for it.
-        self._past.wanted = True
-        watchdog.watch(id(self), self._catch_up)
-
-    def _catch_up(self, _now: float) -> None:
-        watchdog.unwatch(id(self))
-        if not self._running.acquire(blocking=False):
-            return  # a request has come, and sees to it
-        try:
-            if not self._past.wanted or self._dead is not None or self._closed:
-                return
-            if self._past.size() <= _QUICK and self._host.files.inodes <= _FEW_FILES:
-                self._take()
-                return
-        finally:
-            self._running.release()
-        threads.start(self._keep)  # large: it would hold up the clocks of other sessions
+        with self._running:  # the one before may be in the making still
+            self._past.want()
+        if self._past.large():
+            threads.start(self._keep)
 
     def _keep(self) -> None:
         with self._running:
@@ -276,6 +267,8 @@ class WasmGuest(Guest):
         with self._running:
             if self._closed:
                 raise GuestDied("crash", "the guest was closed")
+            if self._past.wanted:  # the request that failed never reached the instance
+                self._take()
             try:
                 host, state = self._past.back(self._fresh)
             except abi.EngineError as error:
@@ -285,7 +278,6 @@ class WasmGuest(Guest):
             self._use(host)
             self._files, self._changes = state.known, state.changes
             self._first.held = self._first_kept
-            self._past.moved()
             self._dead = None
             old.close()
 
@@ -294,8 +286,8 @@ class WasmGuest(Guest):
             if self._dead is not None:
                 raise self._dead
             try:
-                state = self._past.branch(self._host, self._files, self._changes)
-                twin = WasmGuest(self._runtime, self._policy, state)
+                branch = self._past.branch(self._host, self._files, self._changes)
+                twin = WasmGuest(self._runtime, self._policy, branch)
                 twin._first.held = self._first.held
                 return self.on_fork(twin)
             except Unsettled as error:
@@ -310,9 +302,7 @@ class WasmGuest(Guest):
             if self._dead is not None:
                 raise self._dead
             try:
-                return snapshot.engine(self._runtime.identity), snapshot.dump(
-                    self._host, self._past.rest, self._runtime
-                )
+                return engine(self._runtime.identity), snapshot.dump(self._host, self._past.rest, self._runtime)
             except Unsettled as error:
                 raise BackendUnavailable(f"no snapshot can be taken: {error}") from None
 
@@ -343,7 +333,6 @@ class WasmGuest(Guest):
             self._closed = True
             in_order = self._dead is None
             self._dead = self._dead or GuestDied("crash", "the guest was closed")
-            watchdog.unwatch(id(self))
             self._past.close()
             if in_order:
                 self._runtime.spares.give(self._host)

@@ -36,6 +36,9 @@ _MAX_PIECES: Final = 48
 _FEW_PIECES: Final = 4
 _POPULAR: Final = 16
 _BLOCK: Final = 1 << 16  # memories are multiples of it
+_GAP: Final = 2 * PAGE
+_MAX_SHADOW: Final = 4 << 20
+_MAX_SHADOWS: Final = 8
 
 
 class Finder:
@@ -103,6 +106,30 @@ class Finder:
 finder: Final = Finder()
 
 
+class Written:
+    """The written pages of one instance's memory, looked for only when there may be more than were found last."""
+
+    def __init__(self) -> None:
+        self.faults = 0
+        """Page faults of the threads that wrote to the memory, since the last look. Whoever writes adds theirs; interrupts, which come from any
+        thread, write to the first page only, which is always taken for written."""
+        self._runs: list[Run] | None = None
+        self._size = 0
+
+    def forget(self) -> None:
+        """Its pages were replaced."""
+        self._runs = None
+
+    def find(self, base: int, size: int) -> list[Run]:
+        """The runs of the memory, of `size` bytes at address `base`, that may have been written to. Raises OSError."""
+        # A page once written to stays that way as long as the instance lives: without a fault nothing was added.
+        if self._runs is None or self.faults or size != self._size:
+            self._runs = None
+            self.faults, self._size = 0, size
+            self._runs = bridged(united(finder.written(base, size), ((0, PAGE),)))
+        return self._runs
+
+
 def compared(memory: memoryview, pristine: memoryview) -> list[Run]:
     """The runs of `memory` that differ from a memory that was never written to, found by looking: a few milliseconds."""
     runs: list[Run] = []
@@ -140,36 +167,94 @@ def united(first: Sequence[Run], second: Sequence[Run]) -> list[Run]:
     return result
 
 
+def bridged(runs: Sequence[Run]) -> list[Run]:
+    """The same ranges, and the gaps between them that are copied faster than they are skipped."""
+    result: list[Run] = []
+    for start, end in runs:
+        if result and start - result[-1][1] <= _GAP:
+            result[-1] = (result[-1][0], end)
+        else:
+            result.append((start, end))
+    return result
+
+
 def total(runs: Sequence[Run]) -> int:
     """Bytes in some runs."""
     return sum(end - start for start, end in runs)
 
 
 class Shadow:
-    """A private copy of the written pages of one memory, each at its own address; only pages that were ever kept take memory."""
+    """A copy of some pages of one memory, one behind the other. Used for one session after another: its own pages are then already there."""
 
-    def __init__(self, size: int) -> None:
-        """Raises OSError."""
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-        self._map = mmap.mmap(-1, size, flags=flags)
-        self._view = memoryview(self._map)
+    def __init__(self) -> None:
+        self._map: mmap.mmap | None = None
+        self._view = memoryview(b"")
+        self._runs: Sequence[Run] = ()
+        self._size = 0
 
     def keep(self, memory: memoryview, runs: Sequence[Run]) -> None:
-        """Copy runs of `memory` here."""
-        view = self._view
+        """Copy runs of `memory` here, in place of what was kept. Raises OSError."""
+        if runs is not self._runs:  # the same list as last time is the rule
+            self._runs, self._size = runs, total(runs)
+        size = self._size
+        if size > len(self._view):
+            self.close()
+            # Room for a session that grows a little with every step.
+            self._map = mmap.mmap(-1, _rounded(size + size // 4), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._view = memoryview(self._map)
+        view, place = self._view, 0
         for start, end in runs:
-            view[start:end] = memory[start:end]
+            following = place + end - start
+            view[place:following] = memory[start:end]
+            place = following
 
     def put(self, memory: memoryview, runs: Sequence[Run]) -> None:
-        """Copy runs back."""
-        view = self._view
+        """Copy the same runs back."""
+        view, place = self._view, 0
         for start, end in runs:
-            memory[start:end] = view[start:end]
+            following = place + end - start
+            memory[start:end] = view[place:following]
+            place = following
+
+    def size(self) -> int:
+        """Bytes it takes."""
+        return len(self._view)
 
     def close(self) -> None:
         """Free it."""
         self._view.release()
-        self._map.close()
+        self._view = memoryview(b"")
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+
+
+def _rounded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
+class Shadows:
+    """Shadows that wait for their next session."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Shadow] = []
+
+    def take(self) -> Shadow:
+        """One that was used before, if there is one."""
+        try:
+            return self._waiting.pop()
+        except IndexError:
+            return Shadow()
+
+    def give(self, shadow: Shadow) -> None:
+        """Have it back."""
+        if shadow.size() > _MAX_SHADOW or len(self._waiting) >= _MAX_SHADOWS:
+            shadow.close()
+        else:
+            self._waiting.append(shadow)
+
+
+shadows: Final = Shadows()
 
 
 class Frozen:

@@ -9,7 +9,7 @@ from safeexec.backend import Wall
 from safeexec.errors import BackendUnavailable
 from safeexec.policy import Policy
 
-from . import snapshot
+from .agreed import engine
 from .image.cache import Loaded
 from .process import WorkerGuest, WorkerProcess, ZygoteDied, launch
 
@@ -21,7 +21,7 @@ class Pool:
 
     def __init__(self, loaded: Loaded, size: int, one_each: bool) -> None:
         self._image = loaded.compiled.parent
-        self._engine = snapshot.engine(loaded.facts["identity"])
+        self._engine = engine(loaded.facts["identity"])
         self._size = size
         self._one_each = one_each
         self._owner = os.getpid()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from safeexec import wire
+from safeexec import watchdog, wire
 from safeexec.backend import GuestDied, OnFrame, StreamGuest
 from safeexec.errors import BackendUnavailable, SnapshotError
 from safeexec.policy import Policy
@@ -20,8 +20,9 @@ from safeexec.wire import Frame
 from safeexec_backends.local import control, library
 from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
 
+from .agreed import BEGIN, KEEP, WORD, WRITE
 from .first import First
-from .worker import BEGIN, KEEP, WORD, WRITE
+from .launch import MODULE
 
 _KEEP = WORD + bytes((KEEP,))
 _numbers = itertools.count(1)
@@ -36,6 +37,8 @@ _PATIENCE = 30.0
 """Seconds for work that the worker does without running any guest code."""
 _LARGEST_IMAGE = 1 << 30
 _DESCRIPTORS = 16_384
+_LARGE = 4 << 20
+"""Bytes of a session beyond the image's own from which a checkpoint is begun at once."""
 _AHEAD = 8
 """Channels of sessions to come that are kept ready in each worker."""
 
@@ -47,7 +50,7 @@ WORKER_ORDER: control.Message = {
 class WasmZygoteProcess(ZygoteProcess):
     """The zygote of the workers."""
 
-    module = "safeexec_backends.wasm.zygote"
+    module = MODULE
 
 
 def launch(image: Path) -> WasmZygoteProcess:
@@ -222,6 +225,9 @@ class WorkerGuest(StreamGuest):
         )
         self._remembered = False
         """The worker keeps, or will keep, a checkpoint of this session."""
+        self._wanted = False
+        """The worker has yet to be told to take one."""
+        self._large = False
         self._state = threading.Lock()
         self._busy = False
         """The worker may be running code of this session."""
@@ -236,8 +242,12 @@ class WorkerGuest(StreamGuest):
             return
 
         def checked(answer: Frame) -> bool:
-            if answer[0].get("t") == "died":
-                raise _death(answer[0])
+            header = answer[0]
+            if header.get("t") == "died":
+                raise _death(header)
+            if header.get("t") == "done":
+                used = header.get("rss")  # the worker's word
+                self._large = type(used) is int and used > _LARGE
             return on_frame(answer)
 
         with self._state:
@@ -248,10 +258,16 @@ class WorkerGuest(StreamGuest):
         self._busy = False  # not after an exception: then nobody knows what the worker is doing
 
     def _write(self, buffers: Sequence[wire.Blob]) -> None:
-        if self._greeting:
-            buffers = [b"".join((self._greeting, buffers[0])), *buffers[1:]]
-            self._greeting = b""
+        if self._greeting or self._wanted:
+            buffers = [b"".join((self._unsaid(), buffers[0])), *buffers[1:]]
         super()._write(buffers)
+
+    def _unsaid(self) -> bytes:
+        """What goes before the next thing that is sent."""
+        with self._send_lock:
+            said = self._greeting + _KEEP if self._wanted else self._greeting
+            self._greeting, self._wanted = b"", False
+        return said
 
     def interrupt(self) -> None:
         self._order("interrupt")
@@ -276,9 +292,9 @@ class WorkerGuest(StreamGuest):
 
     def _say(self, word: int) -> None:
         assert self._socket is not None
+        said = self._unsaid()
         with self._send_lock:
-            greeting, self._greeting = self._greeting, b""
-            self._socket.sendall(greeting + WORD + bytes((word,)))
+            self._socket.sendall(said + WORD + bytes((word,)))
 
     def _wait(self, kind: str) -> Frame:
         """The worker's own next frame. Raises GuestDied."""
@@ -298,14 +314,26 @@ class WorkerGuest(StreamGuest):
     def checkpoint(self) -> None:
         self._first_kept = self._first.held
         self._remembered = True
-        if self._greeting:  # there is nothing yet that differs from the image: the word travels with the first request
-            if not self._greeting.endswith(_KEEP):
-                self._greeting += _KEEP
-            return
-        try:
-            self._say(KEEP)
-        except OSError:
-            pass  # it is gone: the next request finds that out, and the checkpoint before is still good
+        # The word travels with the next request: a message of its own would wake the worker twice. If none comes soon it is sent alone, and
+        # the worker takes the checkpoint while nobody waits; at once, where that takes longer than a message.
+        self._wanted = True
+        if self._greeting:
+            return  # there is nothing yet that differs from the image
+        if self._large:
+            self._keep_now(0.0)
+        else:
+            watchdog.watch(id(self), self._keep_now)
+
+    def _keep_now(self, _now: float) -> None:
+        watchdog.unwatch(id(self))
+        with self._send_lock:
+            if not self._wanted or self._killed or self._socket is None:
+                return
+            try:
+                if self._socket.send(_KEEP, socket.MSG_DONTWAIT) == len(_KEEP):
+                    self._wanted = False
+            except OSError:
+                pass  # it is gone: the next request finds that out, and the checkpoint before is still good
 
     def rollback(self) -> None:
         if self._closed:
@@ -329,7 +357,7 @@ class WorkerGuest(StreamGuest):
             self.number, self._socket = line
             self._socket.setblocking(True)
             self._reader = wire.FrameReader(self._socket.recv_into, self._policy.limits.value + wire.MAX_HEADER)
-            self._greeting = b""
+            self._greeting, self._wanted = b"", False
             self._first.held = self._first_kept
             self._killed = self._busy = False
 
@@ -395,9 +423,15 @@ class WorkerGuest(StreamGuest):
         return GuestDied("crash", "the guest was killed" if self._killed else self.worker.why())
 
     def close(self) -> None:
-        self.kill()
         if not self._closed:
             self._closed = True
+            watchdog.unwatch(id(self))
+            if (
+                self._remembered and not self._busy
+            ):  # before it hears that the session is over, and keeps a checkpoint for nobody
+                self._order("drop")
+                self._remembered = False
+            self.kill()
             if self._remembered:
                 self._order("drop")
             super().close()

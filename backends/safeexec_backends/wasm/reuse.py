@@ -70,7 +70,7 @@ class Spares:
             memory, pristine = instance.look(), unused.memory.view
             if memory.size != len(pristine) or instance.state() != self._state:
                 return False
-            runs = finder.written(memory.address(), memory.size)
+            runs = instance.written.find(memory.address(), memory.size)
             if total(runs) > MAX_WRITTEN:
                 return False
             for start, end in runs:

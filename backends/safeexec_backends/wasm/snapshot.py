@@ -1,9 +1,8 @@
 """A session's state as bytes: the pages that differ from the image, the file system, the monotonic clock.
 
-Layout: u32 length, JSON header, zlib stream of the pages in order, zlib stream of the files' contents. The header names the size of memory, the runs
-of pages, the lengths of the streams, and the file system (`fs_state`). Most pages of a session are pages of the image in which a few words
-have changed, so a run is written as its difference from the image (exclusive or) where that has more zeros: a tenth of the size, at five times
-the speed.
+Layout: u32 length, JSON header, then three zlib streams: where memory differs from the image (u32 starts, then u32 lengths), the bytes that are there, the
+files' contents. The header names the size of memory, the number of those places, the lengths of the streams, and the file system (`fs_state`). Most pages of
+a session are pages of the image in which a few words have changed, so places are found in steps of 128 bytes.
 
 Whoever wrote the bytes may have done so to attack. What they hold becomes bytes of linear memory, where a guest could have written them itself,
 and files within the quotas; every number is checked before it is used, and nothing is allocated that the policy does not allow. The image
@@ -13,9 +12,12 @@ must be the same one, byte for byte: builds are reproducible, so it is on every 
 from __future__ import annotations
 
 import json
+import operator
+import sys
 import time
 import zlib
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from safeexec.errors import SnapshotError
@@ -28,17 +30,13 @@ from .pages import united
 if TYPE_CHECKING:
     from .instance import Runtime
 
-_FORMAT: Final = 1
-_BLOCK: Final = 4096
+_PAGE: Final = 4096
+_BLOCK: Final = 128
 _LEVEL: Final = 1
+_PIECE: Final = 1 << 20
 _MAX_HEADER: Final = 16 << 20
-_MAX_RUNS: Final = 1 << 20
+_MAX_PLACES: Final = 1 << 22
 H = TypeVar("H", bound=Host)
-
-
-def engine(identity: str) -> str:
-    """What can read the snapshots of sessions of the image with this identity."""
-    return f"wasm-{_FORMAT}-{identity}"
 
 
 def dump(host: Host, rest: Rest, runtime: Runtime) -> bytes:
@@ -47,37 +45,59 @@ def dump(host: Host, rest: Rest, runtime: Runtime) -> bytes:
     runs = written(host, rest)
     if host.base is not None:
         runs = united(runs, host.base.runs)
-    pristine = rest.pristine()
+    starts, lengths = array("I"), array("I")
     packer = zlib.compressobj(_LEVEL)
-    described: list[tuple[int, int, int]] = []
     pages: list[bytes] = []
     for start, end in runs:
-        data = bytes(host.memory.view[start:end])
-        other = _difference(data, pristine[start:end])
-        better = other.count(0) > data.count(0)
-        described.append((start, end, int(better)))
-        pages.append(packer.compress(other if better else data))
+        for first, last in _differing(host.memory.view[start:end], rest.pristine()[start:end]):
+            starts.append(start + first)
+            lengths.append(last - first)
+            pages.append(packer.compress(host.memory.view[start + first : start + last]))
     pages.append(packer.flush())
+    places = zlib.compress(_little(starts) + _little(lengths), _LEVEL)
     files, contents = fs_state.dump(host.files, runtime.base)
     packer = zlib.compressobj(_LEVEL)
     packed = [packer.compress(content) for content in contents]
     packed.append(packer.flush())
     header = {
         "memory": host.memory.size,
-        "runs": described,
+        "places": [len(starts), len(places)],
         "clock": host.clocks[1](),
         "pages": sum(map(len, pages)),
         "contents": sum(map(len, contents)),
         "files": files,
     }
     text = json.dumps(header, separators=(",", ":")).encode()
-    return b"".join((len(text).to_bytes(4, "little"), text, *pages, *packed))
+    return b"".join((len(text).to_bytes(4, "little"), text, places, *pages, *packed))
 
 
-def _difference(data: bytes | memoryview, image: memoryview) -> bytes:
-    """`data` exclusive-or the image's bytes, which are zeros where the image ends."""
-    whole = int.from_bytes(data, "little") ^ int.from_bytes(image, "little")
-    return whole.to_bytes(len(data), "little")
+def _differing(data: memoryview, image: memoryview) -> Iterator[tuple[int, int]]:
+    """Where whole pages of memory differ from the image, which ends in zeros: first byte, end."""
+    zeros = bytes(_PAGE)
+    since = -1
+    for page in range(0, len(data), _PAGE):
+        one, other = bytes(data[page : page + _PAGE]), bytes(image[page : page + _PAGE]) or zeros
+        if one == other:
+            if since >= 0:
+                yield since, page
+                since = -1
+            continue
+        for block in range(0, _PAGE, _BLOCK):
+            differs = one[block : block + _BLOCK] != other[block : block + _BLOCK]
+            if differs and since < 0:
+                since = page + block
+            elif not differs and since >= 0:
+                yield since, page + block
+                since = -1
+    if since >= 0:
+        yield since, len(data)
+
+
+def _little(numbers: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers.tobytes()
 
 
 def _require(condition: bool, what: str) -> None:
@@ -118,43 +138,52 @@ def _fill(host: Host, header: dict[str, Any], streams: memoryview, rest: Rest, r
         raise SnapshotError(
             f"the snapshot needs {size - runtime.memory} bytes of memory, which is more than Limits.memory allows"
         )
-    runs = _runs(header.get("runs"), size)
-    end = _integer(header.get("pages"), len(streams) + 1, "the length of its pages")
+    described = header.get("places")
+    if type(described) is not list or len(described) != 2:
+        raise SnapshotError("the snapshot's state is malformed: its pages")
+    count = _integer(described[0], _MAX_PLACES + 1, "its pages")
+    middle = _integer(described[1], len(streams) + 1, "the length of its pages")
+    starts, ends = _places(streams[:middle], count, size)
+    end = middle + _integer(header.get("pages"), len(streams) - middle + 1, "the length of its pages")
     length = _integer(header.get("contents"), host.files.quota.bytes + 1, "its files take more than Limits.disk")
     # Contents first, then the pages: nothing of the size of memory is allocated for a state that is refused.
     contents = _inflated(streams[end:], length)
     files = fs_state.load(header.get("files"), memoryview(contents), runtime.base, host.files.quota)
+    host.instance.written.forget()
     fit(host, size)
-    _unpack(streams[:end], runs, host.memory.view, rest.pristine())
+    _unpack(streams[middle:end], starts, ends, host.memory.view)
     host.files = files
     ahead = _integer(header.get("clock"), 1 << 63, "its clock") - time.monotonic_ns()
     # For the guest the monotonic clock stood still meanwhile; on another machine it could otherwise run backwards.
     host.clocks = {**CLOCKS, 1: lambda: time.monotonic_ns() + ahead}
 
 
-def _runs(described: Any, size: int) -> list[tuple[int, int, int]]:
-    _require(type(described) is list and len(described) <= _MAX_RUNS, "its pages")
-    last = 0
-    runs: list[tuple[int, int, int]] = []
-    for run in described:
-        _require(type(run) is list and len(run) == 3, "its pages")
-        start, end = (_integer(place, size + 1, "pages beyond its memory") for place in run[:2])
-        _require(last <= start < end and not start % _BLOCK and not end % _BLOCK, "pages out of order")
-        runs.append((start, end, _integer(run[2], 2, "its pages")))
-        last = end
-    return runs
+def _places(stream: memoryview, count: int, size: int) -> tuple[array[int], list[int]]:
+    numbers = array("I")
+    numbers.frombytes(_inflated(stream, 8 * count))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    starts, lengths = numbers[:count], numbers[count:]
+    ends = list(map(operator.add, starts, lengths))
+    _require(0 not in lengths and all(map(operator.le, ends, starts[1:])), "pages out of order")
+    _require(not ends or ends[-1] <= size, "pages beyond its memory")
+    return starts, ends
 
 
-def _unpack(stream: memoryview, runs: list[tuple[int, int, int]], memory: memoryview, pristine: memoryview) -> None:
+def _unpack(stream: memoryview, starts: Iterable[int], ends: Iterable[int], memory: memoryview) -> None:
     unpacker = zlib.decompressobj()
     left: bytes | memoryview = stream
-    for start, end, differs in runs:
+    data, place = b"", 0
+    for start, end in zip(starts, ends, strict=True):
         while start < end:
-            data = _piece(unpacker, left, min(end - start, 1 << 20))
-            left = unpacker.unconsumed_tail
-            stop = start + len(data)
-            memory[start:stop] = _difference(data, pristine[start:stop]) if differs else data
-            start = stop
+            if place == len(data):
+                data, place = _piece(unpacker, left, _PIECE), 0
+                left = unpacker.unconsumed_tail
+            count = min(end - start, len(data) - place)
+            memory[start : start + count] = data[place : place + count]
+            start += count
+            place += count
+    _require(place == len(data), "it is too long")
     _finish(unpacker, left)
 
 
@@ -163,7 +192,7 @@ def _inflated(stream: memoryview, length: int) -> bytearray:
     data = bytearray()
     left: bytes | memoryview = stream
     while len(data) < length:
-        data += _piece(unpacker, left, min(length - len(data), 1 << 20))
+        data += _piece(unpacker, left, min(length - len(data), _PIECE))
         left = unpacker.unconsumed_tail
     _finish(unpacker, left)
     return data

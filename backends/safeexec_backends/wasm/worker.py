@@ -19,6 +19,7 @@ from safeexec.policy import Limits
 from safeexec_backends.local import control
 
 from . import abi, snapshot
+from .agreed import BEGIN, KEEP, WORD, WRITE
 from .checkpoint import Past, revive
 from .host import Host, Killed
 from .instance import STEP, Reason, Runtime, file_report, fresh
@@ -28,9 +29,6 @@ MAX_THREADS: Final = 4096
 IDLE_THREADS: Final = 4
 _DONE: Final = b'{"t":"done",'
 _RECEIVE: Final = 1 << 16
-WORD: Final = b"\x01\0\0\0"
-KEEP, BEGIN, WRITE = range(3)
-"""What a frame of one byte asks of the worker: keep a checkpoint, say when the session is ready, write down its state."""
 _PIECE: Final = 1 << 20
 
 
@@ -185,7 +183,7 @@ class WorkerSession:
             self._obey(word, host)
             return
         if self._past is not None:
-            self._past.moved()
+            self._past.moves(host, self._known, self._changes)
         self._started = time.thread_time()
         if host.instance.call(STEP, host.receive()):
             raise abi.Trap("the guest program ended without an answer")
@@ -203,7 +201,7 @@ class WorkerSession:
             if self._ended:
                 raise Killed
         if self._past is None:
-            self._past = Past(self._runtime.rest(host))
+            self._past = Past(self._runtime.rest(host), unused=self._order["mode"] == "fresh")
         return host
 
     def _greeted(self) -> bytearray:
@@ -248,8 +246,8 @@ class WorkerSession:
             else:
                 if origin._host is None or origin._past is None:
                     raise abi.EngineError("the session it comes from is gone")
-                state = origin._past.branch(origin._host, origin._known, origin._changes)
-                host = revive(self._fresh, state, None)
+                state, source = origin._past.branch(origin._host, origin._known, origin._changes)
+                host = revive(self._fresh, state, source)
         self._known, self._changes = state.known, state.changes
         return host
 
@@ -269,7 +267,9 @@ class WorkerSession:
         assert self._past is not None
         if word == KEEP:
             self.kept = True
-            self._past.keep(host, self._known, self._changes)
+            self._past.want()
+            if self._past.large():
+                self._past.keep(host, self._known, self._changes)
         elif word == BEGIN:
             host.emit(bytes(wire.pack({"t": "ready"})[0]))
         elif word == WRITE:
@@ -337,6 +337,9 @@ class WorkerSession:
             self._ended = True
             host, self._host = self._host, None
             if host is not None:
+                if self._past is not None and self._past.wanted and not self.dropped:
+                    # The request after which the host may want to go back never came to run.
+                    self._past.keep(host, self._known, self._changes)
                 if self._in_order and not host.killed:
                     self._runtime.spares.give(host)
                 else:
@@ -345,9 +348,8 @@ class WorkerSession:
         self.forget()
 
     def drop(self) -> None:
-        """From the control thread: the host has no more use for it."""
+        """From the control thread: the host has no more use for it. It hangs up as well, and has it killed if it runs."""
         self.dropped = True
-        self.kill()
         self.forget()
 
     def forget(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from safeexec_backends.local import control
 from safeexec_backends.local import zygote as local
+from safeexec_backends.local.cell import Order
 
 _IMAGE_DESCRIPTOR = 64
 """Where the image's descriptors begin: above those that cells keep for themselves."""
@@ -48,8 +49,17 @@ PAGEMAP_DESCRIPTOR = _IMAGE_DESCRIPTOR + 64
 class WasmZygote(local.Zygote):
     """A zygote whose cells are workers."""
 
-    def prepare(self) -> control.Message:
+    keeps = False
+
+    @classmethod
+    def warm(cls) -> None:
         # Not at the top: the safeexec package exists only once `main` has made its stand-in.
+        from . import abi, instance, worker  # noqa: F401
+        from .image import cache  # noqa: F401
+
+        abi.library()
+
+    def prepare(self) -> control.Message:
         from .image import cache
         from .instance import Runtime
         from .worker import Worker
@@ -71,7 +81,7 @@ class WasmZygote(local.Zygote):
     def _address_space(self) -> int:
         return 0  # no RLIMIT_AS: every instance reserves 4 GiB of addresses, and has a limit of its own
 
-    def _serve_guest(self, fd: int, language: Any) -> None:
+    def _serve_guest(self, fd: int, language: Any, order: Order) -> None:
         from .pages import finder
 
         with contextlib.suppress(OSError):  # not there where the walls are built without a user namespace

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from safeexec_backends.wasm import abi
+from safeexec_backends.wasm import native
 
 from .pins import PINS, guest_files
 
@@ -34,7 +34,7 @@ _FORMAT: Final = 2
 _BUILDER: Final = (
     "binary.py", "boot.py", "build.py", "code.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
     "state.py",
-    "../abi.py", "../limits.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
+    "../abi.py", "../native.py", "../limits.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
 )  # fmt: skip
 Note = Callable[[str, int, int], None]
 
@@ -66,9 +66,9 @@ def cache_directory() -> Path:
 
 def _wasmtime() -> str:
     # The directory of its metadata names the version; importing importlib.metadata to ask would cost a third of a cold start.
-    root = abi.library_path().parent.parent.parent
+    root = native.library_path().parent.parent.parent
     names = sorted(p.name for p in root.glob("wasmtime-*.dist-info"))
-    size = abi.library_path().stat()
+    size = native.library_path().stat()
     return f"{names} {size.st_size}"
 
 

@@ -1,0 +1,96 @@
+"""Copies of a process, and who may make them: clone(2) without anyone's hooks, and the listener of ``seccomp.asking``."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from typing import NamedTuple
+
+from safeexec_backends._hardening import bpf, libc, namespaces, seccomp
+
+# linux/seccomp.h: SECCOMP_IOCTL_NOTIF_RECV and _SEND, SECCOMP_USER_NOTIF_FLAG_CONTINUE
+_RECEIVE, _SEND, _CONTINUE = 0xC0502100, 0xC0182101, 1
+# struct seccomp_notif: u64 id; u32 pid, flags; struct seccomp_data { int nr; u32 arch; u64 instruction_pointer, args[6]; }
+_NOTIFICATION = struct.Struct("=QIIiIQ6Q")
+
+thread_id_address = namespaces.thread_id_address
+
+
+def copy(flags: int, tid: int | None, note: int = 0) -> int:
+    """This process once more: 0 in the copy, its id in the original. Raises OSError.
+
+    `flags` is ``seccomp.FORK`` or ``seccomp.KEEP``, `tid` what :func:`thread_id_address` said, `note` a number that the listener gets to see. Neither
+    the C library's nor Python's fork handlers run: the copy is to be exactly what the original is, its random numbers included, and
+    nobody's functions are to be called in it. Only for a process with one thread.
+    """
+    assert flags in (seccomp.FORK, seccomp.KEEP)
+    # A parent's thread id is not stored (no CLONE_PARENT_SETTID), so its address is free to carry the note.
+    order = (tid or 0, 0) if libc.MACHINE == "x86_64" else (0, tid or 0)  # aarch64 takes tls before child_tid
+    if not tid:
+        raise OSError(errno.ENOTSUP, "the C library's thread id was not found")
+    return libc.syscall("clone", flags, None, note, *order)
+
+
+class Question(NamedTuple):
+    """Someone wants to be copied."""
+
+    id: int
+    pid: int
+    """The thread that asks, in the pid namespace of who reads this."""
+    note: int
+
+
+class Listener:
+    """Answers whoever wants to be copied."""
+
+    def __init__(self) -> None:
+        """Puts this process, and those it starts from here on, behind ``seccomp.asking``. Raises OSError."""
+        self.fd = seccomp.listen(bpf.encode(seccomp.asking()))
+
+    def question(self) -> Question | None:
+        """The next one; None when whoever asked no longer does."""
+        buffer = ctypes.create_string_buffer(_NOTIFICATION.size)
+        try:
+            libc.syscall("ioctl", self.fd, _RECEIVE, buffer)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINTR):
+                return None
+            raise
+        fields = _NOTIFICATION.unpack(buffer.raw)
+        return Question(fields[0], fields[1], fields[6 + 2])
+
+    def agree(self, question: Question) -> bool:
+        """Let the call go on; False when it was given up meanwhile."""
+        return self._answer(question.id, 0, _CONTINUE)
+
+    def refuse(self, question: Question) -> None:
+        """Make the call fail with EPERM."""
+        self._answer(question.id, -errno.EPERM, 0)
+
+    def _answer(self, number: int, error: int, flags: int) -> bool:
+        # struct seccomp_notif_resp: u64 id; s64 val; s32 error; u32 flags
+        buffer = ctypes.create_string_buffer(struct.pack("=QqiI", number, 0, error, flags), 24)
+        try:
+            libc.syscall("ioctl", self.fd, _SEND, buffer)
+        except OSError as failure:
+            if failure.errno == errno.ENOENT:
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """From here on nobody is copied."""
+        os.close(self.fd)
+
+
+def probe() -> str:
+    """Why a process behind the walls cannot be copied under control; empty when it can. Puts the caller behind a filter: for a process that ends."""
+    try:
+        listener = Listener()
+    except OSError as error:
+        return f"the kernel does not let a system call be asked about ({os.strerror(error.errno or 0)})"
+    listener.close()
+    major, minor = (int("".join(c for c in part if c.isdigit()) or 0) for part in os.uname().release.split(".")[:2])
+    return "" if (major, minor) >= (5, 5) else "a kernel older than Linux 5.5 cannot let a system call go on"
