@@ -191,6 +191,15 @@ def test_sarif_names_each_escape_and_its_rule(reports: tuple[subprocess.Complete
     assert [len(run["results"]) for run in data["runs"]] == [0, 3, 1]
 
 
+def test_sarif_is_what_its_specification_says(reports: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+    from sarif_pydantic import Sarif
+
+    text = (reports[1] / "a.sarif").read_text()
+    read = Sarif.model_validate_json(text)
+    assert read.version == "2.1.0" and [len(run.results or ()) for run in read.runs] == [0, 3, 1]
+    assert read.runs[1].tool.driver.name == "safeexec audit", text[:300]
+
+
 def test_two_reports_are_compared_by_what_was_found() -> None:
     from safeexec_fuzz.report.document import same
 

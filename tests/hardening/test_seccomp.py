@@ -214,6 +214,7 @@ def _together(first: int, second: int) -> int:
 
 
 _WORDS = (0, 1, 2, 3, 9, 17, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, seccomp.FORK, seccomp.KEEP, 0x3D0F00, 0x5451, 0xC0502100, 0xC0182101, 2**32 + 1)  # fmt: skip
+_SECOND = (0, 1, 9, 0x5451, 0xC0502100, 0xC0182101)
 
 
 @pytest.mark.parametrize("machine", NUMBERS)
@@ -226,7 +227,7 @@ def test_a_sealed_process_may_do_exactly_what_one_may_that_was_never_more(machin
         seccomp.seal(False, machine),
     )
     for number in range(max(NUMBERS[machine].values()) + 20):
-        for arguments in itertools.product(_WORDS, _WORDS, (0, 9)):
+        for arguments in itertools.product(_WORDS, _SECOND, (0, 9)):
             wanted = bpf.evaluate(ordinary, arch, number, arguments)
             found = _together(bpf.evaluate(wide, arch, number, arguments), bpf.evaluate(seal, arch, number, arguments))
             assert wanted == found, (number, arguments)
@@ -243,7 +244,7 @@ def test_what_a_process_that_can_be_copied_may_do_beyond_the_ordinary(machine: s
     names = {number: name for name, number in NUMBERS[machine].items()}
     more: set[tuple[str, int]] = set()
     for number, name in names.items():
-        for arguments in itertools.product(_WORDS, _WORDS, (0, 9)):
+        for arguments in itertools.product(_WORDS, _SECOND, (0, 9)):
             found = _together(bpf.evaluate(wide, arch, number, arguments), bpf.evaluate(seal, arch, number, arguments))
             if found == bpf.ALLOW != bpf.evaluate(ordinary, arch, number, arguments):
                 more.add((name, arguments[0] & 0xFFFFFFFF if name != "recvmsg" else 0))

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_ope
 
 SPIN = "while True:\n    pass"
 CRASH = "import os\nos._exit(1)"
-FAST = Policy(limits=Limits(time=0.4))
+FAST = Policy(limits=Limits(time=0.8))
 ENDS = (
     SPIN,
     "import os\nos.abort()",
@@ -387,7 +387,7 @@ def test_no_process_can_be_started_by_the_session(session: Session) -> None:
 
 def test_a_thread_cannot_take_the_copy_that_was_granted(executor: Executor) -> None:
     """A thread left behind asks all the time; the copy is for the thread that answers the host alone."""
-    with executor.session(policy=FAST) as session:
+    with executor.session(policy=Policy(limits=Limits(time=3))) as session:
         session.run(CLONE)
         session.run(
             "import threading, time\nwon = []\ndef ask():\n    end = time.monotonic() + 1\n    while time.monotonic() < end:\n"
@@ -395,7 +395,10 @@ def test_a_thread_cannot_take_the_copy_that_was_granted(executor: Executor) -> N
             "import _thread\n_thread._count = lambda: 0\nthreading.Thread(target=ask, daemon=True).start()"
         )
         for _ in range(20):
-            session.run("1")
+            # It lied about its threads, and a copy may hang on a lock that one of them held: then the session ends.
+            if not session.run("1").ok:
+                assert session.closed
+                return
         assert session.run("won").value == []
         assert len(settled(session)) <= 3
 

@@ -585,7 +585,12 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+_SLOW = ("nobody, after a rollback",)
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else []) for name in RUNS]
+)
 def report(request: pytest.FixtureRequest) -> Iterator[Report]:
     run = RUNS[request.param]
     if run.get("deny_namespaces") and not landlock.abi():

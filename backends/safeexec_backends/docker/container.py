@@ -146,12 +146,13 @@ def found_out(client: Any, identity: str, tail: bytes) -> GuestDied:
         # The daemon may learn of the kernel's kill a moment after the end itself.
         pause = threading.Event()
         deadline = monotonic() + _OOM_PATIENCE
-        while code == 137 and not state.get("OOMKilled") and monotonic() < deadline:
+        noticed = tail.endswith(program.OUT_OF_MEMORY)  # a guest that says so itself gains nothing
+        while code == 137 and not noticed and not state.get("OOMKilled") and monotonic() < deadline:
             pause.wait(0.05)
             state = api.inspect_container(identity)["State"]
     except (docker.errors.DockerException, requests.RequestException) as error:
         return GuestDied("crash", f"the container is gone, and why cannot be found out: {str(error)[:200]}")
-    if state.get("OOMKilled"):
+    if noticed or state.get("OOMKilled"):
         return GuestDied("memory", "the container ran out of memory (Limits.memory)")
     if code == 153:
         return GuestDied("crash", "the container wrote a file larger than Limits.disk")

@@ -441,6 +441,8 @@ class Guards:
                 return
         elif id(kind) in _OPEN_TYPES and name in ("__name__", "__doc__", "__wrapped__"):
             return
+        elif kind is property and name == "__doc__":
+            return
         raise WriteRefused(f"{name!r} of {describe(o)} cannot be changed in this sandbox")
 
     def writable_dunder(self, o: Any, name: str) -> Any:
@@ -541,5 +543,11 @@ _OPEN_NAMES = {
     ("sqlite3", "Cursor"), ("_thread", "_local"), ("threading", "Thread"), ("collections", "defaultdict"),
     ("collections", "Counter"), ("collections", "OrderedDict"), ("functools", "partial"), ("string", "Template"),
     ("xml.etree.ElementTree", "Element"), ("argparse", "Namespace"), ("argparse", "ArgumentParser"),
+    ("reprlib", "Repr"), ("configparser", "ConfigParser"), ("configparser", "RawConfigParser"), ("json.encoder", "JSONEncoder"),
+    ("json.decoder", "JSONDecoder"), ("zipfile", "ZipInfo"), ("_io", "StringIO"), ("_io", "BytesIO"), ("weakref", "finalize"),
+    ("threading", "Timer"), ("collections", "ChainMap"), ("collections", "UserDict"), ("collections", "UserList"),
+    ("calendar", "Calendar"), ("calendar", "TextCalendar"), ("calendar", "HTMLCalendar"),
+    (f"{__package__}.facades.files", "ZipFile"),
+    *((f"{__package__}.facades.system", name) for name in ("Formatter", "StreamHandler", "FileHandler")),
 }  # fmt: skip
 """Standard library types whose attributes are settings by their documentation."""
