@@ -29,8 +29,6 @@ from safeexec_backends._hardening import bpf, copies, seccomp, waiting
 from safeexec_backends.local import keeping, open_files
 from safeexec_backends.local.kept_files import KeptFiles
 
-SETUP = ("init", "write", "rescan", "set", "tools")
-"""Requests that run nobody's code."""
 _CHANNEL = 3
 _BUSY = b"t"
 _OPEN = b"o"
@@ -317,7 +315,7 @@ class CellGuest(guest.Guest):
         if kind == "keep":
             self._keep()
             return
-        if not self._sealed and kind not in SETUP:
+        if not self._sealed and kind not in keeping.SETUP:
             # From here on the session's code may run: without what a keeper may do.
             self._sealed = True
             resource.setrlimit(resource.RLIMIT_NPROC, (self._terms.processes, self._terms.processes))
