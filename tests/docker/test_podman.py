@@ -32,7 +32,7 @@ def url() -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         service = subprocess.Popen(
             ["podman", "--root", str(folder / "root"), "--runroot", str(folder / "run"), "--runtime=runc",
-             "--cgroup-manager=cgroupfs", "--storage-driver=vfs", "system", "service", "-t", "0", address],
+             "--cgroup-manager=cgroupfs", "--storage-driver=overlay", "system", "service", "-t", "0", address],
             env={**os.environ, "CONTAINERS_CONF": str(folder / "containers.conf")},
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
@@ -70,7 +70,7 @@ TestPodman = conformance("docker")
 def test_podman_serves_and_says_what_it_lacks(url: str) -> None:
     with Executor("docker", url=url) as executor:
         missing_walls = {name for name, wall in executor.isolation.items() if not wall.active}
-        assert missing_walls == {"gvisor", "disk_limit", "init", "user_namespace", "language", "rollback"}
+        assert missing_walls == {"gvisor", "disk_limit", "user_namespace", "language", "rollback"}
         with executor.session(tools={"double": lambda x: 2 * x}) as session:
             result = session.run("print('hi')\ndouble(21)")
             assert result.value == 42 and result.stdout == "hi\n"
@@ -80,6 +80,11 @@ def test_podman_serves_and_says_what_it_lacks(url: str) -> None:
         policy = Policy(limits=Limits(time=0.5))
         result = executor.run("import os\nwhile True:\n    os.write(1, b'x' * 65536)", policy=policy)
         assert result.error is not None and result.error.kind in ("time", "output")
+        code = (
+            "import os, subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = bytearray(1 << 29)'])\nos._exit(0)"
+        )
+        result = executor.run(code, policy=Policy(limits=Limits(memory=64 << 20, time=30)))
+        assert result.error is not None and result.error.kind == "memory", "of a child, and with exit code 0"
     client = daemon.connect(url)
     try:
         assert eventually(lambda: reaper.find(client) == [])

@@ -11,6 +11,7 @@ import pytest
 
 import safeexec
 from safeexec import Executor, Limits, Policy, PolicyError
+from safeexec_backends.docker import backend, config
 
 MIB = 2**20
 
@@ -107,9 +108,7 @@ def test_processor_time_is_bounded(docker_url: str) -> None:
         assert 0 < value(slow, code) < 0.5
 
 
-def test_processes_of_others_are_not_there_and_children_are_reaped(executor: Executor) -> None:
-    """The guest is not process 1: what it leaves behind is taken over by an init, and no zombie stays."""
-    code = """
+ORPHAN = """
 import os, time
 def states():
     found = {}
@@ -133,7 +132,32 @@ while grandchild in states():
     time.sleep(0.01)
 (os.getpid() != 1, sorted(before) == sorted({1, os.getpid()}), before == states())
 """
-    assert value(executor, code) == (True, True, True)
+
+
+def test_processes_of_others_are_not_there_and_children_are_reaped(executor: Executor) -> None:
+    """The guest is not process 1: what it leaves behind is taken over by an init, and no zombie stays."""
+    assert value(executor, ORPHAN) == (True, True, True)
+
+
+def test_engine_without_an_init_gets_one(docker_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """podman brings none. Process 1 would be deaf to its own signals, and never reap."""
+    real = config.host_config
+    monkeypatch.setattr(config, "host_config", lambda *args: {**real(*args), "init": False})
+    monkeypatch.setattr(backend, "_prepared", {})
+    with Executor("docker") as made:
+        assert made.isolation["init"].active
+        assert value(made, ORPHAN) == (True, True, True)
+        assert value(made, "import signal, os\nsignal.alarm(0), os.getppid()") == (0, 1)
+        for code, said in (
+            ("os.kill(os.getpid(), 9)", "signal 9"),
+            ("os._exit(7)", "exit code 7"),
+            ("os._exit(0)", "exit code 0"),
+        ):
+            error = made.run("import os\n" + code).error
+            assert error is not None and error.kind == "crash" and said in error.message
+        eat = "x = []\nwhile True:\n    x.append(bytes(10**6))"
+        error = made.run(eat, policy=Policy(limits=Limits(memory=32 * MIB, time=30))).error
+        assert error is not None and error.kind == "memory"
 
 
 def test_shared_memory_and_messages_of_others_are_not_there(executor: Executor) -> None:

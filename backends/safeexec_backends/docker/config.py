@@ -121,8 +121,7 @@ def host_config(want: Shape, podman: bool, profile: str, volumes: tuple[str, ...
     if podman:
         # podman counts processes per user over all containers where this is not set, and has no docker-init to mount.
         options["ulimits"].append({"Name": "nproc", "Soft": 4096, "Hard": 4096})
-        options["init"] = False
-        options["pids_limit"] = want.processes + OWN_PROCESSES - 1
+        options["init"] = False  # the guest program brings its own
         del options["log_config"]
     return options
 

@@ -22,7 +22,8 @@ from safeexec_backends.docker.stream import Attached
 
 START_SECONDS = 60.0
 _INTERRUPT = wire.pack({"t": "interrupt"})[0]
-_OOM_PATIENCE = 0.4
+_OOM_PATIENCE = 1.5
+"""How long the daemon may take to learn of the kernel's kill: 0.3 s were seen on a busy machine. Only who kills itself by signal 9 waits as long."""
 
 
 class DockerGuest(StreamGuest):
@@ -146,12 +147,13 @@ def found_out(client: Any, identity: str, tail: bytes) -> GuestDied:
         # The daemon may learn of the kernel's kill a moment after the end itself.
         pause = threading.Event()
         deadline = monotonic() + _OOM_PATIENCE
-        while code == 137 and not state.get("OOMKilled") and monotonic() < deadline:
+        noticed = tail.endswith(program.OUT_OF_MEMORY)  # a guest that says so itself gains nothing
+        while code == 137 and not noticed and not state.get("OOMKilled") and monotonic() < deadline:
             pause.wait(0.05)
             state = api.inspect_container(identity)["State"]
     except (docker.errors.DockerException, requests.RequestException) as error:
         return GuestDied("crash", f"the container is gone, and why cannot be found out: {str(error)[:200]}")
-    if state.get("OOMKilled"):
+    if noticed or state.get("OOMKilled"):
         return GuestDied("memory", "the container ran out of memory (Limits.memory)")
     if code == 153:
         return GuestDied("crash", "the container wrote a file larger than Limits.disk")

@@ -83,6 +83,8 @@ class Guards:
             "__code__": self._code,
             "__closure__": self._closure,
             "__dataclass_fields__": self._fields,
+            "__kwdefaults__": self._own_or_copy,
+            "__annotations__": self._own_or_copy,
         }
 
     # -- reading -----------------------------------------------------------------------------------------------------------
@@ -255,6 +257,15 @@ class Guards:
         found = reader(o, name)
         return types.MappingProxyType(found) if type(found) is dict else found
 
+    def _own_or_copy(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        # The dictionary itself belongs to the function: whoever holds it exchanges what json.dumps() is called with, for everybody.
+        found = reader(o, name)
+        function: Any = o.__func__ if type(o) is types.MethodType else o
+        own = is_guest_class(function) if is_class(function) else is_guest_function(function) or is_guest_class(type(o))
+        if is_denied(found):
+            return self._refuse(o, name)
+        return dict(found) if type(found) is dict and not own else found
+
     def _code(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         function = o.__func__ if type(o) is types.MethodType else o
         if not is_guest_function(function):
@@ -287,7 +298,7 @@ class Guards:
         return found
 
     def _frame(self, o: Any, name: str, reader: Reader = getattr) -> Any:
-        if type(o) in _SUSPENDED and getattr(o, name) is None:
+        if any(type(o) is kind for kind in _SUSPENDED) and getattr(o, name) is None:
             return None  # it has ended
         return self._own(o, name, reader)
 
@@ -441,6 +452,8 @@ class Guards:
                 return
         elif id(kind) in _OPEN_TYPES and name in ("__name__", "__doc__", "__wrapped__"):
             return
+        elif kind is property and name == "__doc__":
+            return
         raise WriteRefused(f"{name!r} of {describe(o)} cannot be changed in this sandbox")
 
     def writable_dunder(self, o: Any, name: str) -> Any:
@@ -541,5 +554,11 @@ _OPEN_NAMES = {
     ("sqlite3", "Cursor"), ("_thread", "_local"), ("threading", "Thread"), ("collections", "defaultdict"),
     ("collections", "Counter"), ("collections", "OrderedDict"), ("functools", "partial"), ("string", "Template"),
     ("xml.etree.ElementTree", "Element"), ("argparse", "Namespace"), ("argparse", "ArgumentParser"),
+    ("reprlib", "Repr"), ("configparser", "ConfigParser"), ("configparser", "RawConfigParser"), ("json.encoder", "JSONEncoder"),
+    ("json.decoder", "JSONDecoder"), ("zipfile", "ZipInfo"), ("_io", "StringIO"), ("_io", "BytesIO"), ("weakref", "finalize"),
+    ("threading", "Timer"), ("collections", "ChainMap"), ("collections", "UserDict"), ("collections", "UserList"),
+    ("calendar", "Calendar"), ("calendar", "TextCalendar"), ("calendar", "HTMLCalendar"),
+    (f"{__package__}.facades.files", "ZipFile"),
+    *((f"{__package__}.facades.system", name) for name in ("Formatter", "StreamHandler", "FileHandler")),
 }  # fmt: skip
 """Standard library types whose attributes are settings by their documentation."""

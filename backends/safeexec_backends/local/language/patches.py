@@ -5,13 +5,15 @@ The changes are stricter for a program's own objects only; everything else takes
 
 from __future__ import annotations
 
+import collections
 import copy
+import enum
 import inspect
 import traceback
 import types
 from typing import Any
 
-from .identity import WriteRefused, is_class, is_guest_class
+from .identity import WriteRefused, class_dict, exact_name, is_class, is_guest_class
 
 _installed = False
 
@@ -40,8 +42,67 @@ def install() -> None:
         return original(x, memo, func, args, state, *rest, **options)
 
     copy._reconstruct = reconstruct  # type: ignore[attr-defined]
+    _no_writes_by_copies()
+    _no_foreign_members()
+    _no_reads_by_enum_properties()
     _no_imports_for_suggestions()
     _no_names_from_signatures()
+
+
+def _no_writes_by_copies() -> None:
+    """``UserDict`` and ``UserList`` write into what ``__new__`` of their ``__class__`` gives, which both may be the program's."""
+
+    def __copy__(self: Any) -> Any:
+        kind: Any = type(self)
+        made = kind.__new__(kind)
+        if type(made) is not kind:
+            raise WriteRefused("__new__ gave an object that is not the program's")
+        made.__dict__.update(self.__dict__)
+        made.__dict__["data"] = self.__dict__["data"].copy()
+        return made
+
+    for kind in (collections.UserDict, collections.UserList):
+        setattr(kind, "__copy__", __copy__)  # noqa: B010
+
+
+def _no_foreign_members() -> None:
+    """What stands in for an enum's members while the class is made deletes its name from any class that it is told."""
+    member: Any = enum._proto_member  # type: ignore[attr-defined]
+    original = member.__set_name__
+
+    def __set_name__(self: Any, enum_class: Any, member_name: Any) -> None:
+        if not is_class(enum_class) or class_dict(enum_class).get(exact_name(member_name)) is not self:
+            raise WriteRefused("an enum's member belongs to its class")
+        original(self, enum_class, exact_name(member_name))
+
+    member.__set_name__ = __set_name__
+
+
+def _no_reads_by_enum_properties() -> None:
+    """From 3.12 on ``enum.property`` reads an attribute whose name and object stand in its own attributes."""
+    kind: Any = enum.property
+    if not hasattr(kind, "_attr_type"):
+        return
+    from .guards import Guards
+
+    read = Guards().read
+    original = kind.__get__
+
+    def __get__(self: Any, instance: Any, ownerclass: Any = None) -> Any:
+        own = type(self) is kind  # a subclass is the program's: it may answer the same question differently
+        if instance is not None:
+            getter = self.fget
+            if getter is not None:
+                return getter(instance)
+            if own and self._attr_type == "attr":
+                return read(self._cls_type, exact_name(self.name))
+            if own and self._attr_type == "desc":
+                return read(instance._value_, exact_name(self.name))
+        if not own:
+            raise AttributeError("a property of the program's own reads no members")
+        return original(self, instance, ownerclass)
+
+    kind.__get__ = __get__
 
 
 _CONTAINERS = frozenset(map(id, (list, dict, set)))

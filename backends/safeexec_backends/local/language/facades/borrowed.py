@@ -25,7 +25,7 @@ Exports = dict[str, Any]
 
 NAMES = frozenset(
     """
-    cmd optparse tarfile wave mimetypes filecmp gettext quopri fileinput token
+    cmd optparse shlex tarfile wave mimetypes filecmp gettext quopri fileinput token
     unittest unittest.async_case unittest.case unittest.loader unittest.main unittest.mock unittest.result unittest.runner
     unittest.signals unittest.suite unittest.util unittest._log
     email email.base64mime email.charset email.contentmanager email.encoders email.errors email.feedparser email.generator

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import (
     MAIN,
+    PLAIN,
     AttributeRefused,
     LanguageRefused,
+    WriteRefused,
     exact_name,
     is_class,
     is_guest_class,
@@ -19,7 +21,7 @@ from safeexec_backends.local.language.identity import (
     native_metaclass,
 )
 
-from . import reviewed
+from . import Facade, reviewed
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -189,7 +191,6 @@ def _typing(language: RestrictedLanguage) -> Exports:
 
 
 def _types(language: RestrictedLanguage) -> Exports:
-    from . import Facade
     from .views import CodeView
 
     def new_class(name: str, bases: Any = (), kwds: Any = None, exec_body: Any = None) -> type:
@@ -210,7 +211,13 @@ def _types(language: RestrictedLanguage) -> Exports:
 
         return shown
 
-    exports = reviewed("types")
+    def coroutine(func: Any) -> Any:
+        """As `types.coroutine`, for the program's own generator functions."""
+        if not is_guest_function(func):
+            raise TypeError("types.coroutine() takes the program's own functions in this sandbox")
+        return types.coroutine(func)
+
+    exports = reviewed("types") | {"coroutine": coroutine}
     exports |= {n: bases_of(exports[n]) for n in ("get_original_bases", "resolve_bases") if n in exports}
     return exports | {"new_class": new_class, "ModuleType": Facade, "CodeType": CodeView}
 
@@ -295,12 +302,40 @@ def _warnings(language: RestrictedLanguage) -> Exports:
         """As `warnings.warn`."""
         warnings.warn(message, category, stacklevel + 1, source)
 
+    def showwarning(
+        message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None
+    ) -> None:
+        """As `warnings.showwarning`."""
+        text = formatwarning(message, category, filename, lineno, line)
+        (language.streams.shown("stderr") if file is None else file).write(text)
+
     shown = ("simplefilter", "filterwarnings", "resetwarnings", "WarningMessage")
-    return {n: getattr(warnings, n) for n in shown} | {
-        "catch_warnings": catch_warnings,
-        "warn": warn,
-        "formatwarning": formatwarning,
-    }
+    exports: Exports = {n: getattr(warnings, n) for n in shown}
+    exports |= {"catch_warnings": catch_warnings, "warn": warn}
+    own = {"showwarning": showwarning, "formatwarning": formatwarning}
+    originals = {name: getattr(warnings, name) for name in own}
+
+    def getter(name: str) -> Callable[[Any], Any]:
+        def get(self: Any) -> Any:
+            now = getattr(warnings, name)
+            return own[name] if now is originals[name] else now
+
+        return get
+
+    def assign(self: Any, name: str, value: Any) -> None:
+        if name not in own or not callable(value):
+            raise WriteRefused(f"warnings.{name} cannot be set to that in this sandbox")
+        setattr(warnings, name, originals[name] if value is own[name] else value)
+
+    body: dict[str, Any] = {
+        "__slots__": (), "__module__": Facade.__module__, "__name__": "warnings", "__setattr__": assign,
+        "__all__": sorted([*exports, *own]), "__dir__": lambda self: list(type(self).__all__),
+        **{name: staticmethod(value) if isinstance(value, types.FunctionType) else value for name, value in exports.items()},
+        **{name: property(getter(name)) for name in own},
+    }  # fmt: skip
+    kind = type("warnings", (Facade,), body)
+    PLAIN[id(kind)] = kind
+    return {"": object.__new__(kind)}
 
 
 def _copy(language: RestrictedLanguage) -> Exports:
@@ -650,8 +685,11 @@ def _class_in(lines: list[str], qualname: str) -> tuple[int, int] | None:
 
 
 def _ast(language: RestrictedLanguage) -> Exports:
-    import ast
+    # A program may call its own objects nodes: ``_fields`` then names what is read from them, set and deleted.
+    from .programs import guard, private_copy
 
+    ast = private_copy("ast")
+    guard(ast, language, ast.AST)
     exports = {
         n: getattr(ast, n)
         for n in dir(ast)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import class_mro, exact_name
 
+from . import reviewed
 from .files import open_file
 
 if TYPE_CHECKING:
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
 Exports = dict[str, Any]
 
 
-def _guard(module: Any, language: RestrictedLanguage, *own: type) -> None:
+def private_copy(name: str) -> Any:
+    """The module `name` once more, for programs: what is put into it does not reach who else uses it."""
+    import importlib.util
+
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def guard(module: Any, language: RestrictedLanguage, *own: type) -> None:
     """Give `module` guarded builtins; objects of the types `own` are the module's business, but for what is never shown."""
     guards = language.guards
     missing = object()
@@ -67,7 +79,7 @@ def _argparse(language: RestrictedLanguage) -> Exports:
 
     own = [argparse.Namespace, argparse.Action]
     own += [base for base in argparse.ArgumentParser.__mro__ if base.__module__ == "argparse"]
-    _guard(argparse, language, *own)
+    guard(argparse, language, *own)
     setattr(argparse, "_sys", language.gate.build("sys"))  # noqa: B010  # the command line is the program's, not the process's
     shown = """Action ArgumentDefaultsHelpFormatter ArgumentError ArgumentParser ArgumentTypeError BooleanOptionalAction
         HelpFormatter MetavarTypeHelpFormatter Namespace ONE_OR_MORE OPTIONAL PARSER REMAINDER RawDescriptionHelpFormatter
@@ -78,12 +90,19 @@ def _argparse(language: RestrictedLanguage) -> Exports:
 def _configparser(language: RestrictedLanguage) -> Exports:
     import configparser
 
-    _guard(configparser, language, configparser.RawConfigParser, configparser.SectionProxy)
+    guard(configparser, language, configparser.RawConfigParser, configparser.SectionProxy)
     shown = """BasicInterpolation ConfigParser DEFAULTSECT DuplicateOptionError DuplicateSectionError Error
         ExtendedInterpolation Interpolation InterpolationDepthError InterpolationError InterpolationMissingOptionError
         InterpolationSyntaxError LegacyInterpolation MAX_INTERPOLATION_DEPTH MissingSectionHeaderError NoOptionError
         NoSectionError ParsingError RawConfigParser SectionProxy""".split()
     return {n: getattr(configparser, n) for n in shown if hasattr(configparser, n)}
+
+
+def _pprint(language: RestrictedLanguage) -> Exports:
+    import pprint
+
+    guard(pprint, language)  # it reads the attributes that a dataclass names, and shows them to a subclass's format()
+    return reviewed("pprint")
 
 
 def _getopt(language: RestrictedLanguage) -> Exports:
@@ -117,6 +136,7 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "argparse": _argparse,
     "configparser": _configparser,
     "getopt": _getopt,
+    "pprint": _pprint,
     "sched": _sched,
     "tokenize": _tokenize,
 }

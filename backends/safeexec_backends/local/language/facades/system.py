@@ -163,7 +163,7 @@ def _sys(language: RestrictedLanguage) -> Exports:
         exception get_int_max_str_digits set_int_max_str_digits copyright""".split()
     values: dict[str, Any] = {n: getattr(sys, n) for n in shown if hasattr(sys, n)}
     values |= {
-        "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit, "displayhook": displayhook,
+        "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit,
         "__stdout__": outputs["stdout"], "__stderr__": outputs["stderr"], "stdin": stdin,
         "argv": [""], "path": [], "flags": types.SimpleNamespace(
             optimize=0, debug=0, verbose=0, utf8_mode=1, dev_mode=False, interactive=0, inspect=0, ignore_environment=1, bytes_warning=0,
@@ -175,6 +175,20 @@ def _sys(language: RestrictedLanguage) -> Exports:
 
     class Modules(dict):  # type: ignore[type-arg]
         """``sys.modules``: what the program imported."""
+
+    hooks: dict[str, Any] = {}
+
+    def hook(name: str) -> property:
+        def get(self: Any) -> Any:
+            if name not in hooks:
+                raise AttributeError(f"module 'sys' has no attribute {name!r}")
+            return hooks[name]
+
+        return property(get, lambda self, value: hooks.__setitem__(name, value))
+
+    def excepthook(exctype: Any, value: Any, traceback: Any, /) -> None:
+        """Print the exception."""
+        language.gate.build("traceback").print_exception(exctype, value, traceback)
 
     def modules(self: Any) -> Any:
         return Modules(language.gate.loaded())
@@ -189,12 +203,20 @@ def _sys(language: RestrictedLanguage) -> Exports:
         "stdout": property(getter("stdout"), setter("stdout")),
         "stderr": property(getter("stderr"), setter("stderr")),
         "modules": property(modules),
+        # Of a prompt or a script that ends: here a step's error goes to the host.
+        **{name: hook(name) for name in _HOOKS},
+        "__excepthook__": staticmethod(excepthook),
+        "__displayhook__": staticmethod(displayhook),
     }
+    hooks |= {"excepthook": excepthook, "displayhook": displayhook}
     for name, value in values.items():
         body[name] = staticmethod(value) if isinstance(value, types.FunctionType) else value
     kind = type("sys", (SysFacade,), body)
     PLAIN[id(kind)] = kind
     return {"": object.__new__(kind)}
+
+
+_HOOKS = ("excepthook", "displayhook", "tracebacklimit", "ps1", "ps2")
 
 
 class SysFacade(Facade):
@@ -207,6 +229,8 @@ def _set(self: Any, name: str, value: Any) -> None:
     if name in ("stdout", "stderr"):
         if not callable(getattr(value, "write", None)):
             raise TypeError(f"sys.{name} must have a write method")
+        object.__setattr__(self, name, value)
+    elif name in _HOOKS:
         object.__setattr__(self, name, value)
     elif name in ("argv", "stdin", "path"):
         raise WriteRefused(f"sys.{name} cannot be replaced in this sandbox; its contents can be changed")
@@ -379,12 +403,23 @@ def _traceback(language: RestrictedLanguage) -> Exports:
     }  # fmt: skip
 
 
+def _str_style(language: RestrictedLanguage) -> Callable[[Any, Any], str]:
+    def format_record(self: Any, record: Any) -> str:
+        values = {**(getattr(self, "_defaults", None) or {}), **record.__dict__}
+        found: str = language.guards.formatter().vformat(exact_name(self._fmt), (), values)
+        return found
+
+    return format_record
+
+
 def _logging(language: RestrictedLanguage) -> Exports:
     import logging
 
     from . import files
 
     deny_class(logging.Formatter)
+    # A program comes by its formatter's style, and may begin that anew with another template: every field goes through the guard.
+    setattr(logging.StrFormatStyle, "_format", _str_style(language))  # noqa: B010
 
     class Formatter(logging.Formatter):
         """As `logging.Formatter`; a template of the style ``{`` may not read attributes."""
@@ -550,12 +585,6 @@ def _atexit(language: RestrictedLanguage) -> Exports:
     return {"register": atexit.register, "unregister": atexit.unregister}
 
 
-def _shlex(language: RestrictedLanguage) -> Exports:
-    import shlex
-
-    return {n: getattr(shlex, n) for n in ("split", "quote", "join")}
-
-
 def _codecs(language: RestrictedLanguage) -> Exports:
     import codecs
 
@@ -639,7 +668,6 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "timeit": _timeit,
     "gc": _gc,
     "atexit": _atexit,
-    "shlex": _shlex,
     "codecs": _codecs,
     "locale": _locale,
     "tracemalloc": _tracemalloc,
