@@ -25,6 +25,25 @@ if TYPE_CHECKING:
 DEFAULT_SANDBOX = "wasm"
 
 
+def _make(kind: Any, name: str, policy: Policy, options: Mapping[str, Any]) -> Backend:
+    try:
+        found: Backend = kind(policy, **options)
+    except TypeError as error:
+        import inspect  # not worth its time to those who make no mistake
+
+        signature = inspect.signature(kind)
+        try:
+            signature.bind(policy, **options)
+        except TypeError:
+            known = [n for n, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY and not n.startswith("_")]
+            if unknown := sorted(set(options) - set(known)):
+                raise PolicyError(
+                    f"the {name} sandbox has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+                ) from error
+        raise
+    return found
+
+
 class Executor:
     """Runs untrusted Python in the named sandbox. Thread-safe; owns compiled code, pools and workers until :meth:`close`.
 
@@ -43,8 +62,7 @@ class Executor:
                 raise TypeError(f"options {sorted(backend_options)} go to the Backend itself when one is passed")
             self._backend = sandbox
         else:
-            make: Any = load_backend(sandbox)
-            self._backend = make(self.policy, **backend_options)
+            self._backend = _make(load_backend(sandbox), sandbox, self.policy, backend_options)
         self._closed = False
         self._lock = threading.Lock()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()

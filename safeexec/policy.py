@@ -129,7 +129,9 @@ class Policy:
             raise PolicyError("Policy.env and Policy.files must be mappings")
         for key, text in self.env.items():
             if not isinstance(key, str) or not isinstance(text, str) or not key or "=" in key or "\0" in key + text:
-                raise PolicyError(f"Policy.env: {key!r} is not an environment variable")
+                raise PolicyError(
+                    f"Policy.env[{key!r}]: names and values are strings, without NUL, the name without '='"
+                )
         for name, content in self.files.items():
             check_name(name)
             if not isinstance(content, bytes | str | os.PathLike):

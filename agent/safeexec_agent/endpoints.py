@@ -125,7 +125,9 @@ class OpenAIModel(_ChatCompletions):
         self.model_id, self.timeout, self._parameters = model_id, timeout, parameters
         key = api_key or os.environ.get("OPENAI_API_KEY")
         if key is None and api_base is None and "OPENAI_BASE_URL" not in os.environ:
-            raise ModelError("no key: set OPENAI_API_KEY, or give api_key, or api_base for an endpoint that needs none")
+            raise ModelError(
+                "no key: set OPENAI_API_KEY, or give api_key=; for an endpoint that needs none give api_base= (--base-url)"
+            )
         self._error: type[Exception] = openai.OpenAIError
         self._client = openai.OpenAI(
             base_url=api_base, api_key=key or "none", timeout=timeout, max_retries=max_retries, **(client_kwargs or {})

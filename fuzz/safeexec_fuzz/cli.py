@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from safeexec.cli import exits
+from safeexec.registry import backend_names
 from safeexec.text import neutralise, neutralise_line
 
 from . import audit as engine
 from .cases import KINDS, Case, CorpusError, load, select
-from .targets import BUILT_IN, Target, TargetError, sandbox, target
+from .targets import BUILT_IN, SAFEEXEC_SANDBOXES, Target, TargetError, sandbox, target
 
 DEFAULT = ("local", "wasm")
 
@@ -143,6 +144,10 @@ def choose(sandboxes: tuple[str, ...], others: tuple[str, ...], pythons: tuple[s
             raise TargetError(f"--python: {path} is not a file")
     names = sandboxes or (() if others else DEFAULT)
     found = [sandbox(name) for name in names]
+    for chosen in found:
+        name = chosen.options["sandbox"]
+        if name not in SAFEEXEC_SANDBOXES and name not in backend_names():
+            raise TargetError(f"--sandbox: there is no sandbox {name!r}; installed: {', '.join(backend_names())}")
     # The weak executor is part of this package: another interpreter has nothing to add.
     found += [target(name, special.get(name, "" if name == "weak" else everywhere)) for name in others]
     twice = {t.name for t in found if [o.name for o in found].count(t.name) > 1}

@@ -25,7 +25,11 @@ OWN = {
     "doctor": "Which sandboxes can run here, and which walls stand.",
 }
 
-_OTHERS = {"agent": "Have a model do a task by writing Python."}
+_OTHERS = {
+    "agent": "Have a model do a task by writing Python.",
+    "audit": "Attack sandboxes, these or others, and say what held.",
+    "fuzz": "Attack sandboxes with generated programs.",
+}
 """Commands that come with safeexec and are found like those of others."""
 
 

@@ -33,6 +33,12 @@ class Sandboxes(click.Group):
         return found
 
 
-@click.group("setup", cls=Sandboxes, context_settings={"help_option_names": ["-h", "--help"]})
-def command() -> None:
+@click.group(
+    "setup", cls=Sandboxes, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True
+)
+@click.pass_context
+def command(ctx: click.Context) -> None:
     """Get a sandbox ready ahead of its first use."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(exits.USAGE)

@@ -49,6 +49,16 @@ def test_no_command_shows_the_help_and_is_wrong_usage(cli: Command) -> None:
     assert "Commands:" in ran.err
 
 
+def test_every_command_that_comes_with_safeexec_says_what_it_does(cli: Command) -> None:
+    assert "From package safeexec" not in cli("--help").out
+
+
+def test_setup_without_a_sandbox_shows_what_there_is(cli: Command) -> None:
+    ran = cli("setup")
+    assert (ran.code, ran.out) == (2, "")
+    assert "\nCommands:\n" in ran.err and "\n  wasm " in ran.err
+
+
 def point(load: Any) -> Any:
     return SimpleNamespace(
         load=load,

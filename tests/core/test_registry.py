@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from safeexec import BackendUnavailable, Executor, PolicyError, registry
+from safeexec import BackendUnavailable, Executor, Policy, PolicyError, registry
 from tests.support.plain import PlainBackend
 
 
@@ -54,6 +54,25 @@ def test_missing_dependency_says_what_to_install(monkeypatch: pytest.MonkeyPatch
     )
     with pytest.raises(BackendUnavailable, match=r"'vendor'.*pip install 'safeexec\[theirs\]'"):
         Executor("theirs")
+
+
+class Optioned(PlainBackend):
+    """Has options of its own, as the sandboxes have."""
+
+    name = "optioned"
+
+    def __init__(self, policy: Policy, *, size: int = 1, must: str = "") -> None:
+        if must == "break":
+            raise TypeError("what the sandbox itself does wrong")
+        super().__init__(policy)
+
+
+def test_an_unknown_option_is_named_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: {"optioned": Point(Optioned)})
+    with pytest.raises(PolicyError, match=r"^the optioned sandbox has no option sizes; it has size, must$"):
+        Executor("optioned", sizes=2)
+    with pytest.raises(TypeError, match="does wrong"):
+        Executor("optioned", must="break")
 
 
 @pytest.mark.parametrize("found", [object(), dict, types, lambda policy: None])

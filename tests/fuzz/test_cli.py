@@ -75,12 +75,20 @@ def test_a_target_that_cannot_start_is_exit_code_4() -> None:
     assert done.returncode == 4 and "could not be started" in done.stdout
 
 
+def test_a_sandbox_that_cannot_start_says_why_without_a_traceback() -> None:
+    done = audit("--sandbox", "local:nonsense=1", "--case", "file-read-plain")
+    assert done.returncode == 4
+    assert "it could not be started: the local sandbox has no option nonsense" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--case", "nowhere"), "no case nowhere"),
         (("--category", "nowhere"), "no category nowhere"),
         (("--target", "nonsense"), "none of weak"),
+        (("--sandbox", "nowhere"), "there is no sandbox 'nowhere'; installed: "),
         (("--sandbox", "local", "--sandbox", "local"), "named twice"),
         (("--target", "monty", "--python", "/no/such/python"), "not a file"),
     ],

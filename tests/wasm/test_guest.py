@@ -164,3 +164,19 @@ def test_the_library_is_complete(run: Run, module: str) -> None:
 
 def test_raw_output_arrives_in_order(run: Run) -> None:
     assert run("import os\nprint(1)\nos.write(1, b'2\\n')\nprint(3)").stdout == "1\n2\n3\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("import requests", "Policy(packages=('requests',))"),
+        ("import requests.sessions", "Policy(packages=('requests',))"),
+        ("import tkinter", "this sandbox's Python is without it"),
+        ("import os.nothing", "'os' is not a package"),
+        ("raise ModuleNotFoundError('mine')", "mine"),
+    ],
+)
+def test_a_missing_module_says_what_to_do(run: Run, code: str, hint: str) -> None:
+    error = run(code).error
+    assert error is not None and error.type == "ModuleNotFoundError" and hint in error.message
+    assert error.message.count("No module") == (hint != "mine")

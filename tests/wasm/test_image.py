@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from safeexec import BackendUnavailable, Executor
 from safeexec_backends.wasm import abi, image
 from safeexec_backends.wasm.image import build, cache, sources
 from safeexec_backends.wasm.image.binary import KIND_FUNCTION, Module
@@ -156,6 +157,14 @@ def test_killed_build_leaves_the_lock_free_and_nothing_half_made(stub_build: lis
     assert image.ensure().files["lib/x"] == b"file"
     assert not half.exists()
     assert len(stub_build) == 1
+
+
+def test_a_cache_that_cannot_be_used_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    monkeypatch.setenv("SAFEEXEC_CACHE", str(file))
+    with pytest.raises(BackendUnavailable, match=r"cannot start: .*SAFEEXEC_CACHE names another one"):
+        Executor("wasm")
 
 
 def test_damaged_image_is_built_anew(stub_build: list[int]) -> None:

@@ -35,7 +35,12 @@ def load_image(progress: image.Progress | None, packages: Sequence[str] = (), pr
         from .packages import prepare  # pip's ways are not needed otherwise
 
         return prepare.ensure(packages, preimport=preimport, progress=report)
-    except (EngineError, Damaged, OSError) as error:
+    except (Damaged, OSError) as error:
+        raise BackendUnavailable(
+            f"the wasm sandbox cannot start: {error}; its image needs a directory that belongs to you, that only you can write to and that has "
+            "200 MB free: SAFEEXEC_CACHE names another one"
+        ) from error
+    except EngineError as error:
         raise BackendUnavailable(f"the wasm sandbox cannot start: {error}") from error
     except Exception as error:
         if type(error).__module__.startswith("safeexec_backends.wasm.image"):
@@ -99,7 +104,7 @@ class WasmBackend(Backend):
         if isolation not in ("shared", "session"):
             raise PolicyError(f"isolation must be 'shared' or 'session', not {isolation!r}")
         if workers is not None and (type(workers) is not int or workers < 0):
-            raise PolicyError(f"workers must be a number, not {workers!r}")
+            raise PolicyError(f"workers must be None or a whole number from 0, not {workers!r}")
         if isolation == "session" and workers == 0:
             raise PolicyError("isolation='session' needs worker processes, and workers=0 has none")
         self._packages = frozenset(policy.packages)

@@ -179,6 +179,18 @@ class Guest(safeexec_guest.Guest):
     def _scan(self):
         return {}
 
+    def _describe(self, error, filename):
+        answer = super()._describe(error, filename)
+        name = error.name if type(error) is ModuleNotFoundError else None
+        if type(name) is str and name.isidentifier():
+            if name in sys.stdlib_module_names:
+                answer["message"] += ": this sandbox's Python is without it"
+            else:
+                answer["message"] += (
+                    f"; where packages may be installed, Policy(packages=({name!r},)) or --package does it"
+                )
+        return answer
+
     def _relieve(self):
         reserve.clear()
 

@@ -22,6 +22,12 @@ TEXT = 400_000
 """Characters of each text that are reported; its length is reported whole."""
 
 
+def _why(error: BaseException) -> str:
+    if type(error).__module__ == "safeexec.errors":  # says by itself what to do
+        return str(error)[:4000]
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))[-4000:]
+
+
 class Host:
     def __init__(self, commands: Any, reports: Any) -> None:
         self._commands = os.fdopen(commands, "r", encoding="utf-8", closefd=True)
@@ -43,12 +49,7 @@ class Host:
             probes = self._probe(target, self._bench(), None)
             self._values = probes[0][0] == "42"  # whether this target hands over the value of a last expression
         except BaseException as error:
-            self.send(
-                {
-                    "t": "broken",
-                    "why": "".join(traceback.format_exception(type(error), error, error.__traceback__))[-4000:],
-                }
-            )
+            self.send({"t": "broken", "why": _why(error)})
             return
         self.send(
             {
