@@ -126,8 +126,8 @@ CODES = {
     4: "safeexec run -c 1 --sandbox nowhere",
     141: "safeexec run -c 'print(900_000 * chr(120))' --sandbox local | true; exit ${PIPESTATUS[0]}",
 }
-ELSEWHERE = {130}
-"""Held by the tests of the command line, which have a terminal to press Ctrl-C on."""
+ELSEWHERE = {130, 143}
+"""Held by the tests of the command line, which press Ctrl-C on a terminal and send signals."""
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -143,16 +143,34 @@ def test_an_unavailable_sandbox_is_an_error_that_says_so(tmp_path: Path) -> None
     assert done.stdout == ""
 
 
-def test_the_map_of_the_house_names_what_is_there() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    core, local = text.split("The `local` sandbox, in", 1)
-    for part, folder in ((core, ROOT / "safeexec"), (local, ROOT / "backends" / "safeexec_backends")):
-        named = re.findall(
-            r"`([\w/]+(?:\.py|/))`(?=[^|\n]*\|[^|\n]*\|\n)", part.partition("| file |")[2].partition("\n\n")[0]
-        )
-        assert len(named) > 5
-        for name in named:
-            assert (folder / name).exists(), name
+MAP = {
+    "How a step travels": "safeexec",
+    "The `local` sandbox, in": "backends/safeexec_backends",
+    "The `wasm` sandbox, in": "backends/safeexec_backends/wasm",
+    "The `docker` sandbox, in": "backends/safeexec_backends/docker",
+    "The sandboxes at a vendor, in": "backends/safeexec_backends/_remote",
+    "The agent, in": "agent/safeexec_agent",
+    "The harness, in": "fuzz/safeexec_fuzz",
+}
+
+
+@pytest.mark.parametrize("start", MAP)
+def test_the_map_of_the_house_names_what_is_there_and_all_of_it(start: str) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition(start)[2]
+    folder = ROOT / MAP[start]
+    rows = text.partition("| file |")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`([\w/*]+(?:\.py|/))`(?=[^|\n]*\|[^|\n]*\|)", rows))
+    assert len(named) > 5
+    for name in named:
+        assert (folder / name).exists(), name
+    room = folder / "local" if "`local`" in start else folder
+    for path in room.iterdir():
+        if path.is_dir() and not (path / "__init__.py").exists():
+            continue  # data, caches
+        if path.name == "__init__.py" or path.suffix not in ("", ".py"):
+            continue
+        name = path.relative_to(folder).as_posix() + ("/" if path.is_dir() else "")
+        assert name in named, f"{name} is not on the map in CONTRIBUTING.md"
 
 
 @pytest.mark.parametrize(

@@ -28,14 +28,6 @@ COLUMNS = (
 )
 
 
-def spread(samples: list[float]) -> tuple[float, float]:
-    """The median and half the distance between the quartiles."""
-    if len(samples) < 4:
-        return statistics.median(samples), (max(samples) - min(samples)) / 2
-    low, middle, high = statistics.quantiles(samples, n=4)
-    return middle, (high - low) / 2
-
-
 def ratios(result: dict[str, Any]) -> dict[str, float]:
     """For each program, the time inside as a multiple of plain exec beside it."""
     return {

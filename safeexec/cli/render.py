@@ -24,7 +24,8 @@ _HINTS = {
     "memory": "--memory SIZE gives it more memory",
     "output": "--output-limit SIZE lets it write more",
 }
-_IMPORTS = "--allow-import M allows one more module; --package P adds a package where the sandbox can"
+_PACKAGES = "--package P adds a package where the sandbox can"
+_IMPORTS = f"--allow-import M allows one more module; {_PACKAGES}"
 _CODES = {"bold": "1", "dim": "2", "red": "31", "cyan": "36", "yellow": "33"}
 _SGR_END = "\x1b[0m"
 _PLACE = re.compile(r'( *(?:[|+-] *)*)(File "[^\n]*", line [0-9]+.*)')
@@ -148,8 +149,10 @@ class Screen:
             kind = self.err.styled(neutralise_line(error.type, 200), "bold", "red")
             self.err.pieces(kind + (f": {message}" if message else ""))
         hint = _HINTS.get(error.kind)
-        if (error.kind == "policy" and error.type == "ImportError") or error.type == "ModuleNotFoundError":
+        if error.kind == "policy" and error.type == "ImportError":
             hint = _IMPORTS
+        elif error.type == "ModuleNotFoundError":  # it was allowed: to allow it again would change nothing
+            hint = _PACKAGES
         if hint is not None:
             self.err.pieces(self.err.styled(f"hint: {hint}", "yellow"))
 

@@ -130,6 +130,11 @@ def test_hints_quote_nothing_of_the_program() -> None:
     assert "--allow-import M " in seen and "--allow-import evil" not in seen
 
 
+def test_a_module_that_is_missing_but_allowed_is_not_to_be_allowed() -> None:
+    seen = shown(Result(error=GuestError("exception", "ModuleNotFoundError", "No module named 'numpy'")))
+    assert "--package P " in seen and "--allow-import" not in seen
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -279,6 +279,12 @@ def test_malformed_limits_are_refused(name: str, value: Any) -> None:
         Limits(**{name: value})
 
 
+@pytest.mark.parametrize("env", [{"NAME": 1}, {"NAME": "a\0b"}, {"NA=ME": "1"}, {"": "1"}, {3: "1"}], ids=repr)
+def test_an_environment_that_cannot_be_is_refused_with_the_rule(env: Any) -> None:
+    with pytest.raises(PolicyError, match="names and values are strings, without NUL, the name without '='"):
+        Policy(env=env)
+
+
 def test_policy_is_immutable_and_copies_what_it_is_given() -> None:
     env, imports = {"A": "1"}, ["math"]
     policy = Policy(env=env, imports=imports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ def test_program(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     assert "# -> " in block.text
     exec(compile(with_checks(block.text), "docs/index.md", "exec"), {"_check": check})
+
+
+def test_the_page_on_writing_a_sandbox_shows_the_one_that_is_tested() -> None:
+    """The fence is not `python`'s alone: a formatter of Python would take the line for an expression, and the page would show that."""
+    text = (ROOT / "docs" / "backend.md").read_text()
+    assert '\n``` { .python }\n--8<-- "examples/backend/bubblewrap.py"\n```\n' in text
+    for path in (ROOT / "docs").glob("*.md"):
+        for line in path.read_text().splitlines():
+            if "8" in line and line.startswith("--"):
+                assert re.fullmatch(r'--8<-- "[\w/.]+"', line) and (ROOT / line.split('"')[1]).is_file(), line
 
 
 def test_every_page_can_be_reached() -> None:

@@ -36,7 +36,6 @@ _BUILDER: Final = (
     "state.py",
     "../abi.py", "../native.py", "../limits.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
 )  # fmt: skip
-Note = Callable[[str, int, int], None]
 
 
 class Damaged(Exception):
