@@ -261,7 +261,7 @@ class Guards:
         # The dictionary itself belongs to the function: whoever holds it exchanges what json.dumps() is called with, for everybody.
         found = reader(o, name)
         function: Any = o.__func__ if type(o) is types.MethodType else o
-        own = is_guest_class(function) if is_class(function) else is_guest_function(function) or is_guest_class(type(o))
+        own = is_guest_class(function) if is_class(function) else is_guest_function(function)
         if is_denied(found):
             return self._refuse(o, name)
         return dict(found) if type(found) is dict and not own else found
