@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import struct
+from functools import cache
 from typing import NamedTuple
 
 from safeexec_backends._hardening import bpf, libc, namespaces, seccomp
@@ -33,6 +34,12 @@ def copy(flags: int, tid: int | None, note: int = 0) -> int:
     return libc.syscall("clone", flags, None, note, *order)
 
 
+@cache
+def asking() -> bytes:
+    """``seccomp.asking``, assembled."""
+    return bpf.encode(seccomp.asking())
+
+
 class Question(NamedTuple):
     """Someone wants to be copied."""
 
@@ -47,7 +54,7 @@ class Listener:
 
     def __init__(self) -> None:
         """Puts this process, and those it starts from here on, behind ``seccomp.asking``. Raises OSError."""
-        self.fd = seccomp.listen(bpf.encode(seccomp.asking()))
+        self.fd = seccomp.listen(asking())
 
     def question(self) -> Question | None:
         """The next one; None when whoever asked no longer does."""

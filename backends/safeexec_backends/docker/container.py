@@ -22,7 +22,8 @@ from safeexec_backends.docker.stream import Attached
 
 START_SECONDS = 60.0
 _INTERRUPT = wire.pack({"t": "interrupt"})[0]
-_OOM_PATIENCE = 0.4
+_OOM_PATIENCE = 1.5
+"""How long the daemon may take to learn of the kernel's kill: 0.3 s were seen on a busy machine. Only who kills itself by signal 9 waits as long."""
 
 
 class DockerGuest(StreamGuest):

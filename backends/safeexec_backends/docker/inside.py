@@ -51,6 +51,7 @@ class Channel:
         self._main = _thread.get_ident()
         self._child = False
         self._running = False
+        self._floods: dict[int, int] = {}
         self._peek = select.poll()  # under the guest's send lock: a poll object serves one thread at a time
         self._wait = select.poll()  # of the thread that forwards
         self._pipes: dict[int, int] = {}
@@ -106,7 +107,10 @@ class Channel:
 
     def _begun(self, header: wire.Header) -> None:
         if header.get("t") == "run":
-            self._current, self._running = header.get("id", -1), True
+            with (
+                self.guest._send_lock
+            ):  # the thread that forwards must not hold the step to account for what was written before it
+                self._current, self._running, self._floods = header.get("id", -1), True, {}
 
     def buffered(self) -> bool:
         """Whether a frame waits that the descriptor does not show."""
@@ -149,8 +153,8 @@ class Channel:
         stream = self.guest._stdout if number == 1 else self.guest._stderr
         if len(data) > stream._left:
             stream.truncated = True
-            stream._flood -= len(data)
-            if stream._flood < 0 and self._running:
+            self._floods[number] = self._floods.get(number, 0) + len(data)
+            if self._running and self._floods[number] > guest._FLOOD * self.guest._limits["output"]:
                 self._end_flood(data[: stream._left], number)
             data = data[: stream._left]
         stream._left -= len(data)

@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import sys
+from functools import cache
 from typing import Any, NamedTuple
 
 from safeexec import guest, wire
@@ -29,8 +30,6 @@ from safeexec_backends._hardening import bpf, copies, seccomp, waiting
 from safeexec_backends.local import keeping, open_files
 from safeexec_backends.local.kept_files import KeptFiles
 
-SETUP = ("init", "write", "rescan", "set", "tools")
-"""Requests that run nobody's code."""
 _CHANNEL = 3
 _BUSY = b"t"
 _OPEN = b"o"
@@ -44,6 +43,19 @@ class Terms(NamedTuple):
     processes: int
     disk: int
     roots: tuple[str, ...]
+
+
+@cache
+def seal(keeps: bool) -> bytes:
+    """The filter that takes from a process what only a keeper may do."""
+    return bpf.encode(seccomp.seal(keeps))
+
+
+def prepare() -> None:
+    """Assemble, once for all cells, what each of them needs when somebody waits."""
+    seal(True)
+    seal(False)
+    copies.asking()
 
 
 class Lost(Exception):
@@ -150,7 +162,7 @@ class Keeper:
             os.close(self._wakes)
             os.dup2(channel.fileno(), _CHANNEL, inheritable=False)
             channel.close()
-            seccomp.apply(bpf.encode(seccomp.seal(keeps=True)))
+            seccomp.apply(seal(True))
             return theirs
         theirs.close()
         channel.close()
@@ -317,11 +329,11 @@ class CellGuest(guest.Guest):
         if kind == "keep":
             self._keep()
             return
-        if not self._sealed and kind not in SETUP:
+        if not self._sealed and kind not in keeping.SETUP:
             # From here on the session's code may run: without what a keeper may do.
             self._sealed = True
             resource.setrlimit(resource.RLIMIT_NPROC, (self._terms.processes, self._terms.processes))
-            seccomp.apply(bpf.encode(seccomp.seal(keeps=False)))
+            seccomp.apply(seal(False))
         super().handle(header, blobs)
 
     def _keep(self) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import struct
 
+SETUP = ("init", "write", "rescan", "set", "tools")
+"""Requests that run nobody's code. Who watches over a session has answered no others; a process answers others only when sealed."""
+
 KEEP, BACK = b"k", b"b"
 """The host's orders: the runner will be told to keep its state, once; go back."""
 

@@ -19,7 +19,6 @@ _ANSWER = 10.0
 _NONE = "the checkpoint is gone"
 _MOMENT = 0.25
 """Seconds that ending a session may wait for its checkpoint."""
-_SETUP = ("init", "write", "rescan", "set", "tools")
 _MISSED = {
     keeping.THREADS: "a thread that an earlier step started still runs, and would not be in a copy of the process",
     keeping.FILES: "an earlier step left files, or had files open, that are too large or too many to be kept",
@@ -59,7 +58,7 @@ class ReturningGuest(LocalGuest):
 
     def exchange(self, frame: wire.Frame, on_frame: OnFrame) -> None:
         if self._keeper is None and not self._pending:
-            self._began = self._began or frame[0].get("t") not in _SETUP
+            self._began = self._began or frame[0].get("t") not in keeping.SETUP
             super().exchange(frame, on_frame)
             return
         self._wake()

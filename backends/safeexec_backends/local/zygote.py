@@ -149,6 +149,8 @@ class Zygote:
                 if cannot and not self._plan.cannot_keep:
                     self._plan.filter = cell.strict(self._plan, 1)
                 self._plan.cannot_keep = cannot
+                if not cannot:
+                    self._keeper.prepare()
                 return {
                     "walls": report["walls"],
                     "rollback": cannot,

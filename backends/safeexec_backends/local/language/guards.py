@@ -83,6 +83,8 @@ class Guards:
             "__code__": self._code,
             "__closure__": self._closure,
             "__dataclass_fields__": self._fields,
+            "__kwdefaults__": self._own_or_copy,
+            "__annotations__": self._own_or_copy,
         }
 
     # -- reading -----------------------------------------------------------------------------------------------------------
@@ -255,6 +257,15 @@ class Guards:
         found = reader(o, name)
         return types.MappingProxyType(found) if type(found) is dict else found
 
+    def _own_or_copy(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        # The dictionary itself belongs to the function: whoever holds it exchanges what json.dumps() is called with, for everybody.
+        found = reader(o, name)
+        function: Any = o.__func__ if type(o) is types.MethodType else o
+        own = is_guest_class(function) if is_class(function) else is_guest_function(function) or is_guest_class(type(o))
+        if is_denied(found):
+            return self._refuse(o, name)
+        return dict(found) if type(found) is dict and not own else found
+
     def _code(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         function = o.__func__ if type(o) is types.MethodType else o
         if not is_guest_function(function):
@@ -287,7 +298,7 @@ class Guards:
         return found
 
     def _frame(self, o: Any, name: str, reader: Reader = getattr) -> Any:
-        if type(o) in _SUSPENDED and getattr(o, name) is None:
+        if any(type(o) is kind for kind in _SUSPENDED) and getattr(o, name) is None:
             return None  # it has ended
         return self._own(o, name, reader)
 

@@ -92,8 +92,17 @@ def open_file(
         raise ValueError("unbuffered files are not available in this sandbox")
     mode = exact_name(mode)
     path = text_path(file)
-    check(path)
-    return builtins.open(path, mode, buffering, encoding, errors, newline)
+    real = check(path)
+
+    def open_checked(_: str, flags: int) -> int:
+        # The place that was checked: a relative path means another one once a thread has changed the directory.
+        try:
+            return os.open(real, flags, 0o666)
+        except OSError as error:
+            error.filename = path
+            raise
+
+    return builtins.open(path, mode, buffering, encoding, errors, newline, opener=open_checked)
 
 
 # -- os --------------------------------------------------------------------------------------------------------------------
