@@ -160,7 +160,7 @@ class Executor:
         from safeexec import snapshot, travel
 
         if not isinstance(self._backend, SupportsRestore):
-            raise NotSupported(f"the {self.sandbox} sandbox cannot restore snapshots")
+            raise NotSupported(f"the {self.sandbox} sandbox cannot restore snapshots; 'wasm' can")
         found = collect(tools)
         chosen = self.policy if policy is None else policy
         if isinstance(image, str | os.PathLike):

@@ -57,12 +57,16 @@ def roll_back(session: Session) -> bool:
     return session._closed is None
 
 
+def _cannot(session: Session, what: str) -> NotSupported:
+    return NotSupported(f"the {session._sandbox} sandbox cannot {what}; 'wasm' can")
+
+
 def fork(session: Session, tools: Tools | None, reseed: bool) -> Session:
     """See :meth:`Session.fork`."""
     found = None if tools is None else collect(tools)
     guest = session._guest
     if not isinstance(guest, SupportsFork):
-        raise NotSupported("this sandbox cannot fork a session")
+        raise _cannot(session, "fork a session")
     session._acquire()
     try:
         twin = session._or_end(guest.fork)
@@ -111,7 +115,7 @@ def take_snapshot(session: Session, key: bytes | None) -> Snapshot:
 
     guest = session._guest
     if not isinstance(guest, SupportsSnapshot):
-        raise NotSupported("this sandbox cannot take snapshots")
+        raise _cannot(session, "take snapshots")
     session._acquire()
     try:
         engine, state = session._or_end(guest.snapshot)
