@@ -10,6 +10,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -75,11 +76,15 @@ class Line:
             process.stdout.close()
 
 
+_scratch = tempfile.TemporaryDirectory(prefix="safeexec-peers-")
+
+
 def start(command: list[str]) -> subprocess.Popen[bytes]:
     """A process with a group of its own, so that it can be ended with its children."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     return subprocess.Popen(
-        command,
+        [os.path.abspath(command[0]), *command[1:]],
+        cwd=_scratch.name,  # peers without walls write where they stand
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from safeexec import BackendUnavailable, Executor
+from safeexec import BackendUnavailable, Executor, PolicyError
 from safeexec.testing.base import eventually
 from safeexec_backends.docker import daemon, reaper
 
@@ -285,3 +285,9 @@ def test_incomplete_tls_settings_are_named(bare: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
     monkeypatch.setenv("DOCKER_CERT_PATH", str(bare))
     assert "TLS settings are incomplete" in refused()
+
+
+@pytest.mark.parametrize("options", [{"pool": "x"}, {"pool": -1}, {"pool": True}, {"cpus": 0}, {"cpus": "two"}, {"cpus": float("nan")}], ids=str)  # fmt: skip
+def test_numbers_that_are_none_are_refused_by_name(options: dict[str, Any]) -> None:
+    with pytest.raises(PolicyError, match=next(iter(options))):
+        Executor("docker", **options)

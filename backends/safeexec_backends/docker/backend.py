@@ -64,8 +64,10 @@ class DockerBackend(Backend):
         build_network: str | None = None,
         build_env: Mapping[str, str] | None = None,
     ) -> None:
-        if pool < 0 or cpus < 0.01:
-            raise ValueError("pool must be 0 or more, cpus at least 0.01")
+        if type(pool) is not int or pool < 0:
+            raise PolicyError(f"pool must be a number of containers, 0 or more, not {pool!r}")
+        if type(cpus) not in (int, float) or not cpus >= 0.01:
+            raise PolicyError(f"cpus must be a number, at least 0.01, not {cpus!r}")
         self._policy = policy
         self._image = image
         self._python = python
