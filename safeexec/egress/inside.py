@@ -37,6 +37,8 @@ class Connection:
         self.taken = 0
         self.ended = False
         self.closed = False
+        self.dropped = False
+        """Its step is over: what was not handed on by then is not wanted any more."""
         self.notify: Callable[[], None] | None = None
 
 
@@ -139,7 +141,7 @@ class Network:
         """A step is over, and the host has closed its connections."""
         for connection in list(self.live.values()):
             self.forget(connection)
-            connection.settled = connection.ended = True
+            connection.settled = connection.ended = connection.dropped = True
             connection.pieces.clear()
             if connection.notify is not None:
                 connection.notify()

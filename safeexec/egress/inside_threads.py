@@ -153,21 +153,26 @@ class Pump:
         """Write what the pair takes; whether that was all."""
         connection = far.connection
         with far.lock:
-            while connection.pieces:
-                piece = connection.pieces[0]
+            while True:
+                # Taken out before anything is done with it: the end of a step empties the queue from another thread.
+                try:
+                    piece = connection.pieces.popleft()
+                except IndexError:
+                    return True
+                if not piece:
+                    continue
                 try:
                     count = far.sock.send(piece)
                 except BlockingIOError:
-                    return False
+                    count = 0
                 except OSError:  # the program closed its end
                     connection.pieces.clear()
                     return False
-                if count == len(piece):
-                    connection.pieces.popleft()
-                else:
-                    connection.pieces[0] = piece[count:]
+                if count < len(piece) and not connection.dropped:
+                    connection.pieces.appendleft(piece[count:])
+                if not count:
+                    return False
                 self._network.took(connection, count)
-        return True
 
     def _main(self) -> None:
         while True:
@@ -221,7 +226,8 @@ class Pump:
         if connection.closed or (connection.ended and self._write(far)) or (connection.ended and not connection.pieces):
             self._unregister(fd)
             self._network.close(connection)
-            far.sock.close()
+            with far.lock:  # a thread that still writes would do so to whatever gets the descriptor's number next
+                far.sock.close()
             return
         events = select.POLLOUT if connection.pieces else 0
         # Before it looks at the credit: whoever grants some afterwards sees this, and has it looked at again.
