@@ -114,8 +114,11 @@ def states():
     found = {}
     for p in os.listdir("/proc"):
         if p.isdigit():
-            with open(f"/proc/{p}/stat") as f:
-                found[int(p)] = f.read().rpartition(")")[2].split()[0]
+            try:
+                with open(f"/proc/{p}/stat") as f:
+                    found[int(p)] = f.read().rpartition(")")[2].split()[0]
+            except (FileNotFoundError, ProcessLookupError):  # it ended just now
+                pass
     return found
 before = states()
 ours, theirs = os.pipe()

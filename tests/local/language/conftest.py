@@ -1,0 +1,37 @@
+"""The language wall changes the library of the process it runs in, which is a cell's own. Here it is the tests': it is put back."""
+
+from __future__ import annotations
+
+import sys
+import types
+import zipfile
+from collections.abc import Iterator
+
+import pytest
+
+GUARDED = ("getattr", "hasattr", "setattr", "delattr", "open", "io", "_sys")
+"""Names that the wall puts over those of library modules."""
+_ABSENT = object()
+
+
+def _library() -> dict[str, types.ModuleType]:
+    found = {name: module for name, module in list(sys.modules.items()) if isinstance(module, types.ModuleType)}
+    return {name: module for name, module in found.items() if name.partition(".")[0] in sys.stdlib_module_names}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def the_library_is_put_back() -> Iterator[None]:
+    before = {name: {key: vars(module).get(key, _ABSENT) for key in GUARDED} for name, module in _library().items()}
+    from_file = zipfile.ZipInfo.__dict__["from_file"]
+    yield
+    for name, module in _library().items():
+        names = vars(module)
+        for key in GUARDED:
+            was = before[name][key] if name in before else names.get(key, _ABSENT)
+            if name not in before and str(getattr(was, "__module__", "")).startswith("safeexec_backends."):
+                was = _ABSENT  # it was first imported for the wall
+            if was is _ABSENT:
+                names.pop(key, None)
+            elif names.get(key) is not was:
+                names[key] = was
+    setattr(zipfile.ZipInfo, "from_file", from_file)  # noqa: B010
