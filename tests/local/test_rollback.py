@@ -217,7 +217,10 @@ import os
 def tree():
     found = {}
     for root in ('/sandbox', '/tmp'):
+        device = os.stat(root).st_dev
         for folder, folders, files in os.walk(root):
+            # An interpreter whose library lies below /tmp has it mounted there.
+            folders[:] = [name for name in folders if os.lstat(os.path.join(folder, name)).st_dev == device]
             for name in folders + files:
                 path = os.path.join(folder, name)
                 info = os.lstat(path)
