@@ -85,6 +85,7 @@ class RemoteGuest(Guest):
         self._drained = False
         self._stop = threading.Event()
         self._destroyer: threading.Thread | None = None
+        self._undone = False
         self._sender = Sender()
         self._writing = False
         threading.Thread(target=self._read_all, name="safeexec-remote-read", daemon=True).start()
@@ -138,7 +139,10 @@ class RemoteGuest(Guest):
     def close(self) -> None:
         self.kill()
         destroyer = self._destroyer
-        if destroyer is not None:
+        if self._undone:
+            self._undone = False
+            self._destroy()
+        elif destroyer is not None:
             destroyer.join(END_PATIENCE)
             if destroyer.is_alive():
                 log.warning("sandbox %s is still being ended; nobody waits for it any more", self.transport.name)
@@ -182,7 +186,10 @@ class RemoteGuest(Guest):
         self._lock.notify_all()
         if self._destroyer is None:
             self._destroyer = threading.Thread(target=self._destroy, name="safeexec-destroy", daemon=True)
-            self._destroyer.start()
+            try:
+                self._destroyer.start()
+            except RuntimeError:  # Python 3.12 starts none any more when it ends: close() does it then
+                self._undone = True
 
     def _destroy(self) -> None:
         try:

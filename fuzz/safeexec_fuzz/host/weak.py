@@ -44,9 +44,9 @@ class WeakSession(Session):
             try:
                 tree = ast.parse(code)
                 last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-                exec(compile(tree, "<step>", "exec"), self.names_)
+                exec(compile(tree, "<step>", "exec", dont_inherit=True), self.names_)
                 if last is not None:
-                    value = eval(compile(ast.Expression(last.value), "<step>", "eval"), self.names_)
+                    value = eval(compile(ast.Expression(last.value), "<step>", "eval", dont_inherit=True), self.names_)
             except Exception as caught:
                 error = ("exception", type(caught).__name__, str(caught))
         for line in out.getvalue().splitlines():
