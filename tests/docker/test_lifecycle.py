@@ -176,7 +176,7 @@ def test_next_start_removes_what_a_killed_host_and_watcher_left(client: Any) -> 
     with Executor("docker") as executor:
         assert not set(held) & set(ours(client))
         assert executor.run("1").value == 1
-    assert ours(client) == []
+    assert eventually(lambda: ours(client) == [])  # the daemon may be busy removing the last one
 
 
 def test_taken_over_process_id_owns_nothing() -> None:
