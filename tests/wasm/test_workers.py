@@ -16,8 +16,10 @@ import pytest
 
 from safeexec import Executor, Limits, Policy
 from safeexec.errors import BackendUnavailable, PolicyError
+from safeexec.testing.base import eventually
 from safeexec_backends.wasm import WasmBackend
 from safeexec_backends.wasm.process import WorkerGuest
+from safeexec_backends.wasm.worker import SessionHost
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +288,34 @@ def test_the_host_of_workers_does_not_load_wasmtime() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
+class Quiet(SessionHost):
+    """The host of a session without an instance."""
+
+    def __init__(self) -> None:
+        self._wake = threading.Condition(threading.Lock())
+        self.killed = False
+        self.buffer = bytearray()
+        self.socket, self.other = socket.socketpair()
+
+    def interrupted(self) -> bool:
+        return False
+
+
+def test_who_wakes_a_guest_finds_the_descriptor_that_he_saw() -> None:
+    """An interrupt while the guest leaves its wait wrote to a closed descriptor, which ended the worker, or to somebody else's."""
+    host = Quiet()
+    thread = threading.Thread(target=host._wait_for_bytes, args=(None,))
+    thread.start()
+    assert eventually(lambda: host.wake >= 0)
+    with host._wake:  # as interrupt() and kill() do
+        seen = host.wake
+        host.other.sendall(bytes(4))  # a frame: the wait is over
+        thread.join(0.3)
+        assert thread.is_alive() and host.wake == seen
+        os.eventfd_write(seen, 1)
+    thread.join(10)
+    assert not thread.is_alive() and host.wake == -1
+    host.socket.close()
+    host.other.close()

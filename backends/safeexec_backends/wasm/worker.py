@@ -87,8 +87,11 @@ class SessionHost(Host):
                     if self._has_frame():
                         return True
         finally:
-            self.wake = -1
-            os.close(wake)
+            with (
+                self._wake
+            ):  # whoever notifies holds it: else he could write to whatever gets the descriptor's number next
+                self.wake = -1
+                os.close(wake)
 
     def fill(self) -> None:
         """Read what there is. Raises Killed at the end of the stream."""
