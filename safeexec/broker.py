@@ -178,6 +178,9 @@ class Broker:
                 call.deadline = call.started + limit
 
         def in_thread() -> None:
+            if call.settled or self._closed:  # the step ended before this thread came to it
+                self._next()
+                return
             try:
                 value = context.run(call.tool.call, *args, **kwargs)
             except BaseException as error:

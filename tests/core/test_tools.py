@@ -514,3 +514,20 @@ def test_tool_added_under_a_used_name_replaces_it(executor: Executor) -> None:
 def test_many_calls_leave_no_threads_behind(executor: Executor) -> None:
     run(executor, "import asyncio\nawait asyncio.gather(*[abs_tool.aio(i) for i in range(200)])", [abs_tool])
     assert len(threads_named("safeexec-worker")) <= 32
+
+
+def test_a_call_whose_step_ends_before_its_thread_runs_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safeexec import broker
+    from safeexec.tools import collect
+
+    made: list[str] = []
+    waiting: list[Any] = []
+    monkeypatch.setattr(broker.threads, "start", waiting.append)
+    calls = broker.Broker(
+        collect({"note": lambda text: made.append(text)}), Limits(), lambda _: None, lambda: None, lambda: None
+    )
+    calls.request({"t": "call", "id": 1, "tool": "note", "a": ["x"], "k": {}, "n": 10}, ())
+    calls.stop(tell=False)
+    (work,) = waiting
+    work()
+    assert made == [] and [call.error for call in calls.log] == ["abandoned"]
