@@ -335,3 +335,30 @@ def test_host_that_exits_with_open_sessions_ends_at_once() -> None:
     assert done.returncode == 0 and done.stderr == ""
     pid = int(done.stdout)
     assert eventually(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
+
+
+def test_a_session_is_closed_while_a_step_runs_where_no_thread_can_be_started(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.12 starts none when it ends; a hook of the end that raised left all other sessions as they were."""
+    session = executor.session()
+    closed = threading.Event()
+    close = session._guest.close
+    monkeypatch.setattr(session._guest, "close", lambda: (close(), closed.set()))
+    errors: list[str] = []
+
+    def run() -> None:
+        result = session.run("import time\ntime.sleep(60)")
+        errors.append(result.error.kind if result.error is not None else "none")
+
+    thread = in_thread(run)
+    assert eventually(lambda: session._step is not None)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    session.close()
+    assert closed.is_set()
+    thread.join(10)
+    assert errors == ["crash"]

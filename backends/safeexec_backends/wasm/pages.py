@@ -36,7 +36,7 @@ _MAX_PIECES: Final = 48
 _FEW_PIECES: Final = 4
 _POPULAR: Final = 16
 _BLOCK: Final = 1 << 16  # memories are multiples of it
-_GAP: Final = 2 * PAGE
+_GAP: Final = 2 * PAGE  # copied faster than skipped
 _MAX_SHADOW: Final = 4 << 20
 _MAX_SHADOWS: Final = 8
 
@@ -126,7 +126,7 @@ class Written:
         if self._runs is None or self.faults or size != self._size:
             self._runs = None
             self.faults, self._size = 0, size
-            self._runs = bridged(united(finder.written(base, size), ((0, PAGE),)))
+            self._runs = united(finder.written(base, size), ((0, PAGE),), _GAP)
         return self._runs
 
 
@@ -156,23 +156,12 @@ def joined(runs: Sequence[Run], pieces: int) -> list[Run]:
     return result
 
 
-def united(first: Sequence[Run], second: Sequence[Run]) -> list[Run]:
-    """The ranges that are in either."""
+def united(first: Sequence[Run], second: Sequence[Run], gap: int = 0) -> list[Run]:
+    """The ranges that are in either, with what lies between two of them where that is no more than `gap` bytes."""
     result: list[Run] = []
     for start, end in sorted((*first, *second)):
-        if result and start <= result[-1][1]:
+        if result and start <= result[-1][1] + gap:
             result[-1] = (result[-1][0], max(end, result[-1][1]))
-        else:
-            result.append((start, end))
-    return result
-
-
-def bridged(runs: Sequence[Run]) -> list[Run]:
-    """The same ranges, and the gaps between them that are copied faster than they are skipped."""
-    result: list[Run] = []
-    for start, end in runs:
-        if result and start - result[-1][1] <= _GAP:
-            result[-1] = (result[-1][0], end)
         else:
             result.append((start, end))
     return result
