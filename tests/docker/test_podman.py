@@ -17,6 +17,7 @@ from safeexec.testing import conformance
 from safeexec.testing.base import eventually
 from safeexec_backends.docker import daemon, reaper, setup
 from tests.docker.conftest import missing
+from tests.docker.test_packages import BUILD
 
 pytest.importorskip("docker", reason="the docker SDK is not installed: pip install 'safeexec[docker]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -90,3 +91,9 @@ def test_podman_serves_and_says_what_it_lacks(url: str) -> None:
         assert eventually(lambda: reaper.find(client) == [])
     finally:
         client.close()
+
+
+def test_packages_are_installed_there_too() -> None:
+    with Executor("docker", policy=Policy(packages=("msgpack",)), **BUILD) as executor:
+        assert executor.run("import msgpack\nmsgpack.unpackb(msgpack.packb([1, 'a']))").value == [1, "a"]
+        assert executor.run("open('/proc/net/route').read().count('\\n')").value <= 1

@@ -117,13 +117,16 @@ def _build(
     python: str,
 ) -> str:
     config = client.images.get(base).attrs.get("Config") or {}
+    podman = is_podman(client.version())
     host = client.api.create_host_config(
         network_mode=network,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         pids_limit=512,
         mem_limit=4 * 2**30,
-        init=not is_podman(client.version()),  # podman has none to mount
+        # podman has no init to mount, and starts no container with the limits that it takes for its own where they are above those of the machine.
+        init=not podman,
+        ulimits=[{"Name": name, "Soft": 4096, "Hard": 4096} for name in ("nofile", "nproc")] if podman else [],
     )
     made = client.api.create_container(
         base,
