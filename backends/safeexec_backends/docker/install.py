@@ -23,7 +23,7 @@ _CHECK = """
 import importlib.metadata, re, sys
 def normal(name):
     return re.sub("[-_.]+", "-", name).lower()
-there = {normal(found.metadata["Name"] or "") for found in importlib.metadata.distributions()}
+there = {normal((found.metadata or {}).get("Name") or "") for found in importlib.metadata.distributions()}
 absent = [name for name in sys.argv[1:] if normal(re.match("[A-Za-z0-9._-]+", name)[0]) not in there]
 if absent:
     sys.exit(f"pip installed {', '.join(absent)} where this interpreter does not look: {', '.join(sys.path)}")
