@@ -205,5 +205,5 @@ def test_image_that_is_managed_by_its_distribution_takes_packages(client: Any) -
 @pytest.mark.timeout(600)
 def test_packages_that_went_where_nobody_looks_are_no_success() -> None:
     build = {**BUILD, "build_env": {**BUILD["build_env"], "PIP_TARGET": "/opt/elsewhere"}}
-    with pytest.raises(BackendUnavailable, match="installed msgpack where this interpreter does not look"):
-        Executor("docker", policy=Policy(packages=("msgpack",)), **build)
+    with pytest.raises(BackendUnavailable, match="installed iniconfig where this interpreter does not look"):
+        Executor("docker", policy=Policy(packages=("iniconfig",)), **build)
