@@ -17,7 +17,7 @@ from safeexec import threads
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec_backends.docker import install, pip, reaper
 from safeexec_backends.docker.daemon import errors_mapped, is_podman
-from safeexec_backends.docker.setup import local_image
+from safeexec_backends.docker.setup import BASE_LABEL, local_image
 
 PACKAGES = "safeexec-packages"
 _RECIPE = 2
@@ -173,7 +173,7 @@ def _build(
                 "Env": config.get("Env"),
                 "User": config.get("User"),
                 "WorkingDir": config.get("WorkingDir"),
-                "Labels": {"safeexec.image": "packages", "safeexec.packages": " ".join(wanted)},
+                "Labels": {"safeexec.image": "packages", BASE_LABEL: base, "safeexec.packages": " ".join(wanted)},
             },
         )
         return str(made_image["Id"])
