@@ -1,12 +1,14 @@
 """Runs in the container that makes an image with packages, as text: standard library only, CPython 3.9 and later.
 
-Its arguments are requirements. pip is the image's own, else a wheel of it that an interpreter has for `ensurepip`. `ensurepip` itself is not asked: Debian
+Its arguments are requirements. What of the environment is pip's lies in a file, which it removes: the container's own environment would become the image's,
+and with it that of every session, credentials of an index included. pip is the image's own, else a wheel of it that an interpreter has for `ensurepip`. `ensurepip` itself is not asked: Debian
 switches it off, or leaves it away.
 """
 
 from __future__ import annotations
 
 import glob
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +18,7 @@ NO_PIP = 70
 """The exit code where there is no pip. pip's own are below 30."""
 WHEELS = "/usr/local/share/safeexec/wheels"
 """Where an image that is made of the host's interpreter has a wheel of pip, if not in its standard library."""
+ENVIRONMENT = "/.safeexec-environment.json"
 FONTS = "/usr/local/share/safeexec/matplotlib"
 
 # In a process of its own, which looks where the guest will look: distributions have patched places to install to and places to import from.
@@ -48,6 +51,9 @@ def _pip() -> list[str] | None:
 
 
 def main(wanted: list[str]) -> None:
+    with open(ENVIRONMENT, encoding="utf-8") as file:
+        os.environ.update(json.load(file))
+    os.unlink(ENVIRONMENT)
     pip = _pip()
     if pip is None:
         sys.exit(NO_PIP)
