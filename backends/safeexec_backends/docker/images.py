@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import sys
-import tarfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from safeexec.text import neutralise
 from safeexec_backends.docker import install, pip, reaper
 from safeexec_backends.docker.daemon import errors_mapped, is_podman
 from safeexec_backends.docker.setup import BASE_LABEL, local_image
+from safeexec_backends.docker.stream import Attached
 
 PACKAGES = "safeexec-packages"
 _RECIPE = 2
@@ -96,16 +95,6 @@ def with_packages(
         return _get(client, tag) or _build(client, base, wanted, tag, token, network, environment, report, python)
 
 
-def _archive(name: str, data: bytes) -> bytes:
-    """A file that root alone may read, as an archive for the root directory."""
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w") as tar:
-        info = tarfile.TarInfo(name.lstrip("/"))
-        info.size, info.mode = len(data), 0o600
-        tar.addfile(info, io.BytesIO(data))
-    return target.getvalue()
-
-
 def _follow(client: Any, made: str, report: Callable[[str], object]) -> None:
     """Report the lines that a build container writes, until it ends."""
     try:
@@ -150,6 +139,7 @@ def _build(
         command=wanted,
         user="0:0",
         working_dir="/",
+        stdin_open=True,
         labels=reaper.labels(token, "build"),
         host_config=host,
     )["Id"]
@@ -162,9 +152,15 @@ def _build(
         "PIP_BREAK_SYSTEM_PACKAGES": "1",
         **environment,
     }
+    stdin = None
     try:
-        client.api.put_archive(made, "/", _archive(install.ENVIRONMENT, json.dumps(settings).encode()))
+        stdin = Attached(client.api.attach_socket(made, {"stdin": 1, "stream": 1}))
         client.api.start(made)
+        data = json.dumps(settings).encode()
+        try:
+            stdin.sendall(len(data).to_bytes(4, "little") + data)
+        except OSError:
+            pass  # it has ended; why, it says itself
         if report is not None:
             threads.start(lambda: _follow(client, made, report))
         try:
@@ -203,4 +199,6 @@ def _build(
         )
         return str(made_image["Id"])
     finally:
+        if stdin is not None:
+            stdin.close()
         reaper.remove(client, made)

@@ -1,7 +1,7 @@
 """Runs in the container that makes an image with packages, as text: standard library only, CPython 3.9 and later.
 
-Its arguments are requirements. What of the environment is pip's lies in a file, which it removes: the container's own environment would become the image's,
-and with it that of every session, credentials of an index included. pip is the image's own, else a wheel of it that an interpreter has for `ensurepip`. `ensurepip` itself is not asked: Debian
+Its arguments are requirements. What of the environment is pip's comes over stdin: the container's own environment would become the image's, and with it that
+of every session, credentials of an index included. pip is the image's own, else a wheel of it that an interpreter has for `ensurepip`. `ensurepip` itself is not asked: Debian
 switches it off, or leaves it away.
 """
 
@@ -18,7 +18,6 @@ NO_PIP = 70
 """The exit code where there is no pip. pip's own are below 30."""
 WHEELS = "/usr/local/share/safeexec/wheels"
 """Where an image that is made of the host's interpreter has a wheel of pip, if not in its standard library."""
-ENVIRONMENT = "/.safeexec-environment.json"
 FONTS = "/usr/local/share/safeexec/matplotlib"
 
 # In a process of its own, which looks where the guest will look: distributions have patched places to install to and places to import from.
@@ -36,7 +35,7 @@ if absent:
 def _run(*arguments: str, quiet: bool = False) -> int:
     """``-I``, as the guest is run: nothing is installed for a user, where a container would not find it."""
     output = subprocess.DEVNULL if quiet else None
-    return subprocess.call([sys.executable, "-I", *arguments], stdout=output, stderr=output)
+    return subprocess.call([sys.executable, "-I", *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
 def _pip() -> list[str] | None:
@@ -51,9 +50,8 @@ def _pip() -> list[str] | None:
 
 
 def main(wanted: list[str]) -> None:
-    with open(ENVIRONMENT, encoding="utf-8") as file:
-        os.environ.update(json.load(file))
-    os.unlink(ENVIRONMENT)
+    size = int.from_bytes(sys.stdin.buffer.read(4), "little")
+    os.environ.update(json.loads(sys.stdin.buffer.read(size)))
     pip = _pip()
     if pip is None:
         sys.exit(NO_PIP)
