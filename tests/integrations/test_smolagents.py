@@ -131,7 +131,8 @@ def test_tools_are_sent_again_to_a_session_that_replaces_a_lost_one(executor: Sa
     executor.send_tools({"price": price})
     executor.send_variables({"budget": 10})
     assert executor("budget - price('tea')").output == 7.5
-    executor._session.kill()
+    with executor._sessions.turn() as session:
+        session.kill()
     assert executor("budget - price('cake')").output == 6.0
 
 
