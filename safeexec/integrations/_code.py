@@ -31,6 +31,10 @@ def _assigned(code: str) -> str | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
         return None
     match last:
-        case ast.Assign(targets=[ast.Name(name), *_]) | ast.AugAssign(ast.Name(name)) | ast.AnnAssign(ast.Name(name), value=ast.expr()):
+        case (
+            ast.Assign(targets=[ast.Name(name), *_])
+            | ast.AugAssign(ast.Name(name))
+            | ast.AnnAssign(ast.Name(name), value=ast.expr())
+        ):
             return name
     return None

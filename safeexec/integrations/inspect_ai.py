@@ -5,11 +5,13 @@ Interface: ``@tool`` of inspect_ai 0.3; entry-point group ``inspect_ai``. The en
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
 from inspect_ai.tool import ContentImage, ContentText, Tool, tool
-from inspect_ai.util import store
+from inspect_ai.util import background, store
 
 from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._sessions import Sessions
@@ -27,6 +29,7 @@ def safeexec_python(
 ) -> Tool:
     """A stateful Python tool: one session for each sample."""
     sessions = Sessions(sandbox, policy=policy, tools=tools, **(options or {}))
+    name = f"safeexec_{uuid4().hex}"
 
     async def execute(code: str) -> Any:
         """Run Python code in a sandbox where variables and files live on from call to call.
@@ -34,11 +37,22 @@ def safeexec_python(
         Args:
             code: The program; the value of its last expression is returned, too.
         """
-        # Everything of a sample shares its store, which is otherwise not touched.
-        key = store().get("safeexec_session") or uuid4().hex
-        store().set("safeexec_session", key)
+        key = store().get(name)  # everything of a sample shares its store, which is otherwise not touched
+        if key is None:
+            key = uuid4().hex
+            store().set(name, key)
+            with suppress(RuntimeError):  # there is no sample: the tool was called by hand
+                background(_until_the_end, sessions, key)
         shown = await sessions.arun(code, key)
         pictures = [ContentImage(image=picture.url) for picture in shown.pictures]
         return [ContentText(text=shown.text), *pictures] if pictures else shown.text
 
     return execute
+
+
+async def _until_the_end(sessions: Sessions, key: str) -> None:
+    """Close a sample's session with the sample, which cancels what runs in its background."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        sessions.drop(key)
