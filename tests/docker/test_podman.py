@@ -35,7 +35,8 @@ def url() -> Iterator[str]:
             ["podman", "--root", str(folder / "root"), "--runroot", str(folder / "run"), "--runtime=runc",
              "--cgroup-manager=cgroupfs", "--storage-driver=overlay", "system", "service", "-t", "0", address],
             env={**os.environ, "CONTAINERS_CONF": str(folder / "containers.conf")},
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            # In a folder of its own: where a container runs out of memory, conmon leaves a file named "oom".
+            cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
         if not eventually(lambda: (folder / "podman.sock").exists(), 30):
