@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import select
@@ -10,18 +11,20 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
 
 from safeexec import watchdog, wire
 from safeexec.backend import GuestDied, OnFrame, StreamGuest
-from safeexec.errors import BackendUnavailable, SnapshotError
+from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
 from safeexec.policy import Policy
 from safeexec.wire import Frame
 from safeexec_backends.local import control, library
 from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
 
-from .agreed import BEGIN, KEEP, WORD, WRITE
+from .agreed import ANSWER, ASK, BEGIN, KEEP, RESTLESS, WORD, WRITE, WRITTEN
 from .first import First
+from .kept import NOT_YET, Keeper, Kept, Wish
 from .launch import MODULE
 
 _KEEP = WORD + bytes((KEEP,))
@@ -35,10 +38,14 @@ _DISK = 1 << 20  # of the worker itself, which keeps its sessions' files in memo
 _THREADS = 4200
 _PATIENCE = 30.0
 """Seconds for work that the worker does without running any guest code."""
+_WRITING = 10.0
+"""Seconds for writing a session down, while the worker does other things as well."""
 _LARGEST_IMAGE = 1 << 30
 _DESCRIPTORS = 16_384
 _LARGE = 4 << 20
 """Bytes of a session beyond the image's own from which a checkpoint is begun at once."""
+_MOVES = 8
+"""Deaths of workers that a session survives, of which it may have caused one: if its code ran at the second one it is closed."""
 _AHEAD = 8
 """Channels of sessions to come that are kept ready in each worker."""
 
@@ -92,6 +99,11 @@ class WorkerProcess:
         self._closed = False
         self._ahead: list[Line] = []
         self.sessions: set[WorkerGuest] = set()
+        self.served = 0
+        """Requests that were sent to it, roughly: whether it is in use."""
+        self._writing: socket.socket | None = None
+        self._writes = True
+        self._asking = threading.Lock()
 
     @property
     def alive(self) -> bool:
@@ -159,6 +171,36 @@ class WorkerProcess:
                 self._kill()
                 raise
 
+    def written(self, number: int, most: int) -> tuple[int, bytes]:
+        """What became of writing down a session (see `agreed`), and its state, of up to `most` bytes: the worker's word. Raises nothing.
+
+        A worker that does not answer as it should is not asked again.
+        """
+        with self._asking:
+            try:
+                if self._writing is None:
+                    if not self._writes:
+                        return RESTLESS, b""
+                    self._writing, theirs = socket.socketpair()
+                    with theirs:
+                        self.order({"op": "write"}, [theirs.fileno()])
+                return self._asked(self._writing, number, most)
+            except (OSError, EOFError):
+                self._writes = False
+                if self._writing is not None:
+                    self._writing.close()
+                    self._writing = None
+                return RESTLESS, b""
+
+    def _asked(self, channel: socket.socket, number: int, most: int) -> tuple[int, bytes]:
+        deadline = monotonic() + _WRITING
+        channel.settimeout(_WRITING)
+        channel.sendall(ASK.pack(number, most))
+        outcome, size = ANSWER.unpack(_received(channel, ANSWER.size, deadline))
+        if size > (most if outcome == WRITTEN else 0):  # it was taken over: nothing it says would end this
+            raise EOFError
+        return outcome, _received(channel, size, deadline)
+
     def why(self) -> str:
         """Why its sessions ended, as far as the host can tell."""
         with self._lock:
@@ -183,13 +225,37 @@ class WorkerProcess:
             self._closed = True
             self._kill()
             self._channel.close()
+            writing = self._writing
+            if writing is not None:
+                with contextlib.suppress(OSError):
+                    writing.shutdown(socket.SHUT_RDWR)
             self._ended(5.0)
             if self._pidfd >= 0:
                 os.close(self._pidfd)
             os.close(self._status)
         while self._ahead:
             self._ahead.pop().socket.close()
+        with self._asking:  # whoever asks has heard of the end by now
+            self._writes = False
+            if self._writing is not None:
+                self._writing.close()
+                self._writing = None
         self._zygote.done()
+
+
+def _received(channel: socket.socket, size: int, deadline: float) -> bytes:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        left = deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        channel.settimeout(left)
+        count = channel.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return bytes(data)
 
 
 class Line(NamedTuple):
@@ -217,6 +283,13 @@ class WorkerGuest(StreamGuest):
         self._forget = forget
         self.elsewhere: Callable[[Policy, bytes], WorkerGuest] | None = None
         """Makes branches where every session has a worker of its own."""
+        self.keeper: Keeper | None = None
+        """Keeps its state for when its worker dies; None: it dies with it."""
+        self.unkept = NOT_YET
+        """Why no state of it is kept, if none is."""
+        self._moves = 0
+        self._blamed = False
+        """A worker died while this session ran in it."""
         self._first = First(policy)
         self._first_kept = self._first.held
         # Travels with the first request: making the session is no round trip of its own.
@@ -231,6 +304,14 @@ class WorkerGuest(StreamGuest):
         self._state = threading.Lock()
         self._busy = False
         """The worker may be running code of this session."""
+        self._requests = 0
+        self._heard = False
+        """A frame of the running request has come."""
+        self._missed = False
+        """It was to be kept while a request ran."""
+        self._untouched = False
+        """It rests, and the worker never had anything to do for it."""
+        self._is_kept = False
         self._killed = False
         self._closed = False
 
@@ -242,6 +323,7 @@ class WorkerGuest(StreamGuest):
             return
 
         def checked(answer: Frame) -> bool:
+            self._heard = True
             header = answer[0]
             if header.get("t") == "died":
                 raise _death(header)
@@ -254,8 +336,22 @@ class WorkerGuest(StreamGuest):
             if self._killed:
                 raise self.death()
             self._busy = True
-        super().exchange((self._first.completes(header), blobs), checked)
+            self._requests += 1
+            self._heard = False
+        self.worker.served += 1
+        while True:
+            try:
+                super().exchange((self._first.completes(header), blobs), checked)
+                break
+            except GuestDied as death:
+                # The kernel says so if the worker never read the request: then none of its code has run.
+                if self._heard or not isinstance(death.__cause__, BrokenPipeError | ConnectionResetError):
+                    raise
+                self._move(ran=False)
         self._busy = False  # not after an exception: then nobody knows what the worker is doing
+        if self._missed:
+            self._missed = False
+            self._want()
 
     def _write(self, buffers: Sequence[wire.Blob]) -> None:
         if self._greeting or self._wanted:
@@ -314,6 +410,12 @@ class WorkerGuest(StreamGuest):
     def checkpoint(self) -> None:
         self._first_kept = self._first.held
         self._remembered = True
+        self._untouched = bool(self._greeting)
+        self.unkept = NOT_YET
+        if self._is_kept:
+            self._is_kept = False
+            if self.keeper is not None:
+                self.keeper.forget(self)
         # The word travels with the next request: a message of its own would wake the worker twice. If none comes soon it is sent alone, and
         # the worker takes the checkpoint while nobody waits; at once, where that takes longer than a message.
         self._wanted = True
@@ -326,6 +428,7 @@ class WorkerGuest(StreamGuest):
 
     def _keep_now(self, _now: float) -> None:
         watchdog.unwatch(id(self))
+        self._want()
         with self._send_lock:
             if not self._wanted or self._killed or self._socket is None:
                 return
@@ -343,12 +446,99 @@ class WorkerGuest(StreamGuest):
         try:
             line = self.worker.line(self._policy, "back", old)
         except OSError:
-            raise GuestDied("crash", self.worker.why()) from None
+            self._move(ran=True)
+            return
         self._change(line)
         try:
             self.begin()
+        except GuestDied:
+            if self.worker.alive:
+                raise
+            self._move(ran=True)
+            return
         finally:
             self._order("drop", old)
+        if not self._is_kept:
+            self._want()
+
+    # The worker's death
+
+    def _want(self) -> None:
+        if self.keeper is not None and not self._killed and not self._untouched:
+            self.keeper.want(self)
+
+    def wish(self) -> Wish | None:
+        """What the keeper needs to ask for its state; None if this is not the time. From any thread."""
+        with self._state:
+            if self._killed or self._closed or self._greeting:
+                return None
+            self._missed = True  # before looking: the end of a request looks at it last
+            if self._busy:
+                return None
+            self._missed = False
+            return Wish(self.number, self._requests, self._first.held)
+
+    def keep(self, wish: Wish, state: bytes) -> None:
+        """Have a state kept, if it is still the one it is in. From any thread."""
+        with self._state:
+            same = not self._busy and not self._killed and (self._requests, self.number) == (wish.requests, wish.number)
+            if same and self.keeper is not None:
+                self._is_kept = True
+                self.keeper.put(self, Kept(state, wish.held))
+
+    def _touched(self) -> None:
+        """Something was made of the state that the worker drew for it: a fresh one would have other random numbers."""
+        if self._untouched:
+            self._untouched = False
+            self._want()
+
+    def _move(self, ran: bool) -> None:
+        """Go on in another worker, in the state that was kept; `ran`: code of it may have run when its own one died. Raises GuestDied."""
+        why = self.worker.why()
+        keeper = self.keeper
+        if keeper is None or self.worker.alive:
+            raise GuestDied("crash", why) from None
+        kept = Kept(None, self._first_kept) if self._untouched else keeper.get(self)
+        if kept is None:
+            trouble = self.unkept
+        elif self._moves >= _MOVES or (ran and self._blamed):
+            # It may be what kills them: without an end to it, one session could end the steps of all others for ever.
+            trouble = "it is not restored again: too many workers died with it"
+        else:
+            self._moves += 1
+            self._blamed = self._blamed or ran
+            try:
+                self._become(keeper.start(self._policy, kept.state), kept, ran)
+                return
+            except (BackendUnavailable, PolicyError, SnapshotError) as error:
+                trouble = f"it could not be restored: {error}"
+        keeper.forget(self)
+        self._untouched = False
+        self.unkept = trouble
+        raise GuestDied("crash", f"{why}; {trouble}") from None
+
+    def _become(self, twin: WorkerGuest, kept: Kept, ran: bool) -> None:
+        assert twin._socket is not None
+        with self._state:
+            # A failed step is undone after it was killed, and lives again; a request that is killed while it waits for a worker does not.
+            wanted = ran or not self._killed
+            if wanted:
+                self._first_kept = kept.held
+                busy = self._busy and not ran
+                twin.worker.sessions.add(self)
+                self.worker.sessions.discard(self)
+                twin.worker.sessions.discard(twin)
+                self.worker = twin.worker
+                self._change(Line(twin.number, twin._socket))
+                with self._send_lock:
+                    # It is a checkpoint as well: the next request may have to be undone.
+                    self._greeting, self._wanted = twin._greeting, True
+                self._remembered = True
+                self._busy = busy
+                twin._socket, twin._closed = None, True
+        if not wanted:
+            twin.close()
+            raise self.death()
 
     def _change(self, line: Line) -> None:
         assert self._socket is not None
@@ -375,6 +565,9 @@ class WorkerGuest(StreamGuest):
     def fork(self) -> WorkerGuest:
         if self.elsewhere is not None:
             return self.elsewhere(self._policy, self.snapshot()[1])
+        self._touched()
+        if self.keeper is not None and not self.worker.alive:
+            self._move(ran=False)
         if self._greeting:
             self.begin()
         try:
@@ -395,10 +588,14 @@ class WorkerGuest(StreamGuest):
             if isinstance(error, GuestDied):
                 raise BackendUnavailable(f"the session could not be forked: {error.message}") from None
             raise
+        branch.keeper, branch._moves, branch._blamed = self.keeper, self._moves, self._blamed
         self.worker.sessions.add(branch)
         return branch
 
     def snapshot(self) -> tuple[str, bytes]:
+        self._touched()
+        if self.keeper is not None and not self.worker.alive:
+            self._move(ran=False)
         if self._first.held is not None:  # the guest has to know it to have it written down: any request takes it along
             self.exchange(({"t": "names", "id": 0}, ()), lambda frame: frame[0].get("t") == "done")
         try:
@@ -426,6 +623,8 @@ class WorkerGuest(StreamGuest):
         if not self._closed:
             self._closed = True
             watchdog.unwatch(id(self))
+            if self.keeper is not None:
+                self.keeper.forget(self)
             if (
                 self._remembered and not self._busy
             ):  # before it hears that the session is over, and keeps a checkpoint for nobody
