@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safeexec import Executor, Limits, Policy, Session, SessionClosed
+from safeexec import AsyncExecutor, Executor, Limits, Policy, Session, SessionClosed
 from safeexec.testing import same
 from safeexec.testing.base import eventually
 from safeexec_backends.wasm import WasmBackend, process
@@ -25,7 +27,7 @@ from safeexec_backends.wasm.agreed import ANSWER, ASK, BUSY, WRITTEN
 from safeexec_backends.wasm.kept import Keeper, Kept
 from safeexec_backends.wasm.process import WorkerGuest, WorkerProcess
 
-from .test_travel import LIVE, LOOK, PROPERTY_LOOK, PROPERTY_START, SEEN, SPIN, STEPS, outcome
+from .test_travel import ATTACKS, LIVE, LOOK, PROPERTY_LOOK, PROPERTY_START, SEEN, SPIN, STEPS, outcome, parts
 
 PATIENT = Policy(limits=Limits(time=30))
 
@@ -229,6 +231,96 @@ def test_branches_go_on_each_in_its_own_state(executor: Executor) -> None:
             assert branch.run("x").value == [0]
 
 
+def test_request_that_no_worker_has_read_is_made_again(executor: Executor) -> None:
+    with executor.session() as session:
+        session.run("x = 0")
+        for number in range(1, 6):
+            assert is_kept(session)
+            os.kill(worker_of(session), signal.SIGKILL)  # it may take the kernel a while to end it
+            result = session.run("x += 1\nx")
+            assert result.value == number and not result.rolled_back
+
+
+def test_large_request_that_a_worker_has_read_in_part_is_made_again(executor: Executor) -> None:
+    with executor.session(policy=PATIENT) as session:
+        session.run("x = 0")
+        assert is_kept(session)
+        pid = worker_of(session)
+        os.kill(pid, signal.SIGSTOP)
+        killer = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))  # by then the request fills the socket
+        killer.start()
+        session.variables["data"] = bytes(8 << 20)
+        killer.join()
+        assert session.run("len(data), x").value == (8 << 20, 0)
+
+
+def test_sessions_outlive_the_zygote_that_their_workers_came_from() -> None:
+    with Executor(WasmBackend(Policy(), workers=1)) as executor, executor.session() as session:
+        session.run("x = 1")
+        assert is_kept(session)
+        pid = worker_of(session)
+        os.kill(pool_of(executor)._zygote._process.pid, signal.SIGKILL)
+        assert eventually(lambda: not Path(f"/proc/{pid}").exists(), 10)
+        assert session.run("x += 1\nx").value == 2
+
+
+def test_two_workers_that_die_at_once() -> None:
+    with Executor(WasmBackend(Policy(), workers=2)) as executor:
+        sessions = [executor.session() for _ in range(6)]
+        for number, session in enumerate(sessions):
+            session.run(f"x = {number}")
+        assert all(map(is_kept, sessions))
+        for pid in {worker_of(session) for session in sessions}:
+            os.kill(pid, signal.SIGKILL)
+        found: list[Any] = [None] * 6
+
+        def go_on(number: int) -> None:
+            found[number] = sessions[number].run("x").value
+
+        threads = [threading.Thread(target=go_on, args=(number,)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert found == list(range(6))
+        assert len({worker_of(session) for session in sessions}) == 2
+
+
+def test_network_is_reached_and_refused_as_before(executor: Executor) -> None:
+    look = """
+import urllib.request
+def reach(address):
+    try:
+        return urllib.request.urlopen(address, timeout=5).status
+    except Exception as error:
+        return str(error)
+reach('http://127.0.0.1:9/'), reach('http://other.invalid/')
+"""
+    with executor.session(policy=Policy(network=("example.invalid",), limits=Limits(time=30))) as session:
+        before = session.run(look)
+        assert before.ok and before.network
+        assert is_kept(session)
+        kill_worker(session)
+        after = session.run("reach('http://127.0.0.1:9/'), reach('http://other.invalid/')")
+        assert after.value == before.value and [line.host for line in after.network] == [n.host for n in before.network]
+
+
+def test_asynchronous_sessions_go_on(executor: Executor) -> None:
+    async def work() -> tuple[Any, Any]:
+        async with AsyncExecutor(WasmBackend(Policy(), workers=1)) as executor, executor.session([twice]) as session:
+            await session.run("x = await twice.aio(4)")
+            inner = session._session
+            assert await asyncio.to_thread(is_kept, inner)
+            await asyncio.to_thread(kill_worker, inner)
+            result = await session.run("x + await twice.aio(1)")
+            return result.value, result.rolled_back
+
+    async def twice(n: int) -> int:
+        return 2 * n
+
+    assert asyncio.run(work()) == (10, False)
+
+
 def test_session_with_many_files_goes_on(executor: Executor) -> None:
     with executor.session(policy=PATIENT) as session:
         session.run(
@@ -415,25 +507,38 @@ def test_forged_state_closes_its_session_and_nothing_else(executor: Executor, st
         assert worker_of(other) != pid
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_forged_states_that_look_right_close_their_session(executor: Executor, image: Snapshot, attack: str) -> None:
-    state = snapshot.unpack(bytes(attacked(image, attack)), None).state
-    session = executor.session()
-    session.run("x = 1")
-    assert is_kept(session)
-    keeper_of(session).put(guest_of(session), Kept(state, None))
-    kill_worker(session)
-    session.run("x")
-    assert session.closed
-    assert executor.run("1 + 1").value == 2
+def test_forged_states_that_look_right_close_their_sessions(executor: Executor, in_process: Executor) -> None:
+    with in_process.session() as source:
+        source.run("import os\nx = [1]\nopen('a', 'w').write('text')\nos.mkdir('d')\nf = open('a')")
+        header, written, contents = parts(source.snapshot())
+    sessions = []
+    for attack in ATTACKS.values():
+        text = json.dumps(attack(header)).encode()
+        session = executor.session()
+        session.run("x = 1")
+        assert is_kept(session)
+        state = len(text).to_bytes(4, "little") + text + written + contents
+        keeper_of(session).put(guest_of(session), Kept(state, None))
+        sessions.append(session)
+    with executor.session() as innocent:
+        innocent.run("y = 1")
+        assert is_kept(innocent)
+        kill_worker(innocent)
+        for session in sessions:
+            session.run("x")
+            assert session.closed
+        assert innocent.run("y").value == 1
 
 
-def test_state_that_workers_die_of_takes_two_of_them_at_most(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_that_workers_die_of_takes_two_of_them_at_most(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     died: list[int] = []
 
     def restore(self: WorkerProcess, *_: Any) -> Any:
         died.append(self.pid)
         os.kill(self.pid, signal.SIGKILL)
+        assert eventually(lambda: not self.alive, 10)
         raise OSError("it died of the state")
 
     session = executor.session()
@@ -602,12 +707,12 @@ def test_closed_sessions_are_kept_no_longer(executor: Executor) -> None:
         keeper, guest = keeper_of(session), guest_of(session)
         getattr(session, end)()
         assert keeper.get(guest) is None and guest not in keeper._waiting
-    keeper = keeper_of(executor.session())
     session = executor.session()
     session.run("x = 1")
     assert is_kept(session)
-    guest = guest_of(session)
+    keeper, guest = keeper_of(session), guest_of(session)
     del session
+    gc.collect()
     assert eventually(lambda: keeper.get(guest) is None, 10)
 
 

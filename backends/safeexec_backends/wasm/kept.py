@@ -153,6 +153,8 @@ class Keeper:
             self.want(guest, attempt + 1)
         else:
             guest.unkept = _REFUSED.get(outcome, _REFUSED[RESTLESS])
+        if outcome == RESTLESS:
+            return  # that took nobody's time
         took = monotonic() - started
         self._closed.wait(_IDLE * took)
         if worker.served != served:
