@@ -357,7 +357,7 @@ def test_worker_frees_what_closed_sessions_kept(workers: Executor) -> None:
 
 
 def test_worker_that_dies_takes_its_sessions_and_says_so(tmp_path: Path) -> None:
-    with Executor(WasmBackend(Policy(), workers=1)) as executor:
+    with Executor(WasmBackend(Policy(), workers=1, keep_bytes=0)) as executor:
         session = executor.session()
         session.run("x = 1")
         assert isinstance(session._guest, WorkerGuest)

@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safeexec import AsyncExecutor, Executor, Limits, Policy, Session, SessionClosed
+from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.testing import same
 from safeexec.testing.base import eventually
 from safeexec_backends.wasm import WasmBackend, process
-from safeexec_backends.wasm.agreed import ANSWER, ASK, BUSY, WRITTEN
+from safeexec_backends.wasm.agreed import ANSWER, ASK, BUSY, RESTLESS, WRITTEN
 from safeexec_backends.wasm.kept import Keeper, Kept
 from safeexec_backends.wasm.process import WorkerGuest, WorkerProcess
 
@@ -427,8 +428,6 @@ def test_sessions_with_a_worker_each_are_as_they_were() -> None:
 
 @pytest.mark.parametrize("keep", [-1, 1.5, "1", None, True])
 def test_bytes_to_keep_are_a_number(keep: Any) -> None:
-    from safeexec.errors import PolicyError
-
     with pytest.raises(PolicyError, match="keep_bytes"):
         WasmBackend(Policy(), workers=1, keep_bytes=keep)
 
@@ -475,7 +474,7 @@ def test_worker_that_answers_with_lies_is_not_asked_again(answer: Any, monkeypat
         session, other = executor.session(), executor.session()
         evil = TakenOver(answer)
         worker = guest_of(session).worker
-        worker._writing = evil.ours
+        worker._writing, worker._chances = evil.ours, 1
         session.run("x = 1")
         assert eventually(lambda: "written down" in guest_of(session).unkept, 20)
         assert session.run("x").value == 1  # it goes on
@@ -483,6 +482,7 @@ def test_worker_that_answers_with_lies_is_not_asked_again(answer: Any, monkeypat
         kill_worker(session)
         assert session.run("x").error is not None and session.closed
         assert other.run("y = 1").ok and is_kept(other) and guest_of(other).worker is not worker
+        assert worker._writing is None and worker.written(1, 1000) == (RESTLESS, b"")
         other.close()
     evil.ours.close()
     evil.thread.join(10)
@@ -616,6 +616,50 @@ def test_worker_that_dies_while_it_writes(executor: Executor, monkeypatch: pytes
         monkeypatch.undo()
         assert session.run("x").error is not None and session.closed
         assert other.run("y").value == 1
+
+
+@pytest.mark.parametrize("what", ["fork", "snapshot"])
+def test_worker_that_dies_while_it_is_asked_for_something(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    wait = WorkerGuest._wait
+
+    def dies(self: WorkerGuest, kind: str) -> Any:
+        monkeypatch.undo()
+        os.kill(self.worker.pid, signal.SIGSTOP)  # it does not get to answer
+        os.kill(self.worker.pid, signal.SIGKILL)
+        return wait(self, kind)
+
+    with executor.session() as session:
+        session.run("x = 1")
+        for times in range(2):
+            assert is_kept(session)
+            monkeypatch.setattr(WorkerGuest, "_wait", dies)
+            if not times:
+                made = getattr(session, what)()
+                with made if what == "fork" else executor.restore(made) as other:
+                    assert other.run("x").value == 1
+                assert session.run("x").value == 1
+            else:  # a state that workers die of must not take one after the other
+                with pytest.raises((SessionClosed, BackendUnavailable)):
+                    getattr(session, what)()
+        monkeypatch.undo()
+        assert executor.run("1").value == 1
+
+
+def test_worker_that_is_slow_once_is_asked_again(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    with executor.session() as session:
+        session.run("x = 1")
+        pid = worker_of(session)
+        monkeypatch.setattr(process, "_WRITING", 0.2)
+        os.kill(pid, signal.SIGSTOP)
+        assert eventually(lambda: "written down" in guest_of(session).unkept, 10)
+        os.kill(pid, signal.SIGCONT)
+        monkeypatch.undo()
+        session.run("x = 2")
+        assert is_kept(session)
+        kill_worker(session)
+        assert session.run("x").value == 2
 
 
 def test_states_are_not_those_of_a_request_that_runs(executor: Executor) -> None:

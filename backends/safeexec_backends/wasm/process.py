@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from safeexec import watchdog, wire
 from safeexec.backend import GuestDied, OnFrame, StreamGuest
@@ -27,6 +27,7 @@ from .first import First
 from .kept import NOT_YET, Keeper, Kept, Wish
 from .launch import MODULE
 
+T = TypeVar("T")
 _KEEP = WORD + bytes((KEEP,))
 _numbers = itertools.count(1)
 _KINDS = ("memory", "crash", "time", "output", "protocol")
@@ -102,7 +103,7 @@ class WorkerProcess:
         self.served = 0
         """Requests that were sent to it, roughly: whether it is in use."""
         self._writing: socket.socket | None = None
-        self._writes = True
+        self._chances = 3
         self._asking = threading.Lock()
 
     @property
@@ -174,19 +175,19 @@ class WorkerProcess:
     def written(self, number: int, most: int) -> tuple[int, bytes]:
         """What became of writing down a session (see `agreed`), and its state, of up to `most` bytes: the worker's word. Raises nothing.
 
-        A worker that does not answer as it should is not asked again.
+        A worker that does not answer as it should is not asked for ever.
         """
         with self._asking:
             try:
                 if self._writing is None:
-                    if not self._writes:
+                    if not self._chances:
                         return RESTLESS, b""
                     self._writing, theirs = socket.socketpair()
                     with theirs:
                         self.order({"op": "write"}, [theirs.fileno()])
                 return self._asked(self._writing, number, most)
             except (OSError, EOFError):
-                self._writes = False
+                self._chances -= 1
                 if self._writing is not None:
                     self._writing.close()
                     self._writing = None
@@ -236,7 +237,7 @@ class WorkerProcess:
         while self._ahead:
             self._ahead.pop().socket.close()
         with self._asking:  # whoever asks has heard of the end by now
-            self._writes = False
+            self._chances = 0
             if self._writing is not None:
                 self._writing.close()
                 self._writing = None
@@ -494,6 +495,8 @@ class WorkerGuest(StreamGuest):
 
     def _move(self, ran: bool) -> None:
         """Go on in another worker, in the state that was kept; `ran`: code of it may have run when its own one died. Raises GuestDied."""
+        if self._killed and not ran:
+            raise self.death()
         why = self.worker.why()
         keeper = self.keeper
         if keeper is None or self.worker.alive:
@@ -565,9 +568,25 @@ class WorkerGuest(StreamGuest):
     def fork(self) -> WorkerGuest:
         if self.elsewhere is not None:
             return self.elsewhere(self._policy, self.snapshot()[1])
+        return self._ask(self._branch)
+
+    def _ask(self, work: Callable[[], T]) -> T:
+        """Something that the worker does for the session without running its code. Where that is at rest it goes on elsewhere if the worker is gone."""
         self._touched()
-        if self.keeper is not None and not self.worker.alive:
+        if self.keeper is None or self._killed:
+            return work()
+        if self.worker.alive:
+            try:
+                return work()
+            except (BackendUnavailable, GuestDied):
+                if self.worker.alive:
+                    raise
+                self._move(ran=True)
+        else:
             self._move(ran=False)
+        return work()
+
+    def _branch(self) -> WorkerGuest:
         if self._greeting:
             self.begin()
         try:
@@ -593,9 +612,9 @@ class WorkerGuest(StreamGuest):
         return branch
 
     def snapshot(self) -> tuple[str, bytes]:
-        self._touched()
-        if self.keeper is not None and not self.worker.alive:
-            self._move(ran=False)
+        return self._ask(self._write_down)
+
+    def _write_down(self) -> tuple[str, bytes]:
         if self._first.held is not None:  # the guest has to know it to have it written down: any request takes it along
             self.exchange(({"t": "names", "id": 0}, ()), lambda frame: frame[0].get("t") == "done")
         try:
