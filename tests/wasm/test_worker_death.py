@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import gc
 import json
 import os
+import random
 import signal
 import socket
 import threading
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safeexec import AsyncExecutor, Executor, Limits, Policy, Session, SessionClosed
@@ -763,14 +765,78 @@ def test_closed_sessions_are_kept_no_longer(executor: Executor) -> None:
 # -- properties -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    program=st.lists(st.sampled_from(STEPS), min_size=2, max_size=7),
-    events=st.lists(st.sampled_from(("go", "die", "die", "fork", "fail")), min_size=7, max_size=7),
-)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_no_session_is_ever_in_a_state_of_before_or_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers die all the time, at any moment: every session counts its own steps, and no step twice."""
+    monkeypatch.setattr(process, "_MOVES", 10**9)
+    move, moved, wrong = WorkerGuest._move, collections.Counter[str](), list[Any]()
+
+    def counted(self: WorkerGuest, ran: bool) -> None:
+        move(self, ran)
+        moved["ran" if ran else "rested"] += 1
+
+    monkeypatch.setattr(WorkerGuest, "_move", counted)
+    stop = threading.Event()
+    step = "x += 1\n_ = c.execute('insert into t values (?)', (mine,))\nx, c.execute('select count(*), min(n) from t').fetchone()"
+
+    def user(number: int) -> None:
+        dice = random.Random(number)
+        while not stop.is_set():
+            with executor.session(policy=PATIENT) as session, contextlib.suppress(SessionClosed, BackendUnavailable):
+                begin = "import sqlite3\nc = sqlite3.connect(':memory:')\n_ = c.execute('create table t (n)')\n"
+                count = 0
+                if not session.run(f"x, mine = 0, {number}\n{begin}").ok:
+                    continue
+                while not stop.wait(dice.random() * 0.3):
+                    result = session.run(step)
+                    count += result.ok
+                    if result.ok and result.value != (count, (count, number)):
+                        wrong.append((result.value, count, number))
+                    if dice.random() < 0.3:
+                        with session.fork() as branch:
+                            value = branch.run(step).value
+                            if value not in (None, (count + 1, (count + 1, number))):
+                                wrong.append((value, count, number))
+
+    with Executor(WasmBackend(Policy(), workers=2)) as executor:
+        executor.run("1")
+        threads = [threading.Thread(target=user, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(40):
+            stop.wait(0.5)
+            os.kill(random.choice(pool_of(executor)._workers).pid, signal.SIGKILL)
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert not wrong and moved["rested"] > 10
+        assert keeper_of_pool(executor).size() == 0
+
+
+def keeper_of_pool(executor: Executor) -> Keeper:
+    keeper = pool_of(executor).keeper
+    assert isinstance(keeper, Keeper)
+    return keeper
+
+
+@pytest.mark.parametrize("examples", [3, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_session_whose_workers_die_is_the_session_whose_worker_does_not(
-    executor: Executor, in_process: Executor, program: list[str], events: list[str]
+    executor: Executor, in_process: Executor, examples: int
 ) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        program=st.lists(st.sampled_from(STEPS), min_size=2, max_size=7),
+        events=st.lists(st.sampled_from(("go", "die", "die", "fork", "fail")), min_size=7, max_size=7),
+    )
+    def programs(program: list[str], events: list[str]) -> None:
+        follow(executor, in_process, program, events)
+
+    programs()
+
+
+def follow(executor: Executor, in_process: Executor, program: list[str], events: list[str]) -> None:
     opened: list[Session] = []
     try:
         control, mortal = in_process.session(policy=PATIENT), executor.session(policy=PATIENT)

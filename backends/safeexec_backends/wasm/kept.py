@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from .process import WorkerGuest
 
 _SMALL: Final = 1 << 20
-_REST: Final = 0.05
+_REST: Final = 0.03
 """Seconds for which a session must be left alone."""
-_IDLE, _LOADED = 3, 20
+_IDLE, _LOADED = 1, 6
 """For how many times as long as the last state took nothing is written: where nobody else wanted the worker meanwhile, and where somebody did."""
 _ATTEMPTS: Final = 20
 
@@ -151,7 +151,7 @@ class Keeper:
             outcome == BUSY and attempt < _ATTEMPTS
         ):  # its last request is about to end, or the next one is already there
             self.want(guest, attempt + 1)
-        else:
+        elif worker.alive:
             guest.unkept = _REFUSED.get(outcome, _REFUSED[RESTLESS])
         if outcome == RESTLESS:
             return  # that took nobody's time
