@@ -309,19 +309,21 @@ _INTERNAL = frozenset(
 )
 """What C code imports while a program runs."""
 
+_GUARDED = """aio borrowed containers dataclasses_ doctests files guarded inspect_ logs pathlib_ programs system tracebacks""".split()
+"""The files here that build modules of which something needs a guard."""
+
 _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}
 
 
 def builders() -> dict[str, Callable[[RestrictedLanguage], dict[str, Any]]]:
     """Facade name to the function that makes its exports; the standard library modules are imported only then."""
     if not _builders:
-        from . import aio, borrowed, doctests, files, guarded, programs, system
         from .table import NAMES
 
         for name in NAMES:
             _builders[name] = _plain(name)
-        for module in (guarded, system, files, aio, programs, borrowed, doctests):
-            _builders.update(module.BUILDERS)
+        for name in _GUARDED:
+            _builders.update(importlib.import_module(f"{__name__}.{name}").BUILDERS)
     return _builders
 
 
