@@ -101,7 +101,7 @@ class WorkerProcess:
         self._ahead: list[Line] = []
         self.sessions: set[WorkerGuest] = set()
         self.served = 0
-        """Requests that were sent to it, roughly: whether it is in use."""
+        """Requests and sessions that were sent to it, roughly: whether it is in use."""
         self._writing: socket.socket | None = None
         self._chances = 3
         self._asking = threading.Lock()
@@ -151,6 +151,7 @@ class WorkerProcess:
         return self._line({"mode": mode, "of": of, "size": size, "memory": limits.memory, "disk": limits.disk})
 
     def _line(self, order: control.Message) -> Line:
+        self.served += 1
         number = next(_numbers)
         ours, theirs = socket.socketpair()
         try:
