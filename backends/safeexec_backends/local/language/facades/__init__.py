@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.denied import DENIED_TYPES
 from safeexec_backends.local.language.identity import FACADES, PLAIN, AttributeRefused, ModuleRefused, WriteRefused
+from safeexec_backends.nearest import nearest
 
 from .hints import HINTS
 
@@ -144,7 +145,7 @@ class Gate:
         listed = sorted(builders()) if self._allowed is None else sorted(self._allowed)
         hint = HINTS.get(name) or HINTS.get(name.partition(".")[0])
         why = f"; {hint}" if hint else ""
-        raise ModuleRefused(f"Import of {name!r} is not allowed; allowed: {', '.join(listed)}{why}", name=name)
+        raise ModuleRefused(f"Import of {name!r} is not allowed; allowed: {nearest(name, listed)}{why}", name=name)
 
     # -- modules -----------------------------------------------------------------------------------------------------------
 
