@@ -344,7 +344,8 @@ def test_worker_frees_what_closed_sessions_kept(workers: Executor) -> None:
 
         for _ in range(3):
             story()
-        before, files = mappings(pid), len(os.listdir(f"/proc/{pid}/fd")) + 1  # the channel over which it is asked for states
+        # One more: the channel over which it is asked for states to keep.
+        before, files = mappings(pid), len(os.listdir(f"/proc/{pid}/fd")) + 1
         for _ in range(5):
             story()
         deadline = 200  # the worker hears of the last sessions' ends on its own time
