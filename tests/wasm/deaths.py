@@ -10,7 +10,7 @@ from typing import Any
 from safeexec import Executor, Limits, Policy, Session
 from safeexec.testing.base import eventually
 from safeexec_backends.wasm.kept import Keeper
-from safeexec_backends.wasm.process import WorkerGuest
+from safeexec_backends.wasm.worker_guest import WorkerGuest
 
 PATIENT = Policy(limits=Limits(time=30))
 

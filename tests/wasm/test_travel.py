@@ -22,7 +22,7 @@ from safeexec import Executor, Limits, Policy, Session, SessionClosed, Snapshot,
 from safeexec.testing import same
 from safeexec_backends.wasm import WasmBackend, checkpoint, fs_state, pages
 from safeexec_backends.wasm.instance import WasmGuest
-from safeexec_backends.wasm.process import WorkerGuest
+from safeexec_backends.wasm.worker_guest import WorkerGuest
 from tests.support import histories
 
 SPIN = "while True:\n    pass"

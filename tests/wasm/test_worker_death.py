@@ -15,7 +15,7 @@ import pytest
 from safeexec import AsyncExecutor, Executor, Limits, Policy, Session, SessionClosed
 from safeexec.errors import PolicyError
 from safeexec.testing.base import eventually
-from safeexec_backends.wasm import WasmBackend, process
+from safeexec_backends.wasm import WasmBackend, worker_guest
 from safeexec_backends.wasm.kept import Keeper
 
 from .deaths import PATIENT, guest_of, is_kept, keeper_of, kill_worker, pool_of, worker_of
@@ -107,7 +107,7 @@ def test_session_under_which_workers_die_twice_is_closed_the_second_time(executo
 
 
 def test_no_session_is_restored_for_ever(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_MOVES", 2)
+    monkeypatch.setattr(worker_guest, "_MOVES", 2)
     with executor.session() as session:
         session.run("x = 1")
         for _ in range(2):

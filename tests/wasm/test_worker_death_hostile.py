@@ -24,10 +24,11 @@ from safeexec import Executor, Policy, Session, SessionClosed
 from safeexec.errors import BackendUnavailable
 from safeexec.testing import same
 from safeexec.testing.base import eventually
-from safeexec_backends.wasm import WasmBackend, process
+from safeexec_backends.wasm import WasmBackend, process, worker_guest
 from safeexec_backends.wasm.agreed import ANSWER, ASK, BUSY, RESTLESS, WRITTEN
 from safeexec_backends.wasm.kept import Kept
-from safeexec_backends.wasm.process import WorkerGuest, WorkerProcess
+from safeexec_backends.wasm.process import WorkerProcess
+from safeexec_backends.wasm.worker_guest import WorkerGuest
 from tests.support import histories
 
 from .deaths import PATIENT, guest_of, is_kept, keeper_of, keeper_of_pool, kill_worker, pool_of, worker_of
@@ -143,17 +144,17 @@ def test_state_that_workers_die_of_takes_two_of_them_at_most(
 ) -> None:
     died: list[int] = []
 
-    def restore(self: WorkerProcess, *_: Any) -> Any:
-        died.append(self.pid)
-        os.kill(self.pid, signal.SIGKILL)
-        assert eventually(lambda: not self.alive, 10)
+    def restore(worker: WorkerProcess, *_: Any) -> Any:
+        died.append(worker.pid)
+        os.kill(worker.pid, signal.SIGKILL)
+        assert eventually(lambda: not worker.alive, 10)
         raise OSError("it died of the state")
 
     session = executor.session()
     session.run("x = 1")
     assert is_kept(session)
     kill_worker(session)
-    monkeypatch.setattr(WorkerProcess, "restore", restore)
+    monkeypatch.setattr(WorkerGuest, "restore", restore)
     assert session.run("x").error is not None and session.closed
     assert len(died) == len(set(died)) == 2
     assert executor.run("1").value == 1
@@ -165,16 +166,16 @@ def test_executor_that_is_closed_in_the_middle(monkeypatch: pytest.MonkeyPatch) 
     session.run("x = 1")
     assert is_kept(session)
     kill_worker(session)
-    restore = WorkerProcess.restore
+    restore = WorkerGuest.restore
     restored: list[WorkerProcess] = []
 
-    def meanwhile(self: WorkerProcess, *args: Any) -> WorkerGuest:
-        guest = restore(self, *args)
+    def meanwhile(worker: WorkerProcess, *args: Any) -> WorkerGuest:
+        guest = restore(worker, *args)
         executor.close()
-        restored.append(self)
+        restored.append(worker)
         return guest
 
-    monkeypatch.setattr(WorkerProcess, "restore", meanwhile)
+    monkeypatch.setattr(WorkerGuest, "restore", meanwhile)
     with contextlib.suppress(SessionClosed):
         assert session.run("x").error is not None
     assert session.closed and len(restored) == 1
@@ -187,14 +188,14 @@ def test_session_that_is_ended_while_it_moves(executor: Executor, monkeypatch: p
     session.run("x = 1")
     assert is_kept(session)
     kill_worker(session)
-    restore = WorkerProcess.restore
+    restore = WorkerGuest.restore
 
-    def meanwhile(self: WorkerProcess, *args: Any) -> WorkerGuest:
-        guest = restore(self, *args)
+    def meanwhile(worker: WorkerProcess, *args: Any) -> WorkerGuest:
+        guest = restore(worker, *args)
         getattr(session, end)()
         return guest
 
-    monkeypatch.setattr(WorkerProcess, "restore", meanwhile)
+    monkeypatch.setattr(WorkerGuest, "restore", meanwhile)
     result = session.run("x = 2" if end != "interrupt" else "x += 1\nwhile x: pass")
     assert result.error is not None
     if end == "interrupt":
@@ -371,7 +372,7 @@ def test_closed_sessions_are_kept_no_longer(executor: Executor) -> None:
 @pytest.mark.timeout(600)
 def test_no_session_is_ever_in_a_state_of_before_or_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers die all the time, at any moment: every session counts its own steps, and no step twice."""
-    monkeypatch.setattr(process, "_MOVES", 10**9)
+    monkeypatch.setattr(worker_guest, "_MOVES", 10**9)
     move, moved, wrong = WorkerGuest._move, collections.Counter[str](), list[Any]()
 
     def counted(self: WorkerGuest, ran: bool) -> None:

@@ -18,8 +18,8 @@ from safeexec import Executor, Limits, Policy
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.testing.base import eventually
 from safeexec_backends.wasm import WasmBackend
-from safeexec_backends.wasm.process import WorkerGuest
 from safeexec_backends.wasm.worker import SessionHost
+from safeexec_backends.wasm.worker_guest import WorkerGuest
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from safeexec.policy import Policy
 
-    from .process import WorkerGuest
+    from .worker_guest import WorkerGuest
 
 _SMALL: Final = 1 << 20
 _REST: Final = 0.03

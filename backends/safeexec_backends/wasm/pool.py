@@ -12,7 +12,8 @@ from safeexec.policy import Policy
 from .agreed import engine
 from .image.cache import Loaded
 from .kept import Keeper
-from .process import WorkerGuest, WorkerProcess, ZygoteDied, launch
+from .process import WorkerProcess, ZygoteDied, launch
+from .worker_guest import WorkerGuest
 
 _ATTEMPTS = 8
 _STATES_ATTEMPTS = 2
@@ -44,9 +45,9 @@ class Pool:
             worker = self._choose()
             try:
                 if state is None:
-                    guest = worker.start(policy, self._forget)
+                    guest = WorkerGuest.start(worker, policy, self._forget)
                 else:
-                    guest = worker.restore(policy, self._forget, state)
+                    guest = WorkerGuest.restore(worker, policy, self._forget, state)
             except OSError:
                 continue  # it died just now: the next round replaces it
             guest.elsewhere = self.start if self._one_each else None
