@@ -223,6 +223,49 @@ def test_worker_that_dies_while_it_writes(executor: Executor, monkeypatch: pytes
         assert other.run("y").value == 1
 
 
+def test_answer_that_the_host_had_no_room_for_is_not_taken_for_another(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received, full = process._received, [True]
+
+    def no_room(channel: socket.socket, size: int, deadline: float) -> bytes:
+        if size > ANSWER.size and full:
+            full.clear()
+            raise MemoryError
+        return received(channel, size, deadline)
+
+    with executor.session() as session, executor.session() as other:
+        monkeypatch.setattr(process, "_received", no_room)
+        monkeypatch.setattr(threading, "excepthook", lambda _: None)
+        session.run("x = 1")
+        assert eventually(lambda: not full, 10)
+        other.run("y = 1")
+        session.run("x = 2")
+        assert is_kept(session) and is_kept(other)
+        kill_worker(session)
+        assert session.run("x").value == 2 and other.run("y").value == 1
+
+
+def test_state_that_arrives_while_its_session_is_closed_is_not_kept(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = executor.session()
+    session.run("x = 1")
+    assert is_kept(session)
+    keeper, guest = keeper_of(session), guest_of(session)
+    wish, kill = guest.wish(), WorkerGuest.kill
+    assert wish is not None
+
+    def late(self: WorkerGuest) -> None:
+        self.keep(wish, b"late")
+        kill(self)
+        self.keep(wish, b"later")
+
+    monkeypatch.setattr(WorkerGuest, "kill", late)
+    session.close()
+    assert keeper.get(guest) is None
+
+
 @pytest.mark.parametrize("what", ["fork", "snapshot"])
 def test_worker_that_dies_while_it_is_asked_for_something(
     executor: Executor, monkeypatch: pytest.MonkeyPatch, what: str

@@ -134,7 +134,7 @@ class Keeper:
                     continue
                 self._keep(guest, attempt)
                 del guest
-        except BaseException:
+        except BaseException:  # the next wish starts another thread
             self._running = False
             raise
 

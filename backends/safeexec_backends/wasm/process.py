@@ -147,7 +147,7 @@ class WorkerProcess:
                 raise
 
     def written(self, number: int, most: int) -> tuple[int, bytes]:
-        """What became of writing down a session (see `agreed`), and its state, of up to `most` bytes: the worker's word. Raises nothing.
+        """What became of writing down a session (see `agreed`), and its state, of up to `most` bytes: the worker's word. Raises MemoryError.
 
         A worker that does not answer as it should is not asked for ever.
         """
@@ -160,12 +160,18 @@ class WorkerProcess:
                     with theirs:
                         self.order({"op": "write"}, [theirs.fileno()])
                 return self._asked(self._writing, number, most)
-            except (OSError, EOFError):
+            except BaseException as error:
+                # Whatever it was: half an answer may be on its way, and the next one would be taken from the middle of it.
                 self._chances -= 1
-                if self._writing is not None:
-                    self._writing.close()
-                    self._writing = None
-                return RESTLESS, b""
+                self._stop_asking()
+                if isinstance(error, OSError | EOFError):
+                    return RESTLESS, b""
+                raise
+
+    def _stop_asking(self) -> None:
+        if self._writing is not None:
+            self._writing.close()
+            self._writing = None
 
     def _asked(self, channel: socket.socket, number: int, most: int) -> tuple[int, bytes]:
         deadline = monotonic() + _WRITING
@@ -212,9 +218,7 @@ class WorkerProcess:
             self._ahead.pop().socket.close()
         with self._asking:  # whoever asks has heard of the end by now
             self._chances = 0
-            if self._writing is not None:
-                self._writing.close()
-                self._writing = None
+            self._stop_asking()
         self._zygote.done()
 
 

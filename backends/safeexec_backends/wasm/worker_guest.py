@@ -426,14 +426,14 @@ class WorkerGuest(StreamGuest):
         if not self._closed:
             self._closed = True
             watchdog.unwatch(id(self))
-            if self.keeper is not None:
-                self.keeper.forget(self)
             if (
                 self._remembered and not self._busy
             ):  # before it hears that the session is over, and keeps a checkpoint for nobody
                 self._order("drop")
                 self._remembered = False
             self.kill()
+            if self.keeper is not None:
+                self.keeper.forget(self)  # not before: nothing is kept of a session that was killed
             if self._remembered:
                 self._order("drop")
             super().close()

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 _MOST: Final = 32 << 20
 """Bytes of one session's pages and files, before they are packed: more would hold its neighbours up for too long."""
+_USUAL: Final = sys.getswitchinterval()
 _POLITE: Final = 0.0002
 """Seconds after which this thread is asked for the interpreter; Python's 5 ms are as long as a whole step."""
 
 
 def serve(channel: socket.socket, find: Callable[[int], WorkerSession | None], runtime: Runtime) -> None:
     """Write down the sessions that the host asks for, until it hangs up."""
-    usual = sys.getswitchinterval()
     with channel:
         while True:
             try:
@@ -40,7 +40,7 @@ def serve(channel: socket.socket, find: Callable[[int], WorkerSession | None], r
                 try:
                     outcome, state = _written(find(number), most, runtime)
                 finally:
-                    sys.setswitchinterval(usual)
+                    sys.setswitchinterval(_USUAL)
                 channel.sendall(ANSWER.pack(outcome, len(state)))
                 channel.sendall(state)
             except OSError:
