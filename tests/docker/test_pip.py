@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from safeexec import BackendUnavailable, Executor, Policy
-from safeexec_backends.docker import pip, setup
+from safeexec_backends.docker import images, pip, reaper, setup
 from tests.docker.test_packages import BUILD
 
 WHEELS = "usr/local/share/safeexec/wheels"
@@ -207,3 +207,102 @@ def test_packages_that_went_where_nobody_looks_are_no_success() -> None:
     build = {**BUILD, "build_env": {**BUILD["build_env"], "PIP_TARGET": "/opt/elsewhere"}}
     with pytest.raises(BackendUnavailable, match="installed iniconfig where this interpreter does not look"):
         Executor("docker", policy=Policy(packages=("iniconfig",)), **build)
+
+
+# -- what a build leaves ----------------------------------------------------------------------------------------------
+
+FAKE = """
+import os, site, sys
+place = site.getsitepackages()[0]
+if "install" in sys.argv:
+    {does}
+print("pip 1")
+"""
+INSTALLS = "os.makedirs(place + '/fake-1.dist-info'); print('Name: fake', file=open(place + '/fake-1.dist-info/METADATA', 'w'))"
+
+
+@pytest.fixture
+def fake(client: Any) -> Iterator[Callable[[str], str]]:
+    """Makes an image whose pip does as it is told; the build script of a package could do the same."""
+    made: list[str] = []
+
+    def make(does: str) -> str:
+        folder = "import os, site; f = site.getsitepackages()[0] + '/pip'; os.makedirs(f); "
+        program = f"{folder}open(f + '/__main__.py', 'w').write({FAKE.format(does=does)!r})"
+        container = client.api.create_container(setup.local_image(), command=["python3", "-c", program], user="0")["Id"]
+        try:
+            client.api.start(container)
+            assert client.api.wait(container)["StatusCode"] == 0
+            conf = {"Entrypoint": ["python3"], "Cmd": ["-c", "1"]}
+            tag = str(len(made))
+            made.append(client.api.commit(container, repository="safeexec-test-fake", tag=tag, conf=conf)["Id"])
+        finally:
+            client.api.remove_container(container, force=True)
+        return f"safeexec-test-fake:{len(made) - 1}"
+
+    yield make
+    for image in client.images.list("safeexec-packages"):
+        if image.labels.get(setup.BASE_LABEL) in made:
+            client.images.remove(image.id)
+    for number in range(len(made)):
+        client.images.remove(f"safeexec-test-fake:{number}")
+
+
+def test_settings_of_pip_reach_pip_and_no_session(client: Any, fake: Callable[[str], str]) -> None:
+    """They may hold credentials of a package index. Neither the image nor anything in it keeps them."""
+    image = fake(f"assert 'hunter%d' % 2 in os.environ['PIP_INDEX_URL']; {INSTALLS}")
+    build = {"PIP_INDEX_URL": "https://user:hunter2@127.0.0.1:1/simple"}
+    with Executor("docker", image=image, policy=Policy(packages=("fake",)), build_env=build) as executor:
+        with executor.session() as session:
+            code = "import os\n[open(f'/proc/{p}/environ').read() for p in (1, 'self')], dict(os.environ)"
+            seen = str(session.run(code).value)
+            assert "PATH" in seen and "hunter2" not in seen and "PIP_" not in seen
+            made = client.api.inspect_container(session._guest.id)["Image"]  # type: ignore[attr-defined]
+    assert client.images.get(made).labels["safeexec.packages"] == "fake"
+    assert "hunter2" not in str(client.images.get(made).attrs) + str(client.api.history(made))
+    rest = b""
+    for piece in client.images.get(made).save():
+        assert b"hunter2" not in rest + piece
+        rest = piece[-20:]
+
+
+def test_container_that_somebody_makes_of_an_image_with_packages_is_theirs(
+    client: Any, fake: Callable[[str], str]
+) -> None:
+    """An image has the labels of the container it was made of, and so has whatever is started from it."""
+    policy = Policy(packages=("fake",))
+    with Executor("docker", image=fake(INSTALLS), policy=policy) as executor, executor.session() as session:
+        image = client.api.inspect_container(session._guest.id)["Image"]  # type: ignore[attr-defined]
+    theirs = client.api.create_container(image, labels={"theirs": "1"})["Id"]
+    try:
+        assert client.api.inspect_container(theirs)["Config"]["Cmd"] == ["-c", "1"]
+        assert client.api.inspect_container(theirs)["Config"]["Entrypoint"] == ["python3"]
+        assert [found.id for found in reaper.find(client) if found.id == theirs] == []
+        assert reaper._orphaned(client.api.inspect_container(theirs)["Config"]["Labels"]) is None
+    finally:
+        client.api.remove_container(theirs, force=True)
+
+
+def test_flood_of_a_build_does_not_fill_the_host_s_disk(
+    client: Any, fake: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = fake("[print('x' * 999) for _ in range(40_000)]; sys.exit(3)")
+    sizes: list[int] = []
+    real = reaper.remove
+
+    def remove(client: Any, identity: str) -> None:
+        folder = Path(client.info()["DockerRootDir"], "containers", client.api.inspect_container(identity)["Id"])
+        sizes.append(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+        real(client, identity)
+
+    monkeypatch.setattr(images.reaper, "remove", remove)
+    with pytest.raises(BackendUnavailable, match="installing fake in a container failed"):
+        Executor("docker", image=image, policy=Policy(packages=("fake",)))
+    assert 0 < max(sizes) < 10 * 2**20, "of 40 MB"
+
+
+def test_what_a_build_says_does_not_act_on_the_terminal(fake: Callable[[str], str]) -> None:
+    image = fake("print(chr(27) + ']0;owned' + chr(7) + 'the reason', flush=True); sys.exit(3)")
+    with pytest.raises(BackendUnavailable, match="the reason") as caught:
+        Executor("docker", image=image, policy=Policy(packages=("fake",)))
+    assert "\x1b" not in str(caught.value) and "\x07" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sys
 import threading
@@ -15,9 +16,11 @@ import requests
 
 from safeexec import threads
 from safeexec.errors import BackendUnavailable, PolicyError
+from safeexec.text import neutralise
 from safeexec_backends.docker import install, pip, reaper
 from safeexec_backends.docker.daemon import errors_mapped, is_podman
-from safeexec_backends.docker.setup import local_image
+from safeexec_backends.docker.setup import BASE_LABEL, local_image
+from safeexec_backends.docker.stream import Attached
 
 PACKAGES = "safeexec-packages"
 _RECIPE = 2
@@ -126,6 +129,8 @@ def _build(
         mem_limit=4 * 2**30,
         # podman has no init to mount, and starts no container with the limits that it takes for its own where they are above those of the machine.
         init=not podman,
+        # A package's own build script may write without end, and the daemon keeps it on the host's disk.
+        log_config=None if podman else {"Type": "json-file", "Config": {"max-size": "4m", "max-file": "1"}},
         ulimits=[{"Name": name, "Soft": 4096, "Hard": 4096} for name in ("nofile", "nproc")] if podman else [],
     )
     made = client.api.create_container(
@@ -134,20 +139,28 @@ def _build(
         command=wanted,
         user="0:0",
         working_dir="/",
-        environment={
-            "HOME": "/tmp",
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            "PIP_NO_INPUT": "1",
-            "PIP_RETRIES": "1",
-            # A distribution that keeps pip away from its interpreter means machines, not an image made for these packages.
-            "PIP_BREAK_SYSTEM_PACKAGES": "1",
-            **environment,
-        },
+        stdin_open=True,
         labels=reaper.labels(token, "build"),
         host_config=host,
     )["Id"]
+    settings = {
+        "HOME": "/tmp",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INPUT": "1",
+        "PIP_RETRIES": "1",
+        # A distribution that keeps pip away from its interpreter means machines, not an image made for these packages.
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",
+        **environment,
+    }
+    stdin = None
     try:
+        stdin = Attached(client.api.attach_socket(made, {"stdin": 1, "stream": 1}))
         client.api.start(made)
+        data = json.dumps(settings).encode()
+        try:
+            stdin.sendall(len(data).to_bytes(4, "little") + data)
+        except OSError:
+            pass  # it has ended; why, it says itself
         if report is not None:
             threads.start(lambda: _follow(client, made, report))
         try:
@@ -162,20 +175,30 @@ def _build(
             said = client.api.logs(made, tail=15).decode(errors="replace").strip()
             raise BackendUnavailable(
                 f"installing {', '.join(wanted)} in a container failed; build_network='host' and build_env={{'PIP_INDEX_URL': …}} "
-                f"help where the daemon's default network reaches no package index: {said[-1500:]}"
+                f"help where the daemon's default network reaches no package index: {neutralise(said[-1500:])}"
             )
         repository, _, version = tag.rpartition(":")
         made_image = client.api.commit(
             made,
             repository=repository,
             tag=version,
+            # What is not named here is taken from the build container.
             conf={
                 "Env": config.get("Env"),
+                "Entrypoint": config.get("Entrypoint") or [],
+                "Cmd": config.get("Cmd") or ["python3"],
                 "User": config.get("User"),
                 "WorkingDir": config.get("WorkingDir"),
-                "Labels": {"safeexec.image": "packages", "safeexec.packages": " ".join(wanted)},
+                "Labels": {
+                    **reaper.unlabelled(),
+                    "safeexec.image": "packages",
+                    BASE_LABEL: base,
+                    "safeexec.packages": " ".join(wanted),
+                },
             },
         )
         return str(made_image["Id"])
     finally:
+        if stdin is not None:
+            stdin.close()
         reaper.remove(client, made)

@@ -1,12 +1,14 @@
 """Runs in the container that makes an image with packages, as text: standard library only, CPython 3.9 and later.
 
-Its arguments are requirements. pip is the image's own, else a wheel of it that an interpreter has for `ensurepip`. `ensurepip` itself is not asked: Debian
+Its arguments are requirements. What of the environment is pip's comes over stdin: the container's own environment would become the image's, and with it that
+of every session, credentials of an index included. pip is the image's own, else a wheel of it that an interpreter has for `ensurepip`. `ensurepip` itself is not asked: Debian
 switches it off, or leaves it away.
 """
 
 from __future__ import annotations
 
 import glob
+import json
 import os
 import subprocess
 import sys
@@ -33,7 +35,7 @@ if absent:
 def _run(*arguments: str, quiet: bool = False) -> int:
     """``-I``, as the guest is run: nothing is installed for a user, where a container would not find it."""
     output = subprocess.DEVNULL if quiet else None
-    return subprocess.call([sys.executable, "-I", *arguments], stdout=output, stderr=output)
+    return subprocess.call([sys.executable, "-I", *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
 def _pip() -> list[str] | None:
@@ -48,6 +50,8 @@ def _pip() -> list[str] | None:
 
 
 def main(wanted: list[str]) -> None:
+    size = int.from_bytes(sys.stdin.buffer.read(4), "little")
+    os.environ.update(json.loads(sys.stdin.buffer.read(size)))
     pip = _pip()
     if pip is None:
         sys.exit(NO_PIP)

@@ -27,6 +27,8 @@ _SKIP = frozenset(("test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3
 _NOT_PACKED = frozenset(("EXTERNALLY-MANAGED",))  # nobody manages the image but us
 _RECIPE = 2
 _RECIPE_LABEL = "safeexec.recipe"
+BASE_LABEL = "safeexec.base"
+"""On an image with packages, the id of the image it was made of."""
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 """What of the caller's environment pip needs where an index or a proxy of one's own is used. It goes to the build container only."""
@@ -158,12 +160,17 @@ def _image_id(client: Any, name: str) -> str | None:
 
 
 def _forget(client: Any, identity: str) -> None:
-    """Remove the image that lost its name to a new one, unless a container or a derived image needs it."""
+    """Remove the image that lost its name to a new one, and those with packages made of it, which nothing looks for any more. What a container runs on stays."""
     try:
-        client.images.remove(identity)
+        derived = [image.id for image in client.images.list(filters={"label": f"{BASE_LABEL}={identity}"})]
     except docker.errors.APIError as error:
-        if error.status_code not in (404, 409):
-            raise BackendUnavailable(f"docker: removing the old image: {error.explanation}") from error
+        raise BackendUnavailable(f"docker: looking for images with packages: {error.explanation}") from error
+    for unused in (*derived, identity):
+        try:
+            client.images.remove(unused)
+        except docker.errors.APIError as error:
+            if error.status_code not in (404, 409):
+                raise BackendUnavailable(f"docker: removing the old image: {error.explanation}") from error
 
 
 def _prefix() -> str:
