@@ -242,19 +242,21 @@ def test_a_tool_that_runs_code_in_its_own_conversation_is_told_so(executor: Exec
     """It would wait for itself, until its time is up and then at a moment of nobody's choosing."""
     sessions = Sessions(executor)
 
-    async def later(key: str) -> str:
-        return (await sessions.arun("'inner'", key)).text
+    async def later(key: str, code: str) -> str:
+        return (await sessions.arun(code, key)).text
 
-    def now(key: str) -> str:
-        return sessions.run("'inner'", key).text
+    def now(key: str, code: str) -> str:
+        return sessions.run(code, key).text
 
     sessions.give({"inner": later if asynchronous else now})
-    code = "def tried(key):\n    try: return inner(key)\n    except Exception as e: return str(e)\n(tried('one'), tried('two'))"
+    tried = "def tried(key, code):\n    try: return inner(key, code)\n    except Exception as e: return str(e)\n"
+    code = f"{tried}(tried('one', '1'), tried('two', '1 + 1'), tried('two', {tried + 'tried(chr(111) + chr(110) + chr(101), chr(49))'!r}))"
     shown = asyncio.run(sessions.arun(code, "one")) if asynchronous else sessions.run(code, "one")
     sessions.close()
-    mine, its = shown.result.value
+    mine, its, mine_again = shown.result.value
     assert "runs one step at a time" in mine
-    assert its == "value: 'inner'"
+    assert its == "value: 2"
+    assert "runs one step at a time" in mine_again, "nor by way of another conversation"
 
 
 def test_what_a_tool_leaves_behind_may_run_code_after_the_step(sessions: Sessions) -> None:
