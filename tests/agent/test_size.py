@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.markdown import ROOT
 from tests.support.lines import lines_of_code
+from tests.support.markdown import ROOT
 
 FOLDER = ROOT / "agent" / "safeexec_agent"
 LOOP = "agent bridge errors loop memory observe parsing prompts travel values"
