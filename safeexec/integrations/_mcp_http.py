@@ -22,13 +22,6 @@ class Guarded:
         self._sessions = sessions
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        status = 0
-
-        async def answer(message: Any) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
         headers = scope.get("headers", ())
         if scope["type"] != "lifespan":
             given = [value for name, value in headers if name == b"authorization"]
@@ -37,7 +30,11 @@ class Guarded:
                 await send({"type": "http.response.start", "status": 401, "headers": about})
                 await send({"type": "http.response.body", "body": b"this server wants its token as a bearer token\n"})
                 return
-        await self._app(scope, receive, answer)
-        if scope.get("method") == "DELETE" and status == 200:  # only now: not everyone may end every connection
-            ended = next(value.decode("latin-1") for name, value in headers if name == b"mcp-session-id")
-            await _in_thread(lambda: self._sessions.drop(f"connection {ended}"))
+
+        async def answer(message: Any) -> None:
+            if message.get("status") == 200:  # the connection was there, and is no more
+                ended = next(value.decode("latin-1") for name, value in headers if name == b"mcp-session-id")
+                await _in_thread(lambda: self._sessions.drop(f"connection {ended}"))
+            await send(message)
+
+        await self._app(scope, receive, answer if scope.get("method") == "DELETE" else send)

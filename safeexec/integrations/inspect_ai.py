@@ -10,9 +10,11 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
+import anyio
 from inspect_ai.tool import ContentImage, ContentText, Tool, tool
 from inspect_ai.util import background, store
 
+from safeexec.aio import _in_thread
 from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._sessions import Sessions
 from safeexec.integrations.inspect_sandbox import SafeexecSandboxEnvironment as SafeexecSandboxEnvironment
@@ -55,4 +57,5 @@ async def _until_the_end(sessions: Sessions, key: str) -> None:
     try:
         await asyncio.Event().wait()
     finally:
-        sessions.drop(key)
+        with anyio.CancelScope(shield=True):  # a vendor's sandbox may take its time to end
+            await _in_thread(lambda: sessions.drop(key))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextvars
-import io
 import threading
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,39 +18,19 @@ from safeexec.integrations._programs import Programs
 from safeexec.integrations._sessions import Sessions
 from safeexec.integrations._shown import clip, failure, native
 from safeexec.integrations._streaming import run_streaming
+from safeexec.integrations._turns import Turns
 from safeexec.wire import Array
+from tests.support.lines import lines_of_code
 from tests.support.markdown import ROOT
 from tests.support.plain import PlainBackend
 
 MOST = 64
 FOLDER = ROOT / "safeexec" / "integrations"
-NOT_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
-
-
-def lines_of_code(path: Path) -> int:
-    """Lines without comments, blanks and docstrings."""
-    source = path.read_text()
-    said: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            said.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in NOT_CODE:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    return len(lines - said)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
 def test_adapters_are_thin(path: Path) -> None:
     assert lines_of_code(path) <= MOST
-
-
-def test_lines_of_code_are_counted(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text(
-        '"""Doc\nstring."""\n\n# comment\nx = """\ntext"""  # why\n\n\ndef f():\n    """Doc."""\n    return (\n        1\n    )\n'
-    )
-    assert lines_of_code(tmp_path / "a.py") == 6
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +117,84 @@ def test_cancelling_a_step_that_waits_for_its_turn_disturbs_nobody(sessions: Ses
         sessions.give({"hold": hold})
         first = asyncio.ensure_future(sessions.arun("hold()"))
         await started.wait()
-        second = asyncio.ensure_future(sessions.arun("'never'"))
-        await asyncio.sleep(0)  # it begins to wait
-        second.cancel()
+        before = threading.active_count()
+        waiting = [asyncio.ensure_future(sessions.arun("'never'")) for _ in range(50)]
+        last = asyncio.ensure_future(sessions.arun("'last'"))
+        await asyncio.sleep(0)  # they begin to wait
+        assert threading.active_count() <= before, "who waits holds no thread"
+        for each in waiting:
+            each.cancel()
+        assert all(
+            isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*waiting, return_exceptions=True)
+        )
+        assert not first.done(), "nor does the one who leaves wait"
         release.set()
-        with pytest.raises(asyncio.CancelledError):
-            await second
         assert (await first).result.value is True
-        assert (await sessions.arun("'next'")).result.value == "next"
+        assert (await last).result.value == "last"
 
     asyncio.run(asyncio.wait_for(check(), 60))
+
+
+def test_a_turn_that_comes_while_it_is_given_up_goes_to_the_next() -> None:
+    turns = Turns()
+
+    async def check() -> None:
+        async def take(order: list[int], n: int) -> None:
+            async with turns.awaited("key"):
+                order.append(n)
+
+        for _ in range(50):
+            order: list[int] = []
+            with turns.wait("key"):
+                context = contextvars.Context()
+                tasks = [context.run(asyncio.ensure_future, take(order, n)) for n in range(5)]
+                await asyncio.sleep(0)
+            tasks[0].cancel()  # the turn is on its way to it
+            tasks[2].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert order == [1, 3, 4]
+        async with turns.awaited("key"):
+            pass
+
+    asyncio.run(asyncio.wait_for(check(), 60))
+    assert len(turns._turns) == 0, "nothing is kept of conversations that nobody waits for"
+
+
+def test_turns_hold_under_threads_and_loops_at_once() -> None:
+    turns, inside, most = Turns(), 0, 0
+
+    def step() -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        inside -= 1
+
+    def threaded() -> None:
+        for _ in range(200):
+            with turns.wait("key"):
+                step()
+
+    async def looped() -> None:
+        async def one() -> None:
+            for n in range(40):
+                async with turns.awaited("key"):
+                    step()
+                    if n % 7 == 0:
+                        await asyncio.sleep(0)
+                    assert inside == 0
+
+        tasks = [asyncio.ensure_future(one()) for _ in range(10)]
+        tasks[3].cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [each for each in done if each is not None and not isinstance(each, asyncio.CancelledError)] == []
+
+    threads = [threading.Thread(target=threaded) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    asyncio.run(asyncio.wait_for(looped(), 60))
+    for thread in threads:
+        thread.join(60)
+    assert most == 1 and not any(thread.is_alive() for thread in threads)
 
 
 def test_cancelling_a_step_ends_it_and_leaves_the_turn_to_the_next(sessions: Sessions) -> None:
@@ -173,19 +218,21 @@ def test_a_tool_that_runs_code_in_its_own_conversation_is_told_so(executor: Exec
     """It would wait for itself, until its time is up and then at a moment of nobody's choosing."""
     sessions = Sessions(executor)
 
-    async def later(key: str) -> str:
-        return (await sessions.arun("'inner'", key)).text
+    async def later(key: str, code: str) -> str:
+        return (await sessions.arun(code, key)).text
 
-    def now(key: str) -> str:
-        return sessions.run("'inner'", key).text
+    def now(key: str, code: str) -> str:
+        return sessions.run(code, key).text
 
     sessions.give({"inner": later if asynchronous else now})
-    code = "def tried(key):\n    try: return inner(key)\n    except Exception as e: return str(e)\n(tried('one'), tried('two'))"
+    tried = "def tried(key, code):\n    try: return inner(key, code)\n    except Exception as e: return str(e)\n"
+    code = f"{tried}(tried('one', '1'), tried('two', '1 + 1'), tried('two', {tried + 'tried(chr(111) + chr(110) + chr(101), chr(49))'!r}))"
     shown = asyncio.run(sessions.arun(code, "one")) if asynchronous else sessions.run(code, "one")
     sessions.close()
-    mine, its = shown.result.value
+    mine, its, mine_again = shown.result.value
     assert "runs one step at a time" in mine
-    assert its == "value: 'inner'"
+    assert its == "value: 2"
+    assert "runs one step at a time" in mine_again, "nor by way of another conversation"
 
 
 def test_what_a_tool_leaves_behind_may_run_code_after_the_step(sessions: Sessions) -> None:
