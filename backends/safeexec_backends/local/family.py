@@ -1,0 +1,120 @@
+"""The sessions of one cell: one and the branches that came of it. They take turns, since the cell has one runner and one set of files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from safeexec.backend import GuestDied
+from safeexec_backends._hardening.waiting import ready
+
+if TYPE_CHECKING:
+    import socket
+
+    from safeexec_backends.local.returning import ReturningGuest
+
+
+class Family:
+    """What the sessions of a cell share on the host, and whose turn it is."""
+
+    def __init__(self, first: ReturningGuest, keeper: socket.socket, pidfd: int, status: int) -> None:
+        self.listening = first._listening
+        """Held by whoever speaks with the keeper: what it says concerns `active`."""
+        self.keeper = keeper
+        self.pidfd = pidfd
+        """Of the keeper, with which everything ends."""
+        self._status = status
+        self._changed = threading.Condition()
+        self._turn: ReturningGuest | None = None
+        self.active: ReturningGuest | None = first
+        """Whose process the runner is, and whose files the cell has."""
+        self._members = {first}
+        self._numbers = 0
+        self._owner = os.getpid()
+
+    def number(self) -> int:
+        """One that no session of this cell ever had."""
+        with self._changed:
+            self._numbers += 1
+            return self._numbers
+
+    def join(self, guest: ReturningGuest) -> None:
+        with self._changed:
+            self._members.add(guest)
+
+    # -- turns -------------------------------------------------------------------------------------------------------------
+
+    def take(self, guest: ReturningGuest, killed_too: bool = False) -> None:
+        """Wait for the turn, which stays with `guest` until :meth:`leave`. Raises GuestDied when it is ended meanwhile."""
+        with self._changed:
+            while self._turn is not None and self._turn is not guest:
+                if guest._closed or (guest._killed and not killed_too):
+                    raise GuestDied("crash", "the sandbox process was killed by the host")
+                self._changed.wait()
+            self._turn = guest
+
+    def leave(self, guest: ReturningGuest) -> None:
+        with self._changed:
+            if self._turn is guest:
+                self._turn = None
+                self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Let those who wait look again whether they are to wait."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def enter(self, guest: ReturningGuest, killed_too: bool = False) -> bool:
+        """Take the turn and be the one that runs; whether that was another one before. Raises GuestDied, OSError, EOFError."""
+        self.take(guest, killed_too)
+        try:
+            with self.listening:
+                if self.active is guest:
+                    return False
+                if guest._gone:
+                    raise GuestDied("crash", guest._gone)
+                if self.active is not None:
+                    self.active._set_aside()
+                self.active = None
+                guest._come_back()
+                self.active = guest
+                return True
+        except BaseException:
+            self.leave(guest)
+            raise
+
+    # -- ends --------------------------------------------------------------------------------------------------------------
+
+    def drop(self, guest: ReturningGuest) -> bool:
+        """`guest` is closed. Whether it was the last, and everything has ended with it."""
+        with self.listening:
+            with self._changed:
+                self._members.discard(guest)
+                last = not self._members
+            if not last:
+                try:
+                    guest._be_dropped()
+                except (OSError, EOFError):
+                    self.end()  # who watches over them all does not answer any more
+            if self.active is guest:
+                self.active = None
+        self.leave(guest)
+        if last:
+            self.end()
+            if os.getpid() == self._owner:
+                ready(self.pidfd, 5.0)
+            os.close(self.pidfd)
+            os.close(self._status)
+            self.keeper.close()
+        return last
+
+    def end(self) -> None:
+        """End every process of the cell."""
+        if os.getpid() != self._owner:
+            return
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
