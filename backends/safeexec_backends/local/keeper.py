@@ -329,6 +329,9 @@ class Keeper:
         if copied is None:
             self._drop()  # older than the last step
             return
+        if copied < 0:
+            self._miss(keeping.FILES)
+            return
         old, state.pid = state.pid, copied
         if self._waking is not None:
             self._tell(keeping.RUNNER, 0, (self._waking.fileno(), self._pidfd))
@@ -339,7 +342,7 @@ class Keeper:
             _kill(old)
 
     def _await_copy(self) -> int | None:
-        """The copy that was agreed to, once it has stopped itself; None when the runner ended first. The kernel says who it is."""
+        """The copy that was agreed to, once it has stopped itself; -1 when it could not be made, None when the runner ended. The kernel says who it is."""
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         poll.register(self._listener.fd, select.POLLIN)
@@ -349,8 +352,8 @@ class Keeper:
                 ready = {fd for fd, event in poll.poll() if event & select.POLLIN}
                 if self._woken in ready:
                     os.read(self._woken, 4096)
-                if self._listener.fd in ready:
-                    self._repeat()
+                if self._listener.fd in ready and not self._repeat():
+                    return -1
                 continue
             pid, stopped = info.si_pid, info.si_code == os.CLD_STOPPED
             if pid == self._runner and not stopped:
@@ -363,15 +366,20 @@ class Keeper:
             elif pid != self._runner and stopped:
                 return pid
 
-    def _repeat(self) -> None:
-        """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to."""
+    def _repeat(self) -> bool:
+        """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to. Whether it is still to be
+        waited for: what was agreed to may have failed, for want of memory or of processes."""
         question = self._listener.question()
-        if question is not None and not question.copies:
+        if question is None:
+            return True
+        if not question.copies:
             self._signals(question)
-        elif question is not None and question.pid == self._runner:
+        elif question.pid == self._runner and question.note in (keeping.COPY, keeping.MAPPED):
             self._listener.agree(question)
-        elif question is not None:
+        else:
             self._listener.refuse(question)
+            return question.pid != self._runner or question.note not in (keeping.BUSY, keeping.OPEN)
+        return True
 
     def _go(self, session: int) -> bool:
         """Be that session as it was; whether this is its new runner."""

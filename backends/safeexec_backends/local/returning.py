@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -69,7 +68,6 @@ class ReturningGuest(LocalGuest):
         self._no_way = _NONE
         self._listening = threading.RLock()
         """Held by whoever reads from the keeper."""
-        self._unread: deque[tuple[bytes, int, list[int]]] = deque()
 
     def _target(self) -> int:
         return self._pidfd if self._runner < 0 else self._runner
@@ -223,8 +221,6 @@ class ReturningGuest(LocalGuest):
 
     def _hear(self, timeout: float | None) -> tuple[bytes, int, list[int]]:
         """The keeper's next message. Raises OSError, EOFError."""
-        if self._unread:
-            return self._unread.popleft()
         line = self._keeper or self._socket
         assert line is not None
         line.settimeout(timeout)
@@ -276,12 +272,21 @@ class ReturningGuest(LocalGuest):
             family.leave(self)
 
     def _answer_to_fork(self) -> str:
+        kind, number = self._until(keeping.FORKED, keeping.LOST)
+        if kind == keeping.FORKED:
+            return ""
+        return f"there is no room for more than {keeping.BRANCHES} in one cell" if number else self._no_way
+
+    def _until(self, *kinds: bytes) -> tuple[bytes, int]:
+        """The keeper's answer to an order that concerns nobody's process; what it says of the one that runs is for that."""
+        assert self._family is not None
         while True:
-            kind, number, _ = self._hear(_ANSWER)
-            if kind == keeping.FORKED:
-                return ""
-            if kind == keeping.LOST:
-                return f"there is no room for more than {keeping.BRANCHES} in one cell" if number else self._no_way
+            kind, number, fds = self._hear(_ANSWER)
+            active = self._family.active
+            if kind in kinds:
+                return kind, number
+            if kind in (keeping.KEPT, keeping.MISSED) and active is not None and active._pending:
+                active._heard(kind, number, fds)
 
     def _branch(self, family: Family, number: int) -> ReturningGuest:
         nowhere, end = socket.socketpair()
@@ -291,7 +296,7 @@ class ReturningGuest(LocalGuest):
         nowhere.close()
         end.close()
         branch._family, branch._number, branch._keeper = family, number, self._keeper
-        branch._listening, branch._unread = self._listening, self._unread
+        branch._listening = self._listening
         family.join(branch)
         try:
             self._remember(branch)
@@ -318,8 +323,10 @@ class ReturningGuest(LocalGuest):
             return
         try:
             self._keep_now()
-        except GuestDied:
-            pass  # it goes back when it is asked for
+        except GuestDied as death:
+            if self._pending:  # else it goes back when it is asked for
+                self._gone = f"it ended before its state was kept: {death.message}"
+        self._pending = False
         if self._missed:
             self._gone = f"it could not be set aside while another session of its cell ran: {self._no_way}"
         with self._signal_lock, self._send_lock:
@@ -343,20 +350,7 @@ class ReturningGuest(LocalGuest):
         if os.getpid() != self._owner or self._family is None:
             return
         self._order(keeping.DROP)
-        kept: list[tuple[bytes, int, list[int]]] = []
-        while True:
-            kind, number, fds = self._hear(_ANSWER)
-            active = self._family.active
-            if kind == keeping.DROPPED:
-                break
-            if active is None or active is self:
-                for fd in fds:
-                    os.close(fd)
-            elif kind in (keeping.KEPT, keeping.MISSED):
-                active._heard(kind, number, fds)
-            elif kind != keeping.ENDED:
-                kept.append((kind, number, fds))  # somebody waits for that, further up in this thread
-        self._unread.extend(kept)
+        self._until(keeping.DROPPED)
 
     def _adopt(self, fds: list[int]) -> None:
         """Go on with a new runner: its channel, its pidfd."""
@@ -391,7 +385,8 @@ class ReturningGuest(LocalGuest):
 
     def kill(self) -> None:
         # A checkpoint that is being taken right now would be lost with the runner. Only where nobody waits for it already: then time is up.
-        if self._pending and self._listening.acquire(blocking=False):
+        runs = self._family is None or self._family.active is self
+        if self._pending and runs and self._listening.acquire(blocking=False):
             try:
                 self._settle(_MOMENT)
             except (OSError, EOFError):
