@@ -35,6 +35,10 @@ from safeexec_backends.local.kept_files import KeptFiles
 
 CHANNEL = 3
 _HERE = -1
+_NEAR = 256
+"""More ids than are given between a copy and the moment when it is missed."""
+_REPEATS = 16
+"""More signals than the host sends to a session while it is copied."""
 
 
 class Terms(NamedTuple):
@@ -205,10 +209,10 @@ class Keeper:
             state = self._states[self._active] = State(0, state.files.twin())
         return state
 
-    def _allow(self) -> None:
-        """Let the runner have the threads of its session's limit, however many states there are beside it."""
+    def _allow(self, more: int = 0) -> None:
+        """Let the runner have the threads of its session's limit, however many states there are beside it, and `more` that are about to go."""
         if self._runner > 0:
-            kept = sum(state.pid > 0 for state in self._others())
+            kept = sum(state.pid > 0 for state in self._others()) + more
             most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
             # The keeper, the checkpoint; the kernel counts all that this user namespace has.
             resource.prlimit(self._runner, resource.RLIMIT_NPROC, (min(self._terms.processes + 2 + kept, most), most))
@@ -327,6 +331,7 @@ class Keeper:
         self._asked = False
         copied = self._await_copy()
         if copied is None:
+            self._end_strays()
             self._drop()  # older than the last step
             return
         if copied < 0:
@@ -340,20 +345,25 @@ class Keeper:
         self._tell(keeping.KEPT)
         if old > 0:
             _kill(old)
+            self._allow()
 
     def _await_copy(self) -> int | None:
         """The copy that was agreed to, once it has stopped itself; -1 when it could not be made, None when the runner ended. The kernel says who it is."""
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         poll.register(self._listener.fd, select.POLLIN)
+        repeats = 0
         while True:
             info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
             if info is None:
                 ready = {fd for fd, event in poll.poll() if event & select.POLLIN}
                 if self._woken in ready:
                     os.read(self._woken, 4096)
-                if self._listener.fd in ready and not self._repeat():
-                    return -1
+                if self._listener.fd in ready:
+                    repeats += 1
+                    if not self._repeat(repeats):
+                        self._end_strays()
+                        return -1
                 continue
             pid, stopped = info.si_pid, info.si_code == os.CLD_STOPPED
             if pid == self._runner and not stopped:
@@ -366,19 +376,35 @@ class Keeper:
             elif pid != self._runner and stopped:
                 return pid
 
-    def _repeat(self) -> bool:
-        """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to. Whether it is still to be
-        waited for: what was agreed to may have failed, for want of memory or of processes."""
+    def _end_strays(self) -> None:
+        """The runner ended before its copy was seen, which may have been made all the same: it must not be taken for another's, nor stay."""
+        try:
+            last = copies.copy(seccomp.FORK, self._terms.tid)
+        except OSError:
+            os._exit(1)  # what cannot be told apart must not go on
+        if last == 0:
+            os._exit(0)
+        os.waitpid(last, 0)
+        known = {self._runner, *(state.pid for state in self._states.values())}
+        for pid in range(max(2, last - _NEAR), last):  # ids are given in order
+            if pid not in known:
+                _kill(pid)
+
+    def _repeat(self, times: int) -> bool:
+        """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to. Whether the copy is still to
+        be waited for: what was agreed to may have failed, for want of memory or of processes; and who asks without end wants more copies than one."""
         question = self._listener.question()
         if question is None:
             return True
         if not question.copies:
             self._signals(question)
-        elif question.pid == self._runner and question.note in (keeping.COPY, keeping.MAPPED):
+        elif question.pid != self._runner:
+            self._listener.refuse(question)
+        elif question.note in (keeping.COPY, keeping.MAPPED) and times < _REPEATS:
             self._listener.agree(question)
         else:
             self._listener.refuse(question)
-            return question.pid != self._runner or question.note not in (keeping.BUSY, keeping.OPEN)
+            return False
         return True
 
     def _go(self, session: int) -> bool:
@@ -414,8 +440,8 @@ def _kill(pid: int) -> None:
     """End a child. By a descriptor: sending signals by number is what this process is asked about."""
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
+    except OSError:
+        return  # it is gone
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from safeexec_backends.local.process import LocalGuest, ZygoteProcess
 
 _ANSWER = 10.0
 """Seconds that going back may take: there may be many files to put back, and a checkpoint is the session's code, which may not want to wake."""
+_SHORT = 0.02
+"""Seconds: less than a session at rest goes on."""
 _NONE = "the checkpoint is gone"
 _MOMENT = 0.25
 """Seconds that ending a session may wait for its checkpoint."""
@@ -70,13 +73,15 @@ class ReturningGuest(LocalGuest):
         """Held by whoever reads from the keeper."""
 
     def _target(self) -> int:
-        return self._pidfd if self._runner < 0 else self._runner
+        # Never the keeper where it watches over others as well: they would end, or stand still, with this one.
+        return self._pidfd if self._runner < 0 and self._family is None else self._runner
 
     def _signal(self, number: int) -> None:
-        if (
-            self._family is None or self._runner >= 0
-        ):  # else its process would be the one that watches over others as well
+        try:
             super()._signal(number)
+        except OSError:
+            if self._runner >= 0:
+                raise  # else it has no process
 
     def prepare(self) -> None:
         family = self._family
@@ -280,13 +285,32 @@ class ReturningGuest(LocalGuest):
     def _until(self, *kinds: bytes) -> tuple[bytes, int]:
         """The keeper's answer to an order that concerns nobody's process; what it says of the one that runs is for that."""
         assert self._family is not None
+        deadline = time.monotonic() + _ANSWER
         while True:
-            kind, number, fds = self._hear(_ANSWER)
             active = self._family.active
+            if active is not None:
+                active._stay_awake()
+            try:
+                kind, number, fds = self._hear(_SHORT)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise
+                continue
             if kind in kinds:
                 return kind, number
             if kind in (keeping.KEPT, keeping.MISSED) and active is not None and active._pending:
                 active._heard(kind, number, fds)
+
+    def _stay_awake(self) -> None:
+        """Not to be stopped for a moment: the keeper may be waiting for its copy before it hears anybody else."""
+        with self._rest_lock:
+            if self._busy:
+                return
+            self._idle_since = time.monotonic()
+            if self._resting:
+                self._resting = False
+                self._signal(signal.SIGCONT)
+        watchdog.watch(id(self), self._rest)
 
     def _branch(self, family: Family, number: int) -> ReturningGuest:
         nowhere, end = socket.socketpair()
