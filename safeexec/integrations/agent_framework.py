@@ -9,9 +9,8 @@ from typing import Any
 
 from agent_framework import Content, ContextProvider, tool
 
-from safeexec.aio import AsyncSession, _in_thread
 from safeexec.executor import DEFAULT_SANDBOX, Executor
-from safeexec.integrations._sessions import Sessions, images, observation
+from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools
 
@@ -30,7 +29,7 @@ class SafeexecProvider(ContextProvider):
         **options: Any,
     ) -> None:
         super().__init__("safeexec")
-        self._sessions = Sessions(sandbox, policy=policy, tools=tools, **options)
+        self.sessions = Sessions(sandbox, policy=policy, tools=tools, **options)
 
     async def before_run(self, *, agent: Any, session: Any, context: Any, state: dict[str, Any]) -> None:
         """Add the tool and how to use it, for this session."""
@@ -38,14 +37,13 @@ class SafeexecProvider(ContextProvider):
         @tool(approval_mode="never_require")
         async def run_python(code: str) -> Any:
             """Run Python code in a sandbox. Returns what it prints and the value of its last expression."""
-            live = AsyncSession(await _in_thread(lambda: self._sessions.get(session.session_id)))
-            result = await live.run(code)
-            pictures = [Content.from_data(data, mime) for mime, data in images(result)]
-            return [Content.from_text(observation(result, live)), *pictures]
+            shown = await self.sessions.arun(code, session.session_id)
+            pictures = [Content.from_data(picture.data, picture.mime) for picture in shown.pictures]
+            return [Content.from_text(shown.text), *pictures]
 
         context.extend_instructions(self.source_id, INSTRUCTIONS)
         context.extend_tools(self.source_id, [run_python])
 
     def close(self) -> None:
         """End all sessions and the sandbox."""
-        self._sessions.close()
+        self.sessions.close()

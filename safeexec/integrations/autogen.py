@@ -11,9 +11,9 @@ from typing import Any
 from autogen_core import CancellationToken
 from autogen_core.code_executor import CodeBlock, CodeExecutor, CodeResult
 
-from safeexec.aio import AsyncSession, _in_thread
+from safeexec.aio import _in_thread
 from safeexec.executor import DEFAULT_SANDBOX, Executor
-from safeexec.integrations._sessions import Sessions, observation
+from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 
 
@@ -24,41 +24,40 @@ class SafeexecCodeExecutor(CodeExecutor):
         self, sandbox: str | Executor = DEFAULT_SANDBOX, *, policy: Policy | None = None, **options: Any
     ) -> None:
         self._make = lambda: Sessions(sandbox, policy=policy, **options)
-        self._sessions: Sessions | None = None
+        self.sessions: Sessions | None = None
 
     async def start(self) -> None:
         """Set the sandbox up."""
-        if self._sessions is None:
-            self._sessions = await _in_thread(self._make)
+        if self.sessions is None:
+            self.sessions = await _in_thread(self._make)
 
     async def stop(self) -> None:
         """End the session and the sandbox."""
-        sessions, self._sessions = self._sessions, None
+        sessions, self.sessions = self.sessions, None
         if sessions is not None:
             await _in_thread(sessions.close)
 
     async def restart(self) -> None:
         """Forget all state."""
-        if self._sessions is not None:
-            await _in_thread(self._sessions.drop)
+        if self.sessions is not None:
+            await _in_thread(self.sessions.drop)
 
     async def execute_code_blocks(
         self, code_blocks: list[CodeBlock], cancellation_token: CancellationToken
     ) -> CodeResult:
         """Run the blocks in order, up to the first that fails. Raises asyncio.CancelledError when the token is cancelled."""
         await self.start()
-        assert self._sessions is not None
+        assert self.sessions is not None
         output: list[str] = []
         for block in code_blocks:
             if block.language.lower() not in ("python", "py", "python3", ""):
                 return CodeResult(
                     1, "\n".join([*output, f"language {block.language!r} is not supported; write Python"])
                 )
-            session = AsyncSession(await _in_thread(self._sessions.get))
-            task = asyncio.ensure_future(session.run(block.code))
+            task = asyncio.ensure_future(self.sessions.arun(block.code))
             cancellation_token.link_future(task)
-            result = await task
-            output.append(observation(result, session))
-            if not result.ok:
+            shown = await task
+            output.append(shown.text)
+            if not shown.result.ok:
                 return CodeResult(1, "\n".join(output))
         return CodeResult(0, "\n".join(output))

@@ -69,9 +69,9 @@ a guest in its place could not even kill itself, and what its children leave beh
 @cache
 def source() -> bytes:
     """The program as source. marshal's version 2 of strings and tuples is read by every CPython that a guest can run on."""
-    own = (
-        (f"safeexec_{name}", Path(__file__).with_name(f"{name}.py").read_text("utf-8")) for name in ("look", "inside")
-    )
+    here = Path(__file__)
+    files = (here.parents[1] / "nearest.py", here.with_name("look.py"), here.with_name("inside.py"))
+    own = ((f"safeexec_{file.stem}", file.read_text("utf-8")) for file in files)
     return marshal.dumps((*modules(), *own), 2)
 
 
