@@ -711,8 +711,8 @@ def test_a_hostile_length_on_the_line_to_the_keeper_is_impossible(session: Sessi
 # -- properties ------------------------------------------------------------------------------------------------------------
 
 STEPS = (*histories.STEPS, "kept.write(str(x))", "kept.seek(x % 7)")
-START = histories.START + "kept = open('kept', 'w+')\n"
-LOOK = "kept.flush()\n" + histories.look("kept.tell()", "open('kept').read()")
+PROPERTY_START = histories.START + "kept = open('kept', 'w+')\n"
+PROPERTY_LOOK = "kept.flush()\n" + histories.look("kept.tell()", "open('kept').read()")
 WAYS_TO_FAIL = (
     SPIN,
     CRASH,
@@ -732,7 +732,7 @@ def test_a_session_that_goes_back_is_the_session_that_does_not(
 ) -> None:
     policy = Policy(limits=Limits(time=0.3))
     with executor.session(policy=Policy(rollback="never")) as control, executor.session(policy=policy) as traveller:
-        assert control.run(START).ok and traveller.run(START).ok
+        assert control.run(PROPERTY_START).ok and traveller.run(PROPERTY_START).ok
         for step, fail, failure in zip(program, fails, failures, strict=False):
             if fail and step not in histories.RAISES:
                 assert traveller.run(step + "\n" + failure).rolled_back
@@ -740,4 +740,4 @@ def test_a_session_that_goes_back_is_the_session_that_does_not(
             if mine.rolled_back:  # a busy machine: 300 ms were not enough
                 mine = traveller.run(step)
             assert same(histories.outcome(mine), histories.outcome(its))
-        assert same(traveller.run(LOOK).value, control.run(LOOK).value)
+        assert same(traveller.run(PROPERTY_LOOK).value, control.run(PROPERTY_LOOK).value)

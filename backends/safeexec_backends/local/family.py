@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from safeexec.backend import GuestDied
+from safeexec.errors import BackendUnavailable
 from safeexec_backends._hardening.waiting import ready
+from safeexec_backends.local import keeping
 
 if TYPE_CHECKING:
     import socket
 
     from safeexec_backends.local.returning import ReturningGuest
+
+_ANSWER = 10.0
+"""Seconds that the keeper may take for what it does by itself: it may be taking a copy meanwhile, which is the session's code."""
+_SHORT = 0.02
+"""Seconds: less than a session at rest goes on."""
 
 
 class Family:
@@ -32,13 +40,8 @@ class Family:
         """Whose process the runner is, and whose files the cell has."""
         self._members = {first}
         self._numbers = 0
+        """Given to branches so far: none is ever given again."""
         self._owner = os.getpid()
-
-    def number(self) -> int:
-        """One that no session of this cell ever had."""
-        with self._changed:
-            self._numbers += 1
-            return self._numbers
 
     def join(self, guest: ReturningGuest) -> None:
         with self._changed:
@@ -84,6 +87,48 @@ class Family:
         except BaseException:
             self.leave(guest)
             raise
+
+    # -- the keeper --------------------------------------------------------------------------------------------------------
+
+    def fork(self, guest: ReturningGuest) -> int:
+        """Let there be another session with the state of `guest`; its number. Raises BackendUnavailable, GuestDied, OSError, EOFError."""
+        self.take(guest)
+        try:
+            with self.listening:
+                if guest._gone:
+                    raise GuestDied("crash", guest._gone)
+                if self.active is guest:
+                    guest._keep_now()
+                if guest._missed:
+                    raise BackendUnavailable(f"the session cannot be branched now: {guest._no_way}")
+                self._numbers += 1
+                number = self._numbers
+                guest._order(keeping.FORK, number)
+                kind, why = self.until(guest, keeping.FORKED, keeping.LOST)
+                if kind == keeping.LOST:
+                    reason = f"there is no room for more than {keeping.BRANCHES} in one cell" if why else guest._no_way
+                    raise BackendUnavailable(f"the session cannot be branched: {reason}")
+                return number
+        finally:
+            self.leave(guest)
+
+    def until(self, guest: ReturningGuest, *kinds: bytes) -> tuple[bytes, int]:
+        """The keeper's answer to an order that concerns nobody's process; what it says of the one that runs is for that. Raises OSError, EOFError."""
+        deadline = time.monotonic() + _ANSWER
+        while True:
+            active = self.active
+            if active is not None:
+                active._stay_awake()
+            try:
+                kind, number, fds = guest._hear(_SHORT)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise
+                continue
+            if kind in kinds:
+                return kind, number
+            if kind in (keeping.KEPT, keeping.MISSED) and active is not None and active._pending:
+                active._heard(kind, number, fds)
 
     # -- ends --------------------------------------------------------------------------------------------------------------
 

@@ -32,9 +32,9 @@ from typing import NamedTuple
 from safeexec_backends._hardening import bpf, copies, seccomp, waiting
 from safeexec_backends.local import keeping
 from safeexec_backends.local.kept_files import KeptFiles
+from safeexec_backends.local.states import HERE, State, States, end
 
 CHANNEL = 3
-_HERE = -1
 _NEAR = 256
 """More ids than are given between a copy and the moment when it is missed."""
 _REPEATS = 16
@@ -68,15 +68,6 @@ class Lost(Exception):
     """There is no way back."""
 
 
-class State:
-    """What a session goes back to. Branches that have not gone on since share it with the session that they come from."""
-
-    def __init__(self, pid: int, files: KeptFiles) -> None:
-        self.pid = pid
-        """The stopped copy; 0 when there is none, -1 when the keeper itself is what to go back to."""
-        self.files = files
-
-
 class Keeper:
     """The watching process of one cell."""
 
@@ -92,10 +83,7 @@ class Keeper:
             os.set_blocking(fd, False)
         self._poll = select.poll()
         self._runner = self._pidfd = -1
-        self._states: dict[int, State] = {}
-        """By the number that the host has given the session."""
-        self._active = 0
-        """The session that the runner is, or was last."""
+        self._states = States(State(HERE, KeptFiles(terms.roots, terms.disk)))
         self._asked = False
         """Whether the host asked for a checkpoint that was not taken."""
         self._waking: socket.socket | None = None
@@ -107,8 +95,7 @@ class Keeper:
 
     def serve(self) -> None:
         """Watch, as long as the host has use for it. Returns in every runner that is a copy of this process."""
-        state = self._states[0] = State(_HERE, KeptFiles(self._terms.roots, self._terms.disk))
-        state.files.save(True)
+        self._states.mine().files.save(True)
         signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _heard)
         self._poll.register(self._host, select.POLLIN)
@@ -138,7 +125,7 @@ class Keeper:
             os._exit(0)  # and with this process, everything
         kind, session, other = keeping.ORDER.unpack(order)
         if kind == keeping.KEEP:
-            self._asked = session == self._active
+            self._asked = session == self._states.active
         elif kind == keeping.FORK:
             self._fork(session, other)
         elif kind == keeping.DROP:
@@ -152,67 +139,39 @@ class Keeper:
         return False
 
     def _give_up(self, error: BaseException) -> None:
-        self._drop()
+        self._states.drop()
         self._stop_waking()
         self._tell(keeping.LOST, getattr(error, "errno", 0) or 0)
 
     def _stop_waking(self) -> None:
-        for end in (self._waking, self._theirs):
-            if end is not None:
-                end.close()
+        for line in (self._waking, self._theirs):
+            if line is not None:
+                line.close()
         self._waking = self._theirs = None
 
     # -- states ------------------------------------------------------------------------------------------------------------
 
-    def _others(self) -> set[State]:
-        """The states that are not the runner's."""
-        mine = self._states.get(self._active)
-        return {state for state in self._states.values() if state is not mine}
-
-    def _release(self, session: int) -> None:
-        state = self._states.pop(session, None)
-        if state is not None and state.pid > 0 and state not in self._states.values():
-            _kill(state.pid)
-
-    def _drop(self) -> None:
-        """The runner's session has no way back; what branches share with it stays theirs."""
-        state = self._states.get(self._active)
-        self._release(self._active)
-        if state is not None:
-            self._states[self._active] = State(0, state.files.twin())
-
     def _fork(self, session: int, new: int) -> None:
-        state = self._states.get(session)
-        if state is None or not state.pid or (self._asked and session == self._active):
+        if self._asked and session == self._states.active:
             self._tell(keeping.LOST)
-        elif len(self._states) >= keeping.BRANCHES:
+        elif self._states.full():
             self._tell(keeping.LOST, errno.EAGAIN)
         else:
-            self._states[new] = state
-            self._tell(keeping.FORKED)
+            self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST)
 
     def _forget(self, session: int) -> None:
-        if session == self._active:
+        if session == self._states.active:
             if self._runner > 0:
                 self._reap(kill=True)
             self._stop_waking()
             self._asked = False
-        self._release(session)
+        self._states.release(session)
         self._allow()
-
-    def _own(self) -> State:
-        """What the next copy of the runner is kept in: a state of its own, unless all that share it are to have the new copy of what was woken."""
-        state = self._states[self._active]
-        if self._waking is None and state in [
-            other for number, other in self._states.items() if number != self._active
-        ]:
-            state = self._states[self._active] = State(0, state.files.twin())
-        return state
 
     def _allow(self, more: int = 0) -> None:
         """Let the runner have the threads of its session's limit, however many states there are beside it, and `more` that are about to go."""
         if self._runner > 0:
-            kept = sum(state.pid > 0 for state in self._others()) + more
+            kept = self._states.processes() + more
             most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
             # The keeper, the checkpoint; the kernel counts all that this user namespace has.
             resource.prlimit(self._runner, resource.RLIMIT_NPROC, (min(self._terms.processes + 2 + kept, most), most))
@@ -274,7 +233,7 @@ class Keeper:
             self._give_up(Lost())
             return
         self._asked = False
-        self._drop()
+        self._states.drop()
         self._tell(keeping.MISSED, why)
 
     # -- questions ---------------------------------------------------------------------------------------------------------
@@ -312,7 +271,7 @@ class Keeper:
             self._listener.give(question, self._theirs.fileno(), CHANNEL)
 
     def _copy(self, question: copies.Question) -> None:
-        state = self._own()
+        state = self._states.own(self._waking is not None)
         try:
             # While who could change them waits. After going back, too: some may be other files under the same names.
             state.files.save(question.note == keeping.MAPPED)
@@ -321,9 +280,7 @@ class Keeper:
             self._miss(keeping.FILES)
             return
         if self._terms.processes < 2 and state.pid > 0:
-            _kill(
-                state.pid
-            )  # the limit has room for one checkpoint, and for a second one only where it has for a thread
+            end(state.pid)  # the limit has room for one checkpoint, and for a second one only where it has for a thread
             state.pid = 0
         self._allow()
         if not self._listener.agree(question):
@@ -332,7 +289,7 @@ class Keeper:
         copied = self._await_copy()
         if copied is None:
             self._end_strays()
-            self._drop()  # older than the last step
+            self._states.drop()  # older than the last step
             return
         if copied < 0:
             self._miss(keeping.FILES)
@@ -344,7 +301,7 @@ class Keeper:
             return
         self._tell(keeping.KEPT)
         if old > 0:
-            _kill(old)
+            end(old)
             self._allow()
 
     def _await_copy(self) -> int | None:
@@ -369,7 +326,7 @@ class Keeper:
             if pid == self._runner and not stopped:
                 return None  # its end is told in its turn
             os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED)
-            state = next((state for state in self._states.values() if state.pid == pid), None)
+            state = self._states.of(pid)
             if state is not None:
                 if not stopped:
                     state.pid = 0
@@ -385,10 +342,9 @@ class Keeper:
         if last == 0:
             os._exit(0)
         os.waitpid(last, 0)
-        known = {self._runner, *(state.pid for state in self._states.values())}
         for pid in range(max(2, last - _NEAR), last):  # ids are given in order
-            if pid not in known:
-                _kill(pid)
+            if pid != self._runner and self._states.of(pid) is None:
+                end(pid)
 
     def _repeat(self, times: int) -> bool:
         """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to. Whether the copy is still to
@@ -412,16 +368,16 @@ class Keeper:
         if self._runner > 0:
             self._runner_ended(kill=True)
         if self._asked:
-            self._drop()
+            self._states.drop()
             self._asked = False
-        leaves, self._active = self._states.get(self._active), session
+        leaves, self._states.active = self._states.get(self._states.active), session
         state = self._states.get(session)
         if state is None or not state.pid:
             raise Lost
         if leaves is not None and leaves is not state:
             leaves.files.make_room(state.files)
         replaced = state.files.restore()
-        if state.pid == _HERE:
+        if state.pid == HERE:
             return self._spawn()
         self._waking, self._theirs = socket.socketpair()
         self._waking.sendall(keeping.replaced(replaced))
@@ -434,18 +390,3 @@ class Keeper:
 
 def _heard(*_: object) -> None:
     """The descriptor that wakes says it."""
-
-
-def _kill(pid: int) -> None:
-    """End a child. By a descriptor: sending signals by number is what this process is asked about."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return  # it is gone
-    try:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    except (ProcessLookupError, ChildProcessError):
-        pass
-    finally:
-        os.close(pidfd)

@@ -20,8 +20,6 @@ from safeexec_backends.local.process import LocalGuest, ZygoteProcess
 
 _ANSWER = 10.0
 """Seconds that going back may take: there may be many files to put back, and a checkpoint is the session's code, which may not want to wake."""
-_SHORT = 0.02
-"""Seconds: less than a session at rest goes on."""
 _NONE = "the checkpoint is gone"
 _MOMENT = 0.25
 """Seconds that ending a session may wait for its checkpoint."""
@@ -255,51 +253,10 @@ class ReturningGuest(LocalGuest):
             if self._keeper is None:
                 raise BackendUnavailable(f"the session cannot be branched: {self._no_way}")
             self._family = Family(self, self._keeper, self._pidfd, self._status)
-        family = self._family
-        family.take(self)
         try:
-            with self._listening:
-                if self._gone:
-                    raise GuestDied("crash", self._gone)
-                if family.active is self:
-                    self._keep_now()
-                if self._missed:
-                    raise BackendUnavailable(f"the session cannot be branched now: {self._no_way}")
-                number = family.number()
-                self._order(keeping.FORK, number)
-                why = self._answer_to_fork()
-            if why:
-                raise BackendUnavailable(f"the session cannot be branched: {why}")
-            return self._branch(family, number)
+            return self._branch(self._family, self._family.fork(self))
         except (OSError, EOFError) as error:
             raise self._lost_keeper(error) from error
-        finally:
-            family.leave(self)
-
-    def _answer_to_fork(self) -> str:
-        kind, number = self._until(keeping.FORKED, keeping.LOST)
-        if kind == keeping.FORKED:
-            return ""
-        return f"there is no room for more than {keeping.BRANCHES} in one cell" if number else self._no_way
-
-    def _until(self, *kinds: bytes) -> tuple[bytes, int]:
-        """The keeper's answer to an order that concerns nobody's process; what it says of the one that runs is for that."""
-        assert self._family is not None
-        deadline = time.monotonic() + _ANSWER
-        while True:
-            active = self._family.active
-            if active is not None:
-                active._stay_awake()
-            try:
-                kind, number, fds = self._hear(_SHORT)
-            except TimeoutError:
-                if time.monotonic() > deadline:
-                    raise
-                continue
-            if kind in kinds:
-                return kind, number
-            if kind in (keeping.KEPT, keeping.MISSED) and active is not None and active._pending:
-                active._heard(kind, number, fds)
 
     def _stay_awake(self) -> None:
         """Not to be stopped for a moment: the keeper may be waiting for its copy before it hears anybody else."""
@@ -374,7 +331,7 @@ class ReturningGuest(LocalGuest):
         if os.getpid() != self._owner or self._family is None:
             return
         self._order(keeping.DROP)
-        self._until(keeping.DROPPED)
+        self._family.until(self, keeping.DROPPED)
 
     def _adopt(self, fds: list[int]) -> None:
         """Go on with a new runner: its channel, its pidfd."""
