@@ -270,19 +270,19 @@ def test_state_that_arrives_while_its_session_is_closed_is_not_kept(
 def test_worker_that_dies_while_it_is_asked_for_something(
     executor: Executor, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    wait = WorkerGuest._wait
+    say = WorkerGuest._say
 
-    def dies(self: WorkerGuest, kind: str) -> Any:
+    def dies(self: WorkerGuest, word: int) -> None:
         monkeypatch.undo()
         os.kill(self.worker.pid, signal.SIGSTOP)  # it does not get to answer
+        say(self, word)
         os.kill(self.worker.pid, signal.SIGKILL)
-        return wait(self, kind)
 
     with executor.session() as session:
         session.run("x = 1")
         for times in range(2):
             assert is_kept(session)
-            monkeypatch.setattr(WorkerGuest, "_wait", dies)
+            monkeypatch.setattr(WorkerGuest, "_say", dies)
             if not times:
                 made = getattr(session, what)()
                 with made if what == "fork" else executor.restore(made) as other:
