@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safeexec import BackendUnavailable, Executor, Limits, NotSupported, Policy, Session, SessionClosed, session
 from safeexec.testing import same
 from safeexec_backends.local import keeping, returning
+from safeexec_backends.local.returning import ReturningGuest
 from tests.local.test_rollback import (
     CRASH,
     ENDS,
@@ -179,6 +180,23 @@ def test_open_files_have_their_own_places(trunk: Session) -> None:
         assert trunk.run("open('log').read(), open('a').read()").value == ("trunk", "T")
 
 
+def test_an_open_file_that_one_of_them_removed(trunk: Session) -> None:
+    trunk.run(
+        "import os\nopen('f', 'w').write('0123456789')\nreader = open('f', 'rb', buffering=0)\nboth = open('f', 'r+b', buffering=0)\nreader.seek(4)"
+    )
+    with trunk.fork() as branch:
+        branch.run("os.remove('f')\nboth.write(b'branch')")
+        trunk.run("open('f', 'w').write('a secret of the trunk')")
+        assert branch.run("(reader.read(), both.seek(0), both.read(), os.path.exists('f'))").value == (
+            b"ch6789"[0:2] + b"6789",
+            0,
+            b"branch6789",
+            False,
+        )
+        assert trunk.run("(reader.read(), open('f').read())").value == (b"cret of the trunk", "a secret of the trunk")
+        assert branch.run("(reader.seek(0), reader.read())").value == (0, b"branch6789")
+
+
 def test_each_has_the_disk_to_itself(executor: Executor) -> None:
     """However much the others have, and hold open."""
     policy = Policy(limits=Limits(disk=2**20, time=5))
@@ -274,6 +292,35 @@ def test_a_session_is_ended_while_it_waits_or_while_a_sibling_runs(executor: Exe
         one.join(20)
         assert results[1] == 2 and trunk.run("x").value == 1 and idle.closed and waiting.closed
         runs.close()
+
+
+def test_changing_over_is_interrupted(trunk: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the keeper answers then, nobody waits for; it must not be taken for the answer to another."""
+    trunk.run("x = ['trunk']")
+    hear = ReturningGuest._hear
+    armed: list[int] = []
+
+    def interrupted(guest: ReturningGuest, timeout: float | None) -> Any:
+        if armed and not armed.pop():
+            raise KeyboardInterrupt
+        return hear(guest, timeout)
+
+    monkeypatch.setattr(ReturningGuest, "_hear", interrupted)
+    with trunk.fork() as branch, trunk.fork() as third:
+        branch.run("x = ['branch']")
+        third.run("x = ['third']")
+        names = {"trunk": trunk, "branch": branch, "third": third}
+        for number in range(12):
+            one, two, three = (list(names)[(number + place) % 3] for place in range(3))
+            assert names[two].run("x").value == [two]
+            armed[:] = [0] if number % 2 else [0, 1]
+            try:
+                names[one].run("x")
+            except KeyboardInterrupt:
+                pass
+            armed.clear()
+            for name in (three, one, two):
+                assert names[name].run("x").value == [name]
 
 
 def test_an_interrupt_is_for_the_one_that_runs(executor: Executor) -> None:

@@ -39,8 +39,6 @@ class Family:
         self.active: ReturningGuest | None = first
         """Whose process the runner is, and whose files the cell has."""
         self._members = {first}
-        self._numbers = 0
-        """Given to branches so far: none is ever given again."""
         self._owner = os.getpid()
 
     def join(self, guest: ReturningGuest) -> None:
@@ -101,10 +99,8 @@ class Family:
                     guest._keep_now()
                 if guest._missed:
                     raise BackendUnavailable(f"the session cannot be branched now: {guest._no_way}")
-                self._numbers += 1
-                number = self._numbers
-                guest._order(keeping.FORK, number)
-                kind, why = self.until(guest, keeping.FORKED, keeping.LOST)
+                number = guest._order(keeping.FORK)
+                kind, why = self.until(guest, number)
                 if kind == keeping.LOST:
                     reason = f"there is no room for more than {keeping.BRANCHES} in one cell" if why else guest._no_way
                     raise BackendUnavailable(f"the session cannot be branched: {reason}")
@@ -112,7 +108,7 @@ class Family:
         finally:
             self.leave(guest)
 
-    def until(self, guest: ReturningGuest, *kinds: bytes) -> tuple[bytes, int]:
+    def until(self, guest: ReturningGuest, order: int) -> tuple[bytes, int]:
         """The keeper's answer to an order that concerns nobody's process; what it says of the one that runs is for that. Raises OSError, EOFError."""
         deadline = time.monotonic() + _ANSWER
         while True:
@@ -120,15 +116,14 @@ class Family:
             if active is not None:
                 active._stay_awake()
             try:
-                kind, number, fds = guest._hear(_SHORT)
+                kind, number, answers, fds = guest._hear(_SHORT)
             except TimeoutError:
                 if time.monotonic() > deadline:
                     raise
                 continue
-            if kind in kinds:
+            if answers == order and kind != keeping.ENDED:
                 return kind, number
-            if kind in (keeping.KEPT, keeping.MISSED) and active is not None and active._pending:
-                active._heard(kind, number, fds)
+            (active or guest)._heard(kind, number, answers, fds)
 
     # -- ends --------------------------------------------------------------------------------------------------------------
 

@@ -86,6 +86,8 @@ class Keeper:
         self._states = States(State(HERE, KeptFiles(terms.roots, terms.disk)))
         self._asked = False
         """Whether the host asked for a checkpoint that was not taken."""
+        self._keeping = self._going = self._made = 0
+        """The numbers of the orders: to keep, to go, and what the runner was made by."""
         self._waking: socket.socket | None = None
         """The host's end of the channel of a checkpoint that was woken and has no copy yet."""
         self._theirs: socket.socket | None = None
@@ -112,8 +114,8 @@ class Keeper:
             elif fd == self._pidfd:
                 self._runner_ended()
 
-    def _tell(self, kind: bytes, number: int = 0, fds: tuple[int, ...] = ()) -> None:
-        data = keeping.MESSAGE.pack(kind, number)
+    def _tell(self, kind: bytes, order: int, number: int = 0, fds: tuple[int, ...] = ()) -> None:
+        data = keeping.MESSAGE.pack(kind, number, order)
         if fds:
             socket.send_fds(self._host, [data], fds)
         else:
@@ -123,15 +125,17 @@ class Keeper:
         order = self._host.recv(keeping.ORDER.size, socket.MSG_WAITALL)
         if len(order) < keeping.ORDER.size:
             os._exit(0)  # and with this process, everything
-        kind, session, other = keeping.ORDER.unpack(order)
+        kind, session, number = keeping.ORDER.unpack(order)
+        self._finish_waking()
         if kind == keeping.KEEP:
-            self._asked = session == self._states.active
+            self._asked, self._keeping = session == self._states.active, number
         elif kind == keeping.FORK:
-            self._fork(session, other)
+            self._fork(session, number)
         elif kind == keeping.DROP:
             self._forget(session)
-            self._tell(keeping.DROPPED)
+            self._tell(keeping.DROPPED, number)
         elif kind == keeping.GO:
+            self._going = number
             try:
                 return self._go(session)
             except (OSError, MemoryError, Lost) as error:
@@ -141,7 +145,18 @@ class Keeper:
     def _give_up(self, error: BaseException) -> None:
         self._states.drop()
         self._stop_waking()
-        self._tell(keeping.LOST, getattr(error, "errno", 0) or 0)
+        self._tell(keeping.LOST, self._going, getattr(error, "errno", 0) or 0)
+
+    def _finish_waking(self) -> None:
+        """Who gives an order amid a changeover was interrupted in it: until the copy that was woken has one of its own, it is all there is of its sessions."""
+        while self._waking is not None:
+            poll = select.poll()
+            poll.register(self._listener.fd, select.POLLIN)
+            poll.register(self._pidfd, select.POLLIN)
+            if poll.poll()[0][0] == self._pidfd:
+                self._runner_ended()
+            else:
+                self._decide()
 
     def _stop_waking(self) -> None:
         for line in (self._waking, self._theirs):
@@ -153,11 +168,11 @@ class Keeper:
 
     def _fork(self, session: int, new: int) -> None:
         if self._asked and session == self._states.active:
-            self._tell(keeping.LOST)
+            self._tell(keeping.LOST, new)
         elif self._states.full():
-            self._tell(keeping.LOST, errno.EAGAIN)
+            self._tell(keeping.LOST, new, errno.EAGAIN)
         else:
-            self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST)
+            self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST, new)
 
     def _forget(self, session: int) -> None:
         if session == self._states.active:
@@ -198,12 +213,12 @@ class Keeper:
         channel.close()
         with ours:
             self._watch(pid)
-            self._tell(keeping.RUNNER, 0, (ours.fileno(), self._pidfd))
+            self._tell(keeping.RUNNER, self._going, fds=(ours.fileno(), self._pidfd))
         return False
 
     def _watch(self, pid: int) -> None:
         self._unwatch()
-        self._runner, self._pidfd = pid, os.pidfd_open(pid)
+        self._runner, self._pidfd, self._made = pid, os.pidfd_open(pid), self._going
         self._poll.register(self._pidfd, select.POLLIN)
         self._allow()
 
@@ -223,7 +238,7 @@ class Keeper:
 
     def _runner_ended(self, kill: bool = False) -> None:
         """Tell the host how: nobody else could know it for sure."""
-        self._tell(keeping.ENDED, os.waitstatus_to_exitcode(self._reap(kill)))
+        self._tell(keeping.ENDED, self._made, os.waitstatus_to_exitcode(self._reap(kill)))
         if self._waking is not None:
             self._give_up(Lost())
 
@@ -234,7 +249,7 @@ class Keeper:
             return
         self._asked = False
         self._states.drop()
-        self._tell(keeping.MISSED, why)
+        self._tell(keeping.MISSED, self._keeping, why)
 
     # -- questions ---------------------------------------------------------------------------------------------------------
 
@@ -296,10 +311,10 @@ class Keeper:
             return
         old, state.pid = state.pid, copied
         if self._waking is not None:
-            self._tell(keeping.RUNNER, 0, (self._waking.fileno(), self._pidfd))
+            self._tell(keeping.RUNNER, self._going, fds=(self._waking.fileno(), self._pidfd))
             self._stop_waking()
             return
-        self._tell(keeping.KEPT)
+        self._tell(keeping.KEPT, self._keeping)
         if old > 0:
             end(old)
             self._allow()

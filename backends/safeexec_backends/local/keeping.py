@@ -13,12 +13,13 @@ PURE = ("get", "names", "list", "read")
 """Requests that leave a session as it was: no checkpoint is asked for after them."""
 
 ORDER = struct.Struct("=cII")
-"""What the host says: a kind, the session it is about, and another."""
+"""What the host says: a kind, the session it is about, and the order's own number. A branch has that of the order it was made by."""
 KEEP, GO, FORK, DROP = b"k", b"g", b"f", b"d"
-"""The session's process will be told to keep its state, once; go (back) to its state; the other session has the same state; it has ended."""
+"""The session's process will be told to keep its state, once; go (back) to its state; there is another with the same state; it has ended."""
 
-MESSAGE = struct.Struct("=ci")
-"""What the keeper says: a kind and a number."""
+MESSAGE = struct.Struct("=ciI")
+"""What the keeper says: a kind, a number, and which order it answers; of a runner's end, which order had made it. Whoever asked may have been
+interrupted before he heard the answer, and it must not be taken for another's."""
 RUNNER, KEPT, MISSED, LOST, ENDED, FORKED, DROPPED = b"r", b"k", b"m", b"l", b"e", b"f", b"d"
 """A new runner, with its channel and its pidfd; the checkpoint was taken; it was not, and why; there is no way back; the runner's exit code; done;
 done, and nothing is on its way that concerns the session."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -27,6 +28,11 @@ _MISSED = {
     keeping.THREADS: "a thread that an earlier step started still runs, and would not be in a copy of the process",
     keeping.FILES: "an earlier step left files, or had files open, that are too large or too many to be kept",
 }
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 class ReturningGuest(LocalGuest):
@@ -57,6 +63,8 @@ class ReturningGuest(LocalGuest):
         """Its pidfd."""
         self._pending = False
         """Whether a checkpoint was asked for that nothing was heard of."""
+        self._asked = self._made = 0
+        """The order by which it was asked for; the one that made the process that runs."""
         self._began = False
         """Whether code ran before the first checkpoint was asked for: who watches over a session must not have run any of it."""
         self._changed = False
@@ -67,6 +75,7 @@ class ReturningGuest(LocalGuest):
         """Why nothing is left of this session in its cell."""
         self._ended: int | None = None
         self._no_way = _NONE
+        self._orders = itertools.count(1)
         self._listening = threading.RLock()
         """Held by whoever reads from the keeper."""
 
@@ -141,7 +150,7 @@ class ReturningGuest(LocalGuest):
             if self._pending:
                 self._await_checkpoint()
             if self._keeper is not None:
-                self._order(keeping.KEEP)
+                self._asked = self._order(keeping.KEEP)
             self._pending = True
             self._changed = False
             self._write(wire.pack({"t": "keep"}))
@@ -150,9 +159,12 @@ class ReturningGuest(LocalGuest):
         finally:
             self._idle()
 
-    def _order(self, kind: bytes, other: int = 0) -> None:
+    def _order(self, kind: bytes) -> int:
+        """Give the keeper an order; its number."""
         assert self._keeper is not None
-        self._keeper.sendall(keeping.ORDER.pack(kind, self._number, other))
+        number = next(self._orders)
+        self._keeper.sendall(keeping.ORDER.pack(kind, self._number, number))
+        return number
 
     def rollback(self) -> None:
         """See SupportsCheckpoint."""
@@ -183,13 +195,15 @@ class ReturningGuest(LocalGuest):
 
     def _go(self) -> None:
         """Be as at the last checkpoint. Raises GuestDied, OSError, EOFError."""
-        self._order(keeping.GO)
+        order = self._order(keeping.GO)
         while True:
-            kind, number, fds = self._hear(_ANSWER)
-            if kind == keeping.RUNNER:
-                self._adopt(fds)
+            kind, number, answers, fds = self._hear(_ANSWER)
+            if answers != order:
+                _close(fds)  # somebody was interrupted before he heard that
+            elif kind == keeping.RUNNER:
+                self._adopt(fds, order)
                 return
-            if kind == keeping.LOST:
+            elif kind == keeping.LOST:
                 self._gone = self._no_way + (f" ({os.strerror(number)})" if number else "")
                 raise GuestDied("crash", self._gone)
 
@@ -207,13 +221,14 @@ class ReturningGuest(LocalGuest):
             if self._ended is not None:
                 raise EOFError
 
-    def _heard(self, kind: bytes, number: int, fds: list[int]) -> None:
-        """What the keeper says of the process that runs."""
-        if kind == keeping.ENDED:
+    def _heard(self, kind: bytes, number: int, answers: int, fds: list[int]) -> None:
+        """What the keeper says of the process that runs, and of others, which is nothing to this session."""
+        if answers != self._asked or not self._pending or kind == keeping.ENDED:
+            _close(fds)
             return
         if kind == keeping.RUNNER:
             self._keeper = self._keeper or self._socket
-            self._adopt(fds)
+            self._adopt(fds, answers)
         self._missed = kind in (keeping.MISSED, keeping.LOST)
         if self._missed:
             self._no_way = _MISSED.get(number) or f"the sandbox could not keep its state: {os.strerror(number)}"
@@ -222,8 +237,8 @@ class ReturningGuest(LocalGuest):
             self._no_way = _NONE
         self._pending = False
 
-    def _hear(self, timeout: float | None) -> tuple[bytes, int, list[int]]:
-        """The keeper's next message. Raises OSError, EOFError."""
+    def _hear(self, timeout: float | None) -> tuple[bytes, int, int, list[int]]:
+        """The keeper's next message: kind, number, the order it answers, descriptors. Raises OSError, EOFError."""
         line = self._keeper or self._socket
         assert line is not None
         line.settimeout(timeout)
@@ -233,11 +248,12 @@ class ReturningGuest(LocalGuest):
             data = data + more if more else b""
         if not data:
             raise EOFError("it ended")
-        kind, number = keeping.MESSAGE.unpack(data)
+        kind, number, answers = keeping.MESSAGE.unpack(data)
         if kind == keeping.ENDED:
-            active = self._family.active if self._family is not None else None
-            (active or self)._ended = number
-        return kind, number, list(fds)
+            active = (self._family.active if self._family is not None else None) or self
+            if active._made == answers:
+                active._ended = number
+        return kind, number, answers, list(fds)
 
     # -- branches ------------------------------------------------------------------------------------------------------------
 
@@ -277,7 +293,7 @@ class ReturningGuest(LocalGuest):
         nowhere.close()
         end.close()
         branch._family, branch._number, branch._keeper = family, number, self._keeper
-        branch._listening = self._listening
+        branch._listening, branch._orders = self._listening, self._orders
         family.join(branch)
         try:
             self._remember(branch)
@@ -330,10 +346,9 @@ class ReturningGuest(LocalGuest):
         """Tell the keeper that the session has ended, and hear all that it had said of others before. Raises OSError, EOFError."""
         if os.getpid() != self._owner or self._family is None:
             return
-        self._order(keeping.DROP)
-        self._family.until(self, keeping.DROPPED)
+        self._family.until(self, self._order(keeping.DROP))
 
-    def _adopt(self, fds: list[int]) -> None:
+    def _adopt(self, fds: list[int], order: int) -> None:
         """Go on with a new runner: its channel, its pidfd."""
         channel, runner = fds
         with self._signal_lock, self._send_lock:
@@ -342,6 +357,7 @@ class ReturningGuest(LocalGuest):
             if self._runner >= 0:
                 os.close(self._runner)
             self._socket, self._runner, self._ended = socket.socket(fileno=channel), runner, None
+            self._made = order
             self._reader = wire.FrameReader(self._socket.recv_into, self._most)
 
     # -- ends ----------------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class CellGuest(guest.Guest):
             try:
                 keeper = Keeper(self._terms)
             except OSError as error:
-                os.write(CHANNEL, keeping.MESSAGE.pack(keeping.LOST, error.errno or 0))
+                os.write(CHANNEL, keeping.MESSAGE.pack(keeping.LOST, error.errno or 0, 0))
                 return
             keeper.serve()
             self._kept = self._sealed = True
