@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from safeexec import BackendUnavailable, Executor, Limits, NotSupported, Policy, Session, SessionClosed, session
 from safeexec.testing import same
+from safeexec_backends.local import family as families
 from safeexec_backends.local import keeping, returning
 from safeexec_backends.local.returning import ReturningGuest
 from tests.local.test_rollback import (
@@ -323,6 +324,22 @@ def test_changing_over_is_interrupted(trunk: Session, monkeypatch: pytest.Monkey
                 assert names[name].run("x").value == [name]
 
 
+def test_a_turn_that_was_never_ended(trunk: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host is interrupted between a step and the word to keep what it did."""
+    monkeypatch.setattr(families, "_UNDECIDED", 0.1)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    trunk.run("x = [1]")
+    with trunk.fork() as branch:
+        with monkeypatch.context() as patch:
+            patch.setattr(trunk, "_result", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                trunk.run("x.append(2)")
+        assert branch.run("x").value == [1] and trunk.run("x").value == [1, 2]
+
+
 def test_an_interrupt_is_for_the_one_that_runs(executor: Executor) -> None:
     started = threading.Event()
     with executor.session({"started": started.set}, policy=Policy(limits=Limits(time=20))) as trunk:
@@ -562,6 +579,28 @@ def test_two_hundred_branches_leave_nothing(executor: Executor) -> None:
     trunk.close()
     assert wait_until(lambda: len(processes(executor)) <= 1)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_thousand_forks(executor: Executor) -> None:
+    def keeper(name: str) -> int:
+        lines = Path(f"/proc/{guest_of(trunk).pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+    trunk = executor.session()
+    trunk.run("x = [0]\nopen('f', 'w').write('f' * 10_000)")
+    before: tuple[int, ...] = ()
+    for number in range(10_000):
+        with trunk.fork() as branch:
+            if number % 20 == 0:
+                assert branch.run(f"x.append({number})\nopen('f', 'w').write('{number}')\nx").value == [0, number]
+                assert trunk.run("(x, len(open('f').read()))").value == ([0], 10_000)
+        if number == 1000:
+            before = keeper("VmRSS"), keeper("FDSize"), len(os.listdir("/proc/self/fd"))
+    assert keeper("VmRSS") < before[0] + 2000 and keeper("FDSize") == before[1]
+    assert len(os.listdir("/proc/self/fd")) <= before[2] + 2 and wait_until(lambda: len(family(trunk)) <= 3)
+    trunk.close()
 
 
 def test_branches_that_are_dropped_are_closed(trunk: Session) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _ANSWER = 10.0
 """Seconds that the keeper may take for what it does by itself: it may be taking a copy meanwhile, which is the session's code."""
+_UNDECIDED = 5.0
+"""Seconds, many times what the host takes between the end of a request and the word to keep or undo what it did."""
 _SHORT = 0.02
 """Seconds: less than a session at rest goes on."""
 
@@ -53,7 +55,9 @@ class Family:
             while self._turn is not None and self._turn is not guest:
                 if guest._closed or (guest._killed and not killed_too):
                     raise GuestDied("crash", "the sandbox process was killed by the host")
-                self._changed.wait()
+                holds = self._turn
+                if not self._changed.wait(_UNDECIDED) and self._turn is holds and not holds._busy:
+                    self._turn = None  # its caller was interrupted before he said whether the step is to be kept: it is
             self._turn = guest
 
     def leave(self, guest: ReturningGuest) -> None:

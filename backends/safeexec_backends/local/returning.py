@@ -111,8 +111,8 @@ class ReturningGuest(LocalGuest):
             return
         try:
             family.enter(self)
-            self._changed = self._changed or kind not in keeping.PURE
             self._exchange(frame, on_frame)
+            self._changed = self._changed or kind not in keeping.PURE
         except (OSError, EOFError) as error:
             family.leave(self)
             raise self._lost_keeper(error) from error
@@ -308,7 +308,7 @@ class ReturningGuest(LocalGuest):
         try:
             if self._pending:
                 self._await_checkpoint()
-            if self._missed:
+            if self._missed or self._changed:
                 self._ask()
                 self._await_checkpoint()
         finally:
@@ -425,7 +425,7 @@ class ReturningGuest(LocalGuest):
 
     def _leave_family(self, family: Family) -> None:
         self.kill()
-        with self._signal_lock:
+        with self._signal_lock, self._report_lock:
             if self._closed:
                 return
             self._closed = True
