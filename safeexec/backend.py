@@ -52,6 +52,12 @@ class Guest(ABC):
     dies, no process, container, file or thread of it stays.
     """
 
+    def prepare(self) -> None:  # noqa: B027
+        """Wait for what the next :meth:`exchange` must wait for because of others, if anything: no clock runs yet. Raises nothing of its own."""
+
+    cannot_fork: str = ""
+    """Why this guest cannot be doubled, where others of its sandbox can."""
+
     @abstractmethod
     def exchange(self, frame: Frame, on_frame: OnFrame) -> None:
         """Send `frame`, then hand every frame that comes to `on_frame`, in this thread, until it returns True.

@@ -164,6 +164,7 @@ class Session:
             raise LimitExceeded(f"the code has {size} bytes; {_MAX_CODE} can be run in one step")
         self._acquire()
         try:
+            self._guest.prepare()
             step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop, self._network)
             header: wire.Header = {"t": "run", "code": code}
             before = self._abandoned
@@ -270,6 +271,7 @@ class Session:
         """A request that runs no step. Raises the host's exceptions for the guest's refusals."""
         self._acquire()
         try:
+            self._guest.prepare()
             step = Step(self._guest, limits or self.policy.limits, network=self._network)
             self._perform(step, header, blobs)
             if step.died is not None or step.broken is not None:

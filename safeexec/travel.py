@@ -57,8 +57,10 @@ def roll_back(session: Session) -> bool:
     return session._closed is None
 
 
-def _cannot(session: Session, what: str) -> NotSupported:
-    return NotSupported(f"the {session._sandbox} sandbox cannot {what}; 'wasm' can")
+def _cannot(session: Session, what: str, who: str = "'wasm'", why: str = "") -> NotSupported:
+    if why:
+        return NotSupported(f"this session cannot be forked: {why}")
+    return NotSupported(f"the {session._sandbox} sandbox cannot {what}; {who} can")
 
 
 def fork(session: Session, tools: Tools | None, reseed: bool) -> Session:
@@ -66,7 +68,7 @@ def fork(session: Session, tools: Tools | None, reseed: bool) -> Session:
     found = None if tools is None else collect(tools)
     guest = session._guest
     if not isinstance(guest, SupportsFork):
-        raise _cannot(session, "fork a session")
+        raise _cannot(session, "fork a session", "'wasm' and 'local'", guest.cannot_fork)
     session._acquire()
     try:
         twin = session._or_end(guest.fork)

@@ -213,8 +213,8 @@ def _together(first: int, second: int) -> int:
     return second if order[second & 0xFFFF0000] <= order[first & 0xFFFF0000] else first
 
 
-_WORDS = (0, 1, 2, 3, 9, 17, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, seccomp.FORK, seccomp.KEEP, 0x3D0F00, 0x5451, 0xC0502100, 0xC0182101, 2**32 + 1)  # fmt: skip
-_SECOND = (0, 1, 9, 0x5451, 0xC0502100, 0xC0182101)
+_WORDS = (0, 1, 2, 3, 6, 9, 17, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, seccomp.FORK, seccomp.KEEP, 0x3D0F00, 0x5451, 0xC0502100, 0xC0182101, 2**32 + 1)  # fmt: skip
+_SECOND = (0, 1, 6, 9, 0x5451, 0xC0502100, 0xC0182101)
 
 
 @pytest.mark.parametrize("machine", NUMBERS)
@@ -244,25 +244,32 @@ def test_what_a_process_that_can_be_copied_may_do_beyond_the_ordinary(machine: s
     names = {number: name for name, number in NUMBERS[machine].items()}
     more: set[tuple[str, int]] = set()
     for number, name in names.items():
-        for arguments in itertools.product(_WORDS, _SECOND, (0, 9)):
+        for arguments in itertools.product(_WORDS, _SECOND, (0, 9, 2**32)):
             found = _together(bpf.evaluate(wide, arch, number, arguments), bpf.evaluate(seal, arch, number, arguments))
             if found == bpf.ALLOW != bpf.evaluate(ordinary, arch, number, arguments):
-                more.add((name, arguments[0] & 0xFFFFFFFF if name != "recvmsg" else 0))
+                more.add((name, arguments[0] & 0xFFFFFFFF))
+            if arguments[name == "prlimit64"] & 0xFFFFFFFF == 6 and (
+                name == "setrlimit" or (name == "prlimit64" and arguments[2])
+            ):
+                assert found != bpf.ALLOW, arguments  # RLIMIT_NPROC
             if name in ("kill", "tgkill", "prlimit64") and arguments[0] & 0xFFFFFFFF in (1, 0x80000000, 0xFFFFFFFF):
                 assert found != bpf.ALLOW, arguments  # neither the process that watches, nor all at once
-    others = {2, 3, 9, 17, 0x7FFFFFFF, seccomp.FORK, seccomp.KEEP, 0x3D0F00, 0x5451}
+    others = {2, 3, 6, 9, 17, 0x7FFFFFFF, seccomp.FORK, seccomp.KEEP, 0x3D0F00, 0x5451}
     assert more == {
         ("clone", seccomp.KEEP),
-        ("recvmsg", 0),
-        *((name, pid) for name in ("kill", "tgkill", "prlimit64") for pid in others),
+        *((name, pid) for name in ("kill", "tgkill") for pid in others),  # which are asked about
     }
 
 
 @pytest.mark.parametrize("machine", NUMBERS)
-def test_only_the_copy_is_asked_about(machine: str) -> None:
+def test_only_copies_and_signals_are_asked_about(machine: str) -> None:
     program, arch = seccomp.asking(machine), seccomp.ARCHITECTURES[machine]
     clone = NUMBERS[machine]["clone"]
     assert bpf.evaluate(program, arch, clone, [seccomp.KEEP]) == bpf.USER_NOTIF
+    for name, place in (("kill", 1), ("tgkill", 2)):
+        for number in (0, 2, 9, 15, 18, 19, 64):
+            found = bpf.evaluate(program, arch, NUMBERS[machine][name], [5] * place + [number])
+            assert found == (bpf.ALLOW if number == 19 else bpf.USER_NOTIF)
     for flags in (seccomp.FORK, 0x3D0F00, 17, 0):
         assert bpf.evaluate(program, arch, clone, [flags]) == bpf.ALLOW
     assert bpf.evaluate(program, arch, clone + 1, [seccomp.KEEP]) == bpf.ALLOW

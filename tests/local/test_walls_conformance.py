@@ -15,10 +15,12 @@ OFF = dict.fromkeys(
     ("test_imports_restrict", "test_policy_of_a_session_replaces_the_executors"), "the language wall is off"
 )
 
-TestBothWalls = conformance("local", capabilities=("rollback",), modules=("numpy", "pandas", "PIL", "matplotlib"))
+TestBothWalls = conformance(
+    "local", capabilities=("rollback", "fork"), modules=("numpy", "pandas", "PIL", "matplotlib")
+)
 TestFullPython = conformance(
     "local",
-    capabilities=("rollback",),
+    capabilities=("rollback", "fork"),
     policy=Policy(imports="*"),
     modules=("numpy", "pandas", "PIL", "matplotlib"),
     deviations=OFF,

@@ -81,7 +81,14 @@ class Unless(NamedTuple):
     action: int
 
 
-Condition = OneOf | Within | WithinOrOneOf | Between | MaskedOneOf | Unless
+class UnlessNull(NamedTuple):
+    """Argument `argument`, a pointer, is not null; if it is, in both halves, `action` is taken at once."""
+
+    argument: int
+    action: int
+
+
+Condition = OneOf | Within | WithinOrOneOf | Between | MaskedOneOf | Unless | UnlessNull
 
 
 class Rule(NamedTuple):
@@ -113,6 +120,9 @@ def _condition(condition: Condition, tail: int) -> list[Instruction]:
         return [_load(low), *_values(condition.values, tail)]
     if isinstance(condition, Unless):
         return [_load(low), Instruction(_EQUAL, 0, 1, condition.value), Instruction(_RETURN, 0, 0, condition.action)]
+    if isinstance(condition, UnlessNull):
+        halves = [_load(low), Instruction(_EQUAL, 0, 3, 0), _load(low + 4), Instruction(_EQUAL, 0, 1, 0)]
+        return [*halves, Instruction(_RETURN, 0, 0, condition.action)]
     if isinstance(condition, MaskedOneOf):
         return [_load(low), Instruction(_AND, 0, 0, condition.mask), *_values(condition.values, tail)]
     if isinstance(condition, Between):

@@ -11,12 +11,17 @@ from typing import NamedTuple
 
 from safeexec_backends._hardening import bpf, libc, namespaces, seccomp
 
-# linux/seccomp.h: SECCOMP_IOCTL_NOTIF_RECV and _SEND, SECCOMP_USER_NOTIF_FLAG_CONTINUE
-_RECEIVE, _SEND, _CONTINUE = 0xC0502100, 0xC0182101, 1
+# linux/seccomp.h: SECCOMP_IOCTL_NOTIF_RECV, _SEND and _ADDFD, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SECCOMP_ADDFD_FLAG_SETFD
+_RECEIVE, _SEND, _ADD, _CONTINUE, _AT = 0xC0502100, 0xC0182101, 0x40182103, 1, 1
 # struct seccomp_notif: u64 id; u32 pid, flags; struct seccomp_data { int nr; u32 arch; u64 instruction_pointer, args[6]; }
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")
 
 thread_id_address = namespaces.thread_id_address
+
+
+def ask(note: int, tid: int | None) -> None:
+    """Say something to the listener, in the form of a wish to be copied that it never grants. Raises OSError when it says no."""
+    copy(seccomp.KEEP, tid, note)
 
 
 def copy(flags: int, tid: int | None, note: int = 0) -> int:
@@ -41,16 +46,19 @@ def asking() -> bytes:
 
 
 class Question(NamedTuple):
-    """Someone wants to be copied."""
+    """Someone wants to be copied, or to send a signal."""
 
     id: int
     pid: int
     """The thread that asks, in the pid namespace of who reads this."""
+    copies: bool
+    first: int
+    """The call's first argument: of a signal, the process it is for."""
     note: int
 
 
 class Listener:
-    """Answers whoever wants to be copied."""
+    """Answers whoever wants to be copied, or to send a signal."""
 
     def __init__(self) -> None:
         """Puts this process, and those it starts from here on, behind ``seccomp.asking``. Raises OSError."""
@@ -66,11 +74,23 @@ class Listener:
                 return None
             raise
         fields = _NOTIFICATION.unpack(buffer.raw)
-        return Question(fields[0], fields[1], fields[6 + 2])
+        return Question(fields[0], fields[1], fields[3] == libc.number("clone"), fields[6] & 0xFFFFFFFF, fields[6 + 2])
 
     def agree(self, question: Question) -> bool:
         """Let the call go on; False when it was given up meanwhile."""
         return self._answer(question.id, 0, _CONTINUE)
+
+    def give(self, question: Question, fd: int, place: int) -> bool:
+        """Let whoever asks have `fd` under the number `place`, and nothing else; False when the question was given up meanwhile. Raises OSError."""
+        # struct seccomp_notif_addfd: u64 id; u32 flags, srcfd, newfd, newfd_flags
+        buffer = ctypes.create_string_buffer(struct.pack("=QIIII", question.id, _AT, fd, place, os.O_CLOEXEC), 24)
+        try:
+            libc.syscall("ioctl", self.fd, _ADD, buffer)
+        except OSError as failure:
+            if failure.errno == errno.ENOENT:
+                return False
+            raise
+        return self._answer(question.id, 0, 0)
 
     def refuse(self, question: Question) -> None:
         """Make the call fail with EPERM."""
@@ -100,4 +120,8 @@ def probe() -> str:
         return f"the kernel does not let a system call be asked about ({os.strerror(error.errno or 0)})"
     listener.close()
     major, minor = (int("".join(c for c in part if c.isdigit()) or 0) for part in os.uname().release.split(".")[:2])
-    return "" if (major, minor) >= (5, 5) else "a kernel older than Linux 5.5 cannot let a system call go on"
+    return (
+        ""
+        if (major, minor) >= (5, 9)
+        else "a kernel older than Linux 5.9 cannot answer a system call with a descriptor"
+    )

@@ -11,7 +11,16 @@ import errno
 from collections.abc import Iterable
 
 from safeexec_backends._hardening import bpf, libc
-from safeexec_backends._hardening.bpf import Between, MaskedOneOf, OneOf, Rule, Unless, Within, WithinOrOneOf
+from safeexec_backends._hardening.bpf import (
+    Between,
+    MaskedOneOf,
+    OneOf,
+    Rule,
+    Unless,
+    UnlessNull,
+    Within,
+    WithinOrOneOf,
+)
 from safeexec_backends._hardening.syscalls import NUMBERS
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*, linux/audit.h
@@ -123,8 +132,11 @@ def _rules(own_pid: int) -> dict[str, Rule]:
 
 
 # A process that goes on to start others and watch over them needs these, before code of a session runs in it.
-_KEEPER = "seccomp sendmsg recvmsg pidfd_open".split()
-_NOTIFY = (0xC0502100, 0xC0182101)  # SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
+_KEEPER = "seccomp sendmsg recvmsg pidfd_open pidfd_send_signal".split()
+_NOTIFY = (0xC0502100, 0xC0182101, 0x40182103)  # SECCOMP_IOCTL_NOTIF_RECV, _SEND, _ADDFD
+_OWN_LIMITS = tuple(number for number in range(16) if number != 6)
+"""Resources whose limits a process may change: not RLIMIT_NPROC, which its keeper sets, since it counts what is kept of its branches as well."""
+_STOP = 19
 
 
 def _keeper_rules() -> dict[str, Rule]:
@@ -142,7 +154,6 @@ def _sealing(keeps: bool) -> dict[str, bpf.Action]:
     refused: dict[str, bpf.Action] = dict.fromkeys(_KEEPER, _PERM)
     if not keeps:
         return refused | {n: r for n, r in _rules(1).items() if n in _keeper_rules()}
-    del refused["recvmsg"]  # how a copy that is woken gets its channel; nobody can send it anything else
     # Its own id is not known: its copies have others. The first process is nobody's: it watches over them.
     others = Between(0, 2)
     deadly = Unless(1, 9, bpf.KILL_PROCESS), Unless(2, 9, bpf.KILL_PROCESS)
@@ -151,7 +162,9 @@ def _sealing(keeps: bool) -> dict[str, bpf.Action]:
         "clone": Rule((WithinOrOneOf(0, _THREAD_FLAGS, _THREAD, (KEEP,)),), _PERM),
         "kill": Rule((others, deadly[0]), _PERM),
         "tgkill": Rule((others, deadly[1]), _PERM),
-        "prlimit64": Rule((Between(0, 2, also=(0,)),), _PERM),
+        # Its own alone: the others that it could name are states of the session, or of sessions that came of it.
+        "prlimit64": Rule((OneOf(0, (0,)), UnlessNull(2, bpf.ALLOW), OneOf(1, _OWN_LIMITS)), _PERM),
+        "setrlimit": Rule((OneOf(0, _OWN_LIMITS),), _PERM),
         "ioctl": _rules(1)["ioctl"],
     }
 
@@ -166,9 +179,17 @@ def seal(keeps: bool, machine: str = libc.MACHINE) -> list[bpf.Instruction]:
 
 
 def asking(machine: str = libc.MACHINE) -> list[bpf.Instruction]:
-    """A filter by which no process copies itself (`KEEP`) unless the filter's listener agrees."""
-    ask = Rule((Unless(0, KEEP, bpf.USER_NOTIF),), bpf.ALLOW)
-    return bpf.assemble(ARCHITECTURES[machine], {NUMBERS[machine]["clone"]: ask}, default=bpf.ALLOW, beyond=bpf.ALLOW)
+    """A filter by which no process copies itself (`KEEP`), or sends a signal, unless the filter's listener agrees.
+
+    Except SIGSTOP: whom it could stop is stopped, but for itself, which is how a copy comes to rest.
+    """
+    asked: dict[str, bpf.Action] = {
+        "clone": Rule((Unless(0, KEEP, bpf.USER_NOTIF),), bpf.ALLOW),
+        "kill": Rule((OneOf(1, (_STOP,)),), bpf.USER_NOTIF),
+        "tgkill": Rule((OneOf(2, (_STOP,)),), bpf.USER_NOTIF),
+    }
+    actions = {NUMBERS[machine][name]: action for name, action in asked.items()}
+    return bpf.assemble(ARCHITECTURES[machine], actions, default=bpf.ALLOW, beyond=bpf.ALLOW)
 
 
 def probe() -> str:

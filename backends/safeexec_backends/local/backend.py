@@ -142,9 +142,22 @@ class LocalBackend(Backend):
             else:
                 sock = socket.socket(fileno=stream)
                 goes_back = policy.rollback != "never" and self._rollback_wall(policy).active
-                kind = ReturningGuest if goes_back else LocalGuest
-                return kind(sock, policy, self._zygote, pid, [*pidfd, -1][0], status, self._guests.discard)
+                cell = (sock, policy, self._zygote, pid, [*pidfd, -1][0], status, self._guests.discard)
+                if goes_back:
+                    return ReturningGuest(*cell, self._join)
+                guest = LocalGuest(*cell)
+                guest.cannot_fork = (
+                    self._rollback_wall(policy).reason or "Policy.rollback is 'never', so no state of it is kept"
+                )
+                return guest
         raise BackendUnavailable("the local sandbox's zygote dies as soon as it is started")
+
+    def _join(self, guest: LocalGuest) -> None:
+        """A branch is a guest as well."""
+        with self._lock:
+            if self._closed:
+                raise BackendUnavailable("the backend is closed")
+            self._guests.add(guest)
 
     def _retire(self) -> None:
         """Let the zygote end with its last cell; the next session gets a new one."""

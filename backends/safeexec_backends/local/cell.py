@@ -27,6 +27,7 @@ from safeexec_backends._hardening import (
     seccomp,
     waiting,
 )
+from safeexec_backends.local.keeping import BRANCHES
 
 UID = 1000
 """What a cell's own user namespace calls its one user."""
@@ -161,8 +162,11 @@ def limits(plan: Plan, order: Order) -> dict[str, int]:
         address_space=order.baseline + order.memory if order.baseline else None,
         file_size=order.file_size or order.disk,
         # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
-        # One that keeps its state has two processes more: the one that watches over it, and its checkpoint.
-        processes=order.processes + (0 if plan.cannot_keep else 2) if plan.stands("user_namespace") else None,
+        # One that keeps its state has two processes more, the one that watches over it and its checkpoint, and one for each of its branches: the
+        # one that watches sets the exact limit.
+        processes=order.processes + (0 if plan.cannot_keep else 2 + BRANCHES)
+        if plan.stands("user_namespace")
+        else None,
         open_files=order.open_files,
     )
 

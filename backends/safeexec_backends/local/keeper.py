@@ -6,33 +6,39 @@ session. The keeper itself is what the session was before its first step. At eve
 **checkpoint**, gives up its channel and stops itself. To go back the keeper kills the runner, puts the files back and wakes the
 checkpoint, which is copied in turn (a checkpoint stays) and is the runner from then on.
 
-All of them are the keeper's children (CLONE_PARENT), so it hears from the kernel, and from nobody else, who stopped and who ended how. A process behind the
-seal can copy itself in this one way, and only when the keeper agrees: once for each time that the host asked for a checkpoint. So there
-are three processes at most, each within the session's limits.
+A **branch** begins with the checkpoint of the session that it comes from. The sessions of one cell take turns: one of them has the runner, and the cell's
+files are its files; of the others there are stopped copies, and their files are in the keeper's memory. To change over is to go back, to the state of
+another one.
 
-Each runner has a channel to the host of its own, so what a killed one wrote, or left unread, concerns no other.
+All of them are the keeper's children (CLONE_PARENT), so it hears from the kernel, and from nobody else, who stopped and who ended how. A process behind the
+seal can copy itself in this one way, and only when the keeper agrees: once for each time that the host asked for a checkpoint. And none can signal
+another. So there are a keeper, a runner and a checkpoint for each session, each within the session's limits.
+
+Each runner has a channel to the host of its own, so what a killed one wrote, or left unread, concerns no other. One that was woken gets it from the
+keeper in answer to a system call: there is no descriptor, which a runner before it could have spoiled, by which they are connected.
 """
 
 from __future__ import annotations
 
-import _thread
+import errno
 import os
 import resource
 import select
 import signal
 import socket
-import sys
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from safeexec import guest, wire
 from safeexec_backends._hardening import bpf, copies, seccomp, waiting
-from safeexec_backends.local import keeping, open_files
+from safeexec_backends.local import keeping
 from safeexec_backends.local.kept_files import KeptFiles
+from safeexec_backends.local.states import HERE, State, States, end
 
-_CHANNEL = 3
-_BUSY = b"t"
-_OPEN = b"o"
+CHANNEL = 3
+_NEAR = 256
+"""More ids than are given between a copy and the moment when it is missed."""
+_REPEATS = 16
+"""More signals than the host sends to a session while it is copied."""
 
 
 class Terms(NamedTuple):
@@ -68,143 +74,173 @@ class Keeper:
     def __init__(self, terms: Terms) -> None:
         """Raises OSError."""
         self._terms = terms
-        self._host = socket.socket(fileno=os.dup(_CHANNEL))
+        self._host = socket.socket(fileno=os.dup(CHANNEL))
         os.set_inheritable(self._host.fileno(), False)
         self._listener = copies.Listener()
-        self._hand: socket.socket | None = None
-        """By which a checkpoint gets what it needs when it is woken, and runners excuse themselves."""
-        self._files = KeptFiles(terms.roots, terms.disk)
         self._woken, self._wakes = os.pipe()
         """Where the kernel's word that a child stopped or ended arrives, so that it can be waited for together with questions."""
         for fd in (self._woken, self._wakes):
             os.set_blocking(fd, False)
         self._poll = select.poll()
         self._runner = self._pidfd = -1
-        self._checkpoint = 0
-        """The stopped copy; 0 when there is none, -1 when this process itself is what to go back to."""
+        self._states = States(State(HERE, KeptFiles(terms.roots, terms.disk)))
         self._asked = False
         """Whether the host asked for a checkpoint that was not taken."""
+        self._keeping = self._going = self._made = 0
+        """The numbers of the orders: to keep, to go, and what the runner was made by."""
         self._waking: socket.socket | None = None
         """The host's end of the channel of a checkpoint that was woken and has no copy yet."""
+        self._theirs: socket.socket | None = None
+        """The other end, which the one that was woken asks for."""
 
     # -- in the keeper -----------------------------------------------------------------------------------------------------
 
-    def serve(self) -> socket.socket:
-        """Watch, as long as the host has use for it. Returns in every runner that is a copy of this process: where its channels come from."""
-        self._files.save(True)
-        self._checkpoint = -1
+    def serve(self) -> None:
+        """Watch, as long as the host has use for it. Returns in every runner that is a copy of this process."""
+        self._states.mine().files.save(True)
         signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _heard)
         self._poll.register(self._host, select.POLLIN)
         self._poll.register(self._listener.fd, select.POLLIN)
-        found = self._spawn()
-        while found is None:
+        is_runner = self._spawn()
+        while not is_runner:
             # One at a time: what is done about one may close, and open anew, a descriptor that another one names.
             fd, event = self._poll.poll()[0]
             if fd == self._host.fileno():
-                found = self._order()
+                is_runner = self._order()
             elif fd == self._listener.fd:
                 if event & select.POLLIN:
                     self._decide()
             elif fd == self._pidfd:
                 self._runner_ended()
-            elif self._hand is not None and fd == self._hand.fileno():
-                self._excuse(self._hand)
-        return found
 
-    def _tell(self, kind: bytes, number: int = 0, fds: tuple[int, ...] = ()) -> None:
-        data = keeping.MESSAGE.pack(kind, number)
+    def _tell(self, kind: bytes, order: int, number: int = 0, fds: tuple[int, ...] = ()) -> None:
+        data = keeping.MESSAGE.pack(kind, number, order)
         if fds:
             socket.send_fds(self._host, [data], fds)
         else:
             self._host.sendall(data)
 
-    def _order(self) -> socket.socket | None:
-        order = self._host.recv(1)
-        if not order:
+    def _order(self) -> bool:
+        order = self._host.recv(keeping.ORDER.size, socket.MSG_WAITALL)
+        if len(order) < keeping.ORDER.size:
             os._exit(0)  # and with this process, everything
-        if order == keeping.KEEP:
-            self._asked = True
-        elif order == keeping.BACK:
+        kind, session, number = keeping.ORDER.unpack(order)
+        self._finish_waking()
+        if kind == keeping.KEEP:
+            self._asked, self._keeping = session == self._states.active, number
+        elif kind == keeping.FORK:
+            self._fork(session, number)
+        elif kind == keeping.DROP:
+            self._forget(session)
+            self._tell(keeping.DROPPED, number)
+        elif kind == keeping.GO:
+            self._going = number
             try:
-                return self._go_back()
+                return self._go(session)
             except (OSError, MemoryError, Lost) as error:
                 self._give_up(error)
-        return None
+        return False
 
     def _give_up(self, error: BaseException) -> None:
-        self._drop()
-        if self._waking is not None:
-            self._waking.close()
-            self._waking = None
-        self._tell(keeping.LOST, getattr(error, "errno", 0) or 0)
+        self._states.drop()
+        self._stop_waking()
+        self._tell(keeping.LOST, self._going, getattr(error, "errno", 0) or 0)
 
-    def _drop(self) -> None:
-        if self._checkpoint > 0:
-            os.kill(self._checkpoint, signal.SIGKILL)
-            _wait_for(self._checkpoint)
-        self._checkpoint = 0
+    def _finish_waking(self) -> None:
+        """Who gives an order amid a changeover was interrupted in it: until the copy that was woken has one of its own, it is all there is of its sessions."""
+        while self._waking is not None:
+            poll = select.poll()
+            poll.register(self._listener.fd, select.POLLIN)
+            poll.register(self._pidfd, select.POLLIN)
+            if poll.poll()[0][0] == self._pidfd:
+                self._runner_ended()
+            else:
+                self._decide()
 
-    def _spawn(self) -> socket.socket | None:
-        """Copy this process. In the copy: where its channels come from."""
-        self._forget_hand()  # a runner before it had the other end, and is dead
-        self._hand, theirs = socket.socketpair()
+    def _stop_waking(self) -> None:
+        for line in (self._waking, self._theirs):
+            if line is not None:
+                line.close()
+        self._waking = self._theirs = None
+
+    # -- states ------------------------------------------------------------------------------------------------------------
+
+    def _fork(self, session: int, new: int) -> None:
+        if self._asked and session == self._states.active:
+            self._tell(keeping.LOST, new)
+        elif self._states.full():
+            self._tell(keeping.LOST, new, errno.EAGAIN)
+        else:
+            self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST, new)
+
+    def _forget(self, session: int) -> None:
+        if session == self._states.active:
+            if self._runner > 0:
+                self._reap(kill=True)
+            self._stop_waking()
+            self._asked = False
+        self._states.release(session)
+        self._allow()
+
+    def _allow(self, more: int = 0) -> None:
+        """Let the runner have the threads of its session's limit, however many states there are beside it, and `more` that are about to go."""
+        if self._runner > 0:
+            kept = self._states.processes() + more
+            most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+            # The keeper, the checkpoint; the kernel counts all that this user namespace has.
+            resource.prlimit(self._runner, resource.RLIMIT_NPROC, (min(self._terms.processes + 2 + kept, most), most))
+
+    # -- the runner --------------------------------------------------------------------------------------------------------
+
+    def _spawn(self) -> bool:
+        """Copy this process. Whether this is the copy."""
         ours, channel = socket.socketpair()
         pid = copies.copy(seccomp.FORK, self._terms.tid)
         if pid == 0:
             # Before any code of the session: what only the keeper may have.
-            for mine in (self._host, self._hand, ours):
+            for mine in (self._host, ours):
                 mine.close()
             self._listener.close()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.close(self._woken)
             os.close(self._wakes)
-            os.dup2(channel.fileno(), _CHANNEL, inheritable=False)
+            os.dup2(channel.fileno(), CHANNEL, inheritable=False)
             channel.close()
             seccomp.apply(seal(True))
-            return theirs
-        theirs.close()
+            return True
         channel.close()
-        self._poll.register(self._hand, select.POLLIN)
         with ours:
             self._watch(pid)
-            self._tell(keeping.RUNNER, 0, (ours.fileno(), self._pidfd))
-        return None
-
-    def _forget_hand(self) -> None:
-        if self._hand is not None:
-            self._poll.unregister(self._hand)
-            self._hand.close()
-            self._hand = None
+            self._tell(keeping.RUNNER, self._going, fds=(ours.fileno(), self._pidfd))
+        return False
 
     def _watch(self, pid: int) -> None:
         self._unwatch()
-        self._runner, self._pidfd = pid, os.pidfd_open(pid)
+        self._runner, self._pidfd, self._made = pid, os.pidfd_open(pid), self._going
         self._poll.register(self._pidfd, select.POLLIN)
+        self._allow()
 
     def _unwatch(self) -> None:
         if self._pidfd >= 0:
             self._poll.unregister(self._pidfd)
             os.close(self._pidfd)
-        self._pidfd = -1
+        self._runner = self._pidfd = -1
 
-    def _runner_ended(self) -> None:
-        """Tell the host how: nobody else could know it for sure."""
+    def _reap(self, kill: bool = False) -> int:
+        """The runner's exit status, once it has ended."""
+        if kill:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         _, status = os.waitpid(self._runner, 0)
         self._unwatch()
-        self._runner = -1
-        self._tell(keeping.ENDED, os.waitstatus_to_exitcode(status))
+        return status
+
+    def _runner_ended(self, kill: bool = False) -> None:
+        """Tell the host how: nobody else could know it for sure."""
+        self._tell(keeping.ENDED, self._made, os.waitstatus_to_exitcode(self._reap(kill)))
         if self._waking is not None:
             self._give_up(Lost())
-
-    def _excuse(self, hand: socket.socket) -> None:
-        # The session says that it cannot be kept now. Its word is as good as its silence: nothing else depends on it.
-        said = hand.recv(4096)
-        if not said:
-            self._forget_hand()
-        elif self._asked:
-            self._miss(keeping.THREADS if said[-1:] == _BUSY else keeping.FILES)
 
     def _miss(self, why: int) -> None:
         """No checkpoint this time. The one before must go: it is older than the last step."""
@@ -212,8 +248,10 @@ class Keeper:
             self._give_up(Lost())
             return
         self._asked = False
-        self._drop()
-        self._tell(keeping.MISSED, why)
+        self._states.drop()
+        self._tell(keeping.MISSED, self._keeping, why)
+
+    # -- questions ---------------------------------------------------------------------------------------------------------
 
     def _decide(self) -> None:
         if not self._asked and waiting.ready(self._host.fileno(), 0):
@@ -221,41 +259,72 @@ class Keeper:
         question = self._listener.question()
         if question is None:
             return
-        if not self._asked or question.pid != self._runner:
+        if not question.copies:
+            self._signals(question)
+        elif not self._asked or question.pid != self._runner:
             self._listener.refuse(question)
-            return
+        elif question.note == keeping.CHANNEL:
+            self._hand_over(question)
+        elif question.note in (keeping.BUSY, keeping.OPEN):
+            # The session says that it cannot be kept now. Its word is as good as its silence: nothing else depends on it.
+            self._listener.refuse(question)
+            self._miss(keeping.THREADS if question.note == keeping.BUSY else keeping.FILES)
+        else:
+            self._copy(question)
+
+    def _signals(self, question: copies.Question) -> None:
+        """Every process signals itself alone: the others here are the states of the session, and of its branches."""
+        if question.first in (question.pid, self._runner):
+            self._listener.agree(question)
+        else:
+            self._listener.refuse(question)
+
+    def _hand_over(self, question: copies.Question) -> None:
+        if self._theirs is None:
+            self._listener.refuse(question)
+        else:
+            self._listener.give(question, self._theirs.fileno(), CHANNEL)
+
+    def _copy(self, question: copies.Question) -> None:
+        state = self._states.own(self._waking is not None)
         try:
             # While who could change them waits. After going back, too: some may be other files under the same names.
-            self._files.save(bool(question.note))
+            state.files.save(question.note == keeping.MAPPED)
         except (OSError, MemoryError):
             self._listener.refuse(question)
             self._miss(keeping.FILES)
             return
-        if self._terms.processes < 2:
-            self._drop()  # the limit has room for one checkpoint, and for a second one only where it has for a thread
+        if self._terms.processes < 2 and state.pid > 0:
+            end(state.pid)  # the limit has room for one checkpoint, and for a second one only where it has for a thread
+            state.pid = 0
+        self._allow()
         if not self._listener.agree(question):
             return  # a signal came in between: it will ask again
         self._asked = False
         copied = self._await_copy()
         if copied is None:
-            self._drop()  # older than the last step
+            self._end_strays()
+            self._states.drop()  # older than the last step
             return
-        old, self._checkpoint = self._checkpoint, copied
+        if copied < 0:
+            self._miss(keeping.FILES)
+            return
+        old, state.pid = state.pid, copied
         if self._waking is not None:
-            with self._waking as ours:
-                self._tell(keeping.RUNNER, 0, (ours.fileno(), self._pidfd))
-            self._waking = None
+            self._tell(keeping.RUNNER, self._going, fds=(self._waking.fileno(), self._pidfd))
+            self._stop_waking()
             return
-        self._tell(keeping.KEPT)
+        self._tell(keeping.KEPT, self._keeping)
         if old > 0:
-            os.kill(old, signal.SIGKILL)
-            _wait_for(old)
+            end(old)
+            self._allow()
 
     def _await_copy(self) -> int | None:
-        """The copy that was agreed to, once it has stopped itself; None when the runner ended first. The kernel says who it is."""
+        """The copy that was agreed to, once it has stopped itself; -1 when it could not be made, None when the runner ended. The kernel says who it is."""
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         poll.register(self._listener.fd, select.POLLIN)
+        repeats = 0
         while True:
             info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
             if info is None:
@@ -263,127 +332,76 @@ class Keeper:
                 if self._woken in ready:
                     os.read(self._woken, 4096)
                 if self._listener.fd in ready:
-                    self._repeat()
+                    repeats += 1
+                    if not self._repeat(repeats):
+                        self._end_strays()
+                        return -1
                 continue
             pid, stopped = info.si_pid, info.si_code == os.CLD_STOPPED
             if pid == self._runner and not stopped:
                 return None  # its end is told in its turn
             os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED)
-            if pid == self._checkpoint:
+            state = self._states.of(pid)
+            if state is not None:
                 if not stopped:
-                    self._checkpoint = 0
+                    state.pid = 0
             elif pid != self._runner and stopped:
                 return pid
 
-    def _repeat(self) -> None:
-        """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to."""
-        question = self._listener.question()
-        if question is not None and question.pid == self._runner:
-            self._listener.agree(question)
-        elif question is not None:
-            self._listener.refuse(question)
+    def _end_strays(self) -> None:
+        """The runner ended before its copy was seen, which may have been made all the same: it must not be taken for another's, nor stay."""
+        try:
+            last = copies.copy(seccomp.FORK, self._terms.tid)
+        except OSError:
+            os._exit(1)  # what cannot be told apart must not go on
+        if last == 0:
+            os._exit(0)
+        os.waitpid(last, 0)
+        for pid in range(max(2, last - _NEAR), last):  # ids are given in order
+            if pid != self._runner and self._states.of(pid) is None:
+                end(pid)
 
-    def _go_back(self) -> socket.socket | None:
+    def _repeat(self, times: int) -> bool:
+        """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to. Whether the copy is still to
+        be waited for: what was agreed to may have failed, for want of memory or of processes; and who asks without end wants more copies than one."""
+        question = self._listener.question()
+        if question is None:
+            return True
+        if not question.copies:
+            self._signals(question)
+        elif question.pid != self._runner:
+            self._listener.refuse(question)
+        elif question.note in (keeping.COPY, keeping.MAPPED) and times < _REPEATS:
+            self._listener.agree(question)
+        else:
+            self._listener.refuse(question)
+            return False
+        return True
+
+    def _go(self, session: int) -> bool:
+        """Be that session as it was; whether this is its new runner."""
         if self._runner > 0:
-            os.kill(self._runner, signal.SIGKILL)
-            self._runner_ended()
-        if not self._checkpoint or self._asked:
+            self._runner_ended(kill=True)
+        if self._asked:
+            self._states.drop()
+            self._asked = False
+        leaves, self._states.active = self._states.get(self._states.active), session
+        state = self._states.get(session)
+        if state is None or not state.pid:
             raise Lost
-        replaced = self._files.restore()
-        if self._checkpoint < 0:
+        if leaves is not None and leaves is not state:
+            leaves.files.make_room(state.files)
+        replaced = state.files.restore()
+        if state.pid == HERE:
             return self._spawn()
-        if self._hand is None:
-            raise Lost
-        self._waking, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._hand, [keeping.replaced(replaced)], [theirs.fileno()])
-        pid, self._checkpoint = self._checkpoint, 0
+        self._waking, self._theirs = socket.socketpair()
+        self._waking.sendall(keeping.replaced(replaced))
+        pid, state.pid = state.pid, 0
         self._asked = True
         self._watch(pid)
-        os.kill(pid, signal.SIGCONT)
-        return None
+        signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+        return False
 
 
 def _heard(*_: object) -> None:
     """The descriptor that wakes says it."""
-
-
-def _wait_for(pid: int) -> None:
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        pass
-
-
-class CellGuest(guest.Guest):
-    """The guest program in a cell that may keep its state."""
-
-    def __init__(self, descriptor: int, language: Any, terms: Terms) -> None:
-        super().__init__(guest.FdChannel(descriptor), language)
-        self._terms = terms
-        self._sealed = False
-        self._hand: socket.socket | None = None
-
-    def handle(self, header: wire.Header, blobs: Any = ()) -> None:
-        kind = header.get("t")
-        if kind == "keep":
-            self._keep()
-            return
-        if not self._sealed and kind not in keeping.SETUP:
-            # From here on the session's code may run: without what a keeper may do.
-            self._sealed = True
-            resource.setrlimit(resource.RLIMIT_NPROC, (self._terms.processes, self._terms.processes))
-            seccomp.apply(seal(False))
-        super().handle(header, blobs)
-
-    def _keep(self) -> None:
-        if self._hand is not None:
-            self._be_copied(self._hand)
-        elif not self._sealed:
-            try:
-                keeper = Keeper(self._terms)
-            except OSError as error:
-                os.write(_CHANNEL, keeping.MESSAGE.pack(keeping.LOST, error.errno or 0))
-                return
-            self._hand = keeper.serve()
-            self._sealed = True
-            self._fresh_channel()
-
-    def _be_copied(self, hand: socket.socket) -> None:
-        while True:
-            if _thread._count() > 0:
-                hand.send(_BUSY)  # a copy would not have them
-                return
-            try:
-                files = open_files.OpenFiles()
-                mapped = "mmap" in sys.modules or "sqlite3" in sys.modules
-                # A signal makes the kernel begin the call anew: alarms of the session must not keep it from ever being made.
-                mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-                try:
-                    copied = copies.copy(seccomp.KEEP, self._terms.tid, int(mapped))
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-                if copied:
-                    return
-            except (OSError, MemoryError, open_files.NotKept):
-                hand.send(_OPEN)
-                return
-            self._sleep(hand, files)
-
-    def _sleep(self, hand: socket.socket, files: open_files.OpenFiles) -> None:
-        """The checkpoint's whole life, until it becomes the runner."""
-        try:
-            os.close(_CHANNEL)  # the runner's: with the last of it the host knows that the runner is gone
-            os.kill(os.getpid(), signal.SIGSTOP)
-            text, fds, _, _ = socket.recv_fds(hand, keeping.MOST, 1)
-            if fds[0] != _CHANNEL:
-                os.dup2(fds[0], _CHANNEL, inheritable=False)
-                os.close(fds[0])
-            files.restore(keeping.read_replaced(text))
-            open_files.renew_loop(self._loop)
-        except BaseException:
-            os._exit(1)  # nothing that could be relied on
-        self._fresh_channel()
-
-    def _fresh_channel(self) -> None:
-        self._channel = guest.FdChannel(_CHANNEL)

@@ -11,6 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from safeexec_backends._hardening.folders import remove_tree
@@ -65,6 +66,8 @@ class KeptFiles:
                     keep = False
                 now = time.time_ns()
                 entry = old if keep and old is not None else _Entry(*_key(info), now, _contents(path, info, left))
+                if old is not None and old.data == entry.data:
+                    entry = entry._replace(data=old.data)  # which branches of the session may have as well
                 seen[info.st_ino] = entry
                 left -= sum(len(piece) for _, piece in entry.data)
                 if left < 0:
@@ -73,6 +76,25 @@ class KeptFiles:
         for folder, mode in shut:
             os.chmod(folder, mode)
         self._entries = found
+
+    def twin(self) -> KeptFiles:
+        """The same files, kept once more; what is in them is shared."""
+        twin = KeptFiles(self._roots, self._limit)
+        twin._entries, twin._own = self._entries, self._own
+        return twin
+
+    def make_room(self, coming: KeptFiles) -> None:
+        """Empty the files that `coming` does not have: whoever is set aside may hold them open, and their room would be missing."""
+        stays = {entry.inode for entry in coming._entries.values()}
+        for path, entry in self._entries.items():
+            if stat.S_ISREG(entry.mode) and entry.size and entry.inode not in stays:
+                with suppress(OSError):
+                    fd = _open(path, entry.mode, os.O_WRONLY)
+                    try:
+                        if os.fstat(fd).st_ino == entry.inode:
+                            os.ftruncate(fd, 0)
+                    finally:
+                        os.close(fd)
 
     def restore(self) -> dict[int, str]:
         """Put everything back. Which files are other files now than they were: paths by the inode that is gone. Raises OSError."""

@@ -6,6 +6,7 @@ import fcntl
 import os
 import select
 import stat
+import tempfile
 from typing import Any, NamedTuple
 
 _FIRST = 4
@@ -82,8 +83,23 @@ class OpenFiles:
             if file.contents is not None and file.flags & os.O_ACCMODE == os.O_RDWR:
                 os.ftruncate(file.fd, 0)  # where it is open for appending, every write goes to its end
                 os.pwrite(file.fd, file.contents, 0)
+            elif file.contents is not None and os.pread(file.fd, len(file.contents) + 1, 0) != file.contents:
+                _replace(
+                    file.fd, file.contents
+                )  # a branch of the session changed it, for which it has a name or another descriptor
             fcntl.fcntl(file.fd, fcntl.F_SETFL, file.flags)
             os.lseek(file.fd, file.place, os.SEEK_SET)
+
+
+def _replace(fd: int, contents: bytes) -> None:
+    """Have `fd`, which can only be read, lead to a file without a name that has these contents."""
+    writer, path = tempfile.mkstemp()
+    with open(writer, "wb") as file:
+        reader = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        os.unlink(path)
+        file.write(contents)
+    os.dup2(reader, fd, inheritable=False)
+    os.close(reader)
 
 
 def renew_loop(loop: Any) -> None:

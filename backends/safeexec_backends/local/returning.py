@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
-from safeexec import wire
+from safeexec import watchdog, wire
 from safeexec.backend import GuestDied, OnFrame
+from safeexec.errors import BackendUnavailable
 from safeexec.policy import Policy
 from safeexec_backends.local import keeping
+from safeexec_backends.local.family import Family
 from safeexec_backends.local.process import LocalGuest, ZygoteProcess
 
 _ANSWER = 10.0
@@ -25,8 +30,13 @@ _MISSED = {
 }
 
 
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 class ReturningGuest(LocalGuest):
-    """One cell that keeps its state between two requests."""
+    """One cell that keeps its state between two requests, or one of several sessions in a cell."""
 
     def __init__(
         self,
@@ -37,30 +47,82 @@ class ReturningGuest(LocalGuest):
         pidfd: int,
         status: int,
         forget: Any,
+        remember: Callable[[LocalGuest], None],
     ) -> None:
         super().__init__(stream, policy, zygote, pid, pidfd, status, forget)
+        self._policy = policy
+        self._remember = remember
         self._most = policy.limits.value + wire.MAX_HEADER
         self._keeper: socket.socket | None = None
         """The line to the cell's keeper, once there is one."""
+        self._number = 0
+        """What the keeper calls this session."""
+        self._family: Family | None = None
+        """Once the session has been forked, or if it is a branch."""
         self._runner = -1
         """Its pidfd."""
         self._pending = False
         """Whether a checkpoint was asked for that nothing was heard of."""
+        self._asked = self._made = 0
+        """The order by which it was asked for; the one that made the process that runs."""
         self._began = False
         """Whether code ran before the first checkpoint was asked for: who watches over a session must not have run any of it."""
+        self._changed = False
+        """Whether there was a request since the last checkpoint was asked for."""
+        self._missed = False
+        """Whether the last checkpoint that was asked for could not be taken."""
+        self._gone = ""
+        """Why nothing is left of this session in its cell."""
         self._ended: int | None = None
         self._no_way = _NONE
+        self._orders = itertools.count(1)
         self._listening = threading.RLock()
         """Held by whoever reads from the keeper."""
 
     def _target(self) -> int:
-        return self._pidfd if self._runner < 0 else self._runner
+        # Never the keeper where it watches over others as well: they would end, or stand still, with this one.
+        return self._pidfd if self._runner < 0 and self._family is None else self._runner
+
+    def _signal(self, number: int) -> None:
+        try:
+            super()._signal(number)
+        except OSError:
+            if self._runner >= 0:
+                raise  # else it has no process
+
+    def prepare(self) -> None:
+        family = self._family
+        if family is not None:
+            try:
+                family.take(self)
+                family.enter(self)
+            except (GuestDied, OSError, EOFError):
+                family.leave(self)  # the exchange meets it again
 
     def exchange(self, frame: wire.Frame, on_frame: OnFrame) -> None:
+        kind = frame[0].get("t")
         if self._keeper is None and not self._pending:
-            self._began = self._began or frame[0].get("t") not in keeping.SETUP
+            self._began = self._began or kind not in keeping.SETUP
             super().exchange(frame, on_frame)
             return
+        family = self._family
+        if family is None:
+            self._exchange(frame, on_frame)
+            return
+        try:
+            family.enter(self)
+            self._exchange(frame, on_frame)
+            self._changed = self._changed or kind not in keeping.PURE
+        except (OSError, EOFError) as error:
+            family.leave(self)
+            raise self._lost_keeper(error) from error
+        except BaseException:
+            family.leave(self)
+            raise
+        if kind in keeping.PURE:
+            family.leave(self)  # else the turn lasts until the state is kept, or undone
+
+    def _exchange(self, frame: wire.Frame, on_frame: OnFrame) -> None:
         self._wake()
         try:
             if self._pending:
@@ -76,18 +138,33 @@ class ReturningGuest(LocalGuest):
         if self._began:
             self._no_way = "code had run before the first checkpoint was asked for"
             return
+        if self._family is None:
+            self._ask()
+        elif self._changed:
+            self._ask()
+            self._family.leave(self)
+
+    def _ask(self) -> None:
         self._wake()
         try:
             if self._pending:
                 self._await_checkpoint()
             if self._keeper is not None:
-                self._keeper.sendall(keeping.KEEP)
+                self._asked = self._order(keeping.KEEP)
             self._pending = True
+            self._changed = False
             self._write(wire.pack({"t": "keep"}))
         except (GuestDied, OSError):
             pass  # the next exchange finds out
         finally:
             self._idle()
+
+    def _order(self, kind: bytes) -> int:
+        """Give the keeper an order; its number."""
+        assert self._keeper is not None
+        number = next(self._orders)
+        self._keeper.sendall(keeping.ORDER.pack(kind, self._number, number))
+        return number
 
     def rollback(self) -> None:
         """See SupportsCheckpoint."""
@@ -95,28 +172,40 @@ class ReturningGuest(LocalGuest):
         try:
             if self._keeper is None:
                 raise GuestDied("crash", self._no_way)
-            with self._listening:
-                self._go_back(self._keeper)
-            self._killed = self._pending = False
+            if self._family is None or not self._family.enter(self, killed_too=True):
+                with self._listening:
+                    self._signal(signal.SIGKILL)
+                    self._go()
+            self._killed = self._pending = self._changed = self._missed = False
         except (OSError, EOFError) as error:
-            self._end()
-            raise GuestDied("crash", f"the process that watches over the sandbox failed: {error}") from error
+            raise self._lost_keeper(error) from error
         except GuestDied:
             self._end()
             raise
         finally:
             self._idle()
+            if self._family is not None:
+                self._family.leave(self)
 
-    def _go_back(self, keeper: socket.socket) -> None:
-        self._signal(signal.SIGKILL)
-        keeper.sendall(keeping.BACK)
+    def _lost_keeper(self, error: Exception) -> GuestDied:
+        if self._family is not None:
+            self._family.end()
+        self._end()
+        return GuestDied("crash", f"the process that watches over the sandbox failed: {error}")
+
+    def _go(self) -> None:
+        """Be as at the last checkpoint. Raises GuestDied, OSError, EOFError."""
+        order = self._order(keeping.GO)
         while True:
-            kind, number, fds = self._hear(_ANSWER)
-            if kind == keeping.RUNNER:
-                self._adopt(fds)
+            kind, number, answers, fds = self._hear(_ANSWER)
+            if answers != order:
+                _close(fds)  # somebody was interrupted before he heard that
+            elif kind == keeping.RUNNER:
+                self._adopt(fds, order)
                 return
-            if kind == keeping.LOST:
-                raise GuestDied("crash", self._no_way + (f" ({os.strerror(number)})" if number else ""))
+            elif kind == keeping.LOST:
+                self._gone = self._no_way + (f" ({os.strerror(number)})" if number else "")
+                raise GuestDied("crash", self._gone)
 
     def _await_checkpoint(self) -> None:
         """Hear whether the checkpoint was taken. Raises GuestDied."""
@@ -128,21 +217,28 @@ class ReturningGuest(LocalGuest):
 
     def _settle(self, timeout: float | None) -> None:
         while self._pending:
-            kind, number, fds = self._hear(timeout)
-            if kind == keeping.RUNNER:
-                self._keeper = self._keeper or self._socket
-                self._adopt(fds)
-            elif kind == keeping.ENDED:
+            self._heard(*self._hear(timeout))
+            if self._ended is not None:
                 raise EOFError
-            elif kind in (keeping.MISSED, keeping.LOST):
-                self._no_way = _MISSED.get(number) or f"the sandbox could not keep its state: {os.strerror(number)}"
-                self._began = self._began or self._keeper is None
-            else:
-                self._no_way = _NONE
-            self._pending = False
 
-    def _hear(self, timeout: float | None) -> tuple[bytes, int, list[int]]:
-        """The keeper's next message. Raises OSError, EOFError."""
+    def _heard(self, kind: bytes, number: int, answers: int, fds: list[int]) -> None:
+        """What the keeper says of the process that runs, and of others, which is nothing to this session."""
+        if answers != self._asked or not self._pending or kind == keeping.ENDED:
+            _close(fds)
+            return
+        if kind == keeping.RUNNER:
+            self._keeper = self._keeper or self._socket
+            self._adopt(fds, answers)
+        self._missed = kind in (keeping.MISSED, keeping.LOST)
+        if self._missed:
+            self._no_way = _MISSED.get(number) or f"the sandbox could not keep its state: {os.strerror(number)}"
+            self._began = self._began or self._keeper is None
+        elif kind == keeping.KEPT:
+            self._no_way = _NONE
+        self._pending = False
+
+    def _hear(self, timeout: float | None) -> tuple[bytes, int, int, list[int]]:
+        """The keeper's next message: kind, number, the order it answers, descriptors. Raises OSError, EOFError."""
         line = self._keeper or self._socket
         assert line is not None
         line.settimeout(timeout)
@@ -152,12 +248,107 @@ class ReturningGuest(LocalGuest):
             data = data + more if more else b""
         if not data:
             raise EOFError("it ended")
-        kind, number = keeping.MESSAGE.unpack(data)
+        kind, number, answers = keeping.MESSAGE.unpack(data)
         if kind == keeping.ENDED:
-            self._ended = number
-        return kind, number, list(fds)
+            active = (self._family.active if self._family is not None else None) or self
+            if active._made == answers:
+                active._ended = number
+        return kind, number, answers, list(fds)
 
-    def _adopt(self, fds: list[int]) -> None:
+    # -- branches ------------------------------------------------------------------------------------------------------------
+
+    def fork(self) -> ReturningGuest:
+        """See SupportsFork."""
+        if self._family is None:
+            if self._pending:
+                self._wake()
+                try:
+                    self._await_checkpoint()
+                finally:
+                    self._idle()
+            if self._keeper is None:
+                raise BackendUnavailable(f"the session cannot be branched: {self._no_way}")
+            self._family = Family(self, self._keeper, self._pidfd, self._status)
+        try:
+            return self._branch(self._family, self._family.fork(self))
+        except (OSError, EOFError) as error:
+            raise self._lost_keeper(error) from error
+
+    def _stay_awake(self) -> None:
+        """Not to be stopped for a moment: the keeper may be waiting for its copy before it hears anybody else."""
+        with self._rest_lock:
+            if self._busy:
+                return
+            self._idle_since = time.monotonic()
+            if self._resting:
+                self._resting = False
+                self._signal(signal.SIGCONT)
+        watchdog.watch(id(self), self._rest)
+
+    def _branch(self, family: Family, number: int) -> ReturningGuest:
+        nowhere, end = socket.socketpair()
+        branch = ReturningGuest(
+            nowhere, self._policy, self._zygote, self.pid, self._pidfd, self._status, self._forget, self._remember
+        )
+        nowhere.close()
+        end.close()
+        branch._family, branch._number, branch._keeper = family, number, self._keeper
+        branch._listening, branch._orders = self._listening, self._orders
+        family.join(branch)
+        try:
+            self._remember(branch)
+        except BaseException:
+            branch.close()
+            raise
+        return branch
+
+    def _keep_now(self) -> None:
+        """Have the state kept before somebody else runs; where that failed after the last step, try once more. Raises GuestDied."""
+        self._wake()
+        try:
+            if self._pending:
+                self._await_checkpoint()
+            if self._missed or self._changed:
+                self._ask()
+                self._await_checkpoint()
+        finally:
+            self._idle()
+
+    def _set_aside(self) -> None:
+        """Another session of the cell is to run."""
+        if self._closed:
+            return
+        try:
+            self._keep_now()
+        except GuestDied as death:
+            if self._pending:  # else it goes back when it is asked for
+                self._gone = f"it ended before its state was kept: {death.message}"
+        self._pending = False
+        if self._missed:
+            self._gone = f"it could not be set aside while another session of its cell ran: {self._no_way}"
+        with self._signal_lock, self._send_lock:
+            if self._socket is not None and self._socket is not self._keeper:
+                self._socket.close()
+            if self._runner >= 0:
+                os.close(self._runner)
+            self._runner = -1
+
+    def _come_back(self) -> None:
+        """Be the one that runs: where the session was. Raises GuestDied, OSError, EOFError."""
+        try:
+            self._go()
+        except GuestDied:
+            self._gone = self._gone or _NONE
+            raise
+        self._pending = self._changed = self._missed = False
+
+    def _be_dropped(self) -> None:
+        """Tell the keeper that the session has ended, and hear all that it had said of others before. Raises OSError, EOFError."""
+        if os.getpid() != self._owner or self._family is None:
+            return
+        self._family.until(self, self._order(keeping.DROP))
+
+    def _adopt(self, fds: list[int], order: int) -> None:
         """Go on with a new runner: its channel, its pidfd."""
         channel, runner = fds
         with self._signal_lock, self._send_lock:
@@ -166,6 +357,7 @@ class ReturningGuest(LocalGuest):
             if self._runner >= 0:
                 os.close(self._runner)
             self._socket, self._runner, self._ended = socket.socket(fileno=channel), runner, None
+            self._made = order
             self._reader = wire.FrameReader(self._socket.recv_into, self._most)
 
     # -- ends ----------------------------------------------------------------------------------------------------------------
@@ -190,7 +382,8 @@ class ReturningGuest(LocalGuest):
 
     def kill(self) -> None:
         # A checkpoint that is being taken right now would be lost with the runner. Only where nobody waits for it already: then time is up.
-        if self._pending and self._listening.acquire(blocking=False):
+        runs = self._family is None or self._family.active is self
+        if self._pending and runs and self._listening.acquire(blocking=False):
             try:
                 self._settle(_MOMENT)
             except (OSError, EOFError):
@@ -198,9 +391,15 @@ class ReturningGuest(LocalGuest):
             finally:
                 self._listening.release()
         super().kill()
+        if self._family is not None:
+            self._family.wake()
 
     def _end(self) -> None:
-        """End every process of the cell."""
+        """End every process of the cell, if it has no other session."""
+        if self._family is not None:
+            self._gone = self._gone or self._no_way
+            self.kill()
+            return
         with self._signal_lock:
             if self._closed or os.getpid() != self._owner:
                 return
@@ -211,6 +410,10 @@ class ReturningGuest(LocalGuest):
         self.kill()
 
     def close(self) -> None:
+        family = self._family
+        if family is not None:
+            self._leave_family(family)
+            return
         self._end()  # its first process, and with it all others
         super().close()
         with self._signal_lock:
@@ -219,3 +422,21 @@ class ReturningGuest(LocalGuest):
                 self._runner = -1
             if self._keeper is not None:
                 self._keeper.close()
+
+    def _leave_family(self, family: Family) -> None:
+        self.kill()
+        with self._signal_lock, self._report_lock:
+            if self._closed:
+                return
+            self._closed = True
+        watchdog.unwatch(id(self))
+        last = family.drop(self)
+        with self._signal_lock, self._send_lock:
+            if self._socket is not None and self._socket is not self._keeper:
+                self._socket.close()
+            if self._runner >= 0:
+                os.close(self._runner)
+            self._runner = -1
+        self._forget(self)
+        if last:
+            self._zygote.done()

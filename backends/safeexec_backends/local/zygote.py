@@ -110,6 +110,7 @@ class Zygote:
         self._wire = importlib.import_module("safeexec.wire")
         # Not at the top: the safeexec package exists only once `main` has made its stand-in.
         self._keeper: Any = importlib.import_module("safeexec_backends.local.keeper") if self.keeps else None
+        self._runner: Any = importlib.import_module("safeexec_backends.local.runner") if self.keeps else None
         self._language(())
         language = sys.modules.get(_LANGUAGE)
         if language is not None:
@@ -311,7 +312,7 @@ class Zygote:
             return
         roots = (mounts.WORK, mounts.TEMPORARY)
         terms = self._keeper.Terms(self._thread_id, order.processes, order.disk, roots)
-        self._keeper.CellGuest(fd, language, terms).serve()
+        self._runner.CellGuest(fd, language, terms).serve()
 
     def _rehearse(self, language: Any) -> None:
         guest = self._guest.Guest(_Nowhere(self._wire), language)
