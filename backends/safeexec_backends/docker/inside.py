@@ -17,19 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safeexec import guest, wire
-    from safeexec_backends.docker import look
+    from safeexec_backends.docker import keeper, look, orders
 else:
     try:  # what was shipped comes first: an image may have another version of safeexec installed
         import safeexec_guest as guest
         import safeexec_look as look
+        import safeexec_orders as orders
         import safeexec_wire as wire
     except ImportError:
         from safeexec import guest, wire
-        from safeexec_backends.docker import look
+        from safeexec_backends.docker import look, orders
 
 _PIPE = 1 << 20
 _F_SETPIPE_SZ = 1031
 _PIECE = 64 * 1024
+_WARM = 0.1
+"""Seconds after which a container that is not used yet is one of a pool."""
 _CONFIG = "/usr/local/share/safeexec/matplotlib"
 
 
@@ -56,6 +59,12 @@ class Channel:
         self._wait = select.poll()  # of the thread that forwards
         self._pipes: dict[int, int] = {}
         self.guest: Any = None
+        self._past: keeper.Past | None = None
+        self._helpers: dict[str, Any] = {}
+        """Threads of ours by name: a lock each, which is open when the thread has ended."""
+        self._halting = self._renewed = False
+        self._halted, self._halts = os.pipe()
+        self._wait.register(self._halted, select.POLLIN)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
@@ -74,14 +83,44 @@ class Channel:
         """Begin to read frames and to forward output for `owner`, the guest."""
         self.guest = owner
         os.register_at_fork(after_in_child=self._after_fork)
-        _thread.start_new_thread(self._listen, ())
-        _thread.start_new_thread(self._forward, ())
+        self.resume()
+
+    def resume(self) -> None:
+        """Let the threads go on, and in a runner that has just come back tell the host."""
+        self._halting = False
+        if self._past is None or not self._past.divided:
+            self._help("listen", self._listen)
+        self._help("forward", self._forward)
+        if self._renewed:
+            self._renewed = False
+            os.write(self.descriptor, b"\1")
+
+    def _help(self, name: str, work: Callable[[], None]) -> None:
+        done = self._helpers.get(name)
+        if done is not None and done.locked():
+            return
+        done = self._helpers[name] = _thread.allocate_lock()
+        done.acquire()
+
+        def run() -> None:
+            try:
+                work()
+            finally:
+                done.release()
+
+        _thread.start_new_thread(run, ())
 
     def _listen(self) -> None:
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._halted, select.POLLIN)
         try:
             while True:
+                ready = [fd for fd, _ in poll.poll()]
+                if self._control not in ready:
+                    return
                 said = os.read(self._control, 8)
-                if len(said) != 8:
+                if len(said) != 8 or said[7] != orders.INTERRUPT:
                     os._exit(0)
                 self._wanted = int.from_bytes(said, "little")
                 # The main thread by name: so that a system call it waits in is interrupted too.
@@ -89,13 +128,55 @@ class Channel:
         except BaseException:  # the host is gone, or user code closed the descriptor: nobody can be answered any more
             os._exit(0)
 
+    # -- the past ----------------------------------------------------------------------------------------------------------
+
+    def keep(self, header: wire.Header) -> None:
+        """Keep the session as it is between two requests."""
+        if self._past is None:
+            self._past = load_keeper().Past(self, self._control)
+        self._past.keep(header["at"], header["room"])
+
+    def threads(self) -> int:
+        """How many threads of ours there are, besides the one that runs the session."""
+        return sum(done.locked() for done in self._helpers.values())
+
+    def pause(self) -> bool:
+        """End our threads, so that a copy is the whole process; False when one is busy, or others run. :meth:`resume` starts them again."""
+        if _thread._count() > self.threads() or not self.guest._send_lock.acquire(timeout=0.05):
+            return False
+        self._halting = True
+        self.guest._send_lock.release()
+        os.write(self._halts, b"x")
+        for done in self._helpers.values():
+            done.acquire()
+            done.release()
+        os.read(self._halted, 1)
+        return True
+
+    @property
+    def descriptor(self) -> int:
+        """The connection to the host."""
+        return self._frames._read_fd
+
+    def renew(self, frames: int) -> None:
+        """Go on with another connection, and without what was in flight on this one."""
+        self._frames = guest.FdChannel(frames)
+        self._renewed = True
+        for fd in self._pipes:
+            try:
+                while os.read(fd, _PIECE):
+                    pass
+            except OSError:  # empty, or closed by user code
+                continue
+
     def interrupted(self) -> bool:
         """Whether the host wants the running step to stop. Late words about the step before are none about this one."""
-        return self._wanted == self._current
+        word = None if self._past is None else self._past.word
+        return (self._wanted if word is None else word.value) == self._current
 
     def overtaken(self) -> bool:
         """Whether the word came before the step."""
-        return self._wanted == self._current
+        return self.interrupted()
 
     def recv(self) -> wire.Frame:
         """The next frame, waiting for it."""
@@ -174,10 +255,12 @@ class Channel:
             try:
                 ready = self._wait.poll()
                 with self.guest._send_lock:
+                    if self._halting:
+                        return
                     for fd, _ in ready:
                         if fd in self._pipes:
                             self._relay(fd)
-                        if fd not in self._pipes:
+                        if fd not in self._pipes and fd != self._halted:
                             self._wait.unregister(fd)
                 if not self._pipes:
                     return
@@ -282,6 +365,13 @@ def _grow(fd: int) -> None:
 class Session(guest.Guest):
     """The guest, told by its channel whether a signal is meant for the step that runs."""
 
+    def handle(self, header: wire.Header, blobs: Sequence[wire.Blob] = ()) -> None:
+        """See the base class."""
+        if header.get("t") == "keep":
+            self._channel.keep(header)
+        else:
+            super().handle(header, blobs)
+
     def on_interrupt(self, *_: Any) -> None:
         """See the base class."""
         if self._channel.interrupted():
@@ -338,9 +428,25 @@ def _ruled(real: Callable[..., Any], patterns: tuple[str, ...]) -> Callable[...,
     return __import__
 
 
-def main(codes: bytes | None, sockets: Sequence[int]) -> None:
+_later: dict[str, Any] = {}
+"""Modules of the program that only sessions need whose steps can be undone: name to code."""
+
+
+def load_keeper() -> Any:
+    """The module of that name; it and what it imports take several milliseconds."""
+    for name, code in _later.items():
+        module = type(sys)(name)
+        module.__file__ = "<" + name + ">"
+        sys.modules[name] = module
+        exec(code, module.__dict__)
+    _later.clear()
+    return sys.modules["safeexec_keeper"]
+
+
+def main(codes: bytes | None, sockets: Sequence[int], later: dict[str, Any]) -> None:
     """Serve, over `sockets` if there are two. `codes` is the compiled program where it had to be compiled here: the host ships it to the containers
-    that follow."""
+    that follow. `later` is the part of it that is not needed yet."""
+    _later.update(later)
     channel = Channel(*sockets) if sockets else StdioChannel()
     if codes is not None:
         channel._frames.send({"t": "program", "look": look.look()}, [codes])
@@ -351,6 +457,8 @@ def main(codes: bytes | None, sockets: Sequence[int]) -> None:
     session = Session(channel, language)
     channel.start(session)
     _prepare()
+    if sockets and not select.select(sockets[:1], [], [], _WARM)[0]:
+        load_keeper()  # nobody waits
     header, _ = channel.recv()
     language.imports = header.get("imports")
     session.serve()

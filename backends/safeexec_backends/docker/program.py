@@ -11,6 +11,9 @@ from safeexec.bundle import modules
 OUT_OF_MEMORY = b"safeexec: a process was killed because the memory was used up\n"
 """What an init of ours says at the end, last of all. podman does not notice on the first version of control groups."""
 
+_LATER = ("folders", "kept_files", "open_files", "keeper")
+"""What of the program is run when it is needed first."""
+
 BOOT = """
 import marshal, os, sys, types
 child = os.getpid() == 1 and os.fork()
@@ -48,17 +51,21 @@ def take(n):
     return data
 parts = marshal.loads(take(int.from_bytes(take(4), "little")))
 codes = []
+later = {}
 for name, code in parts:
+    fresh = isinstance(code, str)
+    if fresh:
+        code = compile(code, "<" + name + ">", "exec", dont_inherit=True)
+    codes.append((name, code))
+    if name in LATER:
+        later[name] = code
+        continue
     module = types.ModuleType(name)
     module.__file__ = "<" + name + ">"
     sys.modules[name] = module
-    fresh = isinstance(code, str)
-    if fresh:
-        code = compile(code, module.__file__, "exec", dont_inherit=True)
-    codes.append((name, code))
     exec(code, module.__dict__)
-sys.modules["safeexec_inside"].main(marshal.dumps(codes) if fresh else None, sockets)
-""".replace("OUT_OF_MEMORY", repr(OUT_OF_MEMORY))
+sys.modules["safeexec_inside"].main(marshal.dumps(codes) if fresh else None, sockets, later)
+""".replace("OUT_OF_MEMORY", repr(OUT_OF_MEMORY)).replace("LATER", repr(tuple(f"safeexec_{name}" for name in _LATER)))
 """Reads the program from the first of two sockets, or from stdin: a command line could not hold it.
 
 As process 1, where the engine brings no init, it is the init itself and the guest its child: no signal that has not been asked for reaches process 1, so that
@@ -69,9 +76,11 @@ a guest in its place could not even kill itself, and what its children leave beh
 @cache
 def source() -> bytes:
     """The program as source. marshal's version 2 of strings and tuples is read by every CPython that a guest can run on."""
-    own = (
-        (f"safeexec_{name}", Path(__file__).with_name(f"{name}.py").read_text("utf-8")) for name in ("look", "inside")
-    )
+    shared = Path(__file__).parent.parent / "_hardening"
+    here = Path(__file__).parent
+    files = [shared / f"{name}.py" for name in _LATER[:-1]]
+    files += [here / f"{name}.py" for name in ("keeper", "look", "orders", "inside")]
+    own = ((f"safeexec_{path.stem}", path.read_text("utf-8")) for path in files)
     return marshal.dumps((*modules(), *own), 2)
 
 

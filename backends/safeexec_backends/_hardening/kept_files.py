@@ -1,7 +1,9 @@
-"""The files of a cell as they were at its checkpoint: kept in the memory of the process that watches over it, and put back.
+"""The files of a session as they were at its checkpoint: kept in the memory of a process of its sandbox, and put back.
 
 The tree is the session's and may have been made to annoy: what cannot be kept is said, never waited for. Whoever walks it here has no more
 rights than whoever made it, so a path that is exchanged under its feet leads nowhere the session could not go by itself.
+
+Shipped into containers as text, next to folders.py: CPython 3.9 and later.
 """
 
 from __future__ import annotations
@@ -11,9 +13,15 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from safeexec_backends._hardening.folders import remove_tree
+if TYPE_CHECKING:
+    from safeexec_backends._hardening.folders import remove_tree
+else:
+    try:  # in a container: what was shipped comes first
+        from safeexec_folders import remove_tree
+    except ImportError:
+        from safeexec_backends._hardening.folders import remove_tree
 
 _RACY = 50_000_000
 """Nanoseconds: kernels before 6.13 stamp a tmpfs's files in ticks, so one that changed just before it was read may have changed again."""
@@ -47,11 +55,12 @@ class KeptFiles:
         self._entries: dict[str, _Entry] = {}
         self._own: dict[str, tuple[int, int]] = {}
 
-    def save(self, mapped: bool) -> None:
-        """Keep the files as they are. `mapped`: there may be mappings of files, so that no stamp of theirs means anything. Raises OSError, MemoryError."""
+    def save(self, mapped: bool, limit: int | None = None) -> None:
+        """Keep the files as they are, at most `limit` bytes this time. `mapped`: there may be mappings of files, so that no stamp of theirs means
+        anything. Raises OSError, MemoryError."""
         found: dict[str, _Entry] = {}
         seen: dict[int, _Entry] = {}
-        left = self._limit
+        left = self._limit if limit is None else min(limit, self._limit)
         self._own = {root: _stamps(os.stat(root)) for root in self._roots}
         shut: list[tuple[str, int]] = []
         for path, info in self._walk(shut):

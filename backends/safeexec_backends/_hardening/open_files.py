@@ -1,4 +1,7 @@
-"""What a process shares with its copies although it should not: the places in its open files, and its event loop's epoll."""
+"""What a process shares with its copies although it should not: the places in its open files, and its event loop's epoll.
+
+Shipped into containers as text: CPython 3.9 and later.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import fcntl
 import os
 import select
 import stat
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 _FIRST = 4
@@ -42,16 +46,19 @@ def _descriptors() -> list[int]:
 class OpenFiles:
     """The regular files that this process has open, as they are now."""
 
-    def __init__(self) -> None:
-        """Raises NotKept, OSError."""
+    def __init__(self, descriptors: Iterable[int] | None = None) -> None:
+        """`descriptors` are those that are open, where the caller knows them. Raises NotKept, OSError."""
         self._files: list[_Open] = []
         try:
             self._folder = os.getcwd()
         except FileNotFoundError:
             self._folder = ""  # it was removed under its feet, and stays so
         left = _UNNAMED
-        for fd in _descriptors():
-            info = os.fstat(fd)
+        for fd in _descriptors() if descriptors is None else descriptors:
+            try:
+                info = os.fstat(fd)
+            except OSError:  # it is the one by which the list was made
+                continue
             if not stat.S_ISREG(info.st_mode):
                 continue
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
