@@ -38,6 +38,7 @@ class TooMuch(OSError):
 class _Entry(NamedTuple):
     mode: int
     inode: int
+    """With its file system, as in ``open_files``."""
     size: int
     modified: int
     changed: int
@@ -67,14 +68,14 @@ class KeptFiles:
             if len(found) >= _MAX_ENTRIES:
                 raise TooMuch(errno.EFBIG, "there are too many files")
             old = self._entries.get(path)
-            entry = seen.get(info.st_ino)
+            entry = seen.get(_identity(info))
             if entry is None:
                 keep = old is not None and old[:5] == _key(info) and info.st_ctime_ns < old.kept_at - _RACY
                 if keep and (info.st_size <= _COMPARED or mapped) and stat.S_ISREG(info.st_mode):
                     keep = False
                 now = time.time_ns()
                 entry = old if keep and old is not None else _Entry(*_key(info), now, _contents(path, info, left))
-                seen[info.st_ino] = entry
+                seen[_identity(info)] = entry
                 left -= sum(len(piece) for _, piece in entry.data)
                 if left < 0:
                     raise TooMuch(errno.EFBIG, "the files are too large")
@@ -123,7 +124,7 @@ class KeptFiles:
                 is_folder = stat.S_ISDIR(info.st_mode)
                 if info.st_dev != device:
                     continue
-                if entry is None or (entry.inode, stat.S_IFMT(entry.mode)) != (info.st_ino, stat.S_IFMT(info.st_mode)):
+                if entry is None or (entry.inode, stat.S_IFMT(entry.mode)) != (_identity(info), stat.S_IFMT(info.st_mode)):
                     remove_tree(path) if is_folder else os.unlink(path)
                 elif is_folder:
                     folders.append(path)
@@ -156,8 +157,13 @@ def _stamps(info: os.stat_result) -> tuple[int, int]:
     return stat.S_IMODE(info.st_mode), info.st_mtime_ns
 
 
+def _identity(info: os.stat_result) -> int:
+    # The roots may be file systems of their own, each of which counts its inodes from one.
+    return info.st_dev << 64 | info.st_ino
+
+
 def _key(info: os.stat_result) -> tuple[int, int, int, int, int]:
-    return info.st_mode, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+    return info.st_mode, _identity(info), info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
 def _open(path: str, mode: int, flags: int) -> int:

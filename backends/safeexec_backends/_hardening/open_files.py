@@ -22,6 +22,7 @@ _UNNAMED = 8 * 2**20
 class _Open(NamedTuple):
     fd: int
     inode: int
+    """In the lower 64 bits; above them its file system."""
     place: int
     flags: int
     contents: bytes | None
@@ -72,7 +73,7 @@ class OpenFiles:
                 contents = os.pread(fd, info.st_size, 0)
                 if len(contents) != info.st_size:
                     raise NotKept
-            self._files.append(_Open(fd, info.st_ino, os.lseek(fd, 0, os.SEEK_CUR), flags, contents))
+            self._files.append(_Open(fd, info.st_dev << 64 | info.st_ino, os.lseek(fd, 0, os.SEEK_CUR), flags, contents))
 
     def restore(self, replaced: dict[int, str]) -> None:
         """Be where they were again; `replaced` are files whose path leads to another one now. Raises OSError."""

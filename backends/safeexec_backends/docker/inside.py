@@ -31,6 +31,8 @@ else:
 _PIPE = 1 << 20
 _F_SETPIPE_SZ = 1031
 _PIECE = 64 * 1024
+_POLLS = ("7", "73")
+"""The numbers of poll (x86_64) and ppoll (aarch64)."""
 _WARM = 0.1
 """Seconds after which a container that is not used yet is one of a pool."""
 _CONFIG = "/usr/local/share/safeexec/matplotlib"
@@ -63,6 +65,7 @@ class Channel:
         self._helpers: dict[str, Any] = {}
         """Threads of ours by name: a lock each, which is open when the thread has ended."""
         self._halting = self._renewed = False
+        self._phantoms = self._forwarder = 0
         self._halted, self._halts = os.pipe()
         self._wait.register(self._halted, select.POLLIN)
         null = os.open(os.devnull, os.O_RDONLY)
@@ -140,9 +143,28 @@ class Channel:
         """How many threads of ours there are, besides the one that runs the session."""
         return sum(done.locked() for done in self._helpers.values())
 
+    def parked(self) -> bool:
+        """Whether the thread that forwards waits in the kernel for output that does not come, so that a copy which lacks it lacks nothing."""
+        if self.threads() != 1 or _thread._count() != 1 + self._phantoms or not self._forwarder:
+            return False
+        try:
+            with open(f"/proc/self/task/{self._forwarder}/syscall") as file:
+                called = file.read(4).split()[0]
+        except OSError:
+            return False
+        return called in _POLLS and not self._peek.poll(0)
+
+    def copied(self) -> None:
+        """In a copy: the threads that were not copied are gone, though the interpreter counts them."""
+        self._phantoms += self.threads()
+        self._helpers.clear()
+        self._wait = select.poll()  # the old one will be in use for ever
+        for fd in (self._halted, *self._pipes):
+            self._wait.register(fd, select.POLLIN)
+
     def pause(self) -> bool:
         """End our threads, so that a copy is the whole process; False when one is busy, or others run. :meth:`resume` starts them again."""
-        if _thread._count() > self.threads() or not self.guest._send_lock.acquire(timeout=0.05):
+        if _thread._count() > self.threads() + self._phantoms or not self.guest._send_lock.acquire(timeout=0.05):
             return False
         self._halting = True
         self.guest._send_lock.release()
@@ -160,6 +182,7 @@ class Channel:
 
     def renew(self, frames: int) -> None:
         """Go on with another connection, and without what was in flight on this one."""
+        os.set_inheritable(frames, False)
         self._frames = guest.FdChannel(frames)
         self._renewed = True
         for fd in self._pipes:
@@ -251,6 +274,8 @@ class Channel:
         os._exit(0)
 
     def _forward(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())  # they are the main thread's
+        self._forwarder = _thread.get_native_id()
         while True:
             try:
                 ready = self._wait.poll()

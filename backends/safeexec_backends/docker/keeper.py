@@ -112,6 +112,8 @@ class Past:
         self._hand: socket.socket | None = None
         self._files = kept_files.KeptFiles(tuple(root for root in _ROOTS if os.path.isdir(root)), 2**40)
         self._keeper = self._checkpoint = 0
+        self._counts = ["/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current"]
+        """Where the kernel may say how many threads there are in the container: one number, in place of a list of processes."""
         self.word: Any = None
         """The number of the step that is to be interrupted, in memory that the keeper and all runners share."""
 
@@ -124,6 +126,10 @@ class Past:
         """Keep the state as it is, under `number`; it may take `room` bytes. Returns in the runner."""
         try:
             self._alone()
+            if self.divided and self.channel.parked():
+                self._keep(number, room)
+                self.channel.resume()  # if this is a copy that has come back
+                return
             if not self.channel.pause():
                 raise _Missed(orders.THREADS)
             try:
@@ -160,14 +166,14 @@ class Past:
     def _alone(self) -> None:
         """That no process of the session lives, and no thread of it: raises _Missed."""
         known = {1, os.getpid(), self._keeper, self._checkpoint} - {0}
-        for path in ("pids.current", "pids/pids.current"):
+        for path in list(self._counts):
             try:
-                with open("/sys/fs/cgroup/" + path) as file:
+                with open(path) as file:
                     if int(file.read()) == len(known) + self.channel.threads():
                         return
                 break
             except (OSError, ValueError):
-                continue
+                self._counts.remove(path)
         deadline = time.monotonic() + _BURIAL
         while _others(known):
             if time.monotonic() > deadline:
@@ -176,10 +182,10 @@ class Past:
 
     def _one_thread(self) -> None:
         deadline = time.monotonic() + _BURIAL
-        while len(os.listdir("/proc/self/task")) > 1:  # ours have said that they end, which is not yet their end
+        while len(os.listdir("/proc/self/task")) > 1 + self.channel.threads():  # ours have said that they end, which is not yet their end
             if time.monotonic() > deadline:
                 raise _Missed(orders.THREADS)
-            os.sched_yield()
+            time.sleep(0.0001)
 
     # -- copies ------------------------------------------------------------------------------------------------------------
 
@@ -197,6 +203,7 @@ class Past:
                     self._checkpoint = pid
                     self._say(_KEPT, number, pid)
                     return
+                self.channel.copied()
                 self._sleep(files)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
