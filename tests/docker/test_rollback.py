@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -44,12 +44,16 @@ def processes(session: Session) -> list[str]:
     return [" ".join(row[1:]) for row in found["Processes"]]
 
 
+def gone(guest: Any) -> None:
+    """The daemon knows nothing of its container any more."""
+    assert eventually(lambda: not guest._client.api.containers(all=True, filters={"id": guest.id}), 20)
+
+
 def lost(session: Session, result: Result, why: str) -> GuestError:
-    """The session ended since there was no way back, and says why; the daemon knows nothing of it any more."""
+    """The session ended since there was no way back, and says why."""
     assert result.error is not None and not result.rolled_back and session.closed
     assert why in str(session._closed), session._closed
-    guest: Any = session._guest
-    assert eventually(lambda: not guest._client.api.containers(all=True, filters={"id": guest.id}), 20)
+    gone(session._guest)
     return result.error
 
 
@@ -101,12 +105,14 @@ def test_random_numbers_and_fork_handlers_come_back_untouched(session: Session) 
     assert session.run("([random.random() for _ in range(3)], calls)").value == (expected, [])
 
 
-@pytest.mark.parametrize("ruin", [r for r in programs.RUINS])
+@pytest.mark.parametrize("ruin", list(programs.RUINS))
 def test_files_come_back(session: Session, ruin: str) -> None:
     result = session.run(programs.TREE)
     assert result.ok, result.error
     assert session.run(programs.RUINS[ruin] + "\n" + CRASH).rolled_back
-    look = "after = tree()\n{n: (before.get(n), after.get(n)) for n in {*before, *after} if before.get(n) != after.get(n)}"
+    look = (
+        "after = tree()\n{n: (before.get(n), after.get(n)) for n in {*before, *after} if before.get(n) != after.get(n)}"
+    )
     assert session.run(look).value == {}
 
 
@@ -311,8 +317,7 @@ def ends(session: Session, code: str) -> None:
     result = session.run(code)
     assert result.error is not None and not result.rolled_back and session.closed
     assert monotonic() - started < BOUND
-    guest: Any = session._guest
-    assert eventually(lambda: not guest._client.api.containers(all=True, filters={"id": guest.id}), 20)
+    gone(session._guest)
 
 
 def test_a_session_that_kills_its_keeper_is_over(session: Session) -> None:
@@ -341,7 +346,9 @@ def test_a_keeper_cannot_be_reached_but_by_signals(session: Session) -> None:
     assert session.run("os.killpg(0, 0)").ok and session.run("os.getpgid(keeper) != os.getpgid(0)").value is True
 
 
-HAND = PIDS + """
+HAND = (
+    PIDS
+    + """
 import socket, stat, struct
 def say(kind, number, value):
     for n in range(3, 40):
@@ -353,6 +360,7 @@ def say(kind, number, value):
         except OSError:
             pass
 """
+)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +398,9 @@ def test_a_guest_that_answers_in_the_keepers_place_is_believed_nothing(
 ) -> None:
     """It goes on under the checkpoint's name and answers what it likes: it gets its own session's steps, and they are checked like any."""
     monkeypatch.setattr(returning, "_ANSWER", 2.0)
-    forged = HAND + """
+    forged = (
+        HAND
+        + """
 def serve(end):
     said, fds, _, _ = socket.recv_fds(end, 17, 1)
     os.write(fds[0], b'\\1')
@@ -398,6 +408,7 @@ def serve(end):
     os.write(fds[0], struct.pack('<II', len(body) + 4, len(body)) + body)
     while True: signal.pause()
 """
+    )
     with executor.session(policy=Policy(limits=Limits(time=2))) as session:
         assert session.run(forged).ok
         code = "pid = os.fork()\nif pid == 0:\n    serve(say(b'?', 0, 0))\nsay(b'k', 2, pid)\n"
@@ -431,26 +442,41 @@ def test_news_of_another_life_is_no_news(executor: Executor) -> None:
         assert error is not None and (error.kind, "exit code 4" in error.message) == ("crash", True)
 
 
-def test_killing_and_closing_from_another_thread_while_it_goes_back(
-    executor: Executor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for end in (Session.kill, Session.close):
-        with executor.session(policy=FAST) as session:
-            session.run("import sys, time\nsys.modules['safeexec_open_files'].OpenFiles.restore = lambda *a: time.sleep(600)")
+@pytest.mark.parametrize("end", [Session.kill, Session.close])
+def test_ending_it_from_another_thread_while_it_goes_back(executor: Executor, end: Callable[[Session], None]) -> None:
+    with executor.session(policy=FAST) as session:
+        never = "OpenFiles.restore = lambda *a: time.sleep(600)"
+        session.run(f"import sys, time\nsys.modules['safeexec_open_files'].{never}")
+        guest: Any = session._guest
+        going = threading.Event()
+        real = guest._go_back
+
+        def go_back(*ends: Any) -> None:
+            real(*ends)
+            going.set()
+
+        guest._go_back = go_back
+        results: list[Result] = []
+        thread = threading.Thread(target=lambda: results.append(session.run(CRASH)))
+        thread.start()
+        assert going.wait(20)
+        end(session)
+        thread.join(returning._ANSWER * 2)
+        assert not thread.is_alive() and session.closed and not results[0].rolled_back
+        gone(guest)
+
+
+def test_an_interrupt_that_comes_before_its_step_is_kept_for_it(executor: Executor) -> None:
+    """Whoever reads the host's orders changes when the first checkpoint is taken; a word that came just before must not be lost."""
+    for _ in range(5):
+        with executor.session() as session:
             guest: Any = session._guest
-            going = threading.Event()
-            real = guest._go_back
+            real = guest.exchange
 
-            def go_back(*ends: Any, real: Any = real, going: threading.Event = going) -> None:
-                real(*ends)
-                going.set()
+            def exchange(frame: Any, on_frame: Any, guest: Any = guest, real: Any = real) -> None:
+                guest._direct.interrupt(frame[0]["id"])
+                real(frame, on_frame)
 
-            guest._go_back = go_back
-            results: list[Result] = []
-            thread = threading.Thread(target=lambda: results.append(session.run(CRASH)))
-            thread.start()
-            assert going.wait(20)
-            end(session)
-            thread.join(returning._ANSWER * 2)
-            assert not thread.is_alive() and session.closed and not results[0].rolled_back
-            assert eventually(lambda: not guest._client.api.containers(all=True, filters={"id": guest.id}), 20)
+            guest.exchange = exchange
+            error = session.run(SPIN).error
+            assert error is not None and error.type == "KeyboardInterrupt"

@@ -124,7 +124,10 @@ class KeptFiles:
                 is_folder = stat.S_ISDIR(info.st_mode)
                 if info.st_dev != device:
                     continue
-                if entry is None or (entry.inode, stat.S_IFMT(entry.mode)) != (_identity(info), stat.S_IFMT(info.st_mode)):
+                if entry is None or (entry.inode, stat.S_IFMT(entry.mode)) != (
+                    _identity(info),
+                    stat.S_IFMT(info.st_mode),
+                ):
                     remove_tree(path) if is_folder else os.unlink(path)
                 elif is_folder:
                     folders.append(path)

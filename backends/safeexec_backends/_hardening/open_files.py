@@ -73,7 +73,9 @@ class OpenFiles:
                 contents = os.pread(fd, info.st_size, 0)
                 if len(contents) != info.st_size:
                     raise NotKept
-            self._files.append(_Open(fd, info.st_dev << 64 | info.st_ino, os.lseek(fd, 0, os.SEEK_CUR), flags, contents))
+            self._files.append(
+                _Open(fd, info.st_dev << 64 | info.st_ino, os.lseek(fd, 0, os.SEEK_CUR), flags, contents)
+            )
 
     def restore(self, replaced: dict[int, str]) -> None:
         """Be where they were again; `replaced` are files whose path leads to another one now. Raises OSError."""

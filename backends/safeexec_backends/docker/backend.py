@@ -30,8 +30,6 @@ _elsewhere: set[str] = set()
 _REMOVE_SECONDS = 60.0
 
 
-
-
 def _rollback_wall(standing: Mapping[str, Wall], policy: Policy) -> Wall:
     if policy.network and standing["rollback"].active:
         return Wall(False, walls.ENDS + "the threads that carry its network would not be in a copy of its process")

@@ -15,7 +15,7 @@ from safeexec import wire
 from safeexec.backend import GuestDied, OnFrame, StreamGuest
 from safeexec.text import neutralise_line
 from safeexec_backends.docker import program
-from safeexec_backends.docker.direct import Direct, Listener
+from safeexec_backends.docker.direct import Direct
 from safeexec_backends.docker.stream import Attached
 
 _INTERRUPT = wire.pack({"t": "interrupt"})[0]

@@ -83,7 +83,7 @@ class Listener:
                     raise TimeoutError
                 elif not attached.recv_into(memoryview(bytearray(4096))):
                     raise EOFError  # what it said is in attached.tail
-            return Direct(*ends, hears=hears)
+            return Direct(ends[0], ends[1], hears)
         except BaseException:
             for end in ends:
                 end.close()

@@ -49,7 +49,7 @@ class Channel:
     def __init__(self, frames: int, control: int) -> None:
         self._frames = guest.FdChannel(frames)
         self._control = control
-        self._current, self._wanted = -1, -2
+        self._current, self.wanted = -1, 2**64 - 1
         self._redirect()
 
     def _redirect(self) -> None:
@@ -125,7 +125,7 @@ class Channel:
                 said = os.read(self._control, 8)
                 if len(said) != 8 or said[7] != orders.INTERRUPT:
                     os._exit(0)
-                self._wanted = int.from_bytes(said, "little")
+                self.wanted = int.from_bytes(said, "little")
                 # The main thread by name: so that a system call it waits in is interrupted too.
                 signal.pthread_kill(self._main, signal.SIGINT)
         except BaseException:  # the host is gone, or user code closed the descriptor: nobody can be answered any more
@@ -195,7 +195,7 @@ class Channel:
     def interrupted(self) -> bool:
         """Whether the host wants the running step to stop. Late words about the step before are none about this one."""
         word = None if self._past is None else self._past.word
-        return (self._wanted if word is None else word.value) == self._current
+        return (self.wanted if word is None else word.value) == self._current
 
     def overtaken(self) -> bool:
         """Whether the word came before the step."""

@@ -182,7 +182,8 @@ class Past:
 
     def _one_thread(self) -> None:
         deadline = time.monotonic() + _BURIAL
-        while len(os.listdir("/proc/self/task")) > 1 + self.channel.threads():  # ours have said that they end, which is not yet their end
+        # Ours have said that they end, which is not yet their end.
+        while len(os.listdir("/proc/self/task")) > 1 + self.channel.threads():
             if time.monotonic() > deadline:
                 raise _Missed(orders.THREADS)
             time.sleep(0.0001)
@@ -213,7 +214,8 @@ class Past:
         try:
             assert self._hand is not None
             _endure(True)
-            os.close(self.channel.descriptor)  # the runner's: with the last of it the host knows that the runner is gone
+            # The runner's connection: with the last of it the host knows that the runner is gone.
+            os.close(self.channel.descriptor)
             said, fds, _, _ = socket.recv_fds(self._hand, _HAND.size, 1)
             if not said:
                 os._exit(0)
@@ -240,7 +242,7 @@ class Past:
         if address is None or address == ctypes.c_void_p(-1).value:
             raise OSError(12, "no memory to share")
         self.word = ctypes.c_uint64.from_address(address)
-        self.word.value = 2**64 - 1
+        self.word.value = self.channel.wanted  # for a step that may wait behind this request
         ours, self._hand = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._keeper = os.getpid()
         Keeper(self, ours, self._control, self.word, number).serve()

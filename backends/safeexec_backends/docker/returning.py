@@ -114,7 +114,7 @@ class ReturningGuest(DockerGuest):
         return GuestDied("crash", "the guest closed its connection to the host")
 
     def kill(self) -> None:
-        """See the base class: ends what runs, so that :meth:`rollback` may follow. :meth:`close` ends the container."""
+        """See the base class: ends what runs, so that :meth:`rollback` may follow. :meth:`abandon` ends the container."""
         with self._end_lock:
             if self._removed:
                 return
@@ -128,7 +128,11 @@ class ReturningGuest(DockerGuest):
                     pass  # it does not listen any more
         super().kill()
 
-    def close(self) -> None:
+    def abandon(self) -> None:
         """See the base class."""
         super().kill()
+
+    def close(self) -> None:
+        """See the base class."""
+        self.abandon()
         super().close()

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 from safeexec import guest, wire
 from safeexec_backends._hardening import bpf, copies, open_files, seccomp, waiting
-from safeexec_backends.local import keeping
 from safeexec_backends._hardening.kept_files import KeptFiles
+from safeexec_backends.local import keeping
 
 _CHANNEL = 3
 _BUSY = b"t"
