@@ -12,256 +12,36 @@ copied first of all, since a checkpoint stays.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
 import socket
 import struct
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safeexec_backends._hardening import kept_files, open_files
-    from safeexec_backends.docker import orders
+    from safeexec_backends.docker import copies, orders, past
 else:
     try:
-        import safeexec_kept_files as kept_files
-        import safeexec_open_files as open_files
+        import safeexec_copies as copies
         import safeexec_orders as orders
     except ImportError:
-        from safeexec_backends._hardening import kept_files, open_files
-        from safeexec_backends.docker import orders
+        from safeexec_backends.docker import copies, orders
 
-_HAND = struct.Struct("<cqq")
-_KEPT, _MISSED, _WAKE = b"k", b"m", b"w"
+HAND = struct.Struct("<cqq")
+"""What runners say to the keeper, and the keeper to the checkpoint: a kind and two numbers."""
+KEPT, MISSED, WAKE = b"k", b"m", b"w"
+"""The state of this number is kept, by this process; it is not, and why; be the runner."""
 _PATIENCE = 0.25
 """Seconds that a checkpoint is waited for which is being taken when the step behind it is to be killed."""
-_BURIAL = 0.02
-"""Seconds that a thread or a process which has ended may still be seen."""
-_ROOTS = ("/sandbox", "/tmp", "/dev/shm")
-_CLONE = {"x86_64": 56, "aarch64": 220}
-# include/uapi/linux/sched.h
-_PARENT, _CLEARTID, _SETTID = 0x8000, 0x200000, 0x1000000
-_PAGE = 4096
-
-
-class _Missed(Exception):
-    """There is no checkpoint this time; the argument says why."""
-
-
-def _libc() -> Any:
-    library = ctypes.PyDLL(None, use_errno=True)  # which keeps the GIL: there is nobody to take it in a copy
-    library.syscall.restype = ctypes.c_long
-    library.mmap.restype = ctypes.c_void_p
-    return library
-
-
-def thread_id_address() -> int:
-    """Where the C library has the thread's id, which the kernel must renew in a copy; 0 where that is not known."""
-    address = ctypes.c_void_p()
-    # PR_GET_TID_ADDRESS
-    if ctypes.PyDLL(None).prctl(40, ctypes.byref(address), ctypes.c_long(0), ctypes.c_long(0), ctypes.c_long(0)):
-        return 0
-    if not address.value or ctypes.c_int.from_address(address.value).value != os.getpid():
-        return 0
-    return address.value
-
-
-def _copy(flags: int) -> int:
-    """This process once more: 0 in the copy, its id in the original. Raises OSError.
-
-    Past fork(): no handlers, neither the C library's nor Python's, so that the copy is exactly what the original is, its random numbers included.
-    Only for a process with one thread.
-    """
-    tid = thread_id_address()
-    number = _CLONE.get(os.uname().machine)
-    if not tid or number is None:
-        raise OSError(38, "this process cannot be copied")
-    order = (tid, 0) if number == 56 else (0, tid)  # aarch64 takes tls before child_tid
-    words = (number, flags | _CLEARTID | _SETTID | signal.SIGCHLD, 0, 0, *order)
-    pid: int = _libc().syscall(*(ctypes.c_long(word) for word in words))
-    if pid < 0:
-        raise OSError(ctypes.get_errno(), "this process cannot be copied")
-    return pid
-
-
-def _others(known: set[int]) -> list[int]:
-    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid not in known]
-
-
-def _out_of_memory() -> int:
-    """How many processes of this container were killed for their memory."""
-    for path in ("memory.events", "memory/memory.oom_control"):
-        try:
-            with open("/sys/fs/cgroup/" + path) as file:
-                words = file.read().split()
-            return int(words[words.index("oom_kill") + 1])
-        except (OSError, ValueError):
-            continue
-    return 0
-
-
-class Past:
-    """What a guest does about its past. `channel` is its channel: the keeper and the runner part there."""
-
-    def __init__(self, channel: Any, control: int) -> None:
-        self.channel = channel
-        self._control = control
-        self._hand: socket.socket | None = None
-        self._files = kept_files.KeptFiles(tuple(root for root in _ROOTS if os.path.isdir(root)), 2**40)
-        self._keeper = self._checkpoint = 0
-        self._counts = ["/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current"]
-        """Where the kernel may say how many threads there are in the container: one number, in place of a list of processes."""
-        self.word: Any = None
-        """The number of the step that is to be interrupted, in memory that the keeper and all runners share."""
-
-    @property
-    def divided(self) -> bool:
-        """Whether another process reads the host's orders."""
-        return self._hand is not None
-
-    def keep(self, number: int, room: int) -> None:
-        """Keep the state as it is, under `number`; it may take `room` bytes. Returns in the runner."""
-        try:
-            self._alone()
-            if self.divided and self.channel.parked():
-                self._keep(number, room)
-                self.channel.resume()  # if this is a copy that has come back
-                return
-            if not self.channel.pause():
-                raise _Missed(orders.THREADS)
-            try:
-                self._keep(number, room)
-            finally:
-                self.channel.resume()
-        except _Missed as reason:
-            self._say(_MISSED, number, reason.args[0])
-        except (OSError, MemoryError):
-            self._say(_MISSED, number, orders.FAILED)
-
-    def _say(self, kind: bytes, number: int, value: int) -> None:
-        if self._hand is not None:
-            self._hand.send(_HAND.pack(kind, number, value))
-
-    def _keep(self, number: int, room: int) -> None:
-        self._one_thread()
-        with open("/proc/self/statm") as file:
-            pages = file.read().split()
-        left = room - (int(pages[1]) - int(pages[2])) * _PAGE
-        if left < 0:
-            raise _Missed(orders.MEMORY)
-        try:
-            self._files.save("mmap" in sys.modules or "sqlite3" in sys.modules, left)
-        except (OSError, MemoryError):
-            raise _Missed(orders.FILES) from None
-        if self._hand is None:
-            self._divide(number)
-        else:
-            self._be_copied(number)
-
-    # -- whether a copy would be the whole session -------------------------------------------------------------------------
-
-    def _alone(self) -> None:
-        """That no process of the session lives, and no thread of it: raises _Missed."""
-        known = {1, os.getpid(), self._keeper, self._checkpoint} - {0}
-        for path in list(self._counts):
-            try:
-                with open(path) as file:
-                    if int(file.read()) == len(known) + self.channel.threads():
-                        return
-                break
-            except (OSError, ValueError):
-                self._counts.remove(path)
-        deadline = time.monotonic() + _BURIAL
-        while _others(known):
-            if time.monotonic() > deadline:
-                raise _Missed(orders.PROCESSES)
-            time.sleep(0.001)
-
-    def _one_thread(self) -> None:
-        deadline = time.monotonic() + _BURIAL
-        # Ours have said that they end, which is not yet their end.
-        while len(os.listdir("/proc/self/task")) > 1 + self.channel.threads():
-            if time.monotonic() > deadline:
-                raise _Missed(orders.THREADS)
-            time.sleep(0.0001)
-
-    # -- copies ------------------------------------------------------------------------------------------------------------
-
-    def _be_copied(self, number: int) -> None:
-        try:
-            files = open_files.OpenFiles(int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2)
-        except (OSError, MemoryError, open_files.NotKept):
-            raise _Missed(orders.FILES) from None
-        # No handler of the session's may run in a copy that sleeps.
-        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-        try:
-            while True:
-                pid = _copy(_PARENT)
-                if pid:
-                    self._checkpoint = pid
-                    self._say(_KEPT, number, pid)
-                    return
-                self.channel.copied()
-                self._sleep(files)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def _sleep(self, files: open_files.OpenFiles) -> None:
-        """The checkpoint's whole life, until it becomes the runner."""
-        try:
-            assert self._hand is not None
-            _endure(True)
-            # The runner's connection: with the last of it the host knows that the runner is gone.
-            os.close(self.channel.descriptor)
-            said, fds, _, _ = socket.recv_fds(self._hand, _HAND.size, 1)
-            if not said:
-                os._exit(0)
-            _endure(False)
-            while signal.sigtimedwait(signal.valid_signals(), 0) is not None:
-                pass  # they were the runner's
-            replaced = self.come_back(fds[0])
-            files.restore(replaced)
-            open_files.renew_loop(self.channel.guest._loop)
-        except BaseException:
-            os._exit(1)  # nothing that could be relied on
-
-    def come_back(self, frames: int) -> dict[int, str]:
-        """Put the files back, and go on with a new connection to the host. Which files are others now: paths by inode. Raises OSError."""
-        replaced = self._files.restore()
-        self.channel.renew(frames)
-        return replaced
-
-    def _divide(self, number: int) -> None:
-        """Become the keeper. Returns in every runner that is a copy of it."""
-        # A word of memory that all copies share. PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS
-        size, start = ctypes.c_size_t(_PAGE), ctypes.c_long(0)
-        address = _libc().mmap(None, size, 3, 0x21, -1, start)
-        if address is None or address == ctypes.c_void_p(-1).value:
-            raise OSError(12, "no memory to share")
-        self.word = ctypes.c_uint64.from_address(address)
-        self.word.value = self.channel.wanted  # for a step that may wait behind this request
-        ours, self._hand = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._keeper = os.getpid()
-        Keeper(self, ours, self._control, self.word, number).serve()
-
-
-def _endure(kept: bool) -> None:
-    """When the memory is used up, what runs the session's code is killed first, and what it goes back to last."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("0" if kept else "1000")
-    except OSError:
-        return  # a kernel that kills whoever it likes: then there may be no way back
 
 
 class Keeper:
     """The watching process."""
 
-    def __init__(self, past: Past, hand: socket.socket, control: int, word: Any, number: int) -> None:
-        self._past = past
+    def __init__(self, owner: past.Past, hand: socket.socket, control: int, word: Any, number: int) -> None:
+        self._past = owner
         self._hand = hand
         self._control = socket.socket(fileno=control)
         self._word = word
@@ -295,7 +75,7 @@ class Keeper:
         self._control.close()
         self._hand.close()
         os.setpgid(0, 0)  # a signal that the session sends to its own group is not meant for the keeper
-        _endure(False)
+        copies.endure(False)
 
     def _watch(self, woken: int) -> None:
         poll = select.poll()
@@ -315,8 +95,8 @@ class Keeper:
 
     def _spawn(self) -> bool:
         """Copy this process; True in the original."""
-        self._killed = _out_of_memory()
-        self._runner = _copy(0)
+        self._killed = copies.out_of_memory()
+        self._runner = copies.copy(0)
         return self._runner != 0
 
     # -- orders ------------------------------------------------------------------------------------------------------------
@@ -360,8 +140,8 @@ class Keeper:
             return False
         if self._checkpoint:
             pid, self._checkpoint, self._kept = self._checkpoint, 0, -1  # until it says that it is kept again
-            self._killed = _out_of_memory()
-            socket.send_fds(self._hand, [_HAND.pack(_WAKE, number, 0)], [frames])
+            self._killed = copies.out_of_memory()
+            socket.send_fds(self._hand, [HAND.pack(WAKE, number, 0)], [frames])
             os.close(frames)
             self._runner = pid
             os.kill(pid, signal.SIGCONT)
@@ -383,7 +163,7 @@ class Keeper:
         except ProcessLookupError:
             return
         while True:
-            others = _others(spared)
+            others = copies.others(spared)
             for pid in others:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -399,13 +179,13 @@ class Keeper:
     def _hear(self) -> None:
         """What the runner says of its checkpoint. It may lie to its own harm."""
         said = self._hand.recv(64)
-        if len(said) != _HAND.size:
+        if len(said) != HAND.size:
             return
-        kind, number, value = _HAND.unpack(said)
+        kind, number, value = HAND.unpack(said)
         old = self._checkpoint
-        if kind == _KEPT:
+        if kind == KEPT:
             self._kept, self._checkpoint = number, value
-        elif kind == _MISSED:
+        elif kind == MISSED:
             self._missed, self._why, self._kept, self._checkpoint = number, value, -1, 0
         if old and old != self._checkpoint:
             try:
@@ -431,7 +211,7 @@ class Keeper:
 
     def _tell_end(self) -> None:
         code = os.waitstatus_to_exitcode(self._status)
-        killed = _out_of_memory() > self._killed
+        killed = copies.out_of_memory() > self._killed
         self._tell(orders.OUT_OF_MEMORY if killed else orders.ENDED, code if code >= 0 else 128 - code)
 
     def _lost(self, why: int) -> None:

@@ -11,7 +11,8 @@ from safeexec.bundle import modules
 OUT_OF_MEMORY = b"safeexec: a process was killed because the memory was used up\n"
 """What an init of ours says at the end, last of all. podman does not notice on the first version of control groups."""
 
-_LATER = ("folders", "kept_files", "open_files", "keeper")
+_SHARED = ("folders", "kept_files", "open_files")
+_LATER = (*_SHARED, "copies", "keeper", "past")
 """What of the program is run when it is needed first."""
 
 BOOT = """
@@ -78,8 +79,8 @@ def source() -> bytes:
     """The program as source. marshal's version 2 of strings and tuples is read by every CPython that a guest can run on."""
     shared = Path(__file__).parent.parent / "_hardening"
     here = Path(__file__).parent
-    files = [shared / f"{name}.py" for name in _LATER[:-1]]
-    files += [here / f"{name}.py" for name in ("keeper", "look", "orders", "inside")]
+    files = [shared / f"{name}.py" for name in _SHARED]
+    files += [here / f"{name}.py" for name in (*_LATER[len(_SHARED) :], "orders", "channel", "look", "inside")]
     own = ((f"safeexec_{path.stem}", path.read_text("utf-8")) for path in files)
     return marshal.dumps((*modules(), *own), 2)
 
