@@ -277,7 +277,7 @@ def test_flood_while_it_goes_back(session: Session) -> None:
     session.run("x = 1")
     code = "import os\nif os.fork() == 0:\n    while True:\n        for n in range(1, 20):\n            try:\n                os.set_blocking(n, False); os.write(n, b'x' * 60000)\n            except OSError: pass\n"
     for _ in range(2):
-        assert session.run(code + CRASH).rolled_back
+        assert session.run(code + CRASH).rolled_back, session._closed
         after = session.run("print('own')\nx")
         assert (after.value, after.stdout, after.stderr) == (1, "own\n", "")
 

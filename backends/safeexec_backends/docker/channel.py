@@ -76,6 +76,7 @@ class Channel:
         self._halting = self._renewed = False
         self._phantoms = self._forwarder = 0
         self._halted, self._halts = os.pipe()
+        os.set_blocking(self._halted, False)
         self._wait.register(self._halted, select.POLLIN)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
@@ -194,8 +195,9 @@ class Channel:
         os.set_inheritable(frames, False)
         self._frames = guest.FdChannel(frames)
         self._renewed = True
-        for fd in self._pipes:
+        for fd in (self._halted, *self._pipes):
             try:
+                os.set_blocking(fd, False)
                 while os.read(fd, _PIECE):
                     pass
             except OSError:  # empty, or closed by user code

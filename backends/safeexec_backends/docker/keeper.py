@@ -114,6 +114,8 @@ class Keeper:
             return False
         self._await(number)
         self._end_all()
+        while select.select([self._hand], [], [], 0)[0]:
+            self._hear()  # what the dead said, down to the last word: whoever is woken has room for his own
         if kind == orders.KILL:
             return False
         try:
@@ -129,7 +131,8 @@ class Keeper:
         poll.register(self._hand, select.POLLIN)
         deadline = time.monotonic() + _PATIENCE
         while self._runner and max(self._kept, self._missed) < number:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
                 return
             self._hear()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import sys
@@ -150,9 +151,13 @@ class Past:
             copies.endure(True)
             # The runner's connection: with the last of it the host knows that the runner is gone.
             os.close(self.channel.descriptor)
+            poll = select.poll()
+            poll.register(self._hand, select.POLLIN)
+            poll.poll()  # the session may have set the socket, which is the runner's too, not to wait
             said, fds, _, _ = socket.recv_fds(self._hand, keeper.HAND.size, 1)
             if not said:
                 os._exit(0)
+            os.set_blocking(self._hand.fileno(), True)
             copies.endure(False)
             while signal.sigtimedwait(signal.valid_signals(), 0) is not None:
                 pass  # they were the runner's
