@@ -1,6 +1,7 @@
 """One session for each framework that safeexec plugs into, each with that framework installed in an environment of its own.
 
-``nox`` runs all; ``nox -s smolagents`` one. Pinned to the releases whose interfaces the adapters were written to.
+``nox`` runs all; ``nox -s smolagents`` one; ``nox -s smolagents_own -- CHECKOUT/tests/test_agents.py`` smolagents' own tests with our executor. Pinned to the
+releases whose interfaces the adapters were written to.
 """
 
 import functools
@@ -33,3 +34,16 @@ def _test(session: nox.Session, name: str) -> None:
 
 for _name in FRAMEWORKS:
     nox.session(functools.partial(_test, name=_name), name=_name)
+
+nox.options.sessions = list(FRAMEWORKS)
+
+
+@nox.session
+def smolagents_own(session: nox.Session) -> None:
+    """See tests/support/smolagents_own.py."""
+    theirs = ("pytest", "pytest-datadir", "ddgs", "ipython", "markdownify", "numpy", "openai")
+    session.install("-q", "-e", ".", *theirs, *FRAMEWORKS["smolagents"])
+    path = {"PYTHONPATH": "tests/support"}  # a checkout has a package `tests` of its own
+    session.run(
+        "python", "-P", "-m", "pytest", "-p", "no:cacheprovider", "-p", "smolagents_own", *session.posargs, env=path
+    )

@@ -6,8 +6,10 @@ A step occupies a thread only while it runs; an idle session holds none.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from safeexec import threads
@@ -50,7 +52,8 @@ async def _in_thread(work: Callable[[], T], on_cancel: Callable[[], object] | No
         except RuntimeError:  # the loop was closed: nobody waits any more
             return
 
-    threads.start(main)
+    # Who runs a step is known to its tools by context, to tracing for instance, as it is without asyncio.
+    threads.start(partial(contextvars.copy_context().run, main))
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
@@ -150,8 +153,9 @@ class AsyncSession:
         return self._session.policy
 
     async def run(self, code: str, *, on_output: OnOutput | None = None) -> Result:
-        """Run one step. `on_output` is called on the event loop."""
+        """Run one step. `on_output` is called on the event loop, and asynchronous tools run there."""
         relay: OnOutput | None = None
+        self._session._loop = asyncio.get_running_loop()
         if on_output is not None:
             loop = asyncio.get_running_loop()
             callback = on_output
@@ -210,7 +214,7 @@ async def _new_session(make: Callable[[], Session]) -> AsyncSession:
 class AsyncExecutor:
     """See :class:`safeexec.executor.Executor`. The sandbox is set up on ``async with``, or on first use.
 
-    Asynchronous tools run on the event loop that made the session.
+    Asynchronous tools run on the event loop that runs the step.
     """
 
     def __init__(

@@ -6,13 +6,13 @@ import keyword
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safeexec import travel, wire
+from safeexec import answers, travel, wire
 from safeexec.backend import Guest, GuestDied
 from safeexec.errors import (
     BackendUnavailable,
@@ -26,9 +26,10 @@ from safeexec.errors import (
 )
 from safeexec.files import Files
 from safeexec.policy import Limits, Policy
-from safeexec.result import ERROR_KINDS, FileInfo, GuestError, Result, Usage
-from safeexec.step import OnOutput, Step, number_field, text_field
+from safeexec.result import FileInfo, GuestError, Result, Usage
+from safeexec.step import OnOutput, Step, number_field
 from safeexec.tools import HostTool, Tools, collect
+from safeexec.variables import Variables
 
 if TYPE_CHECKING:
     from safeexec.egress.network import Network
@@ -222,12 +223,12 @@ class Session:
                 raise ProtocolError(step.broken)
             if step.died is None:
                 answer = step.answer
-                error = _guest_error(answer.get("error")) or _own_failure(answer)
+                error = answers.guest_error(answer.get("error")) or answers.own_failure(answer)
                 if error is None and "v" in answer:
                     value = wire.Decoder(step.blobs, limit=self.policy.limits.value).decode(answer["v"])
                 cpu = number_field(answer, "cpu")
                 self._peak = max(self._peak, int(number_field(answer, "rss")))
-                files = _file_list(answer.get("files", []))
+                files = answers.file_list(answer.get("files", []))
                 step.truncated = step.truncated or answer.get("cut") is True
         except (ProtocolError, wire.WireError) as trouble:
             error, value, files = GuestError("protocol", "ProtocolError", str(trouble)), None, ()
@@ -289,7 +290,7 @@ class Session:
                 self._guest.checkpoint()  # type: ignore[attr-defined]
             fail = step.answer.get("fail")
             if fail is not None:
-                _raise_failure(fail)
+                answers.raise_failure(fail)
             return step.answer, step.blobs
         finally:
             self._release()
@@ -333,7 +334,7 @@ class Session:
         if size > _MAX_CODE:
             raise LimitExceeded(f"the module {name!r} has {size} bytes; {_MAX_CODE} can be sent at once")
         answer, _ = self._request({"t": "module", "name": name, "code": source})
-        error = _guest_error(answer.get("error"))
+        error = answers.guest_error(answer.get("error"))
         if error is not None:
             raise ExecutionError(error)
 
@@ -423,100 +424,3 @@ def _discard(guest: Guest) -> None:
 
 
 _DEATHS = {"memory": "MemoryError", "time": "TimeoutError", "output": "OutputLimitExceeded", "crash": "Crash"}
-
-
-def _guest_error(data: Any) -> GuestError | None:
-    if data is None:
-        return None
-    if type(data) is not dict or data.get("kind") not in ERROR_KINDS:
-        raise ProtocolError("a malformed error")
-    line = data.get("line")
-    if line is not None and (type(line) is not int or not 0 <= line < 2**31):
-        raise ProtocolError("a malformed line number")
-    return GuestError(
-        data["kind"], text_field(data, "type", 400), text_field(data, "message"), text_field(data, "traceback"), line
-    )
-
-
-def _own_failure(answer: wire.Header) -> GuestError | None:
-    """The guest program itself failed at the step, over an exception that cannot even be described, say: that is no success."""
-    fail = answer.get("fail")
-    if fail is None:
-        return None
-    if type(fail) is not dict:
-        raise ProtocolError("a malformed failure")
-    return GuestError("exception", text_field(fail, "type", 400), text_field(fail, "message"))
-
-
-def _file_list(data: Any) -> tuple[FileInfo, ...]:
-    if type(data) is not list or len(data) > 10_000:
-        raise ProtocolError("a malformed list of files")
-    files = []
-    for item in data:
-        if type(item) is not list or len(item) != 2 or type(item[0]) is not str or type(item[1]) is not int:
-            raise ProtocolError("a malformed list of files")
-        files.append(FileInfo(item[0][:4096], max(0, item[1])))
-    return tuple(files)
-
-
-def _raise_failure(fail: Any) -> None:
-    if type(fail) is not dict:
-        raise ProtocolError("a malformed failure")
-    kind, message = text_field(fail, "type", 200), text_field(fail, "message", 5000)
-    if kind == "KeyError":
-        raise KeyError(message.strip("'"))
-    if kind == "TooLarge":
-        raise LimitExceeded(f"{message} (Limits.value)")
-    for known in (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
-        if kind == known.__name__:
-            raise known(message)
-    if kind == "OSError":
-        raise OSError(message)
-    raise ProtocolError(f"the guest refused a request: {kind}: {message}")
-
-
-class Variables(MutableMapping[str, Any]):
-    """See :attr:`Session.variables`. Raises KeyError for a missing name, TypeError for a value with no plain form, LimitExceeded."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __getitem__(self, name: str) -> Any:
-        if not isinstance(name, str):
-            raise KeyError(name)
-        try:
-            return self._session._decoded({"t": "get", "name": name})
-        except KeyError:
-            raise KeyError(name) from None
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._session._set({name: value})
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Set several variables in one request."""
-        self._session._set(dict(*args, **kwargs))
-
-    def __delitem__(self, name: str) -> None:
-        try:
-            self._session._request({"t": "del", "name": name})
-        except KeyError:
-            raise KeyError(name) from None
-
-    def _names(self) -> list[str]:
-        answer, _ = self._session._request({"t": "names"})
-        names = answer.get("v")
-        if type(names) is not list or not all(type(name) is str for name in names):
-            raise ProtocolError("a malformed list of names")
-        return names
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
-
-    def __len__(self) -> int:
-        return len(self._names())
-
-    def __bool__(self) -> bool:
-        return True

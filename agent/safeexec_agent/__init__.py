@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         OpenAIServerModel,
         TransformersModel,
     )
-    from safeexec_agent.errors import AgentBusy, AgentError, AgentInterrupted, ModelError
+    from safeexec_agent.errors import AgentBusy, AgentError, AgentInterrupted, ModelError, NotInstalled
     from safeexec_agent.memory import (
         ActionStep,
         AgentMemory,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _HOME = {
     "agent": ("CodeAgent", "RunResult"),
     "endpoints": ("HfApiModel", "InferenceClientModel", "LiteLLMModel", "OpenAIModel", "OpenAIServerModel", "TransformersModel"),
-    "errors": ("AgentBusy", "AgentError", "AgentInterrupted", "ModelError"),
+    "errors": ("AgentBusy", "AgentError", "AgentInterrupted", "ModelError", "NotInstalled"),
     "memory": ("ActionStep", "AgentMemory", "FinalAnswerStep", "PlanningStep", "StepError", "SystemPromptStep", "TaskStep", "Timing"),
     "models": ("ChatMessage", "Delta", "Model", "ScriptedModel", "TokenUsage"),
     "toolbox": ("DuckDuckGoSearchTool", "FinalAnswerTool", "TavilySearchTool", "UserInputTool", "VisitWebpageTool"),
@@ -71,6 +71,7 @@ __all__ = [
     "LiteLLMModel",
     "Model",
     "ModelError",
+    "NotInstalled",
     "OpenAIModel",
     "OpenAIServerModel",
     "PlanningStep",

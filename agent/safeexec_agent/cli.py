@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -13,15 +14,16 @@ from safeexec import DEFAULT_IMPORTS, Limits, Policy
 from safeexec.cli import document, exits
 from safeexec.cli.options import load_tool
 from safeexec.text import neutralise
-from safeexec_agent.errors import AgentError, AgentInterrupted, ModelError
+from safeexec_agent.errors import AgentError, AgentInterrupted, ModelError, NotInstalled
 
 _OLLAMA = "http://127.0.0.1:11434/v1"
-_SEARCH = {
-    "web_search": "DuckDuckGoSearchTool",
-    "tavily": "TavilySearchTool",
-    "visit_webpage": "VisitWebpageTool",
-    "user_input": "UserInputTool",
+_OWN_TOOLS = {
+    "web_search": ("DuckDuckGoSearchTool", "ddgs"),
+    "tavily": ("TavilySearchTool", "httpx"),
+    "visit_webpage": ("VisitWebpageTool", "markdownify"),
+    "user_input": ("UserInputTool", "sys"),
 }
+"""Class, and the library it needs."""
 
 
 @click.command("agent", context_settings={"help_option_names": ["-h", "--help"]}, epilog=exits.HELP)
@@ -97,7 +99,9 @@ def command(task: str, **options: Any) -> int:
     try:
         agent = _agent(**options)
     except (AgentError, ValueError) as error:
-        raise exits.Failure(str(error)) from error
+        raise exits.Failure(
+            str(error), exits.UNAVAILABLE if isinstance(error, NotInstalled) else exits.USAGE
+        ) from error
     show = _Json(options["sandbox"]) if options["as_json"] else None
     if show is not None:
         agent.observers[:] = [show]
@@ -171,8 +175,11 @@ def _model(text: str, base_url: str | None) -> Any:
 def _tool(text: str) -> Any:
     from safeexec_agent import toolbox, tools
 
-    if text in _SEARCH:
-        return getattr(toolbox, _SEARCH[text])()
+    if text in _OWN_TOOLS:
+        kind, library = _OWN_TOOLS[text]
+        if importlib.util.find_spec(library) is None:  # said now: the model could do nothing about it
+            raise NotInstalled(f"{text} needs {library}: pip install 'safeexec[agent]'")
+        return getattr(toolbox, kind)()
     found = load_tool(text)
     return tools.as_tool(found() if isinstance(found, type) and issubclass(found, tools.Tool) else found)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from safeexec_agent.errors import ModelError
+from safeexec_agent.errors import ModelError, NotInstalled
 from safeexec_agent.models import MAX_REPLY, ChatMessage, Delta, TokenUsage
 
 DEFAULT_HF_MODEL = "Qwen/Qwen2.5-Coder-32B-Instruct"
@@ -19,7 +19,7 @@ _NO_STOP = re.compile(r"(^|/)(o\d|gpt-5)")
 
 
 def _missing(what: str, extra: str) -> NoReturn:
-    raise ModelError(f"{what} is not installed: pip install '{extra}'")
+    raise NotInstalled(f"{what} is not installed: pip install '{extra}'")
 
 
 class _ChatCompletions:

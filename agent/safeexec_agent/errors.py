@@ -13,6 +13,10 @@ class ModelError(AgentError):
     """The model could not be reached, or what it answered is no answer."""
 
 
+class NotInstalled(AgentError, ImportError):
+    """A library that this needs is not installed; the message says how to install it."""
+
+
 class AgentInterrupted(AgentError):
     """Somebody called ``interrupt()``; the memory holds what was done until then."""
 

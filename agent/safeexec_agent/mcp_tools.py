@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 from safeexec import Image
-from safeexec_agent.errors import AgentError
+from safeexec_agent.errors import AgentError, NotInstalled
 from safeexec_agent.tools import TYPES, Tool
 
 
@@ -84,7 +84,7 @@ def connected(collection: Any, parameters: Any, timeout: float) -> Iterator[Any]
     try:
         import mcp
     except ImportError:
-        raise AgentError("the mcp library is not installed: pip install 'safeexec[mcp]'") from None
+        raise NotInstalled("the mcp library is not installed: pip install 'safeexec[mcp]'") from None
     loop = asyncio.new_event_loop()
     ready = threading.Event()
     state: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from typing import Any
 from safeexec import DEFAULT_IMPORTS, Executor, ToolError
 from safeexec_agent import endpoints, prompts, toolbox
 from safeexec_agent.bridge import SandboxTool
-from safeexec_agent.errors import AgentError
+from safeexec_agent.errors import AgentError, NotInstalled
 from safeexec_agent.tools import FunctionTool, Tool, as_tool
 
 BUILT_IN = {
@@ -321,7 +321,7 @@ def _yaml() -> Any:
     try:
         import yaml
     except ImportError:
-        raise AgentError("this needs PyYAML: pip install 'safeexec[hub]'") from None
+        raise NotInstalled("this needs PyYAML: pip install 'safeexec[hub]'") from None
     return yaml
 
 
@@ -332,7 +332,7 @@ def _hub() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        raise AgentError("huggingface_hub is not installed: pip install 'safeexec[hub]'") from None
+        raise NotInstalled("huggingface_hub is not installed: pip install 'safeexec[hub]'") from None
     return huggingface_hub
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from safeexec.egress.addresses import is_public
-from safeexec_agent.errors import AgentError
+from safeexec_agent.errors import AgentError, NotInstalled
 from safeexec_agent.tools import Tool
 
 TAVILY = "https://api.tavily.com/search"
@@ -60,7 +60,7 @@ class DuckDuckGoSearchTool(Tool):
         try:
             from ddgs import DDGS
         except ImportError:
-            raise AgentError("web_search needs ddgs: pip install 'safeexec[agent]'") from None
+            raise NotInstalled("web_search needs ddgs: pip install 'safeexec[agent]'") from None
         found = DDGS(**self._options).text(query, max_results=self.max_results)
         return listed((r.get("title", ""), r.get("href", ""), r.get("body", "")) for r in found)
 

@@ -71,12 +71,13 @@ def load(ctx: click.Context, param: click.Parameter, named: str | None) -> None:
         if settings is None:
             raise Failure(f"--config: there is no file {named}")
         ctx.default_map = settings
+        ctx.meta["safeexec.settings"] = named
         return
     for name in NAMES:
         settings = _read(name, trusted=False)
         if settings is not None:
             ctx.default_map = settings
-            ctx.meta["safeexec.config"] = name
+            ctx.meta["safeexec.config"] = ctx.meta["safeexec.settings"] = name
             return
 
 

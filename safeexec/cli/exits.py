@@ -17,7 +17,7 @@ Exit codes:
   1    the program failed (or the host could not carry on)
   2    usage: an option, a file or a setting is wrong
   3    a limit was reached: time, memory or output
-  4    the sandbox is not available here
+  4    the sandbox, or a library that is needed, is not available here
   130  interrupted with Ctrl-C
   141  whoever read the output went away
   129, 143  told to end by SIGHUP or SIGTERM

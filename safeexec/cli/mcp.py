@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hmac
-import os
 import secrets
 import socket
 import sys
-from typing import Any
 
 import click
 
@@ -48,6 +45,7 @@ def command(options: Options, transport: str, host: str, port: int, token: str |
         import uvicorn
 
         from safeexec.integrations import mcp
+        from safeexec.integrations._mcp_http import Guarded
     except ImportError as error:
         raise exits.Failure(
             f"the MCP server needs more: {error}; try: pip install 'safeexec[mcp]'", exits.UNAVAILABLE
@@ -71,26 +69,8 @@ def command(options: Options, transport: str, host: str, port: int, token: str |
             ) from error
         address = f"{host}:{listener.getsockname()[1]}"
         print(f"http://{address}/mcp" + ("" if token else f"\ntoken: {secret}"), file=sys.stderr, flush=True)
-        guarded = Guarded(app.streamable_http_app(host=host), secret)
+        guarded = Guarded(app.streamable_http_app(host=host), secret, sessions)
         uvicorn.Server(uvicorn.Config(guarded, log_level="warning", lifespan="on")).run(sockets=[listener])
         return exits.OK
     finally:
         sessions.close()
-
-
-class Guarded:
-    """An ASGI application behind a bearer token: a page in the user's browser, or another user of the machine, reaches the port, too."""
-
-    def __init__(self, app: Any, token: str) -> None:
-        self._app = app
-        self._expected = b"Bearer " + os.fsencode(token)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            given = [value for name, value in scope.get("headers", ()) if name == b"authorization"]
-            if len(given) != 1 or not hmac.compare_digest(given[0], self._expected):
-                headers = [(b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain")]
-                await send({"type": "http.response.start", "status": 401, "headers": headers})
-                await send({"type": "http.response.body", "body": b"this server wants its token as a bearer token\n"})
-                return
-        await self._app(scope, receive, send)

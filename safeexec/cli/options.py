@@ -13,6 +13,7 @@ import click
 from safeexec.cli import config
 from safeexec.cli.exits import Failure
 from safeexec.cli.units import Seconds, Size
+from safeexec.errors import BackendUnavailable
 from safeexec.executor import DEFAULT_SANDBOX
 from safeexec.policy import DEFAULT_IMPORTS, Limits, Policy
 
@@ -64,7 +65,13 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
 
     def gathered(**values: Any) -> Any:
         fields = {name: values.pop(name) for name in Options._fields}
-        return command(options=Options(**fields), **values)
+        try:
+            return command(options=Options(**fields), **values)
+        except BackendUnavailable as error:
+            source = _source_of_sandbox(click.get_current_context())
+            if source is None:
+                raise
+            raise BackendUnavailable(f"{error} (sandbox {fields['sandbox']!r} is chosen by {source})") from error
 
     gathered.__name__, gathered.__doc__ = command.__name__, command.__doc__
     gathered.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
@@ -127,6 +134,14 @@ _OPTIONS = (
         "timeout, memory, output-limit and sandbox, within bounds; 'none' reads no file.",
     ),
 )
+
+
+def _source_of_sandbox(ctx: click.Context) -> str | None:
+    """Where the sandbox's name comes from, if the user did not just type it."""
+    source = ctx.get_parameter_source("sandbox")
+    if source is click.core.ParameterSource.ENVIRONMENT:
+        return f"the environment variable {_ENV}SANDBOX"
+    return ctx.meta["safeexec.settings"] if source is click.core.ParameterSource.DEFAULT_MAP else None
 
 
 def note_config(ctx: click.Context) -> str | None:

@@ -10,9 +10,8 @@ from typing import Any
 
 from ag2.tools.code import CodeLanguage, CodeRunResult
 
-from safeexec.aio import AsyncSession, _in_thread
 from safeexec.executor import DEFAULT_SANDBOX, Executor
-from safeexec.integrations._sessions import Sessions, observation
+from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools
 
@@ -43,9 +42,8 @@ class SafeexecEnvironment:
         if language != "python":
             return CodeRunResult(f"language {language!r} is not supported; write Python", 2)
         key = None if context is None else context.stream.id
-        session = AsyncSession(await _in_thread(lambda: self._sessions.get(key)))
-        result = await session.run(code)
-        return CodeRunResult(observation(result, session), 0 if result.ok else 1)
+        shown = await self._sessions.arun(code, key)
+        return CodeRunResult(shown.text, 0 if shown.result.ok else 1)
 
     def close(self) -> None:
         """End all sessions and the sandbox."""

@@ -9,9 +9,8 @@ from typing import Any
 
 from agent_framework import Content, ContextProvider, tool
 
-from safeexec.aio import AsyncSession, _in_thread
 from safeexec.executor import DEFAULT_SANDBOX, Executor
-from safeexec.integrations._sessions import Sessions, images, observation
+from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools
 
@@ -38,10 +37,9 @@ class SafeexecProvider(ContextProvider):
         @tool(approval_mode="never_require")
         async def run_python(code: str) -> Any:
             """Run Python code in a sandbox. Returns what it prints and the value of its last expression."""
-            live = AsyncSession(await _in_thread(lambda: self._sessions.get(session.session_id)))
-            result = await live.run(code)
-            pictures = [Content.from_data(data, mime) for mime, data in images(result)]
-            return [Content.from_text(observation(result, live)), *pictures]
+            shown = await self._sessions.arun(code, session.session_id)
+            pictures = [Content.from_data(picture.data, picture.mime) for picture in shown.pictures]
+            return [Content.from_text(shown.text), *pictures]
 
         context.extend_instructions(self.source_id, INSTRUCTIONS)
         context.extend_tools(self.source_id, [run_python])

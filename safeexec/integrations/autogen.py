@@ -11,9 +11,9 @@ from typing import Any
 from autogen_core import CancellationToken
 from autogen_core.code_executor import CodeBlock, CodeExecutor, CodeResult
 
-from safeexec.aio import AsyncSession, _in_thread
+from safeexec.aio import _in_thread
 from safeexec.executor import DEFAULT_SANDBOX, Executor
-from safeexec.integrations._sessions import Sessions, observation
+from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 
 
@@ -54,11 +54,10 @@ class SafeexecCodeExecutor(CodeExecutor):
                 return CodeResult(
                     1, "\n".join([*output, f"language {block.language!r} is not supported; write Python"])
                 )
-            session = AsyncSession(await _in_thread(self._sessions.get))
-            task = asyncio.ensure_future(session.run(block.code))
+            task = asyncio.ensure_future(self._sessions.arun(block.code))
             cancellation_token.link_future(task)
-            result = await task
-            output.append(observation(result, session))
-            if not result.ok:
+            shown = await task
+            output.append(shown.text)
+            if not shown.result.ok:
                 return CodeResult(1, "\n".join(output))
         return CodeResult(0, "\n".join(output))

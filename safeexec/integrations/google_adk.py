@@ -6,7 +6,6 @@ Interface: ``google.adk.code_executors.BaseCodeExecutor`` of google-adk 2. State
 from __future__ import annotations
 
 import base64
-import mimetypes
 from typing import Any
 
 from google.adk.agents.invocation_context import InvocationContext
@@ -15,7 +14,9 @@ from google.adk.code_executors.code_execution_utils import CodeExecutionInput, C
 from pydantic import ConfigDict, PrivateAttr
 
 from safeexec.executor import DEFAULT_SANDBOX
-from safeexec.integrations._sessions import Sessions, failure, images
+from safeexec.integrations._attachments import files, pictures
+from safeexec.integrations._sessions import Sessions
+from safeexec.integrations._shown import clip, failure
 from safeexec.policy import Policy
 from safeexec.text import neutralise
 
@@ -43,23 +44,18 @@ class SafeexecCodeExecutor(BaseCodeExecutor):
             invocation_context.user_id,
             invocation_context.session.id,
         )
-        session = self._sessions.get(key)
-        for given in code_execution_input.input_files:
-            content = given.content
-            session.files.write(given.name, base64.b64decode(content) if isinstance(content, str) else content)
-        result = session.run(code_execution_input.code)
-        made = [
-            File(f"display-{n}.{mime.partition('/')[2]}", data, mime)
-            for n, (mime, data) in enumerate(images(result), 1)
-        ]
-        if not session.closed:
-            for info in result.files:
-                mime = mimetypes.guess_type(info.name)[0] or "application/octet-stream"
-                made.append(File(info.name, session.files.read(info.name), mime))
-        shown = neutralise(result.stdout)
+        with self._sessions.turn(key) as session:
+            for given in code_execution_input.input_files:
+                content = given.content
+                session.files.write(given.name, base64.b64decode(content) if isinstance(content, str) else content)
+            result = session.run(code_execution_input.code)
+            made, trouble = files(session, () if session.closed else result.files)
+        output = neutralise(result.stdout)
         if result.value is not None:
-            shown += neutralise(repr(result.value)) + "\n"
-        return CodeExecutionResult(shown, neutralise(result.stderr) + failure(result), made, 0 if result.ok else 1)
+            output += clip(neutralise(repr(result.value))) + "\n"
+        passed_on = [File(each.name, each.data, each.mime) for each in (*pictures(result), *made)]
+        said = neutralise(result.stderr) + trouble + failure(result)
+        return CodeExecutionResult(output, said, passed_on, 0 if result.ok else 1)
 
     def close(self) -> None:
         """End all sessions and the sandbox."""

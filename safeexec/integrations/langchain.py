@@ -12,9 +12,8 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from safeexec.aio import AsyncSession, _in_thread
 from safeexec.executor import DEFAULT_SANDBOX, Executor
-from safeexec.integrations._sessions import Sessions, observation
+from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.result import Result
 from safeexec.tools import Tools
@@ -47,14 +46,12 @@ class SafeexecTool(BaseTool):
         self._sessions = Sessions(sandbox, policy=policy, tools=tools, **(options or {}))
 
     def _run(self, code: str, config: RunnableConfig, **_: Any) -> tuple[str, Result]:
-        session = self._sessions.get(_thread(config))
-        result = session.run(code)
-        return observation(result, session), result
+        shown = self._sessions.run(code, _thread(config))
+        return shown.text, shown.result
 
     async def _arun(self, code: str, config: RunnableConfig, **_: Any) -> tuple[str, Result]:
-        session = AsyncSession(await _in_thread(lambda: self._sessions.get(_thread(config))))
-        result = await session.run(code)
-        return observation(result, session), result
+        shown = await self._sessions.arun(code, _thread(config))
+        return shown.text, shown.result
 
     def close(self, thread_id: str | None = None) -> None:
         """End the session of one thread, or all of them and the sandbox."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from safeexec.integrations._sessions import Sessions, native, observation
+from safeexec.integrations._sessions import Sessions
+from safeexec.integrations._shown import native, observation
 from safeexec.wire import Opaque
 
 
@@ -19,7 +20,7 @@ def eval_fn(sessions: Sessions) -> Callable[[str, dict[str, Any]], tuple[str, di
     def evaluate(code: str, context: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         tools = {name: item for name, item in context.items() if callable(item)}
         variables = {name: item for name, item in context.items() if not callable(item)}
-        with sessions.executor.session(tools, variables, policy=sessions.policy) as session:
+        with sessions.fresh(tools, variables) as session:
             result = session.run(code)
             new = {}
             if not session.closed:

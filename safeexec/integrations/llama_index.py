@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from safeexec.aio import AsyncSession, _in_thread
 from safeexec.executor import DEFAULT_SANDBOX, Executor
-from safeexec.integrations._sessions import Sessions, observation
+from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools
 
@@ -27,9 +26,8 @@ def code_execute_fn(
         Args:
             code: the program
         """
-        session = AsyncSession(await _in_thread(sessions.get))
-        result = await session.run(code)
-        return {"ok": result.ok, "output": observation(result, session)}
+        shown = await sessions.arun(code)
+        return {"ok": shown.result.ok, "output": shown.text}
 
     execute.sessions = sessions  # type: ignore[attr-defined]
     return execute

@@ -6,16 +6,14 @@ Interface: ``function_tool`` of openai-agents 0.24. The SDK gives a tool no iden
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Hashable
 from typing import Any
 
 from agents import FunctionTool, ToolOutputImage, ToolOutputText, function_tool
 from agents.tool_context import ToolContext
 
-from safeexec.aio import AsyncSession, _in_thread
 from safeexec.executor import DEFAULT_SANDBOX, Executor
-from safeexec.integrations._sessions import Sessions, images, observation
+from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools
 
@@ -38,15 +36,9 @@ def python_tool(
         Args:
             code: the program
         """
-        identity = None if key is None else key(context)
-        session = AsyncSession(await _in_thread(lambda: sessions.get(identity)))
-        result = await session.run(code)
-        pictures = [
-            ToolOutputImage(image_url=f"data:{mime};base64,{base64.b64encode(data).decode()}")
-            for mime, data in images(result)
-        ]
-        text = observation(result, session)
-        return [ToolOutputText(text=text), *pictures] if pictures else text
+        shown = await sessions.arun(code, None if key is None else key(context))
+        pictures = [ToolOutputImage(image_url=picture.url) for picture in shown.pictures]
+        return [ToolOutputText(text=shown.text), *pictures] if pictures else shown.text
 
     run_python.sessions = sessions  # type: ignore[attr-defined]
     return run_python

@@ -13,21 +13,18 @@ from pydantic_ai import BinaryContent, ModelRetry, RunContext, ToolDefinition, T
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, WrapperToolset
 
-from safeexec.aio import AsyncSession, _in_thread
 from safeexec.executor import DEFAULT_SANDBOX, Executor
-from safeexec.integrations._sessions import Sessions, images, observation
+from safeexec.integrations._sessions import Sessions
+from safeexec.integrations._shown import Shown
 from safeexec.policy import Policy
 
 
-async def _run(sessions: Sessions, ctx: RunContext[Any], code: str, tools: Any = None) -> ToolReturn:
-    session = AsyncSession(await _in_thread(lambda: sessions.get(ctx.conversation_id)))
-    if tools:
-        await session.add_tools(tools)
-    result = await session.run(code)
-    text = observation(result, session)
-    if result.error is not None:
-        raise ModelRetry(text)  # the model reads the error and may try again, as often as the tool's retries allow
-    return ToolReturn(text, content=[BinaryContent(data, media_type=mime) for mime, data in images(result)] or None)
+def _returned(shown: Shown) -> ToolReturn:
+    if not shown.result.ok:
+        # The model reads the error and may try again, as often as the tool's retries allow.
+        raise ModelRetry(shown.text)
+    pictures = [BinaryContent(picture.data, media_type=picture.mime) for picture in shown.pictures]
+    return ToolReturn(shown.text, content=pictures or None)
 
 
 def toolset(
@@ -40,7 +37,7 @@ def toolset(
     @made.tool
     async def run_python(ctx: RunContext[Any], code: str) -> ToolReturn:
         """Run Python code in a sandbox. Returns what it prints and the value of its last expression. State lives on from call to call."""
-        return await _run(sessions, ctx, code)
+        return _returned(await sessions.arun(code, ctx.conversation_id))
 
     made.sessions = sessions  # type: ignore[attr-defined]
     return made
@@ -71,7 +68,9 @@ class _CodeToolset(WrapperToolset[Any]):
 
         async def run_python(ctx: RunContext[Any], code: str) -> ToolReturn:
             """Run Python code in a sandbox where these functions can be called, by keyword arguments. State lives on."""
-            return await _run(self.sessions, ctx, code, {n: self._function(n, tool, ctx) for n, tool in inner.items()})
+            async with self.sessions.aturn(ctx.conversation_id) as session:
+                await session.add_tools({name: self._function(name, tool, ctx) for name, tool in inner.items()})
+                return _returned(Shown.of(await session.run(code), session))
 
         outer: FunctionToolset[Any] = FunctionToolset([run_python], max_retries=3)
         made = (await outer.get_tools(ctx))["run_python"]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from safeexec.cli.main import main
 from tests.agent.loopback import completion, events, serving
 
 SCRIPT = """Thought: count.
@@ -142,6 +143,25 @@ def test_wrong_use_is_one_line_and_a_code(folder: Path, arguments: list[str], co
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("library", "arguments"),
+    [
+        ("litellm", ("--model", "litellm:m")),
+        ("openai", ("--model", "openai:m")),
+        ("ddgs", ("--model", "script:t.md", "--tool", "web_search")),
+        ("markdownify", ("--model", "script:t.md", "--tool", "visit_webpage")),
+    ],
+)
+def test_a_library_that_is_not_installed_is_code_4(
+    folder: Path, library: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.chdir(folder)
+    assert main(["agent", "Go.", *arguments]) == 4
+    said = capsys.readouterr()
+    assert "pip install" in said.err and library in said.err and said.out == ""
+
+
 def test_a_model_that_fails_is_code_4_and_steps_that_run_out_code_3(folder: Path) -> None:
     (folder / "one.md").write_text(SCRIPT.split("---\n")[0])
     done = agent(folder, "Sum.", "--model", "script:one.md", "--sandbox", "local")
@@ -156,32 +176,11 @@ def test_openai_with_a_key_from_dotenv_which_sets_nothing_but_keys(folder: Path)
         (folder / ".env").write_text(
             f"# keys\nexport OPENAI_API_KEY='sk-dotenv'\nOPENAI_BASE_URL={other.url}\nHTTP_PROXY={other.url}\nPYTHONPATH=/x\n"
         )
-        done = agent(
-            folder,
-            "Go.",
-            "--model",
-            "openai:m",
-            "--base-url",
-            f"{server.url}/v1",
-            "--sandbox",
-            "local",
-            "--stream",
-            OPENAI_BASE_URL=other.url,
-        )
+        given = ("Go.", "--model", "openai:m", "--base-url", f"{server.url}/v1", "--sandbox", "local", "--stream")
+        done = agent(folder, *given, OPENAI_BASE_URL=other.url)
         assert done.returncode == 0, done.stdout + done.stderr
         assert server.requests[0][2]["authorization"] == "Bearer sk-dotenv" and other.requests == []
-        done = agent(
-            folder,
-            "Go.",
-            "--model",
-            "openai:m",
-            "--base-url",
-            f"{server.url}/v1",
-            "--sandbox",
-            "local",
-            "--stream",
-            OPENAI_API_KEY="sk-env",
-        )
+        done = agent(folder, *given, OPENAI_API_KEY="sk-env")
         assert server.requests[1][2]["authorization"] == "Bearer sk-env"
         assert "sk-" not in done.stdout + done.stderr
 

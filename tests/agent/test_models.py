@@ -15,6 +15,7 @@ from safeexec_agent import (
     InferenceClientModel,
     LiteLLMModel,
     ModelError,
+    NotInstalled,
     OpenAIModel,
     ScriptedModel,
     TokenUsage,
@@ -162,13 +163,13 @@ def test_litellm_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "litellm", types.SimpleNamespace(completion=complete))
     assert ask(LiteLLMModel("x/y"), HELLO) == ChatMessage("assistant", "hi", TokenUsage(1, 2))
     monkeypatch.setitem(sys.modules, "litellm", None)
-    with pytest.raises(ModelError, match="pip install"):
+    with pytest.raises(NotInstalled, match="pip install"):
         LiteLLMModel("x/y")
 
 
 def test_transformers_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ModelError, match="pip install"):
+    with pytest.raises(NotInstalled, match="pip install"):
         TransformersModel("x")
 
 

@@ -40,6 +40,26 @@ def test_a_found_file_may_choose_a_sandbox_of_this_machine(cli: Command, monkeyp
     assert cli("run", "--json", "-c", "1").json["sandbox"] == "plain"
 
 
+def test_who_chose_a_sandbox_that_is_not_there_is_said(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(*arguments: str) -> str:
+        ran = cli("run", *arguments, "-c", "1")
+        assert ran.code == 4 and "there is no sandbox 'papyrus'" in ran.err
+        return ran.err
+
+    monkeypatch.setenv("SAFEEXEC_SANDBOX", "papyrus")
+    assert "(sandbox 'papyrus' is chosen by the environment variable SAFEEXEC_SANDBOX)" in said()
+    assert "chosen by" not in said("--sandbox", "papyrus")
+    monkeypatch.delenv("SAFEEXEC_SANDBOX")
+    Path("mine.toml").write_text("sandbox = 'papyrus'\n")
+    assert "(sandbox 'papyrus' is chosen by mine.toml)" in said("--config", "mine.toml")
+    monkeypatch.setattr("safeexec.cli.config.FOUND_SANDBOXES", ("papyrus",))
+    Path("mine.toml").rename("safeexec.toml")
+    assert "chosen by safeexec.toml" in said()
+    Path("safeexec.toml").write_text("sandbox = 'wasm\\u001b]0;x\\u0007'\n")
+    ran = cli("run", "--config", "safeexec.toml", "-c", "1")
+    assert ran.code == 4 and "chosen by safeexec.toml" in ran.err and "\x1b" not in ran.err
+
+
 REFUSED = {
     "code of the host": "tool = ['my_evil:f']",
     "no walls": "allow-weak = true",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
-from safeexec import AsyncExecutor, Limits, Policy, SessionClosed
+from safeexec import AsyncExecutor, Executor, Limits, Policy, SessionClosed
+from safeexec.aio import AsyncSession
 from safeexec.testing.base import eventually
 from tests.core.scripted import Peer, ScriptedBackend, threads_named
 from tests.support.plain import PlainBackend
@@ -117,6 +119,42 @@ def test_cancelling_while_a_tool_runs_cancels_the_tool() -> None:
             assert session.closed or (await session.run("1")).value == 1
 
     run(main())
+
+
+def test_tools_know_by_context_who_runs_the_step() -> None:
+    """As without asyncio: a trace, or the user whose request this is."""
+    user = contextvars.ContextVar("user", default="nobody")
+
+    def plain() -> str:
+        return user.get()
+
+    async def awaited() -> str:
+        return user.get()
+
+    async def main() -> None:
+        async with AsyncExecutor(PlainBackend(), policy=PATIENT) as executor:
+            for name in ("ann", "bob"):
+                user.set(name)
+                async with executor.session([plain, awaited]) as session:
+                    assert (await session.run("plain(), awaited()")).value == (name, name)
+
+    run(main())
+
+
+def test_asynchronous_tools_run_on_the_loop_that_runs_the_step() -> None:
+    loops: list[Any] = []
+
+    async def here() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    with Executor(PlainBackend(), policy=PATIENT) as executor, executor.session([here]) as session:
+        for _ in range(2):  # the session outlives the first loop
+
+            async def main() -> None:
+                assert (await AsyncSession(session).run("here()")).ok
+                assert loops[-1] is asyncio.get_running_loop()
+
+            run(main())
 
 
 def test_cancelling_while_a_session_starts_leaves_nothing() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from safeexec.testing.base import eventually
+
 STRICT = os.environ.get("SAFEEXEC_STRICT") == "1"
 
 
@@ -53,6 +55,19 @@ def docker_url() -> Iterator[str]:
         daemon.close()
 
 
+def watchers(url: str) -> list[str]:
+    """The processes that wait to clean up on the daemon at `url`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:  # it ended just now
+            continue
+        if b"safeexec_backends.docker.watcher" in command and url.encode() in command + environment:
+            found.append(folder.name)
+    return found
+
+
 @pytest.fixture(scope="session")
 def client(docker_url: str) -> Iterator[Any]:
     import docker
@@ -62,6 +77,7 @@ def client(docker_url: str) -> Iterator[Any]:
     left = client.containers.list(all=True, filters={"label": "safeexec.owner"})
     client.close()
     assert left == [], "containers were left behind"
+    assert eventually(lambda: watchers(docker_url) == []), f"processes were left behind: {watchers(docker_url)}"
 
 
 @pytest.fixture(autouse=True, scope="session")

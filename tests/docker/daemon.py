@@ -14,16 +14,19 @@ READY_SECONDS = 30.0
 
 
 class Daemon:
-    """A private dockerd without network set-up. `runtimes` maps names to lists of path and arguments. Raises RuntimeError."""
+    """A private dockerd without network set-up. `runtimes` maps names to lists of path and arguments; `mirror` is asked for official images. Raises RuntimeError."""
 
-    def __init__(self, folder: Path, runtimes: dict[str, list[str]] | None = None) -> None:
+    def __init__(self, folder: Path, runtimes: dict[str, list[str]] | None = None, mirror: str = "") -> None:
         self.folder = folder
         self.url = f"unix://{folder}/docker.sock"
         config = folder / "daemon.json"
         import json
 
         described = {name: {"path": path, "runtimeArgs": rest} for name, (path, *rest) in (runtimes or {}).items()}
-        config.write_text(json.dumps({"runtimes": described} if described else {}))
+        settings: dict[str, object] = {"runtimes": described} if described else {}
+        if mirror:
+            settings["registry-mirrors"] = [mirror]
+        config.write_text(json.dumps(settings))
         self._log = (folder / "log").open("wb")
         self.process = subprocess.Popen(
             [

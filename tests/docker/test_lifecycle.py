@@ -157,6 +157,21 @@ def test_host_that_dies_leaves_nothing(client: Any, how: signal.Signals, state: 
         assert eventually(lambda: ours(client) == [])
 
 
+def test_exception_on_the_host_leaves_nothing(client: Any) -> None:
+    """One that leaves the ``with``, and one that ends a program that never heard of closing."""
+    with pytest.raises(ZeroDivisionError), Executor("docker", pool=1) as executor, executor.session() as session:
+        assert session.run("1 + 1").value == 2
+        raise ZeroDivisionError
+    assert eventually(lambda: ours(client) == [])
+    program = (
+        "from safeexec import Executor\nsession = Executor('docker', pool=1).session()\n"
+        "print(session.run('6 * 7').value, flush=True)\nraise ZeroDivisionError"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ran.stdout == "42\n" and ran.stderr.endswith("ZeroDivisionError\n"), ran.stderr
+    assert eventually(lambda: ours(client) == [])
+
+
 def test_next_start_removes_what_a_killed_host_and_watcher_left(client: Any) -> None:
     script = os.path.join(os.path.dirname(__file__), "host.py")
     with subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as host:

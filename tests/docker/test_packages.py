@@ -12,6 +12,7 @@ import pytest
 
 from safeexec import BackendUnavailable, Executor, Limits, Policy
 from safeexec.cli.main import main
+from safeexec_backends.docker.setup import local_image
 
 # The private daemon has no bridge, so pip's container takes the host's network; pip's own settings go with it.
 BUILD: dict[str, Any] = {
@@ -32,6 +33,10 @@ def test_package_is_installed_once_and_the_session_has_no_network(client: Any) -
         assert executor.run("import msgpack\nmsgpack.unpackb(msgpack.packb([1, 'a']))").value == [1, "a"]
         assert executor.run("open('/proc/net/route').read().count('\\n')").value <= 1
     made = {tag for image in client.images.list("safeexec-packages") for tag in image.tags}
+    [labels] = [
+        image.labels for image in client.images.list(filters={"label": "safeexec.packages=msgpack"}) if image.labels
+    ]
+    assert labels["safeexec.image"] == "packages" and labels["safeexec.base"] == client.images.get(local_image()).id
     with Executor("docker", policy=policy) as executor:  # without a build network: found, not made again
         assert executor.run("import msgpack\nmsgpack.__name__").value == "msgpack"
     assert {tag for image in client.images.list("safeexec-packages") for tag in image.tags} == made

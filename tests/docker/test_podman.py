@@ -17,6 +17,7 @@ from safeexec.testing import conformance
 from safeexec.testing.base import eventually
 from safeexec_backends.docker import daemon, reaper, setup
 from tests.docker.conftest import missing
+from tests.docker.test_packages import BUILD
 
 pytest.importorskip("docker", reason="the docker SDK is not installed: pip install 'safeexec[docker]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -34,7 +35,8 @@ def url() -> Iterator[str]:
             ["podman", "--root", str(folder / "root"), "--runroot", str(folder / "run"), "--runtime=runc",
              "--cgroup-manager=cgroupfs", "--storage-driver=overlay", "system", "service", "-t", "0", address],
             env={**os.environ, "CONTAINERS_CONF": str(folder / "containers.conf")},
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            # In a folder of its own: where a container runs out of memory, conmon leaves a file named "oom".
+            cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
         if not eventually(lambda: (folder / "podman.sock").exists(), 30):
@@ -90,3 +92,9 @@ def test_podman_serves_and_says_what_it_lacks(url: str) -> None:
         assert eventually(lambda: reaper.find(client) == [])
     finally:
         client.close()
+
+
+def test_packages_are_installed_there_too() -> None:
+    with Executor("docker", policy=Policy(packages=("msgpack",)), **BUILD) as executor:
+        assert executor.run("import msgpack\nmsgpack.unpackb(msgpack.packb([1, 'a']))").value == [1, "a"]
+        assert executor.run("open('/proc/net/route').read().count('\\n')").value <= 1

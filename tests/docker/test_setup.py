@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from safeexec import Executor
 from safeexec.cli.main import main
 from safeexec_backends.docker import cli, reaper, setup
 
@@ -35,6 +36,26 @@ def test_setup_makes_the_image_once_and_runs_a_line_in_it(client: Any, monkeypat
     assert client.images.get(setup.local_image()).id not in (first, second)
     left = {image.id for image in client.images.list(all=True)}
     assert not {first, second} & left, "images that were replaced stayed"
+
+
+def test_images_with_packages_go_with_the_image_they_were_made_of(client: Any) -> None:
+    """Made of another, nothing finds them any more. What a container runs on stays."""
+    base = client.images.get(setup.local_image()).id
+    made = {}
+    for name in ("unused", "used"):
+        container = client.api.create_container(base, command=["python3"])["Id"]
+        try:
+            conf = {"Labels": {setup.BASE_LABEL: base, "safeexec.image": "packages"}}
+            made[name] = client.api.commit(container, repository="safeexec-packages", tag=name, conf=conf)["Id"]
+        finally:
+            client.api.remove_container(container, force=True)
+    with Executor("docker", image="safeexec-packages:used") as executor, executor.session() as session:
+        assert session.run("6 * 7").value == 42
+        setup.build_image()
+        left = {image.id for image in client.images.list(all=True)}
+        assert made["unused"] not in left and {made["used"], base} <= left
+        assert session.run("6 * 7").value == 42
+    client.images.remove(made["used"])  # and with it the one it was made of, which has no name any more
 
 
 def test_setup_says_what_to_do(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import safeexec
 from safeexec import Executor, Limits, Policy, PolicyError
 from safeexec_backends.docker import backend, config
+from safeexec_backends.docker.direct import INSIDE
 
 MIB = 2**20
 
@@ -161,6 +162,24 @@ def test_engine_without_an_init_gets_one(docker_url: str, monkeypatch: pytest.Mo
         eat = "x = []\nwhile True:\n    x.append(bytes(10**6))"
         error = made.run(eat, policy=Policy(limits=Limits(memory=32 * MIB, time=30))).error
         assert error is not None and error.kind == "memory"
+
+
+def test_nothing_of_the_host_s_is_mounted_and_nothing_listens(client: Any) -> None:
+    """No port, no socket of the daemon's, no volume: only a file of names, and the socket that is gone when code runs."""
+    with Executor("docker") as made, made.session() as session:
+        found = client.api.inspect_container(session._guest.id)  # type: ignore[attr-defined]
+        assert {mount["Destination"] for mount in found["Mounts"]} <= {"/etc/hosts", INSIDE}
+        assert not any(mount["RW"] for mount in found["Mounts"])
+        host = found["HostConfig"]
+        assert not (
+            host["Binds"] or host["Devices"] or host["VolumesFrom"] or host["PortBindings"] or host["Privileged"]
+        )
+        assert not found["NetworkSettings"]["Ports"] and not found["Config"].get("ExposedPorts")
+        code = "import os, stat\n[os.path.join(f, n) for f, _, names in os.walk('/') if not f.startswith('/proc') for n in names if stat.S_ISSOCK(os.lstat(os.path.join(f, n)).st_mode)]"
+        assert set(session.run(code).value) <= {INSIDE}
+        assert session.run(
+            "open('/proc/net/tcp').read().count('\\n'), open('/proc/net/tcp6').read().count('\\n')"
+        ).value == (1, 1)
 
 
 def test_shared_memory_and_messages_of_others_are_not_there(executor: Executor) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from safeexec.egress import addresses, service
+from safeexec.egress import addresses, upstream
 from tests.egress.site import TLS, Site
 from tests.egress.wire import Wire
 
@@ -48,7 +48,7 @@ def site(make_site: Callable[..., Site]) -> Site:
 def trust(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host trusts the tests' own authority, as it would by SSL_CERT_FILE."""
     context = ssl.create_default_context(cafile=str(TLS / "ca.pem"))
-    monkeypatch.setattr(service, "tls_context", lambda: context)
+    monkeypatch.setattr(upstream, "tls_context", lambda: context)
 
 
 @pytest.fixture

@@ -32,16 +32,21 @@ def test_it_is_an_environment_and_no_factory(environment: SafeexecEnvironment) -
     assert SandboxCodeTool(environment).environment is environment
 
 
-def test_the_agent_runs_code_whose_state_lives_on(environment: SafeexecEnvironment) -> None:
-    config = TrackingConfig(TestConfig(call("x = 41"), call("x + 1"), call("1 / 0"), "finished"))
-    agent = Agent("coder", config=config, tools=[SandboxCodeTool(environment)])
-    reply = asyncio.run(agent.ask("go"))
+def seen(environment: SafeexecEnvironment, *programs: str) -> str:
+    """What the model is shown of these programs, run in one conversation."""
+    config = TrackingConfig(TestConfig(*map(call, programs), "finished"))
+    reply = asyncio.run(Agent("coder", config=config, tools=[SandboxCodeTool(environment)]).ask("go"))
     assert reply.body == "finished"
     results = [
         result for call_ in config.mock.mock_calls for event in call_.args for result in getattr(event, "results", ())
     ]
-    shown = "\n".join(str(part.content) for result in results for part in result.result.parts)
+    return "\n".join(str(part.content) for result in results for part in result.result.parts)
+
+
+def test_the_agent_runs_code_whose_state_lives_on_in_its_stream(environment: SafeexecEnvironment) -> None:
+    shown = seen(environment, "x = 41", "x + 1", "1 / 0")
     assert "value: 42" in shown and "ZeroDivisionError" in shown and "[exit code: 1]" in shown
+    assert "NameError" in seen(environment, "x")
 
 
 def test_another_language_is_refused(environment: SafeexecEnvironment) -> None:

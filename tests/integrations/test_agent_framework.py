@@ -55,3 +55,10 @@ def test_state_belongs_to_the_session(provider: SafeexecProvider) -> None:
         assert "NameError" in other.seen[1]
 
     asyncio.run(check())
+
+
+def test_pictures_are_passed_on_as_pictures(provider: SafeexecProvider) -> None:
+    model = Scripted("class P:\n    def _repr_png_(self): return b'\\x89PNG\\r\\n\\x1a\\n' + b'0' * 20\nP()")
+    agent = Agent(model, context_providers=[provider])
+    asyncio.run(agent.run("draw", session=agent.create_session()))
+    assert "data:image/png;base64,iVBORw0KGgo" in model.seen[1]

@@ -70,3 +70,14 @@ def test_files_go_in_and_come_back_and_errors_are_told(executor: SafeexecCodeExe
 
 def _context() -> Any:
     return None  # not looked at when there is an execution_id
+
+
+def test_pictures_and_hostile_names_of_files(executor: SafeexecCodeExecutor) -> None:
+    code = "class P:\n    def _repr_png_(self): return b'PNG'\nopen('a\\x1b]0;x\\x07b', 'w').write('x')\nopen('c.csv', 'w').write('1')\nP()"
+    result = executor.execute_code(_context(), CodeExecutionInput(code, [], "three"))
+    assert [(f.name, f.content, f.mime_type) for f in result.output_files] == [
+        ("display-1.png", b"PNG", "image/png"),
+        ("c.csv", b"1", "text/csv"),
+    ]
+    assert "is not passed on" in result.stderr and result.exit_code == 0
+    assert not set(result.stdout + result.stderr) & {"\x1b", "\x07"}

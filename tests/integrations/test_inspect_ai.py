@@ -14,8 +14,10 @@ from inspect_ai.scorer import includes
 from inspect_ai.solver import generate, use_tools
 from inspect_ai.tool import Tool, python
 
-from safeexec import Executor
+from safeexec import Executor, Session
 from safeexec.integrations.inspect_ai import SafeexecSandboxEnvironment, safeexec_python
+
+PICTURE = "class P:\n    def _repr_png_(self): return b'\\x89PNG\\r\\n\\x1a\\n' + b'0' * 20\nP()"
 
 
 async def _length(text: str) -> int:
@@ -71,5 +73,42 @@ def test_what_is_not_python_is_refused_and_limits_hold() -> None:
                 await environment.read_file("nowhere")
             await environment.write_file("a.py", "import os\nprint(os.environ.get('K'), 6 * 7)")
             assert (await environment.exec(["python", "a.py"], env={"K": "v"})).stdout == "v 42\n"
+
+    asyncio.run(check())
+
+
+def test_a_session_ends_with_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = Executor.session
+
+    def session(*args: Any, **more: Any) -> Session:
+        made.append(make(*args, **more))
+        return made[-1]
+
+    monkeypatch.setattr(Executor, "session", session)
+    with Executor("local") as executor:
+        tool = safeexec_python(executor)
+        assert run(tmp_path, tool, "x = 1", "x")[1] == "value: 1"
+        assert [each.closed for each in made] == [True]
+        assert asyncio.run(tool("6 * 7")) == "value: 42", "without a sample the tool works, too"
+
+
+def test_pictures_are_passed_on_as_pictures(tmp_path: Path) -> None:
+    assert "ContentImage(" in run(tmp_path, safeexec_python("wasm"), PICTURE)[0]
+
+
+def test_programs_end_as_their_exit_codes_say() -> None:
+    async def check() -> None:
+        with Executor("wasm") as executor:
+            environment = SafeexecSandboxEnvironment(executor)
+            ended = await environment.exec(["python", "-c", "import sys\nprint('so far')\nsys.exit(0)"])
+            assert (ended.success, ended.returncode, ended.stdout, ended.stderr) == (True, 0, "so far\n", "")
+            assert (await environment.exec(["python3", "-"], input="raise SystemExit(3)")).returncode == 1
+            failed = await environment.exec(["python3"], input=b"1 / 0")
+            assert failed.returncode == 1 and "ZeroDivisionError" in failed.stderr
+            assert (await environment.exec(["python3", "nowhere.py"])).returncode == 127
+            named = await environment.exec(["python3", "-c", "open('a\\x07b', 'w')\nopen('c', 'w').write('kept')"])
+            assert named.success and "a\\x07b is not passed on" in named.stderr and "\x07" not in named.stderr
+            assert await environment.read_file("c") == "kept"
 
     asyncio.run(check())

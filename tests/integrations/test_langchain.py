@@ -56,3 +56,15 @@ def test_the_result_is_the_artifact(tool: SafeexecTool) -> None:
 def test_it_runs_asynchronously(tool: SafeexecTool) -> None:
     config: Any = {"configurable": {"thread_id": "a"}}
     assert asyncio.run(tool.ainvoke({"code": "1 + 1"}, config)) == "value: 2"
+
+
+def test_calls_in_parallel_take_turns(tool: SafeexecTool) -> None:
+    calls = [
+        {"name": "python", "args": {"code": f"seen = globals().get('seen', 0) + {n}"}, "id": f"c{n}"}
+        for n in (1, 10, 100)
+    ]
+    model = Scripted(messages=iter([AIMessage(content="", tool_calls=calls), call("seen"), AIMessage(content="done")]))
+    agent = create_agent(model, tools=[tool])
+    answer = agent.invoke({"messages": [("user", "go")]}, {"configurable": {"thread_id": "p"}})
+    said = [str(m.content) for m in answer["messages"] if isinstance(m, ToolMessage)]
+    assert said == ["(no output)"] * 3 + ["value: 111"]

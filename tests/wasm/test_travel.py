@@ -23,6 +23,7 @@ from safeexec.testing import same
 from safeexec_backends.wasm import WasmBackend, checkpoint, fs_state, pages
 from safeexec_backends.wasm.instance import WasmGuest
 from safeexec_backends.wasm.process import WorkerGuest
+from tests.support import histories
 
 SPIN = "while True:\n    pass"
 FAST = Policy(limits=Limits(time=0.4))
@@ -805,54 +806,6 @@ def test_hostile_memory_stays_the_guests_own(in_process: Executor, image: Snapsh
 
 # -- properties -------------------------------------------------------------------------------------------------------------
 
-STEPS = (
-    "x = x * 3 + 1",
-    "items.append(x)",
-    "items and items.pop(0)",
-    "table[len(table)] = str(x)",
-    "y = next(numbers)",
-    "x = total(y)",
-    "open('log', 'a').write(f'{x}\\n')",
-    "open('b', 'w').write('b' * (x % 100))",
-    "import os\nif os.path.exists('b'): os.remove('b')",
-    "import random\nx = random.randrange(1000)",
-    "class C:\n    n = x\nitems.append(C.n)",
-    "import collections\ntable = dict(collections.OrderedDict(table))",
-    "1 / 0",
-    "raise KeyError(x)",
-    "_ = database.execute('insert into t values (?)', (x,))",
-    "database.rollback()",
-    "database.commit()",
-    "print(x, len(items))",
-    "def f(): return x\nx = f() % 1000",
-    "big = bytes(300_000)",
-)
-PROPERTY_START = """
-import random, sqlite3
-random.seed(7)
-x, y, items, table = 1, 0, [], {}
-def gen():
-    n = 0
-    while True:
-        n += 1
-        yield n
-numbers = gen()
-def closure():
-    kept = 0
-    def total(n):
-        nonlocal kept
-        kept += n
-        return kept
-    return total
-total = closure()
-database = sqlite3.connect('data.db')
-database.execute('create table t (n)')
-"""
-PROPERTY_LOOK = """
-import os
-(x, y, items, table, total(0), next(numbers), random.random(), sorted(os.listdir('.')),
- open('log').read() if os.path.exists('log') else '', database.execute('select * from t').fetchall(), database.in_transaction)
-"""
 WAYS_TO_FAIL = (
     SPIN,
     "import os\nos.abort()",
@@ -862,15 +815,10 @@ WAYS_TO_FAIL = (
 )
 
 
-def outcome(result: Any) -> Any:
-    error = None if result.error is None else (result.error.kind, result.error.type, result.error.message)
-    return result.value, result.stdout, error
-
-
 @pytest.mark.parametrize("kind", ["in_process", pytest.param("workers", marks=pytest.mark.slow)])
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    program=st.lists(st.sampled_from(STEPS), min_size=1, max_size=8),
+    program=st.lists(st.sampled_from(histories.STEPS), min_size=1, max_size=8),
     events=st.lists(st.sampled_from(("go", "fail", "fork", "twig", "restore")), min_size=8, max_size=8),
     failures=st.lists(st.sampled_from(WAYS_TO_FAIL), min_size=8, max_size=8),
 )
@@ -883,11 +831,11 @@ def test_session_that_travels_is_the_session_that_does_not(
     try:
         control, traveller = executor.session(policy=Policy()), executor.session(policy=policy)
         opened += [control, traveller]
-        assert control.run(PROPERTY_START).ok and traveller.run(PROPERTY_START).ok
+        assert control.run(histories.START).ok and traveller.run(histories.START).ok
         for step, event, failure in zip(program, events, failures, strict=False):
             if event == "fail":
-                assert traveller.run(step + "\n" + failure).rolled_back or step in ("1 / 0", "raise KeyError(x)")
-                if step in ("1 / 0", "raise KeyError(x)"):
+                assert traveller.run(step + "\n" + failure).rolled_back or step in histories.RAISES
+                if step in histories.RAISES:
                     continue  # an ordinary exception: nothing was changed, nothing undone
             elif event == "fork":  # go on in the branch
                 traveller = traveller.fork()
@@ -901,8 +849,8 @@ def test_session_that_travels_is_the_session_that_does_not(
             mine, its = traveller.run(step), control.run(step)
             if mine.rolled_back:  # a busy machine: 300 ms were not enough
                 mine = traveller.run(step)
-            assert same(outcome(mine), outcome(its))
-        assert same(traveller.run(PROPERTY_LOOK).value, control.run(PROPERTY_LOOK).value)
+            assert same(histories.outcome(mine), histories.outcome(its))
+        assert same(traveller.run(histories.look()).value, control.run(histories.look()).value)
     finally:
         for session in opened:
             session.close()

@@ -133,7 +133,9 @@ class DockerBackend(Backend):
             if key not in self._images:
                 image = images.resolve(self._client, self._image)
                 if key:
-                    image = images.with_packages(self._client, image, key, self._token, *self._build)
+                    image = images.with_packages(
+                        self._client, image, key, self._token, *self._build, python=self._python
+                    )
                 with daemon.errors_mapped("looking at the image"):
                     attributes = self._client.images.get(image).attrs
                 declared = (attributes.get("Config") or {}).get("Volumes") or {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import docker.errors
@@ -14,37 +16,18 @@ import requests
 
 from safeexec import threads
 from safeexec.errors import BackendUnavailable, PolicyError
-from safeexec_backends.docker import reaper
-from safeexec_backends.docker.daemon import errors_mapped
-from safeexec_backends.docker.setup import local_image
+from safeexec.text import neutralise
+from safeexec_backends.docker import install, pip, reaper
+from safeexec_backends.docker.daemon import errors_mapped, is_podman
+from safeexec_backends.docker.setup import BASE_LABEL, local_image
+from safeexec_backends.docker.stream import Attached
 
 PACKAGES = "safeexec-packages"
-_RECIPE = 1
+_RECIPE = 2
 _BUILD_SECONDS = 900
 _REQUIREMENT = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._ -]+\])?([ ]*(===|==|~=|!=|<=|>=|<|>)[ ]*[A-Za-z0-9.*+!_-]+(,|$))*"
 )
-_INSTALL = """
-import os, subprocess, sys
-base = [sys.executable, "-I", "-m", "pip"]
-if subprocess.call([*base, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-    if subprocess.call([sys.executable, "-I", "-m", "ensurepip"], stdout=subprocess.DEVNULL):
-        sys.exit("the image has neither pip nor ensurepip")
-code = subprocess.call([sys.executable, "-m", "pip", "install", "--no-cache-dir", "--root-user-action=ignore", *sys.argv[1:]])
-if code:
-    sys.exit(code)
-subprocess.call([sys.executable, "-m", "compileall", "-q", os.path.dirname(os.__file__)], stdout=subprocess.DEVNULL)
-os.environ["MPLCONFIGDIR"] = "/usr/local/share/safeexec/matplotlib"
-try:
-    import matplotlib
-except ImportError:
-    pass
-else:
-    os.makedirs(os.environ["MPLCONFIGDIR"], exist_ok=True)
-    subprocess.call([sys.executable, "-c", "import matplotlib.font_manager"])
-    subprocess.call(["chmod", "-R", "a+rX", os.environ["MPLCONFIGDIR"]]) if os.path.exists("/bin/chmod") else None
-"""
-
 _lock = threading.Lock()
 
 
@@ -94,6 +77,7 @@ def with_packages(
     network: str | None,
     environment: Mapping[str, str],
     report: Callable[[str], object] | None = None,
+    python: str = "python3",
 ) -> str:
     """The id of an image like `base` with `packages` installed; built once, then found again by its content's hash.
 
@@ -105,10 +89,10 @@ def with_packages(
         # An option, a path or an address in its place would be obeyed by pip.
         if not _REQUIREMENT.fullmatch(package):
             raise PolicyError(f"Policy.packages: {package!r} is not a name with an optional version")
-    key = hashlib.sha256("\0".join([str(_RECIPE), base, *wanted]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\0".join([str(_RECIPE), base, python, *wanted]).encode()).hexdigest()[:24]
     tag = f"{PACKAGES}:{key}"
     with _lock, errors_mapped(f"making an image with {', '.join(wanted)}"):
-        return _get(client, tag) or _build(client, base, wanted, tag, token, network, environment, report)
+        return _get(client, tag) or _build(client, base, wanted, tag, token, network, environment, report, python)
 
 
 def _follow(client: Any, made: str, report: Callable[[str], object]) -> None:
@@ -133,58 +117,88 @@ def _build(
     network: str | None,
     environment: Mapping[str, str],
     report: Callable[[str], object] | None,
+    python: str,
 ) -> str:
     config = client.images.get(base).attrs.get("Config") or {}
+    podman = is_podman(client.version())
     host = client.api.create_host_config(
         network_mode=network,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges"],
         pids_limit=512,
         mem_limit=4 * 2**30,
-        init=True,
+        # podman has no init to mount, and starts no container with the limits that it takes for its own where they are above those of the machine.
+        init=not podman,
+        # A package's own build script may write without end, and the daemon keeps it on the host's disk.
+        log_config=None if podman else {"Type": "json-file", "Config": {"max-size": "4m", "max-file": "1"}},
+        ulimits=[{"Name": name, "Soft": 4096, "Hard": 4096} for name in ("nofile", "nproc")] if podman else [],
     )
     made = client.api.create_container(
         base,
-        entrypoint=["python3", "-c", _INSTALL],
+        entrypoint=[python, "-I", "-c", Path(install.__file__).read_text("utf-8")],
         command=wanted,
         user="0:0",
         working_dir="/",
-        environment={
-            "HOME": "/tmp",
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            "PIP_NO_INPUT": "1",
-            "PIP_RETRIES": "1",
-            **environment,
-        },
+        stdin_open=True,
         labels=reaper.labels(token, "build"),
         host_config=host,
     )["Id"]
+    settings = {
+        "HOME": "/tmp",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_INPUT": "1",
+        "PIP_RETRIES": "1",
+        # A distribution that keeps pip away from its interpreter means machines, not an image made for these packages.
+        "PIP_BREAK_SYSTEM_PACKAGES": "1",
+        **environment,
+    }
+    stdin = None
     try:
+        stdin = Attached(client.api.attach_socket(made, {"stdin": 1, "stream": 1}))
         client.api.start(made)
+        data = json.dumps(settings).encode()
+        try:
+            stdin.sendall(len(data).to_bytes(4, "little") + data)
+        except OSError:
+            pass  # it has ended; why, it says itself
         if report is not None:
             threads.start(lambda: _follow(client, made, report))
         try:
             code = client.api.wait(made, timeout=_BUILD_SECONDS)["StatusCode"]
         except requests.RequestException as error:
             raise BackendUnavailable(f"installing {', '.join(wanted)} took longer than {_BUILD_SECONDS} s") from error
+        if code == install.NO_PIP:
+            own = (config.get("Labels") or {}).get("safeexec.image") == "interpreter"
+            hint = pip.ADVICE if own else "use one that has pip, or install it there"
+            raise BackendUnavailable(f"the image has no pip to install {', '.join(wanted)} with: {hint}")
         if code:
             said = client.api.logs(made, tail=15).decode(errors="replace").strip()
             raise BackendUnavailable(
                 f"installing {', '.join(wanted)} in a container failed; build_network='host' and build_env={{'PIP_INDEX_URL': …}} "
-                f"help where the daemon's default network reaches no package index: {said[-1500:]}"
+                f"help where the daemon's default network reaches no package index: {neutralise(said[-1500:])}"
             )
         repository, _, version = tag.rpartition(":")
         made_image = client.api.commit(
             made,
             repository=repository,
             tag=version,
+            # What is not named here is taken from the build container.
             conf={
                 "Env": config.get("Env"),
+                "Entrypoint": config.get("Entrypoint") or [],
+                "Cmd": config.get("Cmd") or ["python3"],
                 "User": config.get("User"),
                 "WorkingDir": config.get("WorkingDir"),
-                "Labels": {"safeexec.image": "packages", "safeexec.packages": " ".join(wanted)},
+                "Labels": {
+                    **reaper.unlabelled(),
+                    "safeexec.image": "packages",
+                    BASE_LABEL: base,
+                    "safeexec.packages": " ".join(wanted),
+                },
             },
         )
         return str(made_image["Id"])
     finally:
+        if stdin is not None:
+            stdin.close()
         reaper.remove(client, made)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safeexec import guest, wire
+    from safeexec_backends import nearest
     from safeexec_backends.docker import channel as channels
     from safeexec_backends.docker import look
 else:
@@ -21,9 +22,11 @@ else:
         import safeexec_channel as channels
         import safeexec_guest as guest
         import safeexec_look as look
+        import safeexec_nearest as nearest
         import safeexec_wire as wire
     except ImportError:
         from safeexec import guest, wire
+        from safeexec_backends import nearest
         from safeexec_backends.docker import channel as channels
         from safeexec_backends.docker import look
 
@@ -91,8 +94,8 @@ def _ruled(real: Callable[..., Any], patterns: tuple[str, ...]) -> Callable[...,
         ours = (sys._getframe(1).f_globals if globals is None else globals).get("__name__") == "__main__"
         internal = type(fromlist) is list and not fromlist
         if ours and not internal and level == 0 and isinstance(name, str) and not allowed(name):
-            shown = ", ".join(patterns[:40]) + ("…" if len(patterns) > 40 else "")
-            raise guest.ImportRefused("Import of {!r} is not allowed; allowed: {}".format(name, shown or "nothing"))
+            shown = nearest.nearest(name, patterns)
+            raise guest.ImportRefused(f"Import of {name!r} is not allowed; allowed: {shown}")
         return real(name, globals, locals, fromlist, level)
 
     return __import__

@@ -77,10 +77,10 @@ a guest in its place could not even kill itself, and what its children leave beh
 @cache
 def source() -> bytes:
     """The program as source. marshal's version 2 of strings and tuples is read by every CPython that a guest can run on."""
-    shared = Path(__file__).parent.parent / "_hardening"
     here = Path(__file__).parent
-    files = [shared / f"{name}.py" for name in _SHARED]
-    files += [here / f"{name}.py" for name in (*_LATER[len(_SHARED) :], "orders", "channel", "look", "inside")]
+    files = [here.parent / "_hardening" / f"{name}.py" for name in _SHARED]
+    files += [here / f"{name}.py" for name in (*_LATER[len(_SHARED) :], "orders", "channel", "look")]
+    files += [here.parent / "nearest.py", here / "inside.py"]
     own = ((f"safeexec_{path.stem}", path.read_text("utf-8")) for path in files)
     return marshal.dumps((*modules(), *own), 2)
 

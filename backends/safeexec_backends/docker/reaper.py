@@ -73,6 +73,11 @@ def labels(backend: str, role: str) -> dict[str, str]:
     return {OWNER: f"{pid}.{start_time(pid)}", HOST: _host(), BOOT: _boot(), BACKEND: backend, ROLE: role}
 
 
+def unlabelled() -> dict[str, str]:
+    """The same labels, saying nothing: for an image made of a container of ours. What anybody starts from it would inherit ours, and be removed."""
+    return dict.fromkeys((OWNER, HOST, BOOT, BACKEND, ROLE), "")
+
+
 def _orphaned(found: Mapping[str, str]) -> bool | None:
     pid, _, started = found.get(OWNER, "").partition(".")
     if found.get(HOST) != _host() or not pid.isdigit():
@@ -92,6 +97,8 @@ def find(client: Any, backend: str | None = None) -> list[Found]:
     found = []
     for item in client.api.containers(all=True, filters={"label": [label]}):
         own = item.get("Labels") or {}
+        if not own.get(OWNER):
+            continue  # somebody's own, made from an image with packages
         found.append(Found(item["Id"], own.get(ROLE, ""), item.get("State", ""), own.get(OWNER, ""), _orphaned(own)))
     return found
 

@@ -20,13 +20,15 @@ from typing import Any
 import docker.errors
 
 from safeexec.errors import BackendUnavailable
-from safeexec_backends.docker import daemon
+from safeexec_backends.docker import daemon, pip
 
 REPOSITORY = "safeexec-python"
 _SKIP = frozenset(("test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "site-packages", "dist-packages"))
-_PREFIX = "usr/local"
-_RECIPE = 1
+_NOT_PACKED = frozenset(("EXTERNALLY-MANAGED",))  # nobody manages the image but us
+_RECIPE = 2
 _RECIPE_LABEL = "safeexec.recipe"
+BASE_LABEL = "safeexec.base"
+"""On an image with packages, the id of the image it was made of."""
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 """What of the caller's environment pip needs where an index or a proxy of one's own is used. It goes to the build container only."""
@@ -53,6 +55,8 @@ def build_image(url: str | None = None, tag: str | None = None, report: Callable
     client = daemon.connect(url)
     try:
         with tempfile.TemporaryFile() as file:
+            if pip.find() is None:
+                say(f"without pip, so that no packages can be installed in it: {pip.ADVICE}")
             say("packing the interpreter and its standard library")
             with tarfile.open(fileobj=file, mode="w") as tar:
                 _pack(tar)
@@ -136,7 +140,15 @@ def try_image(url: str | None, packages: Sequence[str] = ()) -> float:
 
 def _recipe() -> str:
     """What the image was made of: the interpreter's version and build, and how it is packed."""
-    text = repr((_RECIPE, sys.version, os.path.realpath(sys.executable), sysconfig.get_platform()))
+    installer = pip.find()
+    parts = (
+        _RECIPE,
+        sys.version,
+        os.path.realpath(sys.executable),
+        sysconfig.get_platform(),
+        installer and installer.name,
+    )
+    text = repr(parts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -148,12 +160,28 @@ def _image_id(client: Any, name: str) -> str | None:
 
 
 def _forget(client: Any, identity: str) -> None:
-    """Remove the image that lost its name to a new one, unless a container or a derived image needs it."""
+    """Remove the image that lost its name to a new one, and those with packages made of it, which nothing looks for any more. What a container runs on stays."""
     try:
-        client.images.remove(identity)
+        derived = [image.id for image in client.images.list(filters={"label": f"{BASE_LABEL}={identity}"})]
     except docker.errors.APIError as error:
-        if error.status_code not in (404, 409):
-            raise BackendUnavailable(f"docker: removing the old image: {error.explanation}") from error
+        raise BackendUnavailable(f"docker: looking for images with packages: {error.explanation}") from error
+    for unused in (*derived, identity):
+        try:
+            client.images.remove(unused)
+        except docker.errors.APIError as error:
+            if error.status_code not in (404, 409):
+                raise BackendUnavailable(f"docker: removing the old image: {error.explanation}") from error
+
+
+def _prefix() -> str:
+    """Where the interpreter lies in the image. A distribution's, made for /usr, has places for packages that are meant for no other prefix."""
+    return "usr" if sys.base_prefix == "/usr" else "usr/local"
+
+
+def _library(version: str) -> str:
+    """Where the standard library is looked for below the prefix: not in ``lib`` on every distribution."""
+    stdlib, base = Path(sysconfig.get_path("stdlib")), Path(sys.base_prefix)
+    return str(stdlib.relative_to(base)) if stdlib.is_relative_to(base) else f"lib/{version}"
 
 
 def _pack(tar: tarfile.TarFile) -> None:
@@ -164,16 +192,20 @@ def _pack(tar: tarfile.TarFile) -> None:
     done: set[str] = set()
     _directory(tar, done, "tmp", 0o1777)
     _directory(tar, done, "sandbox", 0o777)
-    _file(tar, done, binary, f"{_PREFIX}/bin/{version}")
+    _directory(tar, done, "usr/local/lib")
+    _file(tar, done, binary, f"{_prefix()}/bin/{version}")
     for link in ("python3", "python"):
-        _link(tar, f"{_PREFIX}/bin/{link}", version)
+        _link(tar, f"{_prefix()}/bin/{link}", version)
     libraries.update(_needed(binary))
     roots = {stdlib, Path(sysconfig.get_path("platstdlib"))}
     for root in roots:
         for path in _walk(root):
-            _file(tar, done, path, f"{_PREFIX}/lib/{version}/{path.relative_to(root)}")
+            _file(tar, done, path, f"{_prefix()}/{_library(version)}/{path.relative_to(root)}")
             if path.suffix == ".so":
                 libraries.update(_needed(path))
+    installer = pip.packed()
+    if installer is not None:
+        _text(tar, done, *installer)
     libraries.update(_expected())
     for library in sorted(libraries):
         _file(tar, done, Path(library), library.lstrip("/"))
@@ -195,7 +227,7 @@ def _walk(root: Path) -> Iterator[Path]:
         folders[:] = sorted(f for f in folders if f not in _SKIP and not f.startswith("config-"))
         for name in sorted(files):
             path = Path(folder, name)
-            if path.is_file() and not name.endswith((".a", ".opt-1.pyc", ".opt-2.pyc")):
+            if path.is_file() and name not in _NOT_PACKED and not name.endswith((".a", ".opt-1.pyc", ".opt-2.pyc")):
                 yield path
 
 
@@ -280,8 +312,9 @@ def _link(tar: tarfile.TarFile, name: str, target: str) -> None:
     _add(tar, info)
 
 
-def _text(tar: tarfile.TarFile, done: set[str], name: str, text: str) -> None:
+def _text(tar: tarfile.TarFile, done: set[str], name: str, text: str | bytes) -> None:
     _directory(tar, done, os.path.dirname(name))
+    data = text.encode() if isinstance(text, str) else text
     info = tarfile.TarInfo(name)
-    info.size, info.mode = len(text), 0o644
-    _add(tar, info, io.BytesIO(text.encode()))
+    info.size, info.mode = len(data), 0o644
+    _add(tar, info, io.BytesIO(data))

@@ -23,6 +23,8 @@ _GVISOR_VERSION = "PST 2016"
 """gVisor answers /proc/version with a fixed text of January 2016. Source: gVisor, pkg/sentry/syscalls/linux/linux64.go."""
 ENDS = "a step that runs out of a limit ends its session: "
 _STANDS = Wall(True)
+_ABSURD = 2**62
+"""What the kernel says of bytes that it does not limit is above this."""
 _SWAP = "the kernel does not account for swap, so a guest may swap as far as the host does"
 
 
@@ -75,7 +77,7 @@ def judge(seen: Mapping[str, Any], want: Shape, info: Mapping[str, Any]) -> dict
             bool(info.get("PidsLimit", True)), "the daemon's kernel lacks the cgroup controller"
         )
     else:
-        walls["memory_limit"] = _limit(seen["memory"], 2**62, "memory")
+        walls["memory_limit"] = _limit(seen["memory"], _ABSURD, "memory")
         walls["swap_off"] = _swap(seen)
         walls["pids_limit"] = _limit(seen["pids"], 2**30, "process")
     cores = seen["limits"].get("CORE")
@@ -136,7 +138,8 @@ def _limit(text: str, absurd: int, what: str) -> Wall:
 
 def _swap(seen: Mapping[str, Any]) -> Wall:
     text = seen["swap"]
-    if text == "0" or (text.isdigit() and text == seen["memory"]):
+    # On the first version of control groups the limit is of both together, and without one both are the same absurd number.
+    if text == "0" or (text.isdigit() and text == seen["memory"] and int(text) < _ABSURD):
         return _STANDS
     return Wall(False, _SWAP)
 

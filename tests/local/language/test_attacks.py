@@ -125,9 +125,9 @@ def test_has_no_effect(source, tmp_path, monkeypatch):
     (outside / "canary").write_text("CANARY")
     monkeypatch.chdir(inside)
     # /tmp is open to programs, and this directory lies in it: here only the working directory is.
-    from safeexec_backends.local.language.facades import files
+    from safeexec_backends.local.language.facades import paths
 
-    monkeypatch.setattr(files, "set_roots", lambda *roots: files._roots.__setitem__(slice(None), [str(inside)]))
+    monkeypatch.setattr(paths, "set_roots", lambda *roots: paths._roots.__setitem__(slice(None), [str(inside)]))
     before = {id(k): set(vars(k)) for k in STDLIB}
     names = {k: v for k, v in vars(os).items() if callable(v)}
     values, printed, _ = attack(source.replace("@OUTSIDE@", str(outside)))

@@ -12,6 +12,7 @@ from safeexec import guest
 from safeexec.guest import Refused
 from safeexec_backends.local.language import RestrictedLanguage
 from safeexec_backends.local.language.facades import builders
+from safeexec_backends.nearest import nearest
 
 
 def run(source, imports=None, filename="<step 1>", **variables):
@@ -35,6 +36,21 @@ def test_a_refused_import_says_what_is_allowed():
         "Import of 'requests' is not allowed; allowed: json, math; "
         "there is no network in this sandbox; ask for what you need through a tool"
     )
+
+
+def test_of_many_modules_the_closest_are_named():
+    for asked, close in (("jsn", "json"), ("urllib.request", "urllib.parse"), ("xml.dom", "xml.etree.ElementTree")):
+        with pytest.raises(ImportError) as info:
+            run(f"import {asked}")
+        said = str(info.value)
+        assert said.startswith(f"Import of {asked!r} is not allowed; allowed: {close} and ")
+        assert "more (Policy.imports; by default safeexec.DEFAULT_IMPORTS)" in said and len(said) < 300
+    patterns = [f"module{n}" for n in range(30)]
+    assert nearest("zzz", patterns) == "30 modules (Policy.imports; by default safeexec.DEFAULT_IMPORTS)"
+    assert nearest("numpy.linalgg", [*patterns, "numpy.*"]).startswith("numpy.* and 30 more (")
+    assert nearest("module", patterns).count("module") == 6
+    assert nearest("x" * 10**7, patterns) and nearest("x", []) == "nothing"
+    assert nearest("x", patterns[:3]) == "module0, module1, module2"
 
 
 def test_a_program_can_do_without_a_module():

@@ -124,10 +124,10 @@ def test_tarfile_stays_inside(tmp_path, monkeypatch):
     (tmp_path / "inside").mkdir()
     (tmp_path / "secret").write_text("CANARY")
     monkeypatch.chdir(tmp_path / "inside")
-    from safeexec_backends.local.language.facades import files
+    from safeexec_backends.local.language.facades import paths
 
     monkeypatch.setattr(
-        files, "set_roots", lambda *roots: files._roots.__setitem__(slice(None), [str(tmp_path / "inside")])
+        paths, "set_roots", lambda *roots: paths._roots.__setitem__(slice(None), [str(tmp_path / "inside")])
     )
     source = f"""
 import tarfile, io

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import transformer
 from .builtins_ import make_builtins
-from .facades import Gate, files, make
+from .facades import Gate, make, paths
 from .facades.views import globals_view
 from .guards import Guards
 from .identity import MAIN, PLAIN, is_guest_frame, mark
@@ -81,7 +81,7 @@ class RestrictedLanguage:
         if self._base_environ is not None:
             now = dict(os.environ)
             self.environ.update({k: v for k, v in now.items() if self._base_environ.get(k) != v})
-        files.set_roots(os.getcwd(), "/tmp")
+        paths.set_roots(os.getcwd(), "/tmp")
         self.main = {"__name__": MAIN, "__doc__": None, "__builtins__": self.builtins}
         return self.main
 
@@ -216,7 +216,7 @@ class RestrictedLanguage:
     def streams(self) -> Any:
         """The output streams as the program sees them."""
         if self._streams is None:
-            from .facades.system import Streams
+            from .facades.streams import Streams
 
             self._streams = Streams()
         return self._streams

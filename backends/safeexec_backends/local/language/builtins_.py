@@ -163,7 +163,7 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
             fast_print(f"Help on {getattr_(o, '__name__', type(o).__name__)}:\n\n{doc or ''}")
 
     def open_(file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> Any:
-        from .facades.files import open_file
+        from .facades.paths import open_file
 
         return open_file(file, mode, *args, **kwargs)
 

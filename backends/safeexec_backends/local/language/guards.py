@@ -550,7 +550,7 @@ _BUILTIN_TYPES = frozenset(id(kind) for kind in vars(builtins).values() if type(
 _OPEN_TYPES = frozenset(map(id, [types.SimpleNamespace, functools.partial, type(functools.lru_cache(lambda: None))]))
 _OPEN_NAMES = {
     ("decimal", "Context"), ("logging", "Logger"), ("logging", "RootLogger"), ("logging", "StreamHandler"),
-    ("logging", "LogRecord"), ("textwrap", "TextWrapper"), ("random", "Random"), ("sqlite3", "Connection"), ("safeexec_backends.local.language.facades.files", "Connection"),
+    ("logging", "LogRecord"), ("textwrap", "TextWrapper"), ("random", "Random"), ("sqlite3", "Connection"), (f"{__package__}.facades.containers", "Connection"),
     ("sqlite3", "Cursor"), ("_thread", "_local"), ("threading", "Thread"), ("collections", "defaultdict"),
     ("collections", "Counter"), ("collections", "OrderedDict"), ("functools", "partial"), ("string", "Template"),
     ("xml.etree.ElementTree", "Element"), ("argparse", "Namespace"), ("argparse", "ArgumentParser"),
@@ -558,7 +558,7 @@ _OPEN_NAMES = {
     ("json.decoder", "JSONDecoder"), ("zipfile", "ZipInfo"), ("_io", "StringIO"), ("_io", "BytesIO"), ("weakref", "finalize"),
     ("threading", "Timer"), ("collections", "ChainMap"), ("collections", "UserDict"), ("collections", "UserList"),
     ("calendar", "Calendar"), ("calendar", "TextCalendar"), ("calendar", "HTMLCalendar"),
-    (f"{__package__}.facades.files", "ZipFile"),
-    *((f"{__package__}.facades.system", name) for name in ("Formatter", "StreamHandler", "FileHandler")),
+    (f"{__package__}.facades.containers", "ZipFile"),
+    *((f"{__package__}.facades.logs", name) for name in ("Formatter", "StreamHandler", "FileHandler")),
 }  # fmt: skip
 """Standard library types whose attributes are settings by their documentation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import subprocess
@@ -140,7 +141,7 @@ def _release() -> Sources:
                     file.write(data)
                     if file.tell() > 2 * _MAX_FILE:
                         raise SourceError("the release archive is larger than it could be")
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:  # the latter for a connection that ended too early
             raise SourceError(f"the release archive: {error}") from error
         return _from_archive(target)
 

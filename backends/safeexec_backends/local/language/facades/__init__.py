@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.denied import DENIED_TYPES
 from safeexec_backends.local.language.identity import FACADES, PLAIN, AttributeRefused, ModuleRefused, WriteRefused
+from safeexec_backends.nearest import nearest
 
 from .hints import HINTS
 
@@ -144,7 +145,7 @@ class Gate:
         listed = sorted(builders()) if self._allowed is None else sorted(self._allowed)
         hint = HINTS.get(name) or HINTS.get(name.partition(".")[0])
         why = f"; {hint}" if hint else ""
-        raise ModuleRefused(f"Import of {name!r} is not allowed; allowed: {', '.join(listed)}{why}", name=name)
+        raise ModuleRefused(f"Import of {name!r} is not allowed; allowed: {nearest(name, listed)}{why}", name=name)
 
     # -- modules -----------------------------------------------------------------------------------------------------------
 
@@ -309,19 +310,21 @@ _INTERNAL = frozenset(
 )
 """What C code imports while a program runs."""
 
+_GUARDED = """aio borrowed containers dataclasses_ doctests files guarded inspect_ logs pathlib_ programs system tracebacks""".split()
+"""The files here that build modules of which something needs a guard."""
+
 _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}
 
 
 def builders() -> dict[str, Callable[[RestrictedLanguage], dict[str, Any]]]:
     """Facade name to the function that makes its exports; the standard library modules are imported only then."""
     if not _builders:
-        from . import aio, borrowed, doctests, files, guarded, programs, system
         from .table import NAMES
 
         for name in NAMES:
             _builders[name] = _plain(name)
-        for module in (guarded, system, files, aio, programs, borrowed, doctests):
-            _builders.update(module.BUILDERS)
+        for name in _GUARDED:
+            _builders.update(importlib.import_module(f"{__name__}.{name}").BUILDERS)
     return _builders
 
 

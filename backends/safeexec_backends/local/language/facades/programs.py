@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.identity import class_mro, exact_name
 
 from . import reviewed
-from .files import open_file
+from .paths import open_file
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage

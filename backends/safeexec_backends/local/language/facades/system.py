@@ -7,8 +7,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.denied import deny_class
-from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name, is_guest_frame
+from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name
 
 from . import Facade, missing
 
@@ -17,117 +16,6 @@ if TYPE_CHECKING:
 
 Exports = dict[str, Any]
 _MAX_RECURSION = 10_000
-
-
-class _Output:
-    """``sys.stdout`` or ``sys.stderr`` as a program sees it: the stream itself holds the channel to the host."""
-
-    __slots__ = ("_name", "_streams", "encoding", "errors", "name")
-
-    def __init__(self, name: str, streams: Streams) -> None:
-        self._name = name
-        self._streams = streams
-        self.name = f"<{name}>"
-        self.encoding = "utf-8"
-        self.errors = "backslashreplace"
-
-    def write(self, text: str, /) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        return int(self._streams.own(self._name).write(text))
-
-    def writelines(self, lines: Any, /) -> None:
-        for line in lines:
-            self.write(line)
-
-    def flush(self) -> None:
-        self._streams.own(self._name).flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def fileno(self) -> int:
-        import io
-
-        raise io.UnsupportedOperation("fileno")
-
-    @property
-    def closed(self) -> bool:
-        return False
-
-    @property
-    def buffer(self) -> Any:
-        return _Bytes(self._name, self._streams)
-
-
-class _Bytes:
-    """``sys.stdout.buffer``."""
-
-    __slots__ = ("_name", "_streams")
-
-    def __init__(self, name: str, streams: Streams) -> None:
-        self._name = name
-        self._streams = streams
-
-    def write(self, data: Any, /) -> int:
-        raw = bytes(data)
-        stream = self._streams.own(self._name)
-        buffer = getattr(stream, "buffer", None)
-        if buffer is None:
-            stream.write(raw.decode("utf-8", "replace"))
-        else:
-            buffer.write(raw)
-        return len(raw)
-
-    def flush(self) -> None:
-        self._streams.own(self._name).flush()
-
-
-class Streams:
-    """The output streams, of which a program may put others in place; the guest program's own stay out of its reach."""
-
-    def __init__(self) -> None:
-        self.outputs = {"stdout": _Output("stdout", self), "stderr": _Output("stderr", self)}
-        self._replaced: dict[str, Any] = {}
-        self._stack: dict[str, list[Any]] = {"stdout": [], "stderr": []}
-
-    def own(self, name: str) -> Any:
-        """The guest program's stream."""
-        return self._replaced.get(name, getattr(sys, name))
-
-    def shown(self, name: str) -> Any:
-        """``sys.stdout``, ``sys.stderr``."""
-        now = getattr(sys, name)
-        return self.outputs[name] if now is self.own(name) else now
-
-    def put(self, name: str, value: Any) -> None:
-        """``sys.stdout = value``."""
-        own = self.own(name)
-        if value is self.outputs[name]:
-            self._replaced.pop(name, None)
-            setattr(sys, name, own)
-        else:
-            self._replaced[name] = own
-            setattr(sys, name, value)
-
-    def push(self, name: str, value: Any) -> None:
-        """``redirect_stdout``, beginning."""
-        self._stack[name].append(self.shown(name))
-        self.put(name, value)
-
-    def pop(self, name: str) -> None:
-        """``redirect_stdout``, ending."""
-        self.put(name, self._stack[name].pop())
-
-    def reset(self) -> None:
-        """A step begins: the guest program has put its own streams back."""
-        self._replaced.clear()
 
 
 def _sys(language: RestrictedLanguage) -> Exports:
@@ -296,233 +184,6 @@ def _importlib_util(language: RestrictedLanguage) -> Exports:
     return {"find_spec": find_spec}
 
 
-class FrameSummary:
-    """As `traceback.FrameSummary`, which would read its line from any file."""
-
-    __slots__ = ("filename", "line", "lineno", "name")
-
-    def __init__(self, filename: Any, lineno: Any, name: Any, *, line: Any = None, **more: Any) -> None:
-        self.filename = filename
-        self.lineno = lineno
-        self.name = name
-        self.line = line
-
-    def __iter__(self) -> Any:
-        return iter([self.filename, self.lineno, self.name, self.line])
-
-    def __getitem__(self, index: Any) -> Any:
-        return (self.filename, self.lineno, self.name, self.line)[index]
-
-    def __len__(self) -> int:
-        return 4
-
-    def __repr__(self) -> str:
-        return f"<FrameSummary file {self.filename}, line {self.lineno} in {self.name}>"
-
-
-def _traceback(language: RestrictedLanguage) -> Exports:
-    import traceback
-
-    def trimmed(error: BaseException, limit: Any = None, chain: bool = True) -> Any:
-        report = traceback.TracebackException(type(error), error, error.__traceback__, limit=limit)
-        queue: list[Any] = [report]
-        seen: set[int] = set()
-        while queue:
-            item = queue.pop()
-            if item is None or id(item) in seen:
-                continue
-            seen.add(id(item))
-            # Where the interpreter lies is nobody's business; the program's own lines are in "<…>".
-            item.stack = traceback.StackSummary.from_list([f for f in item.stack if keep(f)])
-            queue += [item.__cause__, item.__context__, *(getattr(item, "exceptions", None) or ())]
-        return report
-
-    def keep(frame: traceback.FrameSummary) -> bool:
-        return frame.filename[:1] == "<" and not frame.filename.startswith("<frozen")
-
-    def format_exception(
-        exc: Any, /, value: Any = None, tb: Any = None, limit: Any = None, chain: bool = True
-    ) -> list[str]:
-        """As `traceback.format_exception`, the program's own lines only."""
-        error = value if value is not None else exc
-        if not isinstance(error, BaseException):
-            return ["NoneType: None\n"]
-        return list(trimmed(error, limit).format(chain=chain))
-
-    def format_exc(limit: Any = None, chain: bool = True) -> str:
-        """As `traceback.format_exc`."""
-        return "".join(format_exception(sys.exc_info()[1], None, None, limit, chain))
-
-    def print_exception(exc: Any, /, value: Any = None, tb: Any = None, limit: Any = None, file: Any = None,
-                        chain: bool = True) -> None:  # fmt: skip
-        """As `traceback.print_exception`."""
-        text = "".join(format_exception(exc, value, tb, limit, chain))
-        (sys.stderr if file is None else file).write(text)
-
-    def print_exc(limit: Any = None, file: Any = None, chain: bool = True) -> None:
-        """As `traceback.print_exc`."""
-        print_exception(sys.exc_info()[1], None, None, limit, file, chain)
-
-    def own(tb: Any, limit: Any) -> list[traceback.FrameSummary]:
-        return [f for f in traceback.extract_tb(tb, limit) if keep(f)]
-
-    def extract_tb(tb: Any, limit: Any = None) -> list[FrameSummary]:
-        """As `traceback.extract_tb`."""
-        return [FrameSummary(f.filename, f.lineno, f.name, line=f.line) for f in own(tb, limit)]
-
-    def format_list(frames: Any) -> list[str]:
-        """As `traceback.format_list`."""
-        made = [f if type(f) is FrameSummary else FrameSummary(f[0], f[1], f[2], line=f[3]) for f in frames]
-        lines = [f'  File "{f.filename}", line {f.lineno}, in {f.name}\n' for f in made]
-        return [a + (f"    {f.line.strip()}\n" if f.line else "") for a, f in zip(lines, made, strict=True)]
-
-    def format_tb(tb: Any, limit: Any = None) -> list[str]:
-        """As `traceback.format_tb`."""
-        return list(traceback.StackSummary.from_list(own(tb, limit)).format())
-
-    def print_tb(tb: Any, limit: Any = None, file: Any = None) -> None:
-        """As `traceback.print_tb`."""
-        (sys.stderr if file is None else file).write("".join(format_tb(tb, limit)))
-
-    def clear_frames(tb: Any) -> None:
-        """As `traceback.clear_frames`, the program's own frames only."""
-        while tb is not None:
-            if is_guest_frame(tb.tb_frame):
-                try:
-                    tb.tb_frame.clear()
-                except RuntimeError:
-                    pass  # it still runs
-            tb = tb.tb_next
-
-    return {
-        "clear_frames": clear_frames,
-        "format_exception": format_exception, "format_exc": format_exc, "print_exception": print_exception,
-        "print_exc": print_exc, "extract_tb": extract_tb, "format_tb": format_tb, "print_tb": print_tb,
-        "format_exception_only": traceback.format_exception_only, "format_list": format_list,
-        "FrameSummary": FrameSummary,
-    }  # fmt: skip
-
-
-def _str_style(language: RestrictedLanguage) -> Callable[[Any, Any], str]:
-    def format_record(self: Any, record: Any) -> str:
-        values = {**(getattr(self, "_defaults", None) or {}), **record.__dict__}
-        found: str = language.guards.formatter().vformat(exact_name(self._fmt), (), values)
-        return found
-
-    return format_record
-
-
-def _logging(language: RestrictedLanguage) -> Exports:
-    import logging
-
-    from . import files
-
-    deny_class(logging.Formatter)
-    # A program comes by its formatter's style, and may begin that anew with another template: every field goes through the guard.
-    setattr(logging.StrFormatStyle, "_format", _str_style(language))  # noqa: B010
-
-    class Formatter(logging.Formatter):
-        """As `logging.Formatter`; a template of the style ``{`` may not read attributes."""
-
-        def __init__(
-            self, fmt: Any = None, datefmt: Any = None, style: str = "%", validate: bool = True, **more: Any
-        ) -> None:
-            style = exact_name(style)
-            if fmt is not None:
-                fmt = exact_name(fmt)
-                if style == "{":
-                    _tame(fmt)
-            super().__init__(fmt, datefmt, style, validate, **more)  # type: ignore[arg-type]
-
-        def formatException(self, ei: Any) -> str:
-            return "".join(language.gate.build("traceback").format_exception(ei[1])).rstrip("\n")
-
-    def _tame(template: Any) -> None:
-        import string
-
-        for _, field, spec, _ in string.Formatter().parse(template):
-            if field and ("." in field or "[" in field):  # str.format would read whatever the record holds
-                raise ValueError("a logging format may not read attributes in this sandbox")
-            if spec and "{" in spec:
-                _tame(spec)
-
-    class StreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
-        def __init__(self, stream: Any = None) -> None:
-            super().__init__(sys.stderr if stream is None else stream)
-            self.setFormatter(Formatter())
-
-    class FileHandler(StreamHandler):
-        """Writes to a file in the places that `open` allows."""
-
-        def __init__(
-            self, filename: Any, mode: str = "a", encoding: Any = None, delay: bool = False, errors: Any = None
-        ) -> None:
-            self.baseFilename = str(filename)
-            super().__init__(files.open_file(filename, mode, encoding=encoding, errors=errors))
-
-        def close(self) -> None:
-            self.stream.close()
-            super().close()
-
-    def basicConfig(*, filename: Any = None, filemode: str = "a", format: Any = None, datefmt: Any = None, style: str = "%",
-                    level: Any = None, stream: Any = None, handlers: Any = None, force: bool = False,
-                    encoding: Any = None, errors: Any = None) -> None:  # fmt: skip
-        """As `logging.basicConfig`."""
-        if force:
-            for handler in logging.root.handlers[:]:
-                logging.root.removeHandler(handler)
-                handler.close()
-        if not logging.root.handlers:
-            if handlers is None:
-                made: Any = (
-                    FileHandler(filename, filemode, encoding, errors=errors) if filename else StreamHandler(stream)
-                )
-                handlers = [made]
-            default = {
-                "%": logging.BASIC_FORMAT,
-                "{": "{levelname}:{name}:{message}",
-                "$": "${levelname}:${name}:${message}",
-            }
-            formatter = Formatter(default[style] if format is None else format, datefmt, style)
-            for handler in handlers:
-                if handler.formatter is None or type(handler.formatter) is Formatter:
-                    handler.setFormatter(formatter)
-                logging.root.addHandler(handler)
-            if level is not None:
-                logging.root.setLevel(level)
-
-    def getLogger(name: Any = None) -> logging.Logger:
-        """As `logging.getLogger`."""
-        return logging.getLogger(None if name is None else exact_name(name))
-
-    def through(method: str) -> Callable[..., None]:
-        def log(*args: Any, **kwargs: Any) -> None:
-            if not logging.root.handlers:
-                basicConfig()
-            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
-            getattr(logging.root, method)(*args, **kwargs)
-
-        log.__name__ = method
-        return log
-
-    shown = """CRITICAL DEBUG ERROR FATAL INFO NOTSET WARN WARNING BASIC_FORMAT Filter Filterer Handler LogRecord Logger
-        LoggerAdapter NullHandler PercentStyle addLevelName captureWarnings disable getLevelName getLevelNamesMapping
-        makeLogRecord root raiseExceptions shutdown""".split()
-    exports = {n: getattr(logging, n) for n in shown if hasattr(logging, n)}
-    exports |= {n: through(n) for n in ("critical", "debug", "error", "exception", "info", "log", "warning")}
-    return exports | {
-        "Formatter": Formatter, "StreamHandler": StreamHandler, "FileHandler": FileHandler, "basicConfig": basicConfig,
-        "_nameToLevel": dict(logging._nameToLevel),  # unittest reads it
-        "getLogger": getLogger, "fatal": exports["critical"], "warn": exports["warning"],
-    }  # fmt: skip
-
-
-def _logging_handlers(language: RestrictedLanguage) -> Exports:
-    import logging.handlers
-
-    return {"MemoryHandler": logging.handlers.MemoryHandler, "BufferingHandler": logging.handlers.BufferingHandler}
-
-
 def _platform(language: RestrictedLanguage) -> Exports:
     import platform
 
@@ -588,11 +249,11 @@ def _atexit(language: RestrictedLanguage) -> Exports:
 def _codecs(language: RestrictedLanguage) -> Exports:
     import codecs
 
-    from . import files
+    from .paths import open_file
 
     def open(filename: Any, mode: str = "r", encoding: Any = None, errors: str = "strict", buffering: int = -1) -> Any:
         """As `codecs.open`, in the places that the builtin opens."""
-        return files.open_file(filename, mode, encoding=encoding, errors=None if encoding is None else errors)
+        return open_file(filename, mode, encoding=encoding, errors=None if encoding is None else errors)
 
     shown = """encode decode lookup BOM BOM_LE BOM_BE BOM_UTF8 BOM_UTF16 BOM_UTF32 BOM_UTF16_LE BOM_UTF16_BE BOM_UTF32_LE BOM_UTF32_BE
         getincrementaldecoder getincrementalencoder"""
@@ -623,7 +284,7 @@ def _getpass(language: RestrictedLanguage) -> Exports:
 def _etree(language: RestrictedLanguage) -> Exports:
     import xml.etree.ElementTree as etree
 
-    from .files import open_file
+    from .paths import open_file
 
     # Its functions look the builtin up in their module first, and find the one that checks the path.
     setattr(etree, "open", open_file)  # noqa: B010
@@ -633,37 +294,11 @@ def _etree(language: RestrictedLanguage) -> Exports:
     return {n: getattr(etree, n) for n in shown if hasattr(etree, n)}
 
 
-def _linecache(language: RestrictedLanguage) -> Exports:
-    from .files import open_file
-
-    def getlines(filename: Any, module_globals: Any = None) -> list[str]:
-        """As `linecache.getlines`, in the places that the builtin opens."""
-        try:
-            with open_file(filename, "r", encoding="utf-8") as file:
-                lines = file.readlines()
-        except (OSError, UnicodeDecodeError):
-            return []
-        return [*lines[:-1], lines[-1].rstrip("\n") + "\n"] if lines else []
-
-    def getline(filename: Any, lineno: int, module_globals: Any = None) -> str:
-        """As `linecache.getline`."""
-        lines = getlines(filename)
-        return lines[lineno - 1] if 1 <= lineno <= len(lines) else ""
-
-    def nothing(filename: Any = None) -> None:
-        """Nothing is kept."""
-
-    return {"getline": getline, "getlines": getlines, "checkcache": nothing, "clearcache": nothing}
-
-
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "sys": _sys,
     "builtins": _builtins,
     "importlib": _importlib,
     "importlib.util": _importlib_util,
-    "traceback": _traceback,
-    "logging": _logging,
-    "logging.handlers": _logging_handlers,
     "platform": _platform,
     "timeit": _timeit,
     "gc": _gc,
@@ -673,5 +308,4 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "tracemalloc": _tracemalloc,
     "getpass": _getpass,
     "xml.etree.ElementTree": _etree,
-    "linecache": _linecache,
 }

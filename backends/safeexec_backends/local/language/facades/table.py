@@ -1,8 +1,8 @@
 """The reviewed names of modules that need nothing else: what they give is safe as it is.
 
 Reviewed for: re-exported modules, names that read attributes, import, open, evaluate or change other modules, classes whose
-private attributes steer such a thing when subclassed. What does need a guard is built in `guarded.py`, `system.py`, `files.py`
-and `aio.py`. A name that a Python version lacks is left out there.
+private attributes steer such a thing when subclassed. What does need a guard has a builder in one of the other files
+here. A name that a Python version lacks is left out.
 """
 
 NAMES: dict[str, str] = {

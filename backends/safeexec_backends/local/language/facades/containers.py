@@ -1,0 +1,201 @@
+"""Files in files, and in memory: io, gzip, zipfile, bz2, lzma, sqlite3."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from safeexec_backends.local.language.denied import deny_class
+from safeexec_backends.local.language.identity import exact_name
+
+from . import make
+from .paths import PathRefused, check, is_stream, open_file, text_path
+
+if TYPE_CHECKING:
+    from safeexec_backends.local.language import RestrictedLanguage
+
+Exports = dict[str, Any]
+
+
+def _io(language: RestrictedLanguage) -> Exports:
+    import io
+
+    shown = """BufferedIOBase BufferedRWPair BufferedRandom BufferedReader BufferedWriter BytesIO DEFAULT_BUFFER_SIZE IOBase
+        IncrementalNewlineDecoder RawIOBase SEEK_CUR SEEK_END SEEK_SET StringIO TextIOBase TextIOWrapper
+        UnsupportedOperation BlockingIOError text_encoding""".split()
+    return {n: getattr(io, n) for n in shown if hasattr(io, n)} | {"open": open_file}
+
+
+def _gzip(language: RestrictedLanguage) -> Exports:
+    import gzip
+
+    class GzipFile(gzip.GzipFile):
+        """As `gzip.GzipFile`."""
+
+        def __init__(self, filename: Any = None, mode: Any = None, compresslevel: int = 9, fileobj: Any = None,
+                     mtime: Any = None) -> None:  # fmt: skip
+            mode = exact_name(mode or "rb")
+            if fileobj is None:
+                fileobj = open_file(filename, mode.replace("t", "").replace("b", "") + "b")
+                super().__init__("", mode, compresslevel, fileobj, mtime)
+                self.myfileobj = fileobj  # closed with it
+            else:
+                super().__init__("", mode, compresslevel, fileobj, mtime)
+
+    GzipFile.__module__ = __name__
+    deny_class(gzip.GzipFile)
+
+    def open_(filename: Any, mode: Any = "rb", compresslevel: int = 9, encoding: Any = None, errors: Any = None,
+              newline: Any = None) -> Any:  # fmt: skip
+        import io
+
+        mode = exact_name(mode)
+        if is_stream(filename):
+            raw = GzipFile(None, mode.replace("t", ""), compresslevel, filename)
+        else:
+            raw = GzipFile(filename, mode.replace("t", ""), compresslevel)
+        return io.TextIOWrapper(raw, encoding, errors, newline) if "t" in mode else raw
+
+    open_.__name__ = "open"
+    return {"compress": gzip.compress, "decompress": gzip.decompress, "BadGzipFile": gzip.BadGzipFile, "open": open_,
+            "GzipFile": GzipFile}  # fmt: skip
+
+
+def _zipfile(language: RestrictedLanguage) -> Exports:
+    import zipfile
+
+    class ZipFile(zipfile.ZipFile):
+        """As `zipfile.ZipFile`."""
+
+        def __init__(self, file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> None:
+            if not is_stream(file):
+                file = check(file)
+            raw: Any = super()
+            raw.__init__(file, exact_name(mode), *args, **kwargs)
+
+        def extract(self, member: Any, path: Any = None, pwd: Any = None) -> str:
+            return super().extract(member, check(os.getcwd() if path is None else path), pwd)
+
+        def extractall(self, path: Any = None, members: Any = None, pwd: Any = None) -> None:
+            super().extractall(check(os.getcwd() if path is None else path), members, pwd)
+
+        def _extract_member(self, member: Any, targetpath: Any, pwd: Any) -> str:
+            import shutil
+
+            if not isinstance(member, zipfile.ZipInfo):
+                member = self.getinfo(member)
+            # Asked once, as an exact str: one of the program's own could answer each of the standard method's questions differently.
+            name = exact_name(member.filename)
+            parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+            target = check(os.path.join(check(targetpath), *parts))
+            if name.endswith("/"):
+                os.makedirs(target, exist_ok=True)
+                return target
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with self.open(member, pwd=pwd) as source, open_file(target, "wb") as file:
+                shutil.copyfileobj(source, file)
+            return target
+
+        def write(self, filename: Any, arcname: Any = None, *args: Any, **kwargs: Any) -> None:
+            super().write(check(filename), text_path(filename) if arcname is None else arcname, *args, **kwargs)
+
+    ZipFile.__module__ = __name__
+    deny_class(zipfile.ZipFile)
+    # What the module opens after all, it opens as a program would: an object that is a stream when `is_stream` looks at it may
+    # have become a path when CPython does.
+    vars(zipfile).update(open=open_file, io=make("io", {**_io(language), "open": open_file}))
+    if zipfile.ZipInfo not in _checked_stat:
+        _checked_stat.append(zipfile.ZipInfo)
+        from_file: Any = zipfile.ZipInfo.__dict__["from_file"].__func__
+
+        def checked(cls: Any, /, filename: Any, arcname: Any = None, **options: Any) -> Any:
+            path = text_path(filename)
+            check(path)
+            return from_file(cls, path, path if arcname is None else arcname, **options)
+
+        setattr(zipfile.ZipInfo, "from_file", classmethod(checked))  # noqa: B010  # it tells of any file's size and time
+
+    def is_zipfile(filename: Any) -> bool:
+        return zipfile.is_zipfile(filename if is_stream(filename) else check(filename))
+
+    shown = """BadZipFile BadZipfile LargeZipFile ZIP_BZIP2 ZIP_DEFLATED ZIP_LZMA ZIP_STORED ZipInfo error""".split()
+    return {n: getattr(zipfile, n) for n in shown} | {"ZipFile": ZipFile, "is_zipfile": is_zipfile}
+
+
+_checked_stat: list[type] = []
+
+
+def _compressors(name: str) -> Callable[[RestrictedLanguage], Exports]:
+    def build(language: RestrictedLanguage) -> Exports:
+        import importlib
+
+        module = importlib.import_module(name)
+        return {n: getattr(module, n) for n in ("compress", "decompress")}
+
+    return build
+
+
+def _sqlite3(language: RestrictedLanguage) -> Exports:
+    import sqlite3
+
+    def authorize(action: int, first: Any, second: Any, database: Any, trigger: Any) -> int:
+        if action == 24:  # SQLITE_ATTACH opens a file
+            if first in ("", ":memory:"):
+                return sqlite3.SQLITE_OK
+            if first is None or first.startswith("file:"):
+                return sqlite3.SQLITE_DENY  # a name that is computed is not told; "file:" may be a URI, and so any path
+            try:
+                check(first)
+            except OSError:
+                return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
+
+    class Connection(sqlite3.Connection):
+        """As `sqlite3.Connection`, in memory or within the places that `open` allows."""
+
+        def __init__(self, database: Any, timeout: float = 5.0, detect_types: int = 0, isolation_level: Any = "",
+                     check_same_thread: bool = True, factory: Any = None, cached_statements: int = 128,
+                     uri: bool = False, **more: Any) -> None:  # fmt: skip
+            name = text_path(database)
+            if uri:
+                if name not in ("file::memory:", "file::memory:?cache=shared"):
+                    raise PathRefused("database URIs are not available in this sandbox")
+            elif name not in (":memory:", ""):
+                name = check(name)
+            super().__init__(name, timeout, detect_types, isolation_level, check_same_thread,
+                             cached_statements=cached_statements, uri=uri, **more)  # fmt: skip
+            super().set_authorizer(authorize)
+
+    Connection.__module__ = __name__
+    deny_class(sqlite3.Connection)
+
+    def connect(database: Any, *args: Any, **kwargs: Any) -> sqlite3.Connection:
+        """As `sqlite3.connect`."""
+        if kwargs.pop("factory", None) is not None or len(args) > 4:
+            raise TypeError("connect() takes no factory in this sandbox")
+        return Connection(database, *args, **kwargs)
+
+    shown = [
+        n
+        for n in dir(sqlite3)
+        if n.startswith("SQLITE_")
+        or (isinstance(getattr(sqlite3, n), type) and issubclass(getattr(sqlite3, n), Exception))
+    ]
+    shown += """Binary Date DateFromTicks PARSE_COLNAMES PARSE_DECLTYPES Row Time TimeFromTicks Timestamp TimestampFromTicks
+        adapters apilevel complete_statement converters paramstyle register_adapter register_converter sqlite_version
+        sqlite_version_info threadsafety Cursor""".split()
+    return {n: getattr(sqlite3, n) for n in shown if hasattr(sqlite3, n)} | {
+        "connect": connect,
+        "Connection": Connection,
+    }
+
+
+BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
+    "io": _io,
+    "gzip": _gzip,
+    "zipfile": _zipfile,
+    "bz2": _compressors("bz2"),
+    "lzma": _compressors("lzma"),
+    "sqlite3": _sqlite3,
+}

@@ -1,0 +1,141 @@
+"""logging, its handlers within the working directory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from safeexec_backends.local.language.denied import deny_class
+from safeexec_backends.local.language.identity import exact_name
+
+if TYPE_CHECKING:
+    from safeexec_backends.local.language import RestrictedLanguage
+
+Exports = dict[str, Any]
+
+
+def _str_style(language: RestrictedLanguage) -> Callable[[Any, Any], str]:
+    def format_record(self: Any, record: Any) -> str:
+        values = {**(getattr(self, "_defaults", None) or {}), **record.__dict__}
+        found: str = language.guards.formatter().vformat(exact_name(self._fmt), (), values)
+        return found
+
+    return format_record
+
+
+def _logging(language: RestrictedLanguage) -> Exports:
+    import logging
+
+    from .paths import open_file
+
+    deny_class(logging.Formatter)
+    # A program comes by its formatter's style, and may begin that anew with another template: every field goes through the guard.
+    setattr(logging.StrFormatStyle, "_format", _str_style(language))  # noqa: B010
+
+    class Formatter(logging.Formatter):
+        """As `logging.Formatter`; a template of the style ``{`` may not read attributes."""
+
+        def __init__(
+            self, fmt: Any = None, datefmt: Any = None, style: str = "%", validate: bool = True, **more: Any
+        ) -> None:
+            style = exact_name(style)
+            if fmt is not None:
+                fmt = exact_name(fmt)
+                if style == "{":
+                    _tame(fmt)
+            super().__init__(fmt, datefmt, style, validate, **more)  # type: ignore[arg-type]
+
+        def formatException(self, ei: Any) -> str:
+            return "".join(language.gate.build("traceback").format_exception(ei[1])).rstrip("\n")
+
+    def _tame(template: Any) -> None:
+        import string
+
+        for _, field, spec, _ in string.Formatter().parse(template):
+            if field and ("." in field or "[" in field):  # str.format would read whatever the record holds
+                raise ValueError("a logging format may not read attributes in this sandbox")
+            if spec and "{" in spec:
+                _tame(spec)
+
+    class StreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
+        def __init__(self, stream: Any = None) -> None:
+            super().__init__(sys.stderr if stream is None else stream)
+            self.setFormatter(Formatter())
+
+    class FileHandler(StreamHandler):
+        """Writes to a file in the places that `open` allows."""
+
+        def __init__(
+            self, filename: Any, mode: str = "a", encoding: Any = None, delay: bool = False, errors: Any = None
+        ) -> None:
+            self.baseFilename = str(filename)
+            super().__init__(open_file(filename, mode, encoding=encoding, errors=errors))
+
+        def close(self) -> None:
+            self.stream.close()
+            super().close()
+
+    def basicConfig(*, filename: Any = None, filemode: str = "a", format: Any = None, datefmt: Any = None, style: str = "%",
+                    level: Any = None, stream: Any = None, handlers: Any = None, force: bool = False,
+                    encoding: Any = None, errors: Any = None) -> None:  # fmt: skip
+        """As `logging.basicConfig`."""
+        if force:
+            for handler in logging.root.handlers[:]:
+                logging.root.removeHandler(handler)
+                handler.close()
+        if not logging.root.handlers:
+            if handlers is None:
+                made: Any = (
+                    FileHandler(filename, filemode, encoding, errors=errors) if filename else StreamHandler(stream)
+                )
+                handlers = [made]
+            default = {
+                "%": logging.BASIC_FORMAT,
+                "{": "{levelname}:{name}:{message}",
+                "$": "${levelname}:${name}:${message}",
+            }
+            formatter = Formatter(default[style] if format is None else format, datefmt, style)
+            for handler in handlers:
+                if handler.formatter is None or type(handler.formatter) is Formatter:
+                    handler.setFormatter(formatter)
+                logging.root.addHandler(handler)
+            if level is not None:
+                logging.root.setLevel(level)
+
+    def getLogger(name: Any = None) -> logging.Logger:
+        """As `logging.getLogger`."""
+        return logging.getLogger(None if name is None else exact_name(name))
+
+    def through(method: str) -> Callable[..., None]:
+        def log(*args: Any, **kwargs: Any) -> None:
+            if not logging.root.handlers:
+                basicConfig()
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            getattr(logging.root, method)(*args, **kwargs)
+
+        log.__name__ = method
+        return log
+
+    shown = """CRITICAL DEBUG ERROR FATAL INFO NOTSET WARN WARNING BASIC_FORMAT Filter Filterer Handler LogRecord Logger
+        LoggerAdapter NullHandler PercentStyle addLevelName captureWarnings disable getLevelName getLevelNamesMapping
+        makeLogRecord root raiseExceptions shutdown""".split()
+    exports = {n: getattr(logging, n) for n in shown if hasattr(logging, n)}
+    exports |= {n: through(n) for n in ("critical", "debug", "error", "exception", "info", "log", "warning")}
+    return exports | {
+        "Formatter": Formatter, "StreamHandler": StreamHandler, "FileHandler": FileHandler, "basicConfig": basicConfig,
+        "_nameToLevel": dict(logging._nameToLevel),  # unittest reads it
+        "getLogger": getLogger, "fatal": exports["critical"], "warn": exports["warning"],
+    }  # fmt: skip
+
+
+def _logging_handlers(language: RestrictedLanguage) -> Exports:
+    import logging.handlers
+
+    return {"MemoryHandler": logging.handlers.MemoryHandler, "BufferingHandler": logging.handlers.BufferingHandler}
+
+
+BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
+    "logging": _logging,
+    "logging.handlers": _logging_handlers,
+}

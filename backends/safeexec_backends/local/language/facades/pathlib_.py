@@ -1,0 +1,169 @@
+"""pathlib within the working directory and /tmp."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from safeexec_backends.local.language.identity import exact_name
+
+from .files import listdir, makedirs, stat_, walk
+from .paths import PathRefused, check, open_file, text_path
+
+if TYPE_CHECKING:
+    from safeexec_backends.local.language import RestrictedLanguage
+
+Exports = dict[str, Any]
+
+
+def _pathlib(language: RestrictedLanguage) -> Exports:
+    import pathlib
+
+    flavour = language.gate.build("os").path
+
+    class PurePosixPath(pathlib.PurePosixPath):
+        __slots__ = ()
+        parser = flavour  # from 3.13 on this is the module posixpath
+
+    PurePosixPath.__module__ = __name__
+
+    class PosixPath(PurePosixPath):
+        """As `pathlib.Path`, within the working directory and /tmp."""
+
+        __slots__ = ()
+
+        def _text(self) -> str:
+            return check(str(self))
+
+        @classmethod
+        def cwd(cls) -> Any:
+            return cls(os.getcwd())
+
+        @classmethod
+        def home(cls) -> Any:
+            return cls(os.getcwd())
+
+        def expanduser(self) -> Any:
+            return type(self)(flavour.expanduser(str(self)))
+
+        def exists(self, *, follow_symlinks: bool = True) -> bool:
+            return bool(flavour.exists(self))
+
+        def is_file(self) -> bool:
+            return bool(flavour.isfile(self))
+
+        def is_dir(self) -> bool:
+            return bool(flavour.isdir(self))
+
+        def is_symlink(self) -> bool:
+            return bool(flavour.islink(self))
+
+        def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+            return stat_(self, follow_symlinks=follow_symlinks)
+
+        def lstat(self) -> os.stat_result:
+            return stat_(self, follow_symlinks=False)
+
+        def open(self, mode: str = "r", buffering: int = -1, encoding: Any = None, errors: Any = None,
+                 newline: Any = None) -> Any:  # fmt: skip
+            return open_file(self, mode, buffering, encoding, errors, newline)
+
+        def read_text(self, encoding: Any = None, errors: Any = None) -> str:
+            with open_file(self, "r", encoding=encoding, errors=errors) as file:
+                return str(file.read())
+
+        def read_bytes(self) -> bytes:
+            with open_file(self, "rb") as file:
+                return bytes(file.read())
+
+        def write_text(self, data: str, encoding: Any = None, errors: Any = None, newline: Any = None) -> int:
+            if not isinstance(data, str):
+                raise TypeError(f"data must be str, not {type(data).__name__}")
+            with open_file(self, "w", encoding=encoding, errors=errors, newline=newline) as file:
+                return int(file.write(data))
+
+        def write_bytes(self, data: Any) -> int:
+            with open_file(self, "wb") as file:
+                return int(file.write(memoryview(data)))
+
+        def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+            if parents:
+                makedirs(self, mode, exist_ok)
+                return
+            try:
+                os.mkdir(check(self), mode)
+            except FileExistsError:
+                if not exist_ok or not self.is_dir():
+                    raise
+
+        def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
+            if self.exists():
+                if not exist_ok:
+                    raise FileExistsError(17, "File exists", str(self))
+                os.utime(check(self))
+                return
+            open_file(self, "a").close()
+
+        def unlink(self, missing_ok: bool = False) -> None:
+            try:
+                os.unlink(check(self, False))
+            except FileNotFoundError:
+                if not missing_ok:
+                    raise
+
+        def rmdir(self) -> None:
+            os.rmdir(check(self))
+
+        def rename(self, target: Any) -> Any:
+            os.rename(check(self, False), check(target, False))
+            return type(self)(target)
+
+        def replace(self, target: Any) -> Any:
+            os.replace(check(self, False), check(target, False))
+            return type(self)(target)
+
+        def absolute(self) -> Any:
+            return self if self.is_absolute() else type(self)(os.path.join(os.getcwd(), str(self)))
+
+        def resolve(self, strict: bool = False) -> Any:
+            return type(self)(os.path.realpath(str(self), strict=strict))
+
+        def samefile(self, other: Any) -> bool:
+            return os.path.samefile(check(self), check(other))
+
+        def iterdir(self) -> Iterator[Any]:
+            return iter([self / name for name in listdir(self)])
+
+        def glob(self, pattern: str) -> Iterator[Any]:
+            text = text_path(self)
+            check(text)
+            return iter([type(self)(str(p)) for p in pathlib.Path(text).glob(_inside(pattern))])
+
+        def rglob(self, pattern: str) -> Iterator[Any]:
+            text = text_path(self)
+            check(text)
+            return iter([type(self)(str(p)) for p in pathlib.Path(text).rglob(_inside(pattern))])
+
+        def walk(self, top_down: bool = True, on_error: Any = None) -> Iterator[Any]:
+            for folder, folders, files in walk(self, top_down, on_error):
+                yield type(self)(folder), folders, files
+
+    PosixPath.__module__ = __name__
+    PosixPath.__qualname__ = "PosixPath"
+    PurePosixPath.__qualname__ = "PurePosixPath"
+    return {
+        "Path": PosixPath, "PosixPath": PosixPath, "PurePath": PurePosixPath, "PurePosixPath": PurePosixPath,
+    }  # fmt: skip
+
+
+def _inside(pattern: Any) -> str:
+    text = exact_name(pattern)
+    if ".." in text.split("/") or text.startswith("/"):
+        raise PathRefused("a pattern may not leave its directory in this sandbox")
+    return text
+
+
+BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
+    "pathlib": _pathlib,
+}

@@ -1,0 +1,96 @@
+"""Where a program may have files: every path is resolved and compared before it is used, so that the program gets a clear answer.
+
+What finally holds is the operating system's wall: this check and the use of the path are two moments.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from typing import Any
+
+from safeexec.guest import Refused
+from safeexec_backends.local.language.identity import as_builtin, class_dict, class_mro, exact_name
+
+_roots: list[str] = []
+
+
+class PathRefused(PermissionError, Refused):
+    """A path outside of what a program may touch."""
+
+
+as_builtin(PathRefused, "PermissionError")
+
+
+def set_roots(*roots: str) -> None:
+    """The directories that programs of this process may touch."""
+    _roots[:] = [os.path.realpath(r) for r in roots]
+
+
+def text_path(path: Any) -> str:
+    """A path as an exact str, asked once."""
+    if isinstance(path, bytes):
+        return os.fsdecode(bytes(path))
+    if not isinstance(path, str):
+        path = os.fspath(path)
+        if isinstance(path, bytes):
+            return os.fsdecode(bytes(path))
+    return str.__str__(path)
+
+
+def check(path: Any, follow: bool = True) -> str:
+    """The resolved path.
+
+    :param follow: whether a symbolic link at the end is followed; what is removed or renamed is the link itself.
+    :raises PathRefused: outside of the working directory and the temporary directory.
+    """
+    given = text_path(path)
+    if follow:
+        real = os.path.realpath(given)
+    else:
+        folder, name = os.path.split(os.path.abspath(given))
+        real = os.path.join(os.path.realpath(folder), name)
+    if real == "/dev/null" or any(real == root or real.startswith(root.rstrip("/") + "/") for root in _roots):
+        return real
+    import errno
+
+    raise PathRefused(errno.EACCES, "only the working directory and /tmp can be used in this sandbox", given)
+
+
+def is_stream(file: Any) -> bool:
+    """Whether `file` can be nothing but an object with methods: not a path or a descriptor, whatever else it has and says of itself."""
+    kinds = class_mro(type(file))
+    if any(kind is other for kind in kinds for other in (str, bytes, int)):
+        return False
+    if any(name in class_dict(kind) for kind in kinds for name in ("__fspath__", "__index__", "__int__", "__float__")):
+        return False
+    return hasattr(file, "read") or hasattr(file, "write")
+
+
+def open_file(
+    file: Any, mode: Any = "r", buffering: int = -1, encoding: Any = None, errors: Any = None, newline: Any = None,
+    closefd: bool = True, opener: Any = None,
+) -> Any:  # fmt: skip
+    """``open`` in the working directory and /tmp.
+
+    :raises PathRefused: elsewhere.
+    """
+    if isinstance(file, int):
+        raise PathRefused("file descriptors cannot be opened in this sandbox")
+    if opener is not None:
+        raise TypeError("open() takes no opener in this sandbox")
+    if buffering == 0:
+        raise ValueError("unbuffered files are not available in this sandbox")
+    mode = exact_name(mode)
+    path = text_path(file)
+    real = check(path)
+
+    def open_checked(_: str, flags: int) -> int:
+        # The place that was checked: a relative path means another one once a thread has changed the directory.
+        try:
+            return os.open(real, flags, 0o666)
+        except OSError as error:
+            error.filename = path
+            raise
+
+    return builtins.open(path, mode, buffering, encoding, errors, newline, opener=open_checked)

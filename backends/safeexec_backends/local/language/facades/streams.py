@@ -1,0 +1,117 @@
+"""The output streams as a program sees them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+class _Output:
+    """``sys.stdout`` or ``sys.stderr`` as a program sees it: the stream itself holds the channel to the host."""
+
+    __slots__ = ("_name", "_streams", "encoding", "errors", "name")
+
+    def __init__(self, name: str, streams: Streams) -> None:
+        self._name = name
+        self._streams = streams
+        self.name = f"<{name}>"
+        self.encoding = "utf-8"
+        self.errors = "backslashreplace"
+
+    def write(self, text: str, /) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        return int(self._streams.own(self._name).write(text))
+
+    def writelines(self, lines: Any, /) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._streams.own(self._name).flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        import io
+
+        raise io.UnsupportedOperation("fileno")
+
+    @property
+    def closed(self) -> bool:
+        return False
+
+    @property
+    def buffer(self) -> Any:
+        return _Bytes(self._name, self._streams)
+
+
+class _Bytes:
+    """``sys.stdout.buffer``."""
+
+    __slots__ = ("_name", "_streams")
+
+    def __init__(self, name: str, streams: Streams) -> None:
+        self._name = name
+        self._streams = streams
+
+    def write(self, data: Any, /) -> int:
+        raw = bytes(data)
+        stream = self._streams.own(self._name)
+        buffer = getattr(stream, "buffer", None)
+        if buffer is None:
+            stream.write(raw.decode("utf-8", "replace"))
+        else:
+            buffer.write(raw)
+        return len(raw)
+
+    def flush(self) -> None:
+        self._streams.own(self._name).flush()
+
+
+class Streams:
+    """The output streams, of which a program may put others in place; the guest program's own stay out of its reach."""
+
+    def __init__(self) -> None:
+        self.outputs = {"stdout": _Output("stdout", self), "stderr": _Output("stderr", self)}
+        self._replaced: dict[str, Any] = {}
+        self._stack: dict[str, list[Any]] = {"stdout": [], "stderr": []}
+
+    def own(self, name: str) -> Any:
+        """The guest program's stream."""
+        return self._replaced.get(name, getattr(sys, name))
+
+    def shown(self, name: str) -> Any:
+        """``sys.stdout``, ``sys.stderr``."""
+        now = getattr(sys, name)
+        return self.outputs[name] if now is self.own(name) else now
+
+    def put(self, name: str, value: Any) -> None:
+        """``sys.stdout = value``."""
+        own = self.own(name)
+        if value is self.outputs[name]:
+            self._replaced.pop(name, None)
+            setattr(sys, name, own)
+        else:
+            self._replaced[name] = own
+            setattr(sys, name, value)
+
+    def push(self, name: str, value: Any) -> None:
+        """``redirect_stdout``, beginning."""
+        self._stack[name].append(self.shown(name))
+        self.put(name, value)
+
+    def pop(self, name: str) -> None:
+        """``redirect_stdout``, ending."""
+        self.put(name, self._stack[name].pop())
+
+    def reset(self) -> None:
+        """A step begins: the guest program has put its own streams back."""
+        self._replaced.clear()

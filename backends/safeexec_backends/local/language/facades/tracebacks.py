@@ -1,0 +1,150 @@
+"""traceback and linecache: the program's own lines, no frames."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from safeexec_backends.local.language.identity import is_guest_frame
+
+if TYPE_CHECKING:
+    from safeexec_backends.local.language import RestrictedLanguage
+
+Exports = dict[str, Any]
+
+
+class FrameSummary:
+    """As `traceback.FrameSummary`, which would read its line from any file."""
+
+    __slots__ = ("filename", "line", "lineno", "name")
+
+    def __init__(self, filename: Any, lineno: Any, name: Any, *, line: Any = None, **more: Any) -> None:
+        self.filename = filename
+        self.lineno = lineno
+        self.name = name
+        self.line = line
+
+    def __iter__(self) -> Any:
+        return iter([self.filename, self.lineno, self.name, self.line])
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.filename, self.lineno, self.name, self.line)[index]
+
+    def __len__(self) -> int:
+        return 4
+
+    def __repr__(self) -> str:
+        return f"<FrameSummary file {self.filename}, line {self.lineno} in {self.name}>"
+
+
+def _traceback(language: RestrictedLanguage) -> Exports:
+    import traceback
+
+    def trimmed(error: BaseException, limit: Any = None, chain: bool = True) -> Any:
+        report = traceback.TracebackException(type(error), error, error.__traceback__, limit=limit)
+        queue: list[Any] = [report]
+        seen: set[int] = set()
+        while queue:
+            item = queue.pop()
+            if item is None or id(item) in seen:
+                continue
+            seen.add(id(item))
+            # Where the interpreter lies is nobody's business; the program's own lines are in "<…>".
+            item.stack = traceback.StackSummary.from_list([f for f in item.stack if keep(f)])
+            queue += [item.__cause__, item.__context__, *(getattr(item, "exceptions", None) or ())]
+        return report
+
+    def keep(frame: traceback.FrameSummary) -> bool:
+        return frame.filename[:1] == "<" and not frame.filename.startswith("<frozen")
+
+    def format_exception(
+        exc: Any, /, value: Any = None, tb: Any = None, limit: Any = None, chain: bool = True
+    ) -> list[str]:
+        """As `traceback.format_exception`, the program's own lines only."""
+        error = value if value is not None else exc
+        if not isinstance(error, BaseException):
+            return ["NoneType: None\n"]
+        return list(trimmed(error, limit).format(chain=chain))
+
+    def format_exc(limit: Any = None, chain: bool = True) -> str:
+        """As `traceback.format_exc`."""
+        return "".join(format_exception(sys.exc_info()[1], None, None, limit, chain))
+
+    def print_exception(exc: Any, /, value: Any = None, tb: Any = None, limit: Any = None, file: Any = None,
+                        chain: bool = True) -> None:  # fmt: skip
+        """As `traceback.print_exception`."""
+        text = "".join(format_exception(exc, value, tb, limit, chain))
+        (sys.stderr if file is None else file).write(text)
+
+    def print_exc(limit: Any = None, file: Any = None, chain: bool = True) -> None:
+        """As `traceback.print_exc`."""
+        print_exception(sys.exc_info()[1], None, None, limit, file, chain)
+
+    def own(tb: Any, limit: Any) -> list[traceback.FrameSummary]:
+        return [f for f in traceback.extract_tb(tb, limit) if keep(f)]
+
+    def extract_tb(tb: Any, limit: Any = None) -> list[FrameSummary]:
+        """As `traceback.extract_tb`."""
+        return [FrameSummary(f.filename, f.lineno, f.name, line=f.line) for f in own(tb, limit)]
+
+    def format_list(frames: Any) -> list[str]:
+        """As `traceback.format_list`."""
+        made = [f if type(f) is FrameSummary else FrameSummary(f[0], f[1], f[2], line=f[3]) for f in frames]
+        lines = [f'  File "{f.filename}", line {f.lineno}, in {f.name}\n' for f in made]
+        return [a + (f"    {f.line.strip()}\n" if f.line else "") for a, f in zip(lines, made, strict=True)]
+
+    def format_tb(tb: Any, limit: Any = None) -> list[str]:
+        """As `traceback.format_tb`."""
+        return list(traceback.StackSummary.from_list(own(tb, limit)).format())
+
+    def print_tb(tb: Any, limit: Any = None, file: Any = None) -> None:
+        """As `traceback.print_tb`."""
+        (sys.stderr if file is None else file).write("".join(format_tb(tb, limit)))
+
+    def clear_frames(tb: Any) -> None:
+        """As `traceback.clear_frames`, the program's own frames only."""
+        while tb is not None:
+            if is_guest_frame(tb.tb_frame):
+                try:
+                    tb.tb_frame.clear()
+                except RuntimeError:
+                    pass  # it still runs
+            tb = tb.tb_next
+
+    return {
+        "clear_frames": clear_frames,
+        "format_exception": format_exception, "format_exc": format_exc, "print_exception": print_exception,
+        "print_exc": print_exc, "extract_tb": extract_tb, "format_tb": format_tb, "print_tb": print_tb,
+        "format_exception_only": traceback.format_exception_only, "format_list": format_list,
+        "FrameSummary": FrameSummary,
+    }  # fmt: skip
+
+
+def _linecache(language: RestrictedLanguage) -> Exports:
+    from .paths import open_file
+
+    def getlines(filename: Any, module_globals: Any = None) -> list[str]:
+        """As `linecache.getlines`, in the places that the builtin opens."""
+        try:
+            with open_file(filename, "r", encoding="utf-8") as file:
+                lines = file.readlines()
+        except (OSError, UnicodeDecodeError):
+            return []
+        return [*lines[:-1], lines[-1].rstrip("\n") + "\n"] if lines else []
+
+    def getline(filename: Any, lineno: int, module_globals: Any = None) -> str:
+        """As `linecache.getline`."""
+        lines = getlines(filename)
+        return lines[lineno - 1] if 1 <= lineno <= len(lines) else ""
+
+    def nothing(filename: Any = None) -> None:
+        """Nothing is kept."""
+
+    return {"getline": getline, "getlines": getlines, "checkcache": nothing, "clearcache": nothing}
+
+
+BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
+    "traceback": _traceback,
+    "linecache": _linecache,
+}

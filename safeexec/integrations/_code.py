@@ -1,0 +1,40 @@
+"""What is to be seen in the program of a step, beside its result."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+from safeexec.result import GuestError, Result
+from safeexec.session import Session
+
+
+def failing_line(code: str, error: GuestError) -> str:
+    """The line of the program itself, stripped, from which an error came; empty when that cannot be said."""
+    outermost = re.search(r"line (\d{1,9}), in <module>", error.traceback)
+    number = int(outermost[1]) if outermost else error.line or 0
+    lines = code.splitlines()
+    return lines[number - 1].strip() if 0 < number <= len(lines) else ""
+
+
+def last_value(code: str, result: Result, session: Session) -> Any:
+    """The value of the step; where it has none because its last statement assigns a variable, that one's."""
+    name = _assigned(code) if result.value is None and not session.closed else None
+    return result.value if name is None else session.variables.get(name)
+
+
+def _assigned(code: str) -> str | None:
+    """The variable that the last statement assigns, if it is that plain."""
+    try:
+        last = ast.parse(code).body[-1]
+    except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
+        return None
+    match last:
+        case (
+            ast.Assign(targets=[ast.Name(name), *_])
+            | ast.AugAssign(ast.Name(name))
+            | ast.AnnAssign(ast.Name(name), value=ast.expr())
+        ):
+            return name
+    return None
