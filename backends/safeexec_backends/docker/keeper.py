@@ -147,7 +147,6 @@ class Keeper:
             socket.send_fds(self._hand, [HAND.pack(WAKE, number, 0)], [frames])
             os.close(frames)
             self._runner = pid
-            os.kill(pid, signal.SIGCONT)
             self._backs += 1
             return False
         self._past.come_back(frames)
@@ -174,8 +173,14 @@ class Keeper:
                     continue
             self._bury()
             if not others:
-                return
+                break
             time.sleep(0.0002)
+        if self._checkpoint:
+            # It may have been stopped before it gave the runner's connection up, by the end of which the host knows that the runner is gone.
+            try:
+                os.kill(self._checkpoint, signal.SIGCONT)
+            except ProcessLookupError:
+                self._bury()
 
     # -- news --------------------------------------------------------------------------------------------------------------
 
