@@ -355,6 +355,15 @@ def test_a_keeper_that_is_stopped_holds_nobody_up(executor: Executor, monkeypatc
         ends(session, "os.kill(keeper, signal.SIGSTOP)\n" + SPIN)
 
 
+def test_a_keeper_that_is_behind_is_not_taken_for_the_sessions_own_processes(session: Session) -> None:
+    """Checkpoints that it has yet to end are no processes that a step left running."""
+    session.run(PIDS + "x = 0\nos.kill(keeper, signal.SIGSTOP)")
+    for n in range(1, 4):
+        assert session.run(f"x = {n}").ok
+    assert session.run("x = 99\nos.kill(keeper, signal.SIGCONT)\n" + CRASH).rolled_back, session._closed
+    assert session.run("x").value == 3
+
+
 def test_a_keeper_cannot_be_reached_but_by_signals(session: Session) -> None:
     session.run(PIDS)
     code = "found = []\nfor n in os.listdir(f'/proc/{keeper}/fd'):\n    try:\n        os.close(os.open(f'/proc/{keeper}/fd/{n}', os.O_RDWR)); found.append(os.readlink(f'/proc/{keeper}/fd/{n}'))\n    except OSError: pass\n[f for f in found if 'socket' in f]"

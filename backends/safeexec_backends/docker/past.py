@@ -47,6 +47,10 @@ class Past:
         self._hand: socket.socket | None = None
         self._files = kept_files.KeptFiles(tuple(root for root in _ROOTS if os.path.isdir(root)), 2**40)
         self._keeper = self._checkpoint = 0
+        self._former: set[int] = set()
+        """Checkpoints that the keeper has yet to end."""
+        self._lasting: set[int] = set()
+        """Processes of the session that were there after a step."""
         self._counts = ["/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current"]
         """Where the kernel may say how many threads there are in the container: one number, in place of a list of processes."""
         self.word: Any = None
@@ -110,9 +114,15 @@ class Past:
             except (OSError, ValueError):
                 self._counts.remove(path)
         deadline = time.monotonic() + _BURIAL
-        while copies.others(known):
+        while others := set(copies.others(known)):
+            self._former &= others
+            if others <= self._lasting:
+                raise _Missed(orders.PROCESSES)  # as it was after the last step: not again is their end waited for
             if time.monotonic() > deadline:
-                raise _Missed(orders.PROCESSES)
+                self._lasting = others - self._former
+                if self._lasting:
+                    raise _Missed(orders.PROCESSES)
+                break
             time.sleep(0.001)
 
     def _one_thread(self) -> None:
@@ -136,6 +146,7 @@ class Past:
             while True:
                 pid = copies.copy(copies.PARENT)
                 if pid:
+                    self._former.add(self._checkpoint)
                     self._checkpoint = pid
                     self._say(keeper.KEPT, number, pid)
                     return
