@@ -114,8 +114,6 @@ class Keeper:
             return False
         self._await(number)
         self._end_all()
-        while select.select([self._hand], [], [], 0)[0]:
-            self._hear()  # what the dead said, down to the last word: whoever is woken has room for his own
         if kind == orders.KILL:
             return False
         try:
@@ -158,12 +156,15 @@ class Keeper:
 
     def _end_all(self) -> None:
         """End every process but the init, this one and the checkpoint."""
-        spared = {1, os.getpid(), self._checkpoint}
         try:
             # First all at once: a program that forks faster than it can be killed is stopped by the kernel in no place between two of them.
             os.kill(-1, signal.SIGSTOP)
         except ProcessLookupError:
             return
+        # What was said until then: a checkpoint that is heard of now would be taken for a stranger, and whoever is woken needs room for his own words.
+        while select.select([self._hand], [], [], 0)[0]:
+            self._hear()
+        spared = {1, os.getpid(), self._checkpoint}
         while True:
             others = copies.others(spared)
             for pid in others:
