@@ -314,7 +314,19 @@ def _excerpt(report: Mapping[str, Any] | None) -> str:
 def main() -> None:
     """Entry point: the first line says what to attack, each further one is a case."""
     processes.become_subreaper()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of the finally below, which ends what is below
+    # One folder for all that is made here: an end that comes in the middle of a host's start leaves none behind.
+    folder = tempfile.mkdtemp(prefix="safeexec-audit-")
+    try:
+        os.chmod(folder, 0o755)  # hosts and guests of other users get to theirs, and see nothing else in it
+        tempfile.tempdir = folder
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what ends all that is below
+        _serve()
+    finally:
+        processes.end_all_below(os.getpid())
+        subprocess.run(["rm", "-rf", folder], check=False)
+
+
+def _serve() -> None:
     channel = sys.stdout
     setting = json.loads(sys.stdin.readline())
     lane = Lane(setting["target"], setting["limits"])
@@ -340,7 +352,6 @@ def main() -> None:
         answer({"t": "end", "left": lane.drop(True)})
     finally:
         lane.drop(False)
-        processes.end_all_below(os.getpid())
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class SafeexecEnvironment:
         tools: Tools = (),
         **options: Any,
     ) -> None:
-        self._sessions = Sessions(sandbox, policy=policy, tools=tools, **options)
+        self.sessions = Sessions(sandbox, policy=policy, tools=tools, **options)
 
     def __deepcopy__(self, _: Any) -> SafeexecEnvironment:
         return self  # AG2 copies an agent's tools; both are to reach the same sandboxes
@@ -42,9 +42,9 @@ class SafeexecEnvironment:
         if language != "python":
             return CodeRunResult(f"language {language!r} is not supported; write Python", 2)
         key = None if context is None else context.stream.id
-        shown = await self._sessions.arun(code, key)
+        shown = await self.sessions.arun(code, key)
         return CodeRunResult(shown.text, 0 if shown.result.ok else 1)
 
     def close(self) -> None:
         """End all sessions and the sandbox."""
-        self._sessions.close()
+        self.sessions.close()

@@ -29,7 +29,7 @@ class SafeexecProvider(ContextProvider):
         **options: Any,
     ) -> None:
         super().__init__("safeexec")
-        self._sessions = Sessions(sandbox, policy=policy, tools=tools, **options)
+        self.sessions = Sessions(sandbox, policy=policy, tools=tools, **options)
 
     async def before_run(self, *, agent: Any, session: Any, context: Any, state: dict[str, Any]) -> None:
         """Add the tool and how to use it, for this session."""
@@ -37,7 +37,7 @@ class SafeexecProvider(ContextProvider):
         @tool(approval_mode="never_require")
         async def run_python(code: str) -> Any:
             """Run Python code in a sandbox. Returns what it prints and the value of its last expression."""
-            shown = await self._sessions.arun(code, session.session_id)
+            shown = await self.sessions.arun(code, session.session_id)
             pictures = [Content.from_data(picture.data, picture.mime) for picture in shown.pictures]
             return [Content.from_text(shown.text), *pictures]
 
@@ -46,4 +46,4 @@ class SafeexecProvider(ContextProvider):
 
     def close(self) -> None:
         """End all sessions and the sandbox."""
-        self._sessions.close()
+        self.sessions.close()

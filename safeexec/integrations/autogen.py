@@ -24,37 +24,37 @@ class SafeexecCodeExecutor(CodeExecutor):
         self, sandbox: str | Executor = DEFAULT_SANDBOX, *, policy: Policy | None = None, **options: Any
     ) -> None:
         self._make = lambda: Sessions(sandbox, policy=policy, **options)
-        self._sessions: Sessions | None = None
+        self.sessions: Sessions | None = None
 
     async def start(self) -> None:
         """Set the sandbox up."""
-        if self._sessions is None:
-            self._sessions = await _in_thread(self._make)
+        if self.sessions is None:
+            self.sessions = await _in_thread(self._make)
 
     async def stop(self) -> None:
         """End the session and the sandbox."""
-        sessions, self._sessions = self._sessions, None
+        sessions, self.sessions = self.sessions, None
         if sessions is not None:
             await _in_thread(sessions.close)
 
     async def restart(self) -> None:
         """Forget all state."""
-        if self._sessions is not None:
-            await _in_thread(self._sessions.drop)
+        if self.sessions is not None:
+            await _in_thread(self.sessions.drop)
 
     async def execute_code_blocks(
         self, code_blocks: list[CodeBlock], cancellation_token: CancellationToken
     ) -> CodeResult:
         """Run the blocks in order, up to the first that fails. Raises asyncio.CancelledError when the token is cancelled."""
         await self.start()
-        assert self._sessions is not None
+        assert self.sessions is not None
         output: list[str] = []
         for block in code_blocks:
             if block.language.lower() not in ("python", "py", "python3", ""):
                 return CodeResult(
                     1, "\n".join([*output, f"language {block.language!r} is not supported; write Python"])
                 )
-            task = asyncio.ensure_future(self._sessions.arun(block.code))
+            task = asyncio.ensure_future(self.sessions.arun(block.code))
             cancellation_token.link_future(task)
             shown = await task
             output.append(shown.text)

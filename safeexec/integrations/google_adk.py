@@ -57,6 +57,11 @@ class SafeexecCodeExecutor(BaseCodeExecutor):
         said = neutralise(result.stderr) + trouble + failure(result)
         return CodeExecutionResult(output, said, passed_on, 0 if result.ok else 1)
 
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions, by ``execution_id`` or (app, user, session)."""
+        return self._sessions
+
     def close(self) -> None:
         """End all sessions and the sandbox."""
         self._sessions.close()

@@ -53,6 +53,11 @@ class SafeexecTool(BaseTool):
         shown = await self._sessions.arun(code, _thread(config))
         return shown.text, shown.result
 
+    @property
+    def sessions(self) -> Sessions:
+        """The sessions, by thread."""
+        return self._sessions
+
     def close(self, thread_id: str | None = None) -> None:
         """End the session of one thread, or all of them and the sandbox."""
         if thread_id is None:

@@ -36,18 +36,18 @@ class SafeexecExecutor(PythonExecutor, AbstractContextManager[Any]):
         if additional_authorized_imports:
             policy = policy or (sandbox.policy if isinstance(sandbox, Executor) else Policy())
             policy = policy.replace(imports=(*policy.allowed_imports(), *additional_authorized_imports))
-        self._sessions = Sessions(sandbox, policy=policy, **options)
-        self.sandbox = self._sessions.executor.sandbox
+        self.sessions = Sessions(sandbox, policy=policy, **options)
+        self.sandbox = self.sessions.executor.sandbox
         self._answers: list[Any] = []
         self.state: dict[str, Any] = {"_print_outputs": ""}
 
     def send_tools(self, tools: dict[str, Any]) -> None:
         """Make `tools` callable. Called before every run of the agent."""
-        self._sessions.give(tools | {name: self._final(tools[name]) for name in tools if name == "final_answer"})
+        self.sessions.give(tools | {name: self._final(tools[name]) for name in tools if name == "final_answer"})
 
     def send_variables(self, variables: dict[str, Any]) -> None:
         """Assign variables of the agent's state. Called before every run of the agent."""
-        self._sessions.give(variables=variables)
+        self.sessions.give(variables=variables)
         self.state |= variables
 
     def _final(self, tool: Callable[..., Any]) -> Callable[..., None]:
@@ -61,7 +61,7 @@ class SafeexecExecutor(PythonExecutor, AbstractContextManager[Any]):
     def __call__(self, code_action: str) -> CodeOutput:
         """Run one code action. Raises InterpreterError with what the model should see."""
         self._answers = []
-        with self._sessions.turn() as session:
+        with self.sessions.turn() as session:
             result = session.run(code_action)
             logs = self.state["_print_outputs"] = neutralise(result.stdout + result.stderr)
             if result.ended:  # the first answer counts, whatever the code did afterwards
@@ -77,7 +77,7 @@ class SafeexecExecutor(PythonExecutor, AbstractContextManager[Any]):
 
     def cleanup(self) -> None:
         """End the session and the sandbox."""
-        self._sessions.close()
+        self.sessions.close()
 
 
 def _said(code: str, error: GuestError) -> str:

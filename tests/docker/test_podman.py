@@ -46,10 +46,16 @@ def url() -> Iterator[str]:
     finally:
         service.send_signal(signal.SIGTERM)
         service.wait(30)
-        for line in Path("/proc/mounts").read_text().splitlines():
-            if line.split()[1].startswith(f"{folder}/"):
-                subprocess.run(["umount", "-l", line.split()[1]], check=False)
-        shutil.rmtree(folder, ignore_errors=True)
+        # What cleans up after the last container runs on for a moment, and mounts the storage again.
+        assert eventually(lambda: removed(folder), 30), f"{folder} stayed"
+
+
+def removed(folder: Path) -> bool:
+    for line in Path("/proc/mounts").read_text().splitlines():
+        if line.split()[1].startswith(f"{folder}/"):
+            subprocess.run(["umount", "-l", line.split()[1]], check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -114,8 +114,8 @@ def test_settings_of_a_sandbox() -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals) -> None:
-    """By its processes' environment, which they all inherit, whoever their parents are by now."""
+def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals, tmp_path: Path) -> None:
+    """No process, told by its environment, which they all inherit, whoever their parents are by now; and no folder."""
     mark = f"AUDIT_MARK_{os.getpid()}_{how}"
     process = subprocess.Popen(
         [
@@ -131,7 +131,7 @@ def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals) -> None:
             "--case",
             "loop-finally",
         ],
-        env={**os.environ, mark: "1"},
+        env={**os.environ, mark: "1", "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -141,6 +141,7 @@ def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals) -> None:
         process.send_signal(how)
         process.wait(30)
         assert eventually(lambda: not marked(mark), 60)
+        assert not list(tmp_path.iterdir())
     finally:
         process.kill()
         process.wait()

@@ -51,6 +51,8 @@ def test_the_result_is_the_artifact(tool: SafeexecTool) -> None:
     message = run(tool, "t", "print('hi')\nopen('a.txt', 'w').write('abc')\n6 * 7")
     assert message.content == "hi\nvalue: 42\nfiles: a.txt (3 bytes)"
     assert message.artifact.value == 42
+    with tool.sessions.turn("t") as session:
+        assert session.files.read("a.txt") == b"abc"
 
 
 def test_it_runs_asynchronously(tool: SafeexecTool) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextvars
-import io
 import threading
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,38 +20,17 @@ from safeexec.integrations._shown import clip, failure, native
 from safeexec.integrations._streaming import run_streaming
 from safeexec.integrations._turns import Turns
 from safeexec.wire import Array
+from tests.support.lines import lines_of_code
 from tests.support.markdown import ROOT
 from tests.support.plain import PlainBackend
 
 MOST = 64
 FOLDER = ROOT / "safeexec" / "integrations"
-NOT_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
-
-
-def lines_of_code(path: Path) -> int:
-    """Lines without comments, blanks and docstrings."""
-    source = path.read_text()
-    said: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            said.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in NOT_CODE:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    return len(lines - said)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
 def test_adapters_are_thin(path: Path) -> None:
     assert lines_of_code(path) <= MOST
-
-
-def test_lines_of_code_are_counted(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text(
-        '"""Doc\nstring."""\n\n# comment\nx = """\ntext"""  # why\n\n\ndef f():\n    """Doc."""\n    return (\n        1\n    )\n'
-    )
-    assert lines_of_code(tmp_path / "a.py") == 6
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def test_tools_are_sent_again_to_a_session_that_replaces_a_lost_one(executor: Sa
     executor.send_tools({"price": price})
     executor.send_variables({"budget": 10})
     assert executor("budget - price('tea')").output == 7.5
-    with executor._sessions.turn() as session:
+    with executor.sessions.turn() as session:
         session.kill()
     assert executor("budget - price('cake')").output == 6.0
 
@@ -252,6 +252,6 @@ def test_the_session_ends_with_the_agent() -> None:
     executor = SafeexecExecutor("local")
     with agent(executor, Scripted("final_answer(1)")) as ran:
         ran.run("answer")
-        with executor._sessions.turn() as session:
+        with executor.sessions.turn() as session:
             assert not session.closed
     assert session.closed

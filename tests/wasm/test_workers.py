@@ -18,13 +18,15 @@ from safeexec import Executor, Limits, Policy
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.testing.base import eventually
 from safeexec_backends.wasm import WasmBackend
-from safeexec_backends.wasm.process import WorkerGuest
 from safeexec_backends.wasm.worker import SessionHost
+from safeexec_backends.wasm.worker_guest import WorkerGuest
 
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[Executor]:
-    with Executor(WasmBackend(Policy(), workers=2)) as executor:
+    with Executor(
+        WasmBackend(Policy(), workers=2, keep_bytes=0)
+    ) as executor:  # see test_worker_death.py for what is kept
         yield executor
 
 
@@ -54,6 +56,7 @@ def test_sessions_are_spread_over_the_workers(executor: Executor) -> None:
 def test_worker_killed_from_outside_takes_only_its_own_sessions(executor: Executor) -> None:
     first, second = executor.session(), executor.session()
     assert worker_of(first) != worker_of(second)
+    first.run("x = 6")
     second.run("x = 7")
     os.kill(worker_of(first), signal.SIGKILL)
     result = first.run("1")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 WORD: Final = b"\x01\0\0\0"
 KEEP, BEGIN, WRITE = range(3)
 """What a frame of one byte asks of the worker: keep a checkpoint, say when the session is ready, write down its state."""
+ASK: Final = struct.Struct("<QQ")
+"""Over a channel of their own the host asks for states to keep: the session's number, and how many bytes its state may have."""
+ANSWER: Final = struct.Struct("<BI")
+"""What became of that (one of the following), and how many bytes of state follow."""
+WRITTEN, BUSY, RESTLESS, LARGE = range(4)
+KEEP_BYTES: Final = 128 << 20
+"""Bytes of states that the host keeps for one executor. A small session has 10 to 130 KB."""
 _SNAPSHOT: Final = 2
 
 

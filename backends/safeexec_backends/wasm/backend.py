@@ -14,7 +14,7 @@ from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
 from safeexec.policy import Policy
 
 from . import image
-from .agreed import engine
+from .agreed import KEEP_BYTES, engine
 from .image.cache import Damaged, Loaded
 from .native import EngineError
 
@@ -82,7 +82,9 @@ class WasmBackend(Backend):
     """CPython 3.14 compiled to WebAssembly, frozen after its start, in instances of its own.
 
     `workers` is the number of worker processes (default: one per core); 0 runs guests in the caller's process and thread, behind WebAssembly
-    alone. `isolation="session"` gives every session a worker of its own. `progress(stage, number, of)` hears of the image being built.
+    alone. `isolation="session"` gives every session a worker of its own. `keep_bytes` is how much of the host's memory may hold states of sessions
+    that wait, so that they go on in another worker when theirs dies (0: they are lost with it; sessions with a worker of their own always
+    are). `progress(stage, number, of)` hears of the image being built.
     `preimport=False` leaves the policy's packages to be imported by each session; otherwise their modules are imported once, when the image is
     made, unless an import draws random numbers or fails. Raises BackendUnavailable, PolicyError.
     """
@@ -95,6 +97,7 @@ class WasmBackend(Backend):
         *,
         workers: int | None = None,
         isolation: str = "shared",
+        keep_bytes: int = KEEP_BYTES,
         preimport: bool = True,
         progress: image.Progress | None = None,
         **options: Any,
@@ -107,6 +110,8 @@ class WasmBackend(Backend):
             raise PolicyError(f"workers must be None or a whole number from 0, not {workers!r}")
         if isolation == "session" and workers == 0:
             raise PolicyError("isolation='session' needs worker processes, and workers=0 has none")
+        if type(keep_bytes) is not int or keep_bytes < 0:
+            raise PolicyError(f"keep_bytes must be a whole number from 0, not {keep_bytes!r}")
         self._packages = frozenset(policy.packages)
         self._pool: Pool | None = None
         self._guests: weakref.WeakSet[WasmGuest] = weakref.WeakSet()
@@ -120,7 +125,8 @@ class WasmBackend(Backend):
 
             loaded = load_image(progress, policy.packages, preimport)
             self._engine = engine(loaded.facts["identity"])
-            self._pool = Pool(loaded, workers or os.cpu_count() or 1, isolation == "session")
+            alone = isolation == "session"
+            self._pool = Pool(loaded, workers or os.cpu_count() or 1, alone, 0 if alone else keep_bytes)
             walls = dict(self._pool.walls)
             shared = "sessions share workers; isolation='session' gives each its own"
             walls["process"] = Wall(isolation == "session", "" if isolation == "session" else shared)

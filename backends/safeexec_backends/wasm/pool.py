@@ -11,15 +11,20 @@ from safeexec.policy import Policy
 
 from .agreed import engine
 from .image.cache import Loaded
-from .process import WorkerGuest, WorkerProcess, ZygoteDied, launch
+from .kept import Keeper
+from .process import WorkerProcess, ZygoteDied, launch
+from .worker_guest import WorkerGuest
 
 _ATTEMPTS = 8
+_STATES_ATTEMPTS = 2
+"""A state from elsewhere may be what a worker dies of."""
 
 
 class Pool:
     """The worker processes of one backend, and the zygote they come from."""
 
-    def __init__(self, loaded: Loaded, size: int, one_each: bool) -> None:
+    def __init__(self, loaded: Loaded, size: int, one_each: bool, keep: int) -> None:
+        """`keep`: bytes of sessions' states that are kept for when their worker dies; 0 for none."""
         self._image = loaded.compiled.parent
         self._engine = engine(loaded.facts["identity"])
         self._size = size
@@ -28,6 +33,7 @@ class Pool:
         self._lock = threading.Lock()
         self._closed = False
         self._workers: list[WorkerProcess] = []
+        self.keeper = Keeper(keep, self.start) if keep else None
         self._zygote = launch(self._image)
         self.walls = {name: Wall(not reason, reason) for name, reason in self._zygote.walls.items()}
 
@@ -35,16 +41,17 @@ class Pool:
         """A session in the worker that has the fewest, fresh or in the `state` of a snapshot. Raises BackendUnavailable, SnapshotError."""
         if os.getpid() != self._owner:
             raise BackendUnavailable("an executor does not survive a fork: make one in this process")
-        for _ in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS if state is None else _STATES_ATTEMPTS):
             worker = self._choose()
             try:
                 if state is None:
-                    guest = worker.start(policy, self._forget)
+                    guest = WorkerGuest.start(worker, policy, self._forget)
                 else:
-                    guest = worker.restore(policy, self._forget, state)
+                    guest = WorkerGuest.restore(worker, policy, self._forget, state)
             except OSError:
                 continue  # it died just now: the next round replaces it
             guest.elsewhere = self.start if self._one_each else None
+            guest.keeper = self.keeper
             with self._lock:
                 worker.sessions.add(guest)
                 if not self._closed:
@@ -53,6 +60,8 @@ class Pool:
             break
         if self._closed:
             raise BackendUnavailable("the backend is closed")
+        if state is not None:
+            raise BackendUnavailable("the workers that were to restore the session died")
         raise BackendUnavailable("the wasm sandbox's workers die as soon as they are started")
 
     def _choose(self) -> WorkerProcess:
@@ -93,6 +102,8 @@ class Pool:
                 return
             self._closed = True
             workers = list(self._workers)
+        if self.keeper is not None:
+            self.keeper.close()
         for worker in workers:
             for guest in list(worker.sessions):
                 guest.kill()

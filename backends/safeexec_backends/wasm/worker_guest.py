@@ -1,0 +1,449 @@
+"""The host's handle of one session in a worker process, and of its way to another when that dies."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from safeexec import watchdog, wire
+from safeexec.backend import GuestDied, OnFrame, StreamGuest
+from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
+from safeexec.policy import Policy
+from safeexec.wire import Frame
+
+from .agreed import BEGIN, KEEP, WORD, WRITE
+from .first import First
+from .kept import NOT_YET, Keeper, Kept, Wish
+from .process import Line, WorkerProcess
+
+T = TypeVar("T")
+_KEEP = WORD + bytes((KEEP,))
+_KINDS = ("memory", "crash", "time", "output", "protocol")
+_PATIENCE = 30.0
+"""Seconds for work that the worker does without running any guest code."""
+_LARGEST_IMAGE = 1 << 30
+_LARGE = 4 << 20
+"""Bytes of a session beyond the image's own from which a checkpoint is begun at once."""
+_MOVES = 8
+"""Deaths of workers that a session survives, of which it may have caused one: if its code ran at the second one it is closed."""
+
+
+class WorkerGuest(StreamGuest):
+    """One session in a worker."""
+
+    def __init__(
+        self,
+        line: Line,
+        policy: Policy,
+        worker: WorkerProcess,
+        forget: Callable[[WorkerGuest], None],
+        greet: bool = False,
+    ) -> None:
+        super().__init__(line.socket, policy.limits.value + wire.MAX_HEADER)
+        self.number = line.number
+        self.worker = worker
+        self._policy = policy
+        self._forget = forget
+        self.elsewhere: Callable[[Policy, bytes], WorkerGuest] | None = None
+        """Makes branches where every session has a worker of its own."""
+        self.keeper: Keeper | None = None
+        """Keeps its state for when its worker dies; None: it dies with it."""
+        self.unkept = NOT_YET
+        """Why no state of it is kept, if none is."""
+        self._moves = 0
+        self._blamed = False
+        """A worker died while this session ran in it."""
+        self._first = First(policy)
+        self._first_kept = self._first.held
+        # Travels with the first request: making the session is no round trip of its own.
+        self._greeting = (
+            bytes(wire.pack({"memory": policy.limits.memory, "disk": policy.limits.disk})[0]) if greet else b""
+        )
+        self._remembered = False
+        """The worker keeps, or will keep, a checkpoint of this session."""
+        self._wanted = False
+        """The worker has yet to be told to take one."""
+        self._large = False
+        self._state = threading.Lock()
+        self._busy = False
+        """The worker may be running code of this session."""
+        self._requests = 0
+        self._heard = False
+        """A frame of the running request has come."""
+        self._missed = False
+        """It was to be kept while a request ran."""
+        self._untouched = False
+        """It rests, and the worker never had anything to do for it."""
+        self._is_kept = False
+        self._killed = False
+        self._closed = False
+
+    @classmethod
+    def start(cls, worker: WorkerProcess, policy: Policy, forget: Callable[[WorkerGuest], None]) -> WorkerGuest:
+        """A fresh session. Raises OSError if the worker is gone."""
+        return cls(worker.fresh(), policy, worker, forget, greet=True)
+
+    @classmethod
+    def restore(
+        cls, worker: WorkerProcess, policy: Policy, forget: Callable[[WorkerGuest], None], state: bytes
+    ) -> WorkerGuest:
+        """A session in the state of a snapshot. Raises OSError if the worker is gone, SnapshotError."""
+        guest = cls(worker.line(policy, "written", size=len(state)), policy, worker, forget)
+        try:
+            guest.begin(state)
+        except GuestDied as death:
+            guest.close()
+            if not worker.alive:
+                raise OSError(death.message) from None
+            raise SnapshotError(death.message) from None
+        return guest
+
+    def exchange(self, frame: Frame, on_frame: OnFrame) -> None:
+        header, blobs = frame
+        answer = self._first.answers(header)
+        if answer is not None and not self._killed:
+            on_frame((answer, ()))
+            return
+
+        def checked(answer: Frame) -> bool:
+            self._heard = True
+            header = answer[0]
+            if header.get("t") == "died":
+                raise _death(header)
+            if header.get("t") == "done":
+                used = header.get("rss")  # the worker's word
+                self._large = type(used) is int and used > _LARGE
+            return on_frame(answer)
+
+        with self._state:
+            if self._killed:
+                raise self.death()
+            self._busy = True
+            self._requests += 1
+            self._heard = False
+        self.worker.served += 1
+        while True:
+            try:
+                super().exchange((self._first.completes(header), blobs), checked)
+                break
+            except GuestDied as death:
+                # The kernel says so if the worker never read the request: then none of its code has run.
+                if self._heard or not isinstance(death.__cause__, BrokenPipeError | ConnectionResetError):
+                    raise
+                self._move(ran=False)
+        self._busy = False  # not after an exception: then nobody knows what the worker is doing
+        if self._missed:
+            self._missed = False
+            self._want()
+
+    def _write(self, buffers: Sequence[wire.Blob]) -> None:
+        if self._greeting or self._wanted:
+            buffers = [b"".join((self._unsaid(), buffers[0])), *buffers[1:]]
+        super()._write(buffers)
+
+    def _unsaid(self) -> bytes:
+        """What goes before the next thing that is sent."""
+        with self._send_lock:
+            said = self._greeting + _KEEP if self._wanted else self._greeting
+            self._greeting, self._wanted = b"", False
+        return said
+
+    def interrupt(self) -> None:
+        self._order("interrupt")
+
+    def kill(self) -> None:
+        with self._state:
+            if self._killed:
+                return
+            self._killed = True
+            busy = self._busy
+        if busy:  # else it waits for a request, and learns from the hang-up that none will come
+            self._order("kill")
+        self.hang_up()
+
+    def _order(self, op: str, number: int | None = None) -> None:
+        try:
+            self.worker.order({"op": op, "id": self.number if number is None else number})
+        except OSError:
+            pass  # the worker is gone, and the session with it
+
+    # The past. The worker does the work; what it is told by a frame of one byte needs no answer unless something depends on it.
+
+    def _say(self, word: int) -> None:
+        assert self._socket is not None
+        said = self._unsaid()
+        with self._send_lock:
+            self._socket.sendall(said + WORD + bytes((word,)))
+
+    def _wait(self, kind: str) -> Frame:
+        """The worker's own next frame. Raises GuestDied."""
+        assert self._socket is not None
+        try:
+            self._socket.settimeout(_PATIENCE)
+            frame = self._reader.next()
+            self._socket.settimeout(None)
+        except (EOFError, OSError, wire.WireError) as error:
+            raise self.death() from error
+        if frame[0].get("t") == "died":
+            raise _death(frame[0])
+        if frame[0].get("t") != kind:
+            raise GuestDied("protocol", "the guest sent a frame outside a request")
+        return frame
+
+    def checkpoint(self) -> None:
+        self._first_kept = self._first.held
+        self._remembered = True
+        self._untouched = bool(self._greeting)
+        self.unkept = NOT_YET
+        if self._is_kept:
+            self._is_kept = False
+            if self.keeper is not None:
+                self.keeper.forget(self)
+        # The word travels with the next request: a message of its own would wake the worker twice. If none comes soon it is sent alone, and
+        # the worker takes the checkpoint while nobody waits; at once, where that takes longer than a message.
+        self._wanted = True
+        if self._greeting:
+            return  # there is nothing yet that differs from the image
+        if self._large:
+            self._keep_now(0.0)
+        else:
+            watchdog.watch(id(self), self._keep_now)
+
+    def _keep_now(self, _now: float) -> None:
+        watchdog.unwatch(id(self))
+        self._want()
+        with self._send_lock:
+            if not self._wanted or self._killed or self._socket is None:
+                return
+            try:
+                if self._socket.send(_KEEP, socket.MSG_DONTWAIT) == len(_KEEP):
+                    self._wanted = False
+            except OSError:
+                pass  # it is gone: the next request finds that out, and the checkpoint before is still good
+
+    def rollback(self) -> None:
+        if self._closed:
+            raise GuestDied("crash", "the guest was closed")
+        self.hang_up()
+        old = self.number
+        try:
+            line = self.worker.line(self._policy, "back", old)
+        except OSError:
+            self._move(ran=True)
+            return
+        self._change(line)
+        try:
+            self.begin()
+        except GuestDied:
+            if self.worker.alive:
+                raise
+            self._move(ran=True)
+            return
+        finally:
+            self._order("drop", old)
+        if not self._is_kept:
+            self._want()
+
+    # The worker's death
+
+    def _want(self) -> None:
+        if self.keeper is not None and not self._killed and not self._untouched:
+            self.keeper.want(self)
+
+    def wish(self) -> Wish | None:
+        """What the keeper needs to ask for its state; None if this is not the time. From any thread."""
+        with self._state:
+            if self._killed or self._closed or self._greeting:
+                return None
+            self._missed = True  # before looking: the end of a request looks at it last
+            if self._busy:
+                return None
+            self._missed = False
+            return Wish(self.number, self._requests, self._first.held)
+
+    def keep(self, wish: Wish, state: bytes) -> None:
+        """Have a state kept, if it is still the one it is in. From any thread."""
+        with self._state:
+            same = not self._busy and not self._killed and (self._requests, self.number) == (wish.requests, wish.number)
+            if same and self.keeper is not None:
+                self._is_kept = True
+                self.keeper.put(self, Kept(state, wish.held))
+
+    def _touched(self) -> None:
+        """Something was made of the state that the worker drew for it: a fresh one would have other random numbers."""
+        if self._untouched:
+            self._untouched = False
+            self._want()
+
+    def _move(self, ran: bool) -> None:
+        """Go on in another worker, in the state that was kept; `ran`: code of it may have run when its own one died. Raises GuestDied."""
+        if self._killed and not ran:
+            raise self.death()
+        why = self.worker.why()
+        keeper = self.keeper
+        if keeper is None or self.worker.alive:
+            raise GuestDied("crash", why) from None
+        kept = Kept(None, self._first_kept) if self._untouched else keeper.get(self)
+        if kept is None:
+            trouble = self.unkept
+        elif self._moves >= _MOVES or (ran and self._blamed):
+            # It may be what kills them: without an end to it, one session could end the steps of all others for ever.
+            trouble = "it is not restored again: too many workers died with it"
+        else:
+            self._moves += 1
+            self._blamed = self._blamed or ran
+            try:
+                self._become(keeper.start(self._policy, kept.state), kept, ran)
+                return
+            except (BackendUnavailable, PolicyError, SnapshotError) as error:
+                trouble = f"it could not be restored: {error}"
+        keeper.forget(self)
+        self._untouched = False
+        self.unkept = trouble
+        raise GuestDied("crash", f"{why}; {trouble}") from None
+
+    def _become(self, twin: WorkerGuest, kept: Kept, ran: bool) -> None:
+        assert twin._socket is not None
+        with self._state:
+            # A failed step is undone after it was killed, and lives again; a request that is killed while it waits for a worker does not.
+            wanted = ran or not self._killed
+            if wanted:
+                self._first_kept = kept.held
+                busy = self._busy and not ran
+                twin.worker.sessions.add(self)
+                self.worker.sessions.discard(self)
+                twin.worker.sessions.discard(twin)
+                self.worker = twin.worker
+                self._change(Line(twin.number, twin._socket))
+                with self._send_lock:
+                    # It is a checkpoint as well: the next request may have to be undone.
+                    self._greeting, self._wanted = twin._greeting, True
+                self._remembered = True
+                self._busy = busy
+                twin._socket, twin._closed = None, True
+        if not wanted:
+            twin.close()
+            raise self.death()
+
+    def _change(self, line: Line) -> None:
+        assert self._socket is not None
+        with self._send_lock:
+            self._socket.close()
+            self.number, self._socket = line
+            self._socket.setblocking(True)
+            self._reader = wire.FrameReader(self._socket.recv_into, self._policy.limits.value + wire.MAX_HEADER)
+            self._greeting, self._wanted = b"", False
+            self._first.held = self._first_kept
+            self._killed = self._busy = False
+
+    def begin(self, state: bytes = b"") -> None:
+        """Wait until a session that was made of another, or of `state`, stands. Raises GuestDied."""
+        assert self._socket is not None
+        try:
+            with self._send_lock:
+                self._socket.sendall(state)
+            self._say(BEGIN)
+        except OSError:
+            pass  # it says why
+        self._wait("ready")
+
+    def fork(self) -> WorkerGuest:
+        if self.elsewhere is not None:
+            return self.elsewhere(self._policy, self.snapshot()[1])
+        return self._ask(self._branch)
+
+    def _ask(self, work: Callable[[], T]) -> T:
+        """Something that the worker does for the session without running its code. Where that is at rest it goes on elsewhere if the worker is gone."""
+        self._touched()
+        if self.keeper is None or self._killed:
+            return work()
+        if self.worker.alive:
+            try:
+                return work()
+            except (BackendUnavailable, GuestDied):
+                if self.worker.alive:
+                    raise
+                self._move(ran=True)
+        else:
+            self._move(ran=False)
+        return work()
+
+    def _branch(self) -> WorkerGuest:
+        if self._greeting:
+            self.begin()
+        try:
+            branch = self._begun(WorkerGuest(self.worker.line(self._policy, "branch", self.number), *self._kin()))
+            branch._first.held = self._first.held
+            return branch
+        except OSError:
+            raise self.death() from None
+
+    def _kin(self) -> tuple[Policy, WorkerProcess, Callable[[WorkerGuest], None]]:
+        return self._policy, self.worker, self._forget
+
+    def _begun(self, branch: WorkerGuest) -> WorkerGuest:
+        try:
+            branch.begin()
+        except BaseException as error:
+            branch.close()
+            if isinstance(error, GuestDied):
+                raise BackendUnavailable(f"the session could not be forked: {error.message}") from None
+            raise
+        branch.keeper, branch._moves, branch._blamed = self.keeper, self._moves, self._blamed
+        self.worker.sessions.add(branch)
+        return branch
+
+    def snapshot(self) -> tuple[str, bytes]:
+        return self._ask(self._write_down)
+
+    def _write_down(self) -> tuple[str, bytes]:
+        if self._first.held is not None:  # the guest has to know it to have it written down: any request takes it along
+            self.exchange(({"t": "names", "id": 0}, ()), lambda frame: frame[0].get("t") == "done")
+        try:
+            self._say(WRITE)
+        except OSError:
+            raise self.death() from None
+        parts: list[bytes] = []
+        size, bound = 0, self._policy.limits.memory + self._policy.limits.disk + _LARGEST_IMAGE
+        more = True
+        while more:
+            header, blobs = self._wait("state")
+            if len(blobs) != 1:
+                raise GuestDied("protocol", "a malformed piece of state")
+            parts.append(bytes(blobs[0]))
+            size += len(blobs[0])
+            if size > bound:  # a worker that was taken over could go on for ever
+                raise GuestDied("protocol", "a state that is larger than the limits allow")
+            more = header.get("more") is True
+        return self.worker.engine, b"".join(parts)
+
+    def death(self) -> GuestDied:
+        return GuestDied("crash", "the guest was killed" if self._killed else self.worker.why())
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            watchdog.unwatch(id(self))
+            if (
+                self._remembered and not self._busy
+            ):  # before it hears that the session is over, and keeps a checkpoint for nobody
+                self._order("drop")
+                self._remembered = False
+            self.kill()
+            if self.keeper is not None:
+                self.keeper.forget(self)  # not before: nothing is kept of a session that was killed
+            if self._remembered:
+                self._order("drop")
+            super().close()
+            self._forget(self)
+            if not self._busy:
+                self.worker.prepare()
+
+
+def _death(header: wire.Header) -> GuestDied:
+    kind, message = header.get("kind"), header.get("message")
+    if kind not in _KINDS or type(message) is not str:
+        return GuestDied("protocol", "the guest ended in a way that makes no sense")
+    return GuestDied(kind, message[:2000])
