@@ -78,6 +78,11 @@ class Guest(ABC):
     def kill(self) -> None:
         """End the guest at once, whatever it does; a running exchange raises GuestDied. From any thread, more than once."""
 
+    def abandon(self) -> None:
+        """As :meth:`kill`, and for good: nobody will ask for :meth:`SupportsCheckpoint.rollback`. Only :meth:`close` follows, which may have to wait for
+        the thread of a running exchange."""
+        self.kill()
+
     @abstractmethod
     def close(self) -> None:
         """Free everything. Idempotent."""

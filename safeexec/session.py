@@ -352,7 +352,7 @@ class Session:
         """End the session at once, whatever runs in it. From any thread."""
         if self._closed is None:
             self._closed = "it was killed"
-        self._guest.kill()
+        self._guest.abandon()
         self._end("it was killed")
 
     def close(self) -> None:
@@ -364,7 +364,7 @@ class Session:
     def _end(self, reason: str) -> None:
         if self._closed is None:
             self._closed = reason
-        self._guest.kill()
+        self._guest.abandon()
         self._finalizer.detach()
         if self._step is None and self._holder == threading.get_ident():
             self._guest.close()

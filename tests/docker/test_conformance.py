@@ -6,4 +6,4 @@ from safeexec.testing import conformance
 
 pytest.importorskip("docker", reason="the docker SDK is not installed: pip install 'safeexec[docker]'")
 
-TestDocker = conformance("docker", pool=2)
+TestDocker = conformance("docker", capabilities=("rollback",), pool=2)

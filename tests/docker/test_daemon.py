@@ -291,3 +291,21 @@ def test_incomplete_tls_settings_are_named(bare: Path, monkeypatch: pytest.Monke
 def test_numbers_that_are_none_are_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(PolicyError, match=next(iter(options))):
         Executor("docker", **options)
+
+
+def test_an_environment_that_changes_meanwhile_disturbs_no_request(
+    docker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests are made in threads of ours, while the program that uses this library may change its environment."""
+    import urllib.request
+
+    def changed() -> dict[str, str]:
+        raise KeyError("changed while it was looked at")
+
+    client = daemon.connect(docker_url)
+    try:
+        monkeypatch.setattr(urllib.request, "getproxies_environment", changed)
+        monkeypatch.setattr("requests.utils.getproxies", changed)
+        assert client.ping()
+    finally:
+        client.close()

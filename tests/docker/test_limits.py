@@ -39,7 +39,8 @@ def end(executor: Executor, code: str, **limits: Any) -> Result:
 
 
 def lost(executor: Executor, code: str, kind: str, type: str, message: str, **limits: Any) -> None:
-    with executor.session(policy=Policy(limits=Limits(**{"time": 30, **limits}))) as session:
+    """A step that nobody undoes: its session is over. Those that are undone: ``test_rollback``."""
+    with executor.session(policy=Policy(limits=Limits(**{"time": 30, **limits}), rollback="never")) as session:
         result = session.run("print('before')\n" + code)
         assert result.error is not None and (result.error.kind, result.error.type) == (kind, type), result
         assert message in result.error.message and result.stdout.startswith("before\n")
@@ -160,7 +161,7 @@ FLOODS = {
 @pytest.mark.parametrize(("flood", "stdio"), [*((name, False) for name in FLOODS), ("written", True), ("blind", True)])
 def test_output_without_end(flood: str, stdio: bool) -> None:
     """Whoever writes it, and whatever the step itself does meanwhile."""
-    policy = Policy(limits=Limits(output=100_000, time=30))
+    policy = Policy(limits=Limits(output=100_000, time=30), rollback="never")
     with Executor(Stdio(policy), policy=policy) if stdio else Executor("docker", policy=policy) as executor:
         with executor.session() as session:
             result = session.run(FLOODS[flood])

@@ -263,7 +263,7 @@ def test_multiprocessing_works(executor: Executor) -> None:
 
 
 def test_fields_that_cannot_be_honoured_are_refused(executor: Executor) -> None:
-    for policy in (Policy(rollback="errors"), Policy(packages=("--index-url=x",))):
+    for policy in (Policy(rollback="errors", network=("example.org",)), Policy(packages=("--index-url=x",))):
         with pytest.raises(PolicyError):
             executor.session(policy=policy)
 

@@ -523,7 +523,7 @@ def test_a_branch_that_does_not_wake_as_it_should_ends_with_its_kin(
     for what in ("exec('while True: pass')", "os._exit(0)", "1 / 0"):
         with executor.session(policy=FAST) as trunk:
             trunk.run(
-                f"import os\nfrom safeexec_backends.local import open_files\nopen_files.OpenFiles.restore = lambda *a: {what}"
+                f"import os\nfrom safeexec_backends._hardening import open_files\nopen_files.OpenFiles.restore = lambda *a: {what}"
             )
             branch = trunk.fork()
             assert not branch.run("1").ok and branch.closed

@@ -475,7 +475,7 @@ def test_a_session_that_wakes_its_checkpoint_gains_nothing(executor: Executor) -
 
 HOSTILE = """
 import os, sys
-from safeexec_backends.local import open_files
+from safeexec_backends._hardening import open_files
 def turn():
     global go
     go = True

@@ -6,6 +6,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import docker.errors
@@ -15,7 +16,7 @@ from safeexec import threads, wire
 from safeexec.backend import Backend, Guest, Orphan, Wall
 from safeexec.errors import BackendUnavailable, PolicyError, SessionClosed
 from safeexec.policy import Policy
-from safeexec_backends.docker import config, container, daemon, direct, images, program, reaper, walls
+from safeexec_backends.docker import config, daemon, direct, images, launch, program, reaper, walls
 from safeexec_backends.docker.container import DockerGuest
 from safeexec_backends.docker.pool import Pool
 from safeexec_backends.docker.watcher import Watcher
@@ -29,7 +30,10 @@ _elsewhere: set[str] = set()
 _REMOVE_SECONDS = 60.0
 
 
-_ROLLBACK = Wall(False, "a container cannot take a step back: one that runs out of a limit ends its session")
+def _rollback_wall(standing: Mapping[str, Wall], policy: Policy) -> Wall:
+    if policy.network and standing["rollback"].active:
+        return Wall(False, walls.ENDS + "the threads that carry its network would not be in a copy of its process")
+    return standing["rollback"]
 
 
 class DockerBackend(Backend):
@@ -105,7 +109,7 @@ class DockerBackend(Backend):
             self._hosts = config.hosts_file() if self._files_shared and local else ""
             shape, self._walls, first = self._first(policy)
             self._facts = daemon.facts(self._client, version, info, runtime, shape.image, len(reaped))
-            walls.require(self.isolation, policy)
+            self._require(self._walls, policy)
             self._pool_shape = shape
             self._pool = Pool(pool, lambda: self._start(shape), lambda: self._live, idle, lifetime, pool_age)
             if first is not None:
@@ -117,10 +121,6 @@ class DockerBackend(Backend):
     # -- what can be honoured ----------------------------------------------------------------------------------------------
 
     def _check(self, policy: Policy) -> None:
-        if policy.rollback in ("limits", "errors"):
-            raise PolicyError(
-                "Policy.rollback: the docker sandbox cannot undo a failed step; leave it None, or set 'never'"
-            )
         if self._runtime.startswith("runsc") and "processes" in policy.limits.changed():
             raise PolicyError(
                 "Limits.processes: gVisor counts its own kernel's threads among the container's, so no exact bound can be held; leave it "
@@ -141,7 +141,14 @@ class DockerBackend(Backend):
                 declared = (attributes.get("Config") or {}).get("Volumes") or {}
                 self._images[key] = (image, tuple(declared))
             image, _ = self._images[key]
-        return config.shape(image, self._runtime, policy.limits, self._cpus, self._hosts)
+        shape = config.shape(image, self._runtime, policy.limits, self._cpus, self._hosts)
+        return replace(shape, returns=shape.direct and policy.rollback != "never" and not policy.network)
+
+    def _require(self, standing: Mapping[str, Wall], policy: Policy) -> None:
+        rollback = _rollback_wall(standing, policy)
+        if policy.rollback in ("limits", "errors") and not rollback.active:
+            raise PolicyError(f"Policy.rollback={policy.rollback!r}: {rollback.reason}; leave it None, or set 'never'")
+        walls.require({**standing, "rollback": rollback}, policy)
 
     # -- starting ----------------------------------------------------------------------------------------------------------
 
@@ -149,7 +156,7 @@ class DockerBackend(Backend):
         if shape.hosts:
             config.hosts_file()  # somebody may have cleaned up in the folder for temporary files
         volumes = next((v for image, v in self._images.values() if image == shape.image), ())
-        guest, frame = container.start(
+        guest, frame = launch.start(
             self._client,
             shape,
             python=self._python,
@@ -219,7 +226,7 @@ class DockerBackend(Backend):
             elif first is not None:
                 first.close()
             try:
-                walls.require({**standing, "rollback": _ROLLBACK}, policy)
+                self._require(standing, policy)
             except BaseException:
                 if guest is not None:
                     guest.close()
@@ -238,7 +245,7 @@ class DockerBackend(Backend):
     @property
     def isolation(self) -> Mapping[str, Wall]:
         """See the base class. Looked at from inside a container, before any other code ran in one."""
-        return {**self._walls, "rollback": _ROLLBACK}
+        return {**self._walls, "rollback": _rollback_wall(self._walls, self._policy)}
 
     @property
     def facts(self) -> Mapping[str, str]:

@@ -19,10 +19,12 @@ WORKDIR = "/sandbox"
 HOSTNAME = "sandbox"
 BASE_MEMORY = 40 * 2**20
 """What init, the interpreter and the guest program take (17 MiB measured), with room for imports of the standard library."""
+BASE_ROOM = 16 * 2**20
+"""What a copy of the guest program itself can take, with imports of the standard library."""
 GVISOR_MEMORY = 96 * 2**20
 """The same under gVisor, whose kernel is a process in the container's memory limit too."""
 OWN_PROCESSES = 3
-"""init, and the guest's two threads for frames and output."""
+"""init, and the guest's two threads for frames and output. Where steps can be undone: init, the keeper, and one thread."""
 GVISOR_PIDS = 1024
 """gVisor's kernel needs that many threads of its own; with 64 it crashes."""
 _INODES_PER_MIB = 1024
@@ -42,6 +44,9 @@ class Shape:
     hosts: str = ""
     """The file that is the container's /etc/hosts, where the runtime alone makes its network namespace; "" where docker does."""
 
+    returns: bool = False
+    """Whether there is to be room for a checkpoint."""
+
     @property
     def direct(self) -> bool:
         """Whether frames travel over sockets of the host's, mounted into the container. gVisor lets no container connect to those."""
@@ -53,9 +58,9 @@ class Shape:
         return self.runtime.startswith("runsc")
 
 
-def shape(image: str, runtime: str, limits: Limits, cpus: float, hosts: str = "") -> Shape:
+def shape(image: str, runtime: str, limits: Limits, cpus: float, hosts: str = "", returns: bool = False) -> Shape:
     """The shape of a container for `limits`; `hosts` as :func:`hosts_file` gives it."""
-    return Shape(image, runtime, limits.memory, limits.disk, limits.processes, cpus, hosts)
+    return Shape(image, runtime, limits.memory, limits.disk, limits.processes, cpus, hosts, returns)
 
 
 def tmpfs(disk: int, podman: bool = False) -> dict[str, str]:
@@ -77,7 +82,15 @@ def memory(want: Shape) -> int:
     """The container's memory limit, in bytes."""
     base = GVISOR_MEMORY if want.gvisor else BASE_MEMORY
     # Files lie in memory and are charged to the container like any other: without their share a full disk would be an OOM.
-    return base + want.memory + want.disk
+    return base + want.memory + want.disk + room(want)
+
+
+def room(want: Shape) -> int:
+    """How many bytes of it are for a checkpoint: pages that a step changes exist twice, and so do the files.
+
+    On top, so that no step has less than its limit for it; a session that holds more than this keeps no checkpoint.
+    """
+    return BASE_ROOM + want.memory // 4 if want.returns else 0
 
 
 def host_config(want: Shape, podman: bool, profile: str, volumes: tuple[str, ...], socket: str = "") -> dict[str, Any]:
@@ -92,7 +105,7 @@ def host_config(want: Shape, podman: bool, profile: str, volumes: tuple[str, ...
         "read_only": True,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges", f"seccomp={profile}"],
-        "pids_limit": GVISOR_PIDS if want.gvisor else want.processes + OWN_PROCESSES,
+        "pids_limit": GVISOR_PIDS if want.gvisor else want.processes + OWN_PROCESSES + want.returns,
         "mem_limit": memory(want),
         "memswap_limit": memory(want),  # equal: no swap
         "nano_cpus": round(want.cpus * 1e9),

@@ -13,14 +13,11 @@ import requests
 
 from safeexec import wire
 from safeexec.backend import GuestDied, OnFrame, StreamGuest
-from safeexec.errors import BackendUnavailable
 from safeexec.text import neutralise_line
-from safeexec_backends.docker import config, program, reaper
-from safeexec_backends.docker.daemon import errors_mapped
-from safeexec_backends.docker.direct import INSIDE, Direct, Listener
+from safeexec_backends.docker import program
+from safeexec_backends.docker.direct import Direct
 from safeexec_backends.docker.stream import Attached
 
-START_SECONDS = 60.0
 _INTERRUPT = wire.pack({"t": "interrupt"})[0]
 _OOM_PATIENCE = 1.5
 """How long the daemon may take to learn of the kernel's kill: 0.3 s were seen on a busy machine. Only who kills itself by signal 9 waits as long."""
@@ -153,122 +150,15 @@ def found_out(client: Any, identity: str, tail: bytes) -> GuestDied:
             state = api.inspect_container(identity)["State"]
     except (docker.errors.DockerException, requests.RequestException) as error:
         return GuestDied("crash", f"the container is gone, and why cannot be found out: {str(error)[:200]}")
-    if noticed or state.get("OOMKilled"):
+    return ended(code, noticed or bool(state.get("OOMKilled")), tail)
+
+
+def ended(code: int, out_of_memory: bool, tail: bytes = b"") -> GuestDied:
+    """What an exit code says."""
+    if out_of_memory:
         return GuestDied("memory", "the container ran out of memory (Limits.memory)")
     if code == 153:
         return GuestDied("crash", "the container wrote a file larger than Limits.disk")
     said = neutralise_line(tail.decode(errors="replace").strip()[-400:])
     signal = f" (signal {code - 128})" if 128 < code < 160 else ""
     return GuestDied("crash", f"the container ended with exit code {code}{signal}" + (f": {said}" if said else ""))
-
-
-def start(
-    client: Any,
-    want: config.Shape,
-    *,
-    python: str,
-    text: bytes,
-    token: str,
-    role: str,
-    podman: bool,
-    profile: str,
-    volumes: tuple[str, ...],
-    max_frame: int,
-    remove: Callable[[str], None],
-) -> tuple[DockerGuest, wire.Frame]:
-    """Create and start a container, give it the program `text`, and wait for its first frame, which is returned too.
-
-    Raises BackendUnavailable.
-    """
-    listener = None
-    if want.direct:
-        try:
-            listener = Listener()
-        except OSError as error:
-            raise BackendUnavailable(f"no socket for a container can be made: {error}") from error
-    try:
-        return _start(client, want, python, text, token, role, podman, profile, volumes, max_frame, remove, listener)
-    finally:
-        if listener is not None:
-            listener.close()
-
-
-def _start(
-    client: Any,
-    want: config.Shape,
-    python: str,
-    text: bytes,
-    token: str,
-    role: str,
-    podman: bool,
-    profile: str,
-    volumes: tuple[str, ...],
-    max_frame: int,
-    remove: Callable[[str], None],
-    listener: Listener | None,
-) -> tuple[DockerGuest, wire.Frame]:
-    api = client.api
-    direct = listener is not None
-    options = config.host_config(want, podman, profile, volumes, listener.path if listener is not None else "")
-    with errors_mapped("creating a container"):
-        identity = api.create_container(
-            want.image,
-            entrypoint=program.command(python, INSIDE if direct else ""),
-            command=[],
-            user=config.USER,
-            working_dir=config.WORKDIR,
-            environment=config.environment(want.cpus),
-            hostname=config.HOSTNAME,
-            network_disabled=bool(want.hosts),
-            stdin_open=not direct,
-            tty=False,
-            labels=reaper.labels(token, role),
-            healthcheck={"test": ["NONE"]},
-            host_config=api.create_host_config(**options),
-        )["Id"]
-    guest = None
-    attached = None
-    try:
-        with errors_mapped("attaching to a container"):
-            streams = {"stdin": int(not direct), "stdout": 1, "stderr": 1, "stream": 1}
-            attached = Attached(api.attach_socket(identity, streams))
-        if not direct:
-            guest = DockerGuest(client, identity, attached, max_frame, remove)
-        with errors_mapped("starting a container"):
-            try:
-                api.start(identity)
-            except docker.errors.APIError as error:
-                if "executable file" in str(error.explanation):
-                    raise BackendUnavailable(
-                        f"the image has no {python!r} in its PATH: name the interpreter by python="
-                    ) from error
-                raise
-        try:
-            if listener is not None:
-                attached.setblocking(True)
-                guest = DockerGuest(client, identity, listener.accept(attached, START_SECONDS), max_frame, remove)
-                listener.close()
-            assert guest is not None
-            guest._write([program.framed(text)])
-            frame = guest.next_frame(START_SECONDS)
-        except TimeoutError:
-            raise BackendUnavailable(f"the guest program did not start within {START_SECONDS:g} s") from None
-        except (OSError, EOFError, wire.WireError) as error:
-            death = str(found_out(client, identity, attached.tail))
-            hint = (
-                f"; the image has no {python!r} in its PATH: name the interpreter by python="
-                if "exit code 127" in death
-                else ""
-            )
-            raise BackendUnavailable(f"the guest program did not start: {death}{hint}") from error
-        if direct:
-            attached.close()
-        return guest, frame
-    except BaseException:
-        if guest is not None:
-            guest.close()
-        else:
-            remove(identity)
-        if attached is not None:
-            attached.close()
-        raise

@@ -118,8 +118,13 @@ def _context() -> _Place | None:
 
 def _client(place: _Place) -> docker.DockerClient:
     if place.address is None:
-        return docker.from_env(version="auto", timeout=TIMEOUT)
-    return docker.DockerClient(base_url=place.address, tls=place.tls or False, version="auto", timeout=TIMEOUT)
+        client = docker.from_env(version="auto", timeout=TIMEOUT)
+    else:
+        client = docker.DockerClient(base_url=place.address, tls=place.tls or False, version="auto", timeout=TIMEOUT)
+    if address(client).startswith("unix://"):
+        # Each request looks for proxies in the environment otherwise, and fails with KeyError when another thread changes it just then.
+        client.api.trust_env = False
+    return client
 
 
 def _unreachable(error: BaseException, where: str) -> BackendUnavailable:

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any
 
 from safeexec.errors import BackendUnavailable
+from safeexec_backends.docker import orders
 from safeexec_backends.docker.reaper import start_time
 
 INSIDE = "/run/safeexec"
@@ -63,8 +64,8 @@ class Listener:
             self.close()
             raise
 
-    def accept(self, attached: Any, seconds: float) -> Direct:
-        """The two connections of the container whose output is `attached`.
+    def accept(self, attached: Any, seconds: float, hears: bool = False) -> Direct:
+        """The two connections of the container whose output is `attached`; `hears` as :class:`Direct` takes it.
 
         Raises TimeoutError, and EOFError when the container ends before it has made them.
         """
@@ -82,7 +83,7 @@ class Listener:
                     raise TimeoutError
                 elif not attached.recv_into(memoryview(bytearray(4096))):
                     raise EOFError  # what it said is in attached.tail
-            return Direct(*ends)
+            return Direct(ends[0], ends[1], hears)
         except BaseException:
             for end in ends:
                 end.close()
@@ -98,29 +99,68 @@ class Listener:
 
 
 class Direct:
-    """What :class:`safeexec.backend.StreamGuest` needs of a socket: one for frames, and one for the numbers of steps to be interrupted."""
+    """What :class:`safeexec.backend.StreamGuest` needs of a socket: one for frames, and one for orders: steps to be interrupted, for a start.
+
+    `hears`: something in the container answers orders.
+    """
 
     tail = b""
 
-    def __init__(self, frames: socket.socket, control: socket.socket) -> None:
-        self._frames = frames
+    def __init__(self, frames: socket.socket, control: socket.socket, hears: bool = False) -> None:
         self._control = control
+        control.setblocking(False)
+        if not hears:
+            control.shutdown(socket.SHUT_RD)  # nobody reads it: what a guest sends there must not lie in the kernel
+        self.renew(frames)
+
+    def renew(self, frames: socket.socket) -> None:
+        """Take another socket for frames; the one before is the caller's to close."""
+        self._frames = frames
         self.fileno = frames.fileno
-        self.recv_into = (
-            frames.recv_into
-        )  # without a flag for ancillary data: descriptors that a guest sends along are closed by the kernel
+        # Without a flag for ancillary data: descriptors that a guest sends along are closed by the kernel.
+        self.recv_into = frames.recv_into
         self.sendall = frames.sendall
         self.settimeout = frames.settimeout
         self.setblocking = frames.setblocking
-        control.setblocking(False)
-        control.shutdown(socket.SHUT_RD)  # nobody reads it: what a guest sends there must not lie in the kernel
 
     def interrupt(self, number: int) -> None:
         """Name a step. Does not wait: a guest that does not read is killed anyway."""
         try:
-            self._control.send(number.to_bytes(8, "little"))
+            self.order(orders.INTERRUPT, number)
         except OSError:
             return  # gone, which the exchange says
+
+    def order(self, kind: int, number: int, along: socket.socket | None = None) -> None:
+        """Send one of :mod:`orders`, without waiting. Raises OSError."""
+        data = number.to_bytes(7, "little") + bytes([kind])
+        if along is None:
+            sent = self._control.send(data)
+        else:
+            sent = socket.send_fds(self._control, [data], [along.fileno()])
+        if sent != len(data):
+            raise BlockingIOError("the container does not read its orders")
+
+    def hear(self, deadline: float) -> tuple[int, int, int] | None:
+        """The next thing that is said in answer; None when nothing is until then. Raises EOFError at the end of the connection."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        if not poll.poll(max(0.0, deadline - monotonic()) * 1000):
+            return None
+        try:
+            said = self._control.recv(orders.SAID.size)
+        except OSError as error:
+            raise EOFError from error
+        if len(said) != orders.SAID.size:
+            raise EOFError
+        times, what, number = orders.SAID.unpack(said)
+        return times, what, number
+
+    def cut(self) -> None:
+        """End the connection for frames alone."""
+        try:
+            self._frames.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # the other end is gone already
 
     def shutdown(self, how: int) -> None:
         """As a socket's, for both."""

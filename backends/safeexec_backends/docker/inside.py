@@ -1,26 +1,25 @@
-"""What runs in the container around the guest program: how frames travel, and other output caught.
+"""What runs in the container around the guest program: the language, and how all of it begins.
 
 Shipped as text next to wire.py and guest.py; CPython 3.9 and later. It defends nothing: the container is the wall.
 """
 
 from __future__ import annotations
 
-import _thread
 import builtins
 import os
 import select
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safeexec import guest, wire
     from safeexec_backends import nearest
+    from safeexec_backends.docker import channel as channels
     from safeexec_backends.docker import look
 else:
     try:  # what was shipped comes first: an image may have another version of safeexec installed
+        import safeexec_channel as channels
         import safeexec_guest as guest
         import safeexec_look as look
         import safeexec_nearest as nearest
@@ -28,262 +27,23 @@ else:
     except ImportError:
         from safeexec import guest, wire
         from safeexec_backends import nearest
+        from safeexec_backends.docker import channel as channels
         from safeexec_backends.docker import look
 
-_PIPE = 1 << 20
-_F_SETPIPE_SZ = 1031
-_PIECE = 64 * 1024
+_WARM = 0.1
+"""Seconds after which a container that is not used yet is one of a pool."""
 _CONFIG = "/usr/local/share/safeexec/matplotlib"
-
-
-class Channel:
-    """Frames over two sockets: one for frames, one on which the host names the step to be interrupted.
-
-    The main thread reads the frames itself; a thread waits on the other socket, so that an interrupt, and the host's end, are noticed while the
-    step is busy. Descriptors 1 and 2 lead to pipes whose content travels as output, so that what C code and child processes print is part of the
-    result.
-    """
-
-    def __init__(self, frames: int, control: int) -> None:
-        self._frames = guest.FdChannel(frames)
-        self._control = control
-        self._current, self._wanted = -1, -2
-        self._redirect()
-
-    def _redirect(self) -> None:
-        self._main = _thread.get_ident()
-        self._child = False
-        self._running = False
-        self._floods: dict[int, int] = {}
-        self._peek = select.poll()  # under the guest's send lock: a poll object serves one thread at a time
-        self._wait = select.poll()  # of the thread that forwards
-        self._pipes: dict[int, int] = {}
-        self.guest: Any = None
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        for number in (1, 2):
-            ours, theirs = os.pipe()
-            os.set_blocking(ours, False)
-            os.dup2(theirs, number, inheritable=True)
-            os.close(theirs)
-            self._pipes[ours] = number
-            self._peek.register(ours, select.POLLIN)
-            self._wait.register(ours, select.POLLIN)
-
-    # -- reading ---------------------------------------------------------------------------------------------------------
-
-    def start(self, owner: Any) -> None:
-        """Begin to read frames and to forward output for `owner`, the guest."""
-        self.guest = owner
-        os.register_at_fork(after_in_child=self._after_fork)
-        _thread.start_new_thread(self._listen, ())
-        _thread.start_new_thread(self._forward, ())
-
-    def _listen(self) -> None:
-        try:
-            while True:
-                said = os.read(self._control, 8)
-                if len(said) != 8:
-                    os._exit(0)
-                self._wanted = int.from_bytes(said, "little")
-                # The main thread by name: so that a system call it waits in is interrupted too.
-                signal.pthread_kill(self._main, signal.SIGINT)
-        except BaseException:  # the host is gone, or user code closed the descriptor: nobody can be answered any more
-            os._exit(0)
-
-    def interrupted(self) -> bool:
-        """Whether the host wants the running step to stop. Late words about the step before are none about this one."""
-        return self._wanted == self._current
-
-    def overtaken(self) -> bool:
-        """Whether the word came before the step."""
-        return self._wanted == self._current
-
-    def recv(self) -> wire.Frame:
-        """The next frame, waiting for it."""
-        if self._child:
-            raise RuntimeError("tools cannot be called from a child process")
-        frame = self._frames.recv()
-        self._begun(frame[0])
-        return frame
-
-    def _begun(self, header: wire.Header) -> None:
-        if header.get("t") == "run":
-            with (
-                self.guest._send_lock
-            ):  # the thread that forwards must not hold the step to account for what was written before it
-                self._current, self._running, self._floods = header.get("id", -1), True, {}
-
-    def buffered(self) -> bool:
-        """Whether a frame waits that the descriptor does not show."""
-        return self._frames.buffered()
-
-    def watch(self, loop: Any, callback: Callable[[], None]) -> None:
-        """Call `callback` from the event loop whenever a frame may be waiting."""
-        self._frames.watch(loop, callback)
-
-    def unwatch(self, loop: Any) -> None:
-        """Undo :meth:`watch`."""
-        self._frames.unwatch(loop)
-
-    # -- writing ---------------------------------------------------------------------------------------------------------
-
-    def send(self, header: wire.Header, blobs: Sequence[wire.Blob] = ()) -> None:
-        """Write one frame, behind what the pipes hold: output keeps its order. The guest's send lock is held."""
-        if self._child:
-            self._send_from_child(header, blobs)
-            return
-        for fd, _ in self._peek.poll(0):
-            self._relay(fd)
-        if header.get("t") == "done":
-            self._running = False
-        self._frames.send(header, blobs)
-
-    def _relay(self, fd: int) -> None:
-        """Send what a pipe holds now, within the step's limit."""
-        try:
-            data = os.read(fd, _PIECE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:  # user code closed the descriptors
-            self._peek.unregister(fd)
-            self._pipes.pop(fd, None)
-            return
-        number = self._pipes[fd]
-        stream = self.guest._stdout if number == 1 else self.guest._stderr
-        if len(data) > stream._left:
-            stream.truncated = True
-            self._floods[number] = self._floods.get(number, 0) + len(data)
-            if self._running and self._floods[number] > guest._FLOOD * self.guest._limits["output"]:
-                self._end_flood(data[: stream._left], number)
-            data = data[: stream._left]
-        stream._left -= len(data)
-        if data:
-            self._frames.send({"t": "out", "s": number}, [data])
-
-    def _end_flood(self, data: bytes, number: int) -> None:
-        """Answer the step and end, as for what is printed. Its own code may be in a loop of C's, and the flood a child's: neither is asked."""
-        if data:
-            self._frames.send({"t": "out", "s": number}, [data])
-        error = self.guest._describe(guest.OutputFlood(), "")
-        self._frames.send({"t": "done", "id": self._current, "cut": True, "error": error})
-        os._exit(0)
-
-    def _forward(self) -> None:
-        while True:
-            try:
-                ready = self._wait.poll()
-                with self.guest._send_lock:
-                    for fd, _ in ready:
-                        if fd in self._pipes:
-                            self._relay(fd)
-                        if fd not in self._pipes:
-                            self._wait.unregister(fd)
-                if not self._pipes:
-                    return
-            except BaseException:  # the descriptors were closed by user code: there is nothing left to forward
-                return
-
-    # -- children of user code -------------------------------------------------------------------------------------------
-
-    def _after_fork(self) -> None:
-        # A forked child has the descriptors and none of the threads. It must not speak for its parent, nor wait for a lock nobody holds.
-        self._child = True
-        self.guest._send_lock = type(self.guest._send_lock)()
-        self.guest._read_lock = type(self.guest._read_lock)()
-
-    def _send_from_child(self, header: wire.Header, blobs: Sequence[wire.Blob]) -> None:
-        kind = header.get("t")
-        if kind == "out":
-            view = memoryview(blobs[0])
-            while len(view):
-                view = view[os.write(header["s"], view) :]
-        elif kind == "done":  # a child that was never told to leave
-            os._exit(1 if "error" in header else 0)
-        elif kind == "call":
-            raise RuntimeError("tools cannot be called from a child process")
-
-
-class StdioChannel(Channel):
-    """Frames over the container's stdin and stdout, interrupts among them, where the sockets cannot be had. A thread reads."""
-
-    def __init__(self) -> None:
-        self._in = os.dup(0)
-        self._frames = guest.FdChannel(self._in, os.dup(1))
-        self._queue: SimpleQueue[wire.Frame | None] = SimpleQueue()
-        self._watchers: dict[Any, Callable[[], None]] = {}
-        for fd in (self._in, 1):  # fewer switches for large frames; refused above the user's share, which is no harm
-            _grow(fd)
-        self._redirect()
-
-    def interrupted(self) -> bool:
-        """See the base class. Frames arrive in order, so a word that comes late was taken out before the next step came."""
-        return True
-
-    def overtaken(self) -> bool:
-        """See the base class."""
-        return False
-
-    def _listen(self) -> None:
-        try:
-            while True:
-                frame = self._frames.recv()
-                if frame[0].get("t") == "interrupt":
-                    # The main thread by name: so that a system call it waits in is interrupted too.
-                    signal.pthread_kill(self._main, signal.SIGINT)
-                    continue
-                self._queue.put(frame)
-                for loop, callback in list(self._watchers.items()):
-                    try:
-                        loop.call_soon_threadsafe(callback)
-                    except RuntimeError:  # that loop was closed
-                        self._watchers.pop(loop, None)
-        except BaseException:  # the host is gone, or user code closed the descriptor: nobody can be answered any more
-            os._exit(0)
-
-    def recv(self) -> wire.Frame:
-        """The next frame, waiting for it."""
-        if self._child:
-            raise RuntimeError("tools cannot be called from a child process")
-        frame = self._queue.get()
-        if frame is None:
-            raise EOFError
-        self._begun(frame[0])
-        return frame
-
-    def buffered(self) -> bool:
-        """Whether a frame waits."""
-        return not self._queue.empty()
-
-    def watch(self, loop: Any, callback: Callable[[], None]) -> None:
-        """Call `callback` from the event loop whenever a frame may be waiting."""
-
-        def ready() -> None:
-            if self.buffered():  # an earlier call may have taken this frame too, and the callback waits for one
-                callback()
-
-        self._watchers[loop] = ready
-        loop.call_soon(ready)
-
-    def unwatch(self, loop: Any) -> None:
-        """Undo :meth:`watch`."""
-        self._watchers.pop(loop, None)
-
-
-def _grow(fd: int) -> None:
-    try:
-        import fcntl
-
-        fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE)
-    except (ImportError, OSError):
-        return
 
 
 class Session(guest.Guest):
     """The guest, told by its channel whether a signal is meant for the step that runs."""
+
+    def handle(self, header: wire.Header, blobs: Sequence[wire.Blob] = ()) -> None:
+        """See the base class."""
+        if header.get("t") == "keep":
+            self._channel.keep(header)
+        else:
+            super().handle(header, blobs)
 
     def on_interrupt(self, *_: Any) -> None:
         """See the base class."""
@@ -294,9 +54,9 @@ class Session(guest.Guest):
 class Python(guest.Python):
     """The whole language, with `imports` as a rule: what code of the session itself may import."""
 
-    hidden = (__file__,)
+    hidden = (__file__, channels.__file__)
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: channels.Channel) -> None:
         self.imports: Sequence[str] | None = None
         self._channel = channel
 
@@ -341,10 +101,11 @@ def _ruled(real: Callable[..., Any], patterns: tuple[str, ...]) -> Callable[...,
     return __import__
 
 
-def main(codes: bytes | None, sockets: Sequence[int]) -> None:
+def main(codes: bytes | None, sockets: Sequence[int], later: dict[str, Any]) -> None:
     """Serve, over `sockets` if there are two. `codes` is the compiled program where it had to be compiled here: the host ships it to the containers
-    that follow."""
-    channel = Channel(*sockets) if sockets else StdioChannel()
+    that follow. `later` is the part of it that is not needed yet."""
+    channels.later.update(later)
+    channel = channels.Channel(*sockets) if sockets else channels.StdioChannel()
     if codes is not None:
         channel._frames.send({"t": "program", "look": look.look()}, [codes])
     else:
@@ -354,6 +115,8 @@ def main(codes: bytes | None, sockets: Sequence[int]) -> None:
     session = Session(channel, language)
     channel.start(session)
     _prepare()
+    if sockets and not select.select(sockets[:1], [], [], _WARM)[0]:
+        channels.load_past()  # nobody waits
     header, _ = channel.recv()
     language.imports = header.get("imports")
     session.serve()

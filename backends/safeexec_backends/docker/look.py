@@ -37,6 +37,24 @@ def _syscalls() -> dict[str, int] | None:
     return found
 
 
+def _copies() -> str:
+    """Why this process could not be copied; empty when it can."""
+    try:
+        import ctypes
+    except ImportError:
+        return "the image's interpreter has no ctypes"
+    if os.uname().machine not in _CALLS:
+        return "the system calls of this processor are not known"
+    address = ctypes.c_void_p()
+    # PR_GET_TID_ADDRESS: the C library keeps its thread's id in memory, where the kernel must renew it in a copy.
+    nothing = ctypes.c_long(0)
+    if ctypes.CDLL(None).prctl(40, ctypes.byref(address), nothing, nothing, nothing) or not address.value:
+        return "the kernel does not say where the thread's id is kept"
+    if ctypes.c_int.from_address(address.value).value != os.getpid():
+        return "the image's C library keeps its thread's id in another place"
+    return ""
+
+
 def _read(path: str) -> str:
     try:
         with open(path) as file:
@@ -110,6 +128,7 @@ def look() -> dict[str, Any]:
         "nnp": status.get("NoNewPrivs", "").strip(),
         "seccomp": status.get("Seccomp", "").strip(),
         "calls": _syscalls(),
+        "copies": _copies(),
         "mounts": mounts,
         "writable": writable,
         "interfaces": interfaces,

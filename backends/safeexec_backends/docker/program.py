@@ -11,6 +11,10 @@ from safeexec.bundle import modules
 OUT_OF_MEMORY = b"safeexec: a process was killed because the memory was used up\n"
 """What an init of ours says at the end, last of all. podman does not notice on the first version of control groups."""
 
+_SHARED = ("folders", "kept_files", "open_files")
+_LATER = (*_SHARED, "copies", "keeper", "past")
+"""What of the program is run when it is needed first."""
+
 BOOT = """
 import marshal, os, sys, types
 child = os.getpid() == 1 and os.fork()
@@ -48,17 +52,21 @@ def take(n):
     return data
 parts = marshal.loads(take(int.from_bytes(take(4), "little")))
 codes = []
+later = {}
 for name, code in parts:
+    fresh = isinstance(code, str)
+    if fresh:
+        code = compile(code, "<" + name + ">", "exec", dont_inherit=True)
+    codes.append((name, code))
+    if name in LATER:
+        later[name] = code
+        continue
     module = types.ModuleType(name)
     module.__file__ = "<" + name + ">"
     sys.modules[name] = module
-    fresh = isinstance(code, str)
-    if fresh:
-        code = compile(code, module.__file__, "exec", dont_inherit=True)
-    codes.append((name, code))
     exec(code, module.__dict__)
-sys.modules["safeexec_inside"].main(marshal.dumps(codes) if fresh else None, sockets)
-""".replace("OUT_OF_MEMORY", repr(OUT_OF_MEMORY))
+sys.modules["safeexec_inside"].main(marshal.dumps(codes) if fresh else None, sockets, later)
+""".replace("OUT_OF_MEMORY", repr(OUT_OF_MEMORY)).replace("LATER", repr(tuple(f"safeexec_{name}" for name in _LATER)))
 """Reads the program from the first of two sockets, or from stdin: a command line could not hold it.
 
 As process 1, where the engine brings no init, it is the init itself and the guest its child: no signal that has not been asked for reaches process 1, so that
@@ -69,9 +77,11 @@ a guest in its place could not even kill itself, and what its children leave beh
 @cache
 def source() -> bytes:
     """The program as source. marshal's version 2 of strings and tuples is read by every CPython that a guest can run on."""
-    here = Path(__file__)
-    files = (here.parents[1] / "nearest.py", here.with_name("look.py"), here.with_name("inside.py"))
-    own = ((f"safeexec_{file.stem}", file.read_text("utf-8")) for file in files)
+    here = Path(__file__).parent
+    files = [here.parent / "_hardening" / f"{name}.py" for name in _SHARED]
+    files += [here / f"{name}.py" for name in (*_LATER[len(_SHARED) :], "orders", "channel", "look")]
+    files += [here.parent / "nearest.py", here / "inside.py"]
+    own = ((f"safeexec_{path.stem}", path.read_text("utf-8")) for path in files)
     return marshal.dumps((*modules(), *own), 2)
 
 

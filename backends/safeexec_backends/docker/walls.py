@@ -21,6 +21,7 @@ MINIMUM = (
 )
 _GVISOR_VERSION = "PST 2016"
 """gVisor answers /proc/version with a fixed text of January 2016. Source: gVisor, pkg/sentry/syscalls/linux/linux64.go."""
+ENDS = "a step that runs out of a limit ends its session: "
 _STANDS = Wall(True)
 _ABSURD = 2**62
 """What the kernel says of bytes that it does not limit is above this."""
@@ -93,8 +94,17 @@ def judge(seen: Mapping[str, Any], want: Shape, info: Mapping[str, Any]) -> dict
         gvisor or root != ["0", "0"],
         "the daemon maps user ids one to one; rootless docker, or userns-remap in daemon.json, maps them away",
     )
+    walls["rollback"] = _rollback(seen, want)
     walls["language"] = Wall(False, "the whole language runs; Policy.imports is a rule for the model here, not a wall")
     return walls
+
+
+def _rollback(seen: Mapping[str, Any], want: Shape) -> Wall:
+    if not want.direct:
+        # A frame that was cut off in the middle would be read on in the next one.
+        reason = "its frames travel on a stream of the daemon's, which cannot be exchanged for another (gVisor, podman, a daemon elsewhere)"
+        return Wall(False, ENDS + reason)
+    return _wall(not seen["copies"], ENDS + seen["copies"])
 
 
 def _root(seen: Mapping[str, Any]) -> Wall:

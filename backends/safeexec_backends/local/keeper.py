@@ -30,8 +30,8 @@ from functools import cache
 from typing import NamedTuple
 
 from safeexec_backends._hardening import bpf, copies, seccomp, waiting
+from safeexec_backends._hardening.kept_files import KeptFiles
 from safeexec_backends.local import keeping
-from safeexec_backends.local.kept_files import KeptFiles
 from safeexec_backends.local.states import HERE, State, States, end
 
 CHANNEL = 3

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from safeexec import guest, wire
-from safeexec_backends._hardening import copies, seccomp
-from safeexec_backends.local import keeping, open_files
+from safeexec_backends._hardening import copies, open_files, seccomp
+from safeexec_backends.local import keeping
 from safeexec_backends.local.keeper import CHANNEL, Keeper, Terms, seal
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+from safeexec_backends._hardening.kept_files import KeptFiles
 from safeexec_backends.local import keeping
-from safeexec_backends.local.kept_files import KeptFiles
 
 HERE = -1
 """The keeper itself, as a state: what the session was before its first step."""

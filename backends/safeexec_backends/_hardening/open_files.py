@@ -1,4 +1,7 @@
-"""What a process shares with its copies although it should not: the places in its open files, and its event loop's epoll."""
+"""What a process shares with its copies although it should not: the places in its open files, and its event loop's epoll.
+
+Shipped into containers as text: CPython 3.9 and later.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import fcntl
 import os
 import select
 import stat
-import tempfile
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 _FIRST = 4
@@ -19,6 +22,7 @@ _UNNAMED = 8 * 2**20
 class _Open(NamedTuple):
     fd: int
     inode: int
+    """In the lower 64 bits; above them its file system."""
     place: int
     flags: int
     contents: bytes | None
@@ -43,16 +47,19 @@ def _descriptors() -> list[int]:
 class OpenFiles:
     """The regular files that this process has open, as they are now."""
 
-    def __init__(self) -> None:
-        """Raises NotKept, OSError."""
+    def __init__(self, descriptors: Iterable[int] | None = None) -> None:
+        """`descriptors` are those that are open, where the caller knows them. Raises NotKept, OSError."""
         self._files: list[_Open] = []
         try:
             self._folder = os.getcwd()
         except FileNotFoundError:
             self._folder = ""  # it was removed under its feet, and stays so
         left = _UNNAMED
-        for fd in _descriptors():
-            info = os.fstat(fd)
+        for fd in _descriptors() if descriptors is None else descriptors:
+            try:
+                info = os.fstat(fd)
+            except OSError:  # it is the one by which the list was made
+                continue
             if not stat.S_ISREG(info.st_mode):
                 continue
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -66,7 +73,9 @@ class OpenFiles:
                 contents = os.pread(fd, info.st_size, 0)
                 if len(contents) != info.st_size:
                     raise NotKept
-            self._files.append(_Open(fd, info.st_ino, os.lseek(fd, 0, os.SEEK_CUR), flags, contents))
+            self._files.append(
+                _Open(fd, info.st_dev << 64 | info.st_ino, os.lseek(fd, 0, os.SEEK_CUR), flags, contents)
+            )
 
     def restore(self, replaced: dict[int, str]) -> None:
         """Be where they were again; `replaced` are files whose path leads to another one now. Raises OSError."""
@@ -84,15 +93,16 @@ class OpenFiles:
                 os.ftruncate(file.fd, 0)  # where it is open for appending, every write goes to its end
                 os.pwrite(file.fd, file.contents, 0)
             elif file.contents is not None and os.pread(file.fd, len(file.contents) + 1, 0) != file.contents:
-                _replace(
-                    file.fd, file.contents
-                )  # a branch of the session changed it, for which it has a name or another descriptor
+                # A branch of the session changed it, for which it has a name or another descriptor.
+                _replace(file.fd, file.contents)
             fcntl.fcntl(file.fd, fcntl.F_SETFL, file.flags)
             os.lseek(file.fd, file.place, os.SEEK_SET)
 
 
 def _replace(fd: int, contents: bytes) -> None:
     """Have `fd`, which can only be read, lead to a file without a name that has these contents."""
+    import tempfile  # a start of a container need not wait for what it brings along
+
     writer, path = tempfile.mkstemp()
     with open(writer, "wb") as file:
         reader = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

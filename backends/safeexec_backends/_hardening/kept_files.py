@@ -1,7 +1,9 @@
-"""The files of a cell as they were at its checkpoint: kept in the memory of the process that watches over it, and put back.
+"""The files of a session as they were at its checkpoint: kept in the memory of a process of its sandbox, and put back.
 
 The tree is the session's and may have been made to annoy: what cannot be kept is said, never waited for. Whoever walks it here has no more
 rights than whoever made it, so a path that is exchanged under its feet leads nowhere the session could not go by itself.
+
+Shipped into containers as text, next to folders.py: CPython 3.9 and later.
 """
 
 from __future__ import annotations
@@ -12,9 +14,15 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from safeexec_backends._hardening.folders import remove_tree
+if TYPE_CHECKING:
+    from safeexec_backends._hardening.folders import remove_tree
+else:
+    try:  # in a container: what was shipped comes first
+        from safeexec_folders import remove_tree
+    except ImportError:
+        from safeexec_backends._hardening.folders import remove_tree
 
 _RACY = 50_000_000
 """Nanoseconds: kernels before 6.13 stamp a tmpfs's files in ticks, so one that changed just before it was read may have changed again."""
@@ -31,6 +39,7 @@ class TooMuch(OSError):
 class _Entry(NamedTuple):
     mode: int
     inode: int
+    """With its file system, as in ``open_files``."""
     size: int
     modified: int
     changed: int
@@ -48,18 +57,19 @@ class KeptFiles:
         self._entries: dict[str, _Entry] = {}
         self._own: dict[str, tuple[int, int]] = {}
 
-    def save(self, mapped: bool) -> None:
-        """Keep the files as they are. `mapped`: there may be mappings of files, so that no stamp of theirs means anything. Raises OSError, MemoryError."""
+    def save(self, mapped: bool, limit: int | None = None) -> None:
+        """Keep the files as they are, at most `limit` bytes this time. `mapped`: there may be mappings of files, so that no stamp of theirs means
+        anything. Raises OSError, MemoryError."""
         found: dict[str, _Entry] = {}
         seen: dict[int, _Entry] = {}
-        left = self._limit
+        left = self._limit if limit is None else min(limit, self._limit)
         self._own = {root: _stamps(os.stat(root)) for root in self._roots}
         shut: list[tuple[str, int]] = []
         for path, info in self._walk(shut):
             if len(found) >= _MAX_ENTRIES:
                 raise TooMuch(errno.EFBIG, "there are too many files")
             old = self._entries.get(path)
-            entry = seen.get(info.st_ino)
+            entry = seen.get(_identity(info))
             if entry is None:
                 keep = old is not None and old[:5] == _key(info) and info.st_ctime_ns < old.kept_at - _RACY
                 if keep and (info.st_size <= _COMPARED or mapped) and stat.S_ISREG(info.st_mode):
@@ -68,7 +78,7 @@ class KeptFiles:
                 entry = old if keep and old is not None else _Entry(*_key(info), now, _contents(path, info, left))
                 if old is not None and old.data == entry.data:
                     entry = entry._replace(data=old.data)  # which branches of the session may have as well
-                seen[info.st_ino] = entry
+                seen[_identity(info)] = entry
                 left -= sum(len(piece) for _, piece in entry.data)
                 if left < 0:
                     raise TooMuch(errno.EFBIG, "the files are too large")
@@ -91,7 +101,7 @@ class KeptFiles:
                 with suppress(OSError):
                     fd = _open(path, entry.mode, os.O_WRONLY)
                     try:
-                        if os.fstat(fd).st_ino == entry.inode:
+                        if _identity(os.fstat(fd)) == entry.inode:
                             os.ftruncate(fd, 0)
                     finally:
                         os.close(fd)
@@ -136,7 +146,10 @@ class KeptFiles:
                 is_folder = stat.S_ISDIR(info.st_mode)
                 if info.st_dev != device:
                     continue
-                if entry is None or (entry.inode, stat.S_IFMT(entry.mode)) != (info.st_ino, stat.S_IFMT(info.st_mode)):
+                if entry is None or (entry.inode, stat.S_IFMT(entry.mode)) != (
+                    _identity(info),
+                    stat.S_IFMT(info.st_mode),
+                ):
                     remove_tree(path) if is_folder else os.unlink(path)
                 elif is_folder:
                     folders.append(path)
@@ -169,8 +182,13 @@ def _stamps(info: os.stat_result) -> tuple[int, int]:
     return stat.S_IMODE(info.st_mode), info.st_mtime_ns
 
 
+def _identity(info: os.stat_result) -> int:
+    # The roots may be file systems of their own, each of which counts its inodes from one.
+    return info.st_dev << 64 | info.st_ino
+
+
 def _key(info: os.stat_result) -> tuple[int, int, int, int, int]:
-    return info.st_mode, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+    return info.st_mode, _identity(info), info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
 def _open(path: str, mode: int, flags: int) -> int:

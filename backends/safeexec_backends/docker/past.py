@@ -1,0 +1,202 @@
+"""What the guest program in a container does about its past: it is copied while it rests. Who watches over the copies: ``keeper``.
+
+Shipped as text next to inside.py; CPython 3.9 and later.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from safeexec_backends._hardening import kept_files, open_files
+    from safeexec_backends.docker import copies, keeper, orders
+else:
+    try:
+        import safeexec_copies as copies
+        import safeexec_keeper as keeper
+        import safeexec_kept_files as kept_files
+        import safeexec_open_files as open_files
+        import safeexec_orders as orders
+    except ImportError:
+        from safeexec_backends._hardening import kept_files, open_files
+        from safeexec_backends.docker import copies, keeper, orders
+
+_BURIAL = 0.02
+"""Seconds that a thread or a process which has ended may still be seen."""
+_BEHIND = 2
+"""Checkpoints that the keeper may have yet to end before it is waited for: each holds pages of its own."""
+_ROOTS = ("/sandbox", "/tmp", "/dev/shm")
+_PAGE = 4096
+
+
+class _Missed(Exception):
+    """There is no checkpoint this time; the argument says why."""
+
+
+class Past:
+    """What a guest does about its past. `channel` is its channel: the keeper and the runner part there."""
+
+    def __init__(self, channel: Any, control: int) -> None:
+        self.channel = channel
+        self._control = control
+        self._hand: socket.socket | None = None
+        self._files = kept_files.KeptFiles(tuple(root for root in _ROOTS if os.path.isdir(root)), 2**40)
+        self._keeper = self._checkpoint = 0
+        self._former: set[int] = set()
+        """Checkpoints that the keeper has yet to end."""
+        self._lasting: set[int] = set()
+        """Processes of the session that were there after a step."""
+        self._counts = ["/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current"]
+        """Where the kernel may say how many threads there are in the container: one number, in place of a list of processes."""
+        self.word: Any = None
+        """The number of the step that is to be interrupted, in memory that the keeper and all runners share."""
+
+    @property
+    def divided(self) -> bool:
+        """Whether another process reads the host's orders."""
+        return self._hand is not None
+
+    def keep(self, number: int, room: int) -> None:
+        """Keep the state as it is, under `number`; it may take `room` bytes. Returns in the runner."""
+        try:
+            self._alone()
+            if self.divided and self.channel.parked():
+                self._keep(number, room)
+                self.channel.resume()  # if this is a copy that has come back
+                return
+            if not self.channel.pause():
+                raise _Missed(orders.THREADS)
+            try:
+                self._keep(number, room)
+            finally:
+                self.channel.resume()
+        except _Missed as reason:
+            self._say(keeper.MISSED, number, reason.args[0])
+        except (OSError, MemoryError):
+            self._say(keeper.MISSED, number, orders.FAILED)
+
+    def _say(self, kind: bytes, number: int, value: int) -> None:
+        if self._hand is not None:
+            self._hand.send(keeper.HAND.pack(kind, number, value))
+
+    def _keep(self, number: int, room: int) -> None:
+        self._one_thread()
+        with open("/proc/self/statm") as file:
+            pages = file.read().split()
+        left = room - (int(pages[1]) - int(pages[2])) * _PAGE
+        if left < 0:
+            raise _Missed(orders.MEMORY)
+        try:
+            self._files.save("mmap" in sys.modules or "sqlite3" in sys.modules, left)
+        except (OSError, MemoryError):
+            raise _Missed(orders.FILES) from None
+        if self._hand is None:
+            self._divide(number)
+        else:
+            self._be_copied(number)
+
+    # -- whether a copy would be the whole session -------------------------------------------------------------------------
+
+    def _alone(self) -> None:
+        """That no process of the session lives, and no thread of it: raises _Missed."""
+        known = {1, os.getpid(), self._keeper, self._checkpoint} - {0}
+        for path in list(self._counts):
+            try:
+                with open(path) as file:
+                    if int(file.read()) == len(known) + self.channel.threads():
+                        return
+                break
+            except (OSError, ValueError):
+                self._counts.remove(path)
+        deadline = time.monotonic() + _BURIAL
+        while others := set(copies.others(known)):
+            self._former &= others
+            if others <= self._former and len(others) <= _BEHIND:
+                return
+            if others <= self._lasting:
+                raise _Missed(orders.PROCESSES)  # as it was after the last step: not again is their end waited for
+            if time.monotonic() > deadline:
+                self._lasting = others - self._former
+                if self._lasting:
+                    raise _Missed(orders.PROCESSES)
+                break
+            time.sleep(0.001)
+
+    def _one_thread(self) -> None:
+        deadline = time.monotonic() + _BURIAL
+        # Ours have said that they end, which is not yet their end.
+        while len(os.listdir("/proc/self/task")) > 1 + self.channel.threads():
+            if time.monotonic() > deadline:
+                raise _Missed(orders.THREADS)
+            time.sleep(0.0001)
+
+    # -- copies ------------------------------------------------------------------------------------------------------------
+
+    def _be_copied(self, number: int) -> None:
+        try:
+            files = open_files.OpenFiles(int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2)
+        except (OSError, MemoryError, open_files.NotKept):
+            raise _Missed(orders.FILES) from None
+        # No handler of the session's may run in a copy that sleeps.
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        try:
+            while True:
+                pid = copies.copy(copies.PARENT)
+                if pid:
+                    self._former.add(self._checkpoint)
+                    self._checkpoint = pid
+                    self._say(keeper.KEPT, number, pid)
+                    return
+                self.channel.copied()
+                self._sleep(files)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _sleep(self, files: open_files.OpenFiles) -> None:
+        """The checkpoint's whole life, until it becomes the runner."""
+        try:
+            assert self._hand is not None
+            copies.endure(True)
+            # The runner's connection: with the last of it the host knows that the runner is gone.
+            os.close(self.channel.descriptor)
+            poll = select.poll()
+            poll.register(self._hand, select.POLLIN)
+            poll.poll()  # the session may have set the socket, which is the runner's too, not to wait
+            said, fds, _, _ = socket.recv_fds(self._hand, keeper.HAND.size, 1)
+            if not said:
+                os._exit(0)
+            os.set_blocking(self._hand.fileno(), True)
+            copies.endure(False)
+            while signal.sigtimedwait(signal.valid_signals(), 0) is not None:
+                pass  # they were the runner's
+            replaced = self.come_back(fds[0])
+            files.restore(replaced)
+            open_files.renew_loop(self.channel.guest._loop)
+        except BaseException:
+            os._exit(1)  # nothing that could be relied on
+
+    def come_back(self, frames: int) -> dict[int, str]:
+        """Put the files back, and go on with a new connection to the host. Which files are others now: paths by inode. Raises OSError."""
+        replaced = self._files.restore()
+        self.channel.renew(frames)
+        return replaced
+
+    def _divide(self, number: int) -> None:
+        """Become the keeper. Returns in every runner that is a copy of it."""
+        # A word of memory that all copies share. PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS
+        size, start = ctypes.c_size_t(_PAGE), ctypes.c_long(0)
+        address = copies.libc().mmap(None, size, 3, 0x21, -1, start)
+        if address is None or address == ctypes.c_void_p(-1).value:
+            raise OSError(12, "no memory to share")
+        self.word = ctypes.c_uint64.from_address(address)
+        self.word.value = self.channel.wanted  # for a step that may wait behind this request
+        ours, self._hand = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._keeper = os.getpid()
+        keeper.Keeper(self, ours, self._control, self.word, number).serve()
