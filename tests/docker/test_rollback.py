@@ -160,13 +160,13 @@ def test_a_session_that_goes_back_is_the_session_that_does_not(
     policy = Policy(limits=Limits(time=60))
     control_policy = policy.replace(rollback="never")
     with executor.session(policy=control_policy) as control, executor.session(policy=policy) as traveller:
-        assert control.run(programs.START).ok and traveller.run(programs.START).ok
+        assert control.run(programs.PROPERTY_START).ok and traveller.run(programs.PROPERTY_START).ok
         for step, fail, failure in zip(program, fails, failures, strict=False):
             if fail and step not in histories.RAISES:
                 assert traveller.run(step + "\n" + failure).rolled_back
             mine, its = traveller.run(step), control.run(step)
             assert same(histories.outcome(mine), histories.outcome(its))
-        assert same(traveller.run(programs.LOOK).value, control.run(programs.LOOK).value)
+        assert same(traveller.run(programs.PROPERTY_LOOK).value, control.run(programs.PROPERTY_LOOK).value)
 
 
 def test_a_step_may_end_before_its_checkpoint_lies_down(executor: Executor) -> None:
