@@ -98,7 +98,8 @@ class Broker:
         self._running: dict[int, Call] = {}
         self._waiting: deque[Callable[[], None]] = deque()
         self._active = 0
-        self._seen = 0
+        self.seen = 0
+        """The number of the last call; those of a session only grow."""
         self._closed = False
         self._held = 0
         self._log_left = limits.value
@@ -113,9 +114,9 @@ class Broker:
         number, name, args, kwargs = header.get("id"), header.get("tool"), header.get("a"), header.get("k")
         if type(number) is not int or type(name) is not str or type(args) is not list or type(kwargs) is not dict:
             raise ProtocolError("a malformed tool call")
-        if number <= self._seen:
+        if number <= self.seen:
             raise ProtocolError("a tool call out of order")
-        self._seen = number
+        self.seen = number
         decoder = wire.Decoder(blobs, limit=self._limits.value)
         args = [decoder.decode(node) for node in args]
         kwargs = {key: decoder.decode(node) for key, node in kwargs.items()}

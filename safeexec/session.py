@@ -84,6 +84,8 @@ class Session:
         self._closed: str | None = None
         self._peak = 0
         self._abandoned: list[int] = []
+        self._undone_calls = 0
+        """The number of the last tool call that the guest made and, having gone back, does not know of."""
         self._rollback = "never"
         self._sandbox = ""
         self._adopt: Callable[[Session], object] | None = None
@@ -170,17 +172,22 @@ class Session:
             before = self._abandoned
             if before:
                 header["dead"], self._abandoned = before, []
+            if self._undone_calls:
+                header["calls"] = self._undone_calls
             self._perform(step, header)
             if step.broker is not None:
                 self._abandoned = step.broker.abandoned
             result = self._result(step)
             if travel.to_undo(self._rollback, step, result) and travel.roll_back(self):
                 self._abandoned = before  # the guest waits for those calls again
+                if step.broker is not None:
+                    self._undone_calls = max(self._undone_calls, step.broker.seen)
                 result = replace(result, rolled_back=True)
             elif result.error is not None and (result.error.kind in travel.DISCARD or step.died is not None):
                 self._end(f"its last step ended in {result.error.kind!r}: {result.error.message}")
             elif self._rollback != "never":
                 self._guest.checkpoint()  # type: ignore[attr-defined]
+                self._undone_calls = 0  # it knows now
             if step.callback_error is not None:
                 raise step.callback_error
             return result

@@ -21,7 +21,7 @@ from safeexec.testing import same
 from safeexec_backends.local import LocalBackend, returning
 from safeexec_backends.local.returning import ReturningGuest
 from tests.local.test_walls_lifetime import ended, wait_until
-from tests.support import histories
+from tests.support import histories, late
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
@@ -706,6 +706,12 @@ def test_a_hostile_length_on_the_line_to_the_keeper_is_impossible(session: Sessi
         "import os\nfound = []\nfor fd in range(256):\n    try: found.append(os.fstat(fd).st_ino)\n    except OSError: pass\nfound"
     ).value
     assert inode not in inodes and inode + 1 not in inodes[3:4]
+
+
+def test_an_answer_to_an_undone_call_is_no_answer_to_the_next(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late.check(executor, monkeypatch)
 
 
 # -- properties ------------------------------------------------------------------------------------------------------------

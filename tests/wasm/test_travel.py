@@ -23,7 +23,7 @@ from safeexec.testing import same
 from safeexec_backends.wasm import WasmBackend, checkpoint, fs_state, pages
 from safeexec_backends.wasm.instance import WasmGuest
 from safeexec_backends.wasm.worker_guest import WorkerGuest
-from tests.support import histories
+from tests.support import histories, late
 
 SPIN = "while True:\n    pass"
 FAST = Policy(limits=Limits(time=0.4))
@@ -513,6 +513,12 @@ def test_checkpoint_with_many_files(executor: Executor) -> None:
             session.run("len(os.listdir('.')) if 'os' in globals() else len(__import__('os').listdir('.'))").value
             == 3001
         )
+
+
+def test_an_answer_to_an_undone_call_is_no_answer_to_the_next(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late.check(executor, monkeypatch)
 
 
 # -- snapshots made to attack ----------------------------------------------------------------------------------------------
