@@ -11,7 +11,7 @@ import nox
 nox.options.reuse_existing_virtualenvs = True
 
 FRAMEWORKS = {
-    "smolagents": ["smolagents>=1.26,<1.27"],
+    "smolagents": ["smolagents>=1.26,<1.27", "numpy"],
     "mcp": ["mcp>=2.3,<3", "matplotlib"],
     "langchain": ["langchain>=1.4,<2", "langgraph>=1.2,<2"],
     "langgraph_codeact": ["langgraph-codeact>=0.1.3,<0.2"],
