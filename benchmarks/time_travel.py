@@ -110,10 +110,11 @@ def branches(executor: Executor, count: int) -> dict[str, float]:
     with executor.session() as session:
         session.run(STATE)
         guest: Any = session._guest
-        worker = getattr(guest, "worker", guest)  # of local: the process that watches over the cell
+        # A worker of wasm, the process that watches over a cell of local, or none, for guests in this process.
+        root = getattr(getattr(guest, "worker", guest), "pid", None)
 
         def pids() -> list[int]:
-            return [os.getpid(), *([worker.pid, *children(worker.pid)] if worker is not None else [])]
+            return [os.getpid(), *([root, *children(root)] if root is not None else [])]
 
         first = milliseconds(lambda: session.fork().close())
         before = memory(pids())
