@@ -18,6 +18,7 @@ NO_PIP = 70
 """The exit code where there is no pip. pip's own are below 30."""
 WHEELS = "/usr/local/share/safeexec/wheels"
 """Where an image that is made of the host's interpreter has a wheel of pip, if not in its standard library."""
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 FONTS = "/usr/local/share/safeexec/matplotlib"
 
 # In a process of its own, which looks where the guest will look: distributions have patched places to install to and places to import from.
@@ -52,6 +53,10 @@ def _pip() -> list[str] | None:
 def main(wanted: list[str]) -> None:
     size = int.from_bytes(sys.stdin.buffer.read(4), "little")
     os.environ.update(json.loads(sys.stdin.buffer.read(size)))
+    if os.path.exists(
+        CERTIFICATES
+    ):  # the image's, made of the host's where it is ours: pip alone would trust only what it brings along
+        os.environ.setdefault("PIP_CERT", CERTIFICATES)
     pip = _pip()
     if pip is None:
         sys.exit(NO_PIP)

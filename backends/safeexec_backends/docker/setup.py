@@ -21,6 +21,7 @@ import docker.errors
 
 from safeexec.errors import BackendUnavailable
 from safeexec_backends.docker import daemon, pip
+from safeexec_backends.docker.install import CERTIFICATES
 
 REPOSITORY = "safeexec-python"
 _SKIP = frozenset(("test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "site-packages", "dist-packages"))
@@ -29,7 +30,6 @@ _RECIPE = 2
 _RECIPE_LABEL = "safeexec.recipe"
 BASE_LABEL = "safeexec.base"
 """On an image with packages, the id of the image it was made of."""
-_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _PIP = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 """What of the caller's environment pip needs where an index or a proxy of one's own is used. It goes to the build container only."""
 
@@ -119,8 +119,8 @@ def ensure_packages(
         base = images.resolve(client, None)
         environment = {name: os.environ[name] for name in _PIP if name in os.environ}
         # The image has this machine's certificates at their usual place, but not a file that pip was told of on the host.
-        if os.environ.get("PIP_CERT") and os.path.realpath(os.environ["PIP_CERT"]) == os.path.realpath(_CERTIFICATES):
-            environment["PIP_CERT"] = _CERTIFICATES
+        if os.environ.get("PIP_CERT") and os.path.realpath(os.environ["PIP_CERT"]) == os.path.realpath(CERTIFICATES):
+            environment["PIP_CERT"] = CERTIFICATES
         return images.with_packages(client, base, packages, uuid.uuid4().hex, network, environment, report)
     finally:
         client.close()
@@ -214,7 +214,7 @@ def _pack(tar: tarfile.TarFile) -> None:
         for path in _walk(zones):
             if "right" not in path.parts and "posix" not in path.parts:
                 _file(tar, done, path, str(path).lstrip("/"))
-    certificates = Path(_CERTIFICATES)
+    certificates = Path(CERTIFICATES)
     if certificates.exists():  # for pip, when a derived image is made
         _file(tar, done, certificates, str(certificates).lstrip("/"))
     _text(tar, done, "etc/passwd", "root:x:0:0::/root:/\nnobody:x:65534:65534::/tmp:/\n")
