@@ -33,10 +33,9 @@ def test_package_is_installed_once_and_the_session_has_no_network(client: Any) -
         assert executor.run("import msgpack\nmsgpack.unpackb(msgpack.packb([1, 'a']))").value == [1, "a"]
         assert executor.run("open('/proc/net/route').read().count('\\n')").value <= 1
     made = {tag for image in client.images.list("safeexec-packages") for tag in image.tags}
-    [labels] = [
-        image.labels for image in client.images.list(filters={"label": "safeexec.packages=msgpack"}) if image.labels
-    ]
-    assert labels["safeexec.image"] == "packages" and labels["safeexec.base"] == client.images.get(local_image()).id
+    filters = {"label": ["safeexec.packages=msgpack", f"safeexec.base={client.images.get(local_image()).id}"]}
+    [labels] = [image.labels for image in client.images.list(filters=filters)]
+    assert labels["safeexec.image"] == "packages"
     with Executor("docker", policy=policy) as executor:  # without a build network: found, not made again
         assert executor.run("import msgpack\nmsgpack.__name__").value == "msgpack"
     assert {tag for image in client.images.list("safeexec-packages") for tag in image.tags} == made
