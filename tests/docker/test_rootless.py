@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,28 @@ def user() -> Iterator[dict[str, str]]:
             missing(f"a user's podman ended: {(folder / 'log').read_text()[-500:]}")
         yield environment
     finally:
-        service.send_signal(signal.SIGTERM)
+        # The whole group: podman makes itself anew in a namespace of the user's, and who is told to end may be gone before it tells that one.
+        os.killpg(service.pid, signal.SIGTERM)
         service.wait(30)
+        assert eventually(lambda: not group(service.pid), 30), "a user's podman stayed"
         # It leaves a process that holds the user's namespace.
         for path in run.rglob("pause.pid"):
-            os.kill(int(path.read_text()), signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(int(path.read_text()), signal.SIGKILL)
         shutil.rmtree(folder)
+
+
+def group(number: int) -> list[str]:
+    """The processes of a group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if fields[2] == str(number) and fields[0] != "Z":
+            found.append(path.parent.name)
+    return found
 
 
 def test_user_s_own_podman_serves_and_what_it_cannot_hold_is_refused(user: dict[str, str]) -> None:
