@@ -13,7 +13,7 @@ from safeexec.egress.addresses import Deadline
 from safeexec.egress.http1 import BadMessage, Reader
 from safeexec.egress.rules import SCHEMES, Refused, normalise, split_authority
 from safeexec.egress.stream import Gone, Stream
-from safeexec.egress.upstream import Target, Upstream, reason
+from safeexec.egress.upstream import RECEIVE, Target, Upstream, reason
 
 if TYPE_CHECKING:
     from safeexec.egress.network import Record, StepNetwork
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 ABSOLUTE = re.compile(r"(https?)://([^/?#]*)([^#]*)\Z", re.IGNORECASE)
 """The address of a request in absolute form: scheme, authority, and the rest without its fragment."""
 _FORBIDDEN = frozenset({"CONNECT", "TRACE", "TRACK"})  # TRACE sends the request back, credentials included
-_RECEIVE = 64 * 1024
 
 
 class Failed(Exception):
@@ -147,7 +146,7 @@ class Exchanges:
 
         def receive() -> bytes:
             # Asked for no more than is left: a server that never ends costs the limit and not a byte more.
-            most = min(_RECEIVE, self._step.room("received"))
+            most = min(RECEIVE, self._step.room("received"))
             with self._step.busy():
                 sock.settimeout(deadline.timeout())
                 data = sock.recv(most)

@@ -12,12 +12,10 @@ from safeexec.egress import tls
 from safeexec.egress.http1 import BadMessage, Reader
 from safeexec.egress.rules import Refused, normalise
 from safeexec.egress.stream import Gone, Stream
-from safeexec.egress.upstream import Target, Upstream, reason, shut
+from safeexec.egress.upstream import RECEIVE, Target, Upstream, reason, shut
 
 if TYPE_CHECKING:
     from safeexec.egress.network import Record, StepNetwork
-
-_RECEIVE = 64 * 1024
 
 
 def run(stream: Stream, step: StepNetwork, upstream: Upstream, target: Target, reader: Reader, record: Record) -> None:
@@ -37,7 +35,7 @@ def run(stream: Stream, step: StepNetwork, upstream: Upstream, target: Target, r
     clock = _Turns(step.enter, step.leave)
     threads.start(lambda: _back(stream, step, sock, record, clock))
     try:
-        while data := reader.take(_RECEIVE):
+        while data := reader.take(RECEIVE):
             step.charge(record, "sent", len(data))
             clock.set(True)
             sock.sendall(data)
@@ -57,7 +55,7 @@ def run(stream: Stream, step: StepNetwork, upstream: Upstream, target: Target, r
 def _back(stream: Stream, step: StepNetwork, sock: socket.socket, record: Record, clock: _Turns) -> None:
     try:
         while True:
-            data = sock.recv(min(_RECEIVE, step.room("received")))
+            data = sock.recv(min(RECEIVE, step.room("received")))
             clock.set(False)
             if not data:
                 break

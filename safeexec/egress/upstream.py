@@ -20,6 +20,9 @@ from safeexec.egress.stream import Gone
 if TYPE_CHECKING:
     from safeexec.egress.network import StepNetwork
 
+RECEIVE = 64 * 1024
+"""Bytes asked for at once."""
+
 
 @cache
 def tls_context() -> ssl.SSLContext:
