@@ -118,9 +118,6 @@ def ensure_packages(
     try:
         base = images.resolve(client, None)
         environment = {name: os.environ[name] for name in _PIP if name in os.environ}
-        # The image has this machine's certificates at their usual place, but not a file that pip was told of on the host.
-        if os.environ.get("PIP_CERT") and os.path.realpath(os.environ["PIP_CERT"]) == os.path.realpath(CERTIFICATES):
-            environment["PIP_CERT"] = CERTIFICATES
         return images.with_packages(client, base, packages, uuid.uuid4().hex, network, environment, report)
     finally:
         client.close()
