@@ -7,7 +7,7 @@ import errno
 import os
 import struct
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safeexec_backends._hardening import bpf, libc, namespaces, seccomp
 
@@ -84,13 +84,7 @@ class Listener:
         """Let whoever asks have `fd` under the number `place`, and nothing else; False when the question was given up meanwhile. Raises OSError."""
         # struct seccomp_notif_addfd: u64 id; u32 flags, srcfd, newfd, newfd_flags
         buffer = ctypes.create_string_buffer(struct.pack("=QIIII", question.id, _AT, fd, place, os.O_CLOEXEC), 24)
-        try:
-            libc.syscall("ioctl", self.fd, _ADD, buffer)
-        except OSError as failure:
-            if failure.errno == errno.ENOENT:
-                return False
-            raise
-        return self._answer(question.id, 0, 0)
+        return self._told(_ADD, buffer) and self._answer(question.id, 0, 0)
 
     def refuse(self, question: Question) -> None:
         """Make the call fail with EPERM."""
@@ -99,8 +93,12 @@ class Listener:
     def _answer(self, number: int, error: int, flags: int) -> bool:
         # struct seccomp_notif_resp: u64 id; s64 val; s32 error; u32 flags
         buffer = ctypes.create_string_buffer(struct.pack("=QqiI", number, 0, error, flags), 24)
+        return self._told(_SEND, buffer)
+
+    def _told(self, request: int, buffer: Any) -> bool:
+        """Whether who asked was still there to be answered. Raises OSError."""
         try:
-            libc.syscall("ioctl", self.fd, _SEND, buffer)
+            libc.syscall("ioctl", self.fd, request, buffer)
         except OSError as failure:
             if failure.errno == errno.ENOENT:
                 return False

@@ -327,11 +327,7 @@ class ReturningGuest(LocalGuest):
         if self._missed:
             self._gone = f"it could not be set aside while another session of its cell ran: {self._no_way}"
         with self._signal_lock, self._send_lock:
-            if self._socket is not None and self._socket is not self._keeper:
-                self._socket.close()
-            if self._runner >= 0:
-                os.close(self._runner)
-            self._runner = -1
+            self._forget_runner()
 
     def _come_back(self) -> None:
         """Be the one that runs: where the session was. Raises GuestDied, OSError, EOFError."""
@@ -352,13 +348,18 @@ class ReturningGuest(LocalGuest):
         """Go on with a new runner: its channel, its pidfd."""
         channel, runner = fds
         with self._signal_lock, self._send_lock:
-            if self._socket is not None and self._socket is not self._keeper:
-                self._socket.close()
-            if self._runner >= 0:
-                os.close(self._runner)
+            self._forget_runner()
             self._socket, self._runner, self._ended = socket.socket(fileno=channel), runner, None
             self._made = order
             self._reader = wire.FrameReader(self._socket.recv_into, self._most)
+
+    def _forget_runner(self) -> None:
+        """Close what leads to the process that ran; whoever calls holds the locks of signals and of sending."""
+        if self._socket is not None and self._socket is not self._keeper:
+            self._socket.close()
+        if self._runner >= 0:
+            os.close(self._runner)
+        self._runner = -1
 
     # -- ends ----------------------------------------------------------------------------------------------------------------
 
@@ -432,11 +433,7 @@ class ReturningGuest(LocalGuest):
         watchdog.unwatch(id(self))
         last = family.drop(self)
         with self._signal_lock, self._send_lock:
-            if self._socket is not None and self._socket is not self._keeper:
-                self._socket.close()
-            if self._runner >= 0:
-                os.close(self._runner)
-            self._runner = -1
+            self._forget_runner()
         self._forget(self)
         if last:
             self._zygote.done()
