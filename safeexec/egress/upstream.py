@@ -5,9 +5,11 @@ Whoever serves the guest's side decides nothing here: names, addresses and certi
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
+import struct
 import threading
 from functools import cache
 from typing import TYPE_CHECKING
@@ -65,6 +67,7 @@ class Upstream:
             self._aborted = True
             for sock in (self._connecting, self.target.sock if self.target is not None else None):
                 if sock is not None:
+                    _reset_on_close(sock)
                     shut(sock)
 
     def hang_up(self) -> None:
@@ -175,6 +178,17 @@ def shut(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of a TLS socket too: without a goodbye, and without a wait
     except OSError:
         pass
+
+
+def _reset_on_close(sock: socket.socket) -> None:
+    """Have the close tell the server at once that nobody listens.
+
+    After a shutdown no window is announced any more: a server whose window was full at that moment, and whose bytes were then read, would be held in
+    its `send` until the kernel forgets the connection, a minute later.
+    """
+    socket.socket.setsockopt(
+        sock, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+    )
 
 
 def reason(error: BaseException) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from safeexec.egress.addresses import Deadline
 from safeexec.egress.stream import WINDOW
+from safeexec.egress.upstream import Upstream
 from safeexec.testing.base import eventually
 from tests.egress.site import Seen, Site, send
 from tests.egress.test_requests import get, opened
@@ -171,6 +174,33 @@ def test_a_connection_that_the_guest_drops_is_dropped(wire: MakeWire, site: Site
     guest.idle()
 
 
+def test_a_server_hears_of_a_dropped_connection_as_a_reset(wire: MakeWire, site: Site) -> None:
+    """An orderly end would not do: a server whose window was full at the shutdown would be held in its `send` for a minute."""
+    dropped = threading.Event()
+    heard: list[object] = []
+
+    def wait(connection: Any, seen: Seen) -> bool:
+        dropped.wait(20)
+        try:
+            heard.append(connection.send(b"."))
+        except OSError as error:
+            heard.append(type(error))
+        return False
+
+    site.answers["/wait"] = wait
+    upstream = Upstream(opened(wire, site).step)
+    target = upstream.permitted("site.test", site.port, ("http",))
+    upstream.connect(target, Deadline(5))
+    assert target.sock is not None
+    target.sock.sendall(get("/wait", f"site.test:{site.port}"))
+    assert eventually(lambda: len(site.seen) == 1)
+    upstream.abort()
+    assert target.sock.recv(1) == b""
+    upstream.hang_up()
+    dropped.set()
+    assert eventually(lambda: heard == [BrokenPipeError])
+
+
 def test_ten_thousand_requests(wire: MakeWire, site: Site) -> None:
     guest = opened(wire, site, requests=None)
     site.answers["/n"] = lambda c, s: (send(c, b"."), True)[1]
@@ -229,7 +259,6 @@ def test_connections_given_up_while_they_begin_do_not_pile_up(
 
 
 def test_a_connection_that_is_given_up_while_it_is_made_is_shut(wire: MakeWire) -> None:
-    import socket
 
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         port = full.getsockname()[1]
