@@ -213,6 +213,9 @@ def _contents(path: str, info: os.stat_result, limit: int) -> tuple[tuple[int, b
         raise TooMuch(errno.EFBIG, "the files are too large")
     fd = _open(path, info.st_mode, os.O_RDONLY)
     try:
+        # Another thread may have put a link in the place of its folder, and what is read now be a device, which has no end and no holes.
+        if _key(os.fstat(fd))[:2] != _key(info)[:2]:
+            raise TooMuch(errno.EBUSY, "the files change while they are kept")
         if info.st_blocks * 512 >= info.st_size:
             return ((0, _read(fd, 0, info.st_size)),)
         pieces: list[tuple[int, bytes]] = []
@@ -228,6 +231,8 @@ def _contents(path: str, info: os.stat_result, limit: int) -> tuple[tuple[int, b
             left -= place - start
             if left < -4096:
                 raise TooMuch(errno.EFBIG, "the files are too large")
+            if place == start:  # somebody makes holes where they are looked for: it would never end
+                raise TooMuch(errno.EBUSY, "the files change while they are kept")
             pieces.append((start, _read(fd, start, place - start)))
     finally:
         os.close(fd)
