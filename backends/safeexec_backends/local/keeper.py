@@ -26,17 +26,19 @@ import resource
 import select
 import signal
 import socket
+import time
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
 from safeexec_backends._hardening import bpf, copies, seccomp, waiting
 from safeexec_backends._hardening.kept_files import KeptFiles
-from safeexec_backends.local import keeping
+from safeexec_backends.local import keeping, strays
 from safeexec_backends.local.states import HERE, State, States, end
 
 CHANNEL = 3
-_NEAR = 256
-"""More ids than are given between a copy and the moment when it is missed."""
+_PATIENCE = 5.0
+"""Seconds, a thousand times what a copy takes to come to rest."""
 _REPEATS = 16
 """More signals than the host sends to a session while it is copied."""
 
@@ -303,7 +305,7 @@ class Keeper:
         self._asked = False
         copied = self._await_copy()
         if copied is None:
-            self._end_strays()
+            self._end_strays(False)
             self._states.drop()  # older than the last step
             return
         if copied < 0:
@@ -324,23 +326,35 @@ class Keeper:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         poll.register(self._listener.fd, select.POLLIN)
-        repeats = 0
+        repeats, patience = 0, _PATIENCE
+        late = time.monotonic() + patience
         while True:
             info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
             if info is None:
-                ready = {fd for fd, event in poll.poll() if event & select.POLLIN}
+                ready = {fd for fd, event in poll.poll(patience * 1000) if event & select.POLLIN}
+                if time.monotonic() > late:
+                    # Was it made, and runs, while the session seems to rest? Or did the host stop the runner before it could be made?
+                    if self._strays():
+                        self._end_strays(True)
+                        return -1
+                    patience *= 2
+                    late = time.monotonic() + patience
                 if self._woken in ready:
                     os.read(self._woken, 4096)
                 if self._listener.fd in ready:
                     repeats += 1
                     if not self._repeat(repeats):
-                        self._end_strays()
+                        self._end_strays(True)
                         return -1
                 continue
             pid, stopped = info.si_pid, info.si_code == os.CLD_STOPPED
             if pid == self._runner and not stopped:
                 return None  # its end is told in its turn
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED)
+            try:
+                if os.waitid(os.P_PID, pid, (os.WSTOPPED if stopped else os.WEXITED) | os.WNOHANG) is None:
+                    continue  # the host let it go on meanwhile
+            except ChildProcessError:
+                continue  # it is dead by now
             state = self._states.of(pid)
             if state is not None:
                 if not stopped:
@@ -348,22 +362,24 @@ class Keeper:
             elif pid != self._runner and stopped:
                 return pid
 
-    def _end_strays(self) -> None:
-        """The runner ended before its copy was seen, which may have been made all the same: it must not be taken for another's, nor stay."""
-        try:
-            last = copies.copy(seccomp.FORK, self._terms.tid)
-        except OSError:
-            os._exit(1)  # what cannot be told apart must not go on
-        if last == 0:
-            os._exit(0)
-        os.waitpid(last, 0)
-        for pid in range(max(2, last - _NEAR), last):  # ids are given in order
-            if pid != self._runner and self._states.of(pid) is None:
-                end(pid)
+    def _strays(self) -> bool:
+        """Whether there is more in the cell than this process, the runner and the states: another process, or threads of the runner."""
+        return strays.any_beyond(1 + (self._runner > 0) + len(self._states.pids()), self._terms.tid)
+
+    def _end_strays(self, runs: bool) -> None:
+        """A copy that was agreed to was not seen to stop. It may have been made all the same: it must not be taken for another's, nor stay. `runs`: the
+        runner does, and may have threads."""
+        if not self._strays():
+            return
+        with suppress(OSError):
+            strays.end_beyond(self._states.pids() | {self._runner}, self._terms.tid)
+            if runs or not self._strays():
+                return
+        os._exit(1)  # what cannot be told apart must not go on
 
     def _repeat(self, times: int) -> bool:
         """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to. Whether the copy is still to
-        be waited for: what was agreed to may have failed, for want of memory or of processes; and who asks without end wants more copies than one."""
+        be waited for: what was agreed to may have failed, for want of memory or of processes; and whoever has a copy already wants more than one."""
         question = self._listener.question()
         if question is None:
             return True
@@ -371,7 +387,7 @@ class Keeper:
             self._signals(question)
         elif question.pid != self._runner:
             self._listener.refuse(question)
-        elif question.note in (keeping.COPY, keeping.MAPPED) and times < _REPEATS:
+        elif question.note in (keeping.COPY, keeping.MAPPED) and times < _REPEATS and not self._strays():
             self._listener.agree(question)
         else:
             self._listener.refuse(question)
