@@ -16,9 +16,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="n/a: links and devic
 
 
 @pytest.mark.parametrize("device", ["zero", "null"])
-def test_a_file_that_becomes_a_device_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
-) -> None:
+def test_a_file_that_becomes_a_device_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """A device has neither holes nor an end: looking for them went on for as long as there was memory, and the host waited."""
     folder = tmp_path / "d"
     folder.mkdir()

@@ -86,6 +86,8 @@ class Keeper:
         self._poll = select.poll()
         self._runner = self._pidfd = -1
         self._states = States(State(HERE, KeptFiles(terms.roots, terms.disk)))
+        self.rests = False
+        """Whether this is a copy that is to stop itself, as a state of its session."""
         self._asked = False
         """Whether the host asked for a checkpoint that was not taken."""
         self._keeping = self._going = self._made = 0
@@ -132,7 +134,7 @@ class Keeper:
         if kind == keeping.KEEP:
             self._asked, self._keeping = session == self._states.active, number
         elif kind == keeping.FORK:
-            self._fork(session, number)
+            return self._fork(session, number)
         elif kind == keeping.DROP:
             self._forget(session)
             self._tell(keeping.DROPPED, number)
@@ -168,13 +170,38 @@ class Keeper:
 
     # -- states ------------------------------------------------------------------------------------------------------------
 
-    def _fork(self, session: int, new: int) -> None:
+    def _fork(self, session: int, new: int) -> bool:
+        """Let there be another session. Whether this is the copy that both begin with."""
+        if self._states.full():
+            self._tell(keeping.LOST, new, errno.EAGAIN)
+            return False
         if self._asked and session == self._states.active:
             self._tell(keeping.LOST, new)
-        elif self._states.full():
-            self._tell(keeping.LOST, new, errno.EAGAIN)
-        else:
-            self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST, new)
+            return False
+        state = self._states.get(session)
+        if state is not None and state.pid == HERE:
+            try:
+                if self._step_aside(state):
+                    return True
+            except OSError:
+                self._tell(keeping.LOST, new)
+                return False
+        self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST, new)
+        return False
+
+    def _step_aside(self, state: State) -> bool:
+        """Let a stopped copy be the state that this process is, which from now on keeps files of more sessions than one: what is made of it later would have
+        them all in its memory. Whether this is the copy. Raises OSError."""
+        pid = copies.copy(seccomp.FORK, self._terms.tid)
+        if pid == 0:
+            self._leave()
+            self.rests = True
+            return True
+        if not os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1]):
+            raise OSError(errno.ESRCH, "the copy ended")
+        state.pid = pid
+        self._allow()
+        return False
 
     def _forget(self, session: int) -> None:
         if session == self._states.active:
@@ -200,23 +227,28 @@ class Keeper:
         ours, channel = socket.socketpair()
         pid = copies.copy(seccomp.FORK, self._terms.tid)
         if pid == 0:
-            # Before any code of the session: what only the keeper may have.
-            for mine in (self._host, ours):
-                mine.close()
-            self._listener.close()
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.close(self._woken)
-            os.close(self._wakes)
+            ours.close()
             os.dup2(channel.fileno(), CHANNEL, inheritable=False)
             channel.close()
-            seccomp.apply(seal(True))
+            self._leave()
             return True
         channel.close()
         with ours:
             self._watch(pid)
             self._tell(keeping.RUNNER, self._going, fds=(ours.fileno(), self._pidfd))
         return False
+
+    def _leave(self) -> None:
+        """Be no keeper, in a copy of it: before any code of the session, what only a keeper may have."""
+        self._host.close()
+        self._listener.close()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._woken)
+        os.close(self._wakes)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        seccomp.apply(seal(True))
 
     def _watch(self, pid: int) -> None:
         self._unwatch()
