@@ -29,6 +29,8 @@ _RACY = 50_000_000
 _COMPARED = 2**20
 """Bytes up to which a file is read again however old its stamps are: what is written through a mapping leaves none."""
 _MAX_ENTRIES = 20_000
+_MAX_STEPS = 20 * _MAX_ENTRIES
+"""Folders that the paths of all entries lead through: each is a look-up, several times while everybody waits."""
 _ACCESS = 0o700
 
 
@@ -65,8 +67,10 @@ class KeptFiles:
         left = self._limit if limit is None else min(limit, self._limit)
         self._own = {root: _stamps(os.stat(root)) for root in self._roots}
         shut: list[tuple[str, int]] = []
+        steps = 0
         for path, info in self._walk(shut):
-            if len(found) >= _MAX_ENTRIES:
+            steps += path.count("/")
+            if len(found) >= _MAX_ENTRIES or steps > _MAX_STEPS:
                 raise TooMuch(errno.EFBIG, "there are too many files")
             old = self._entries.get(path)
             entry = seen.get(_identity(info))
