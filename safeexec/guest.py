@@ -231,10 +231,12 @@ def leave(code: object = None) -> None:
 
 def show_help(*what: Any) -> None:
     """``help()``, of something: there is nobody to ask for more."""
+    if not what:
+        print("help(object) describes an object.")
+        return
     import pydoc
 
-    thing = what[0] if what else "help"
-    print(pydoc.render_doc(thing, renderer=getattr(pydoc, "plaintext")))  # noqa: B009  # not in its stub
+    print(pydoc.render_doc(what[0], renderer=getattr(pydoc, "plaintext")))  # noqa: B009  # not in its stub
 
 
 class FdChannel:
