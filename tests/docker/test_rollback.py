@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -485,6 +486,18 @@ def test_news_of_another_life_is_no_news(executor: Executor) -> None:
         guest._direct.hear = lambda deadline: said.pop(0)
         error = session.run(CRASH).error
         assert error is not None and (error.kind, "exit code 4" in error.message) == ("crash", True)
+
+
+def test_news_without_end_are_not_listened_to_for_ever(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest can write into its keeper's memory, and make it say the same thing faster than the host reads."""
+    monkeypatch.setattr(returning, "_NEWS", 0.5)
+    with executor.session(policy=FAST) as session:
+        session.run("x = 1")
+        guest: Any = session._guest
+        heard = itertools.count()
+        guest._direct.hear = lambda deadline: (7, 99, 5) if next(heard) < 10**7 else None
+        assert session.run(CRASH).error is not None
+        assert next(heard) < 10**7
 
 
 @pytest.mark.parametrize("end", [Session.kill, Session.close])

@@ -29,6 +29,8 @@ _RACY = 50_000_000
 _COMPARED = 2**20
 """Bytes up to which a file is read again however old its stamps are: what is written through a mapping leaves none."""
 _MAX_ENTRIES = 20_000
+_MAX_STEPS = 20 * _MAX_ENTRIES
+"""Folders that the paths of all entries lead through: each is a look-up, several times while everybody waits."""
 _ACCESS = 0o700
 
 
@@ -66,8 +68,10 @@ class KeptFiles:
         roots = {root: os.stat(root) for root in self._roots}
         self._own = {root: _stamps(info) for root, info in roots.items()}
         shut: list[tuple[str, int]] = []
+        steps = 0
         for path, info in _walk(roots, shut):
-            if len(found) >= _MAX_ENTRIES:
+            steps += path.count("/")
+            if len(found) >= _MAX_ENTRIES or steps > _MAX_STEPS:
                 raise TooMuch(errno.EFBIG, "there are too many files")
             old = self._entries.get(path)
             entry = seen.get(_identity(info))
@@ -214,6 +218,9 @@ def _contents(path: str, info: os.stat_result, limit: int) -> tuple[tuple[int, b
         raise TooMuch(errno.EFBIG, "the files are too large")
     fd = _open(path, info.st_mode, os.O_RDONLY)
     try:
+        # Another thread may have put a link in the place of its folder, and what is read now be a device, which has no end and no holes.
+        if _key(os.fstat(fd))[:2] != _key(info)[:2]:
+            raise TooMuch(errno.EBUSY, "the files change while they are kept")
         if info.st_blocks * 512 >= info.st_size:
             return ((0, _read(fd, 0, info.st_size)),)
         pieces: list[tuple[int, bytes]] = []
@@ -229,6 +236,8 @@ def _contents(path: str, info: os.stat_result, limit: int) -> tuple[tuple[int, b
             left -= place - start
             if left < -4096:
                 raise TooMuch(errno.EFBIG, "the files are too large")
+            if place == start:  # somebody makes holes where they are looked for: it would never end
+                raise TooMuch(errno.EBUSY, "the files change while they are kept")
             pieces.append((start, _read(fd, start, place - start)))
     finally:
         os.close(fd)

@@ -26,17 +26,19 @@ import resource
 import select
 import signal
 import socket
+import time
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
 from safeexec_backends._hardening import bpf, copies, seccomp, waiting
 from safeexec_backends._hardening.kept_files import KeptFiles
-from safeexec_backends.local import keeping
+from safeexec_backends.local import keeping, strays
 from safeexec_backends.local.states import HERE, State, States, end
 
 CHANNEL = 3
-_NEAR = 256
-"""More ids than are given between a copy and the moment when it is missed."""
+_PATIENCE = 5.0
+"""Seconds, a thousand times what a copy takes to come to rest."""
 _REPEATS = 16
 """More signals than the host sends to a session while it is copied."""
 
@@ -84,6 +86,8 @@ class Keeper:
         self._poll = select.poll()
         self._runner = self._pidfd = -1
         self._states = States(State(HERE, KeptFiles(terms.roots, terms.disk)))
+        self.rests = False
+        """Whether this is a copy that is to stop itself, as a state of its session."""
         self._asked = False
         """Whether the host asked for a checkpoint that was not taken."""
         self._keeping = self._going = self._made = 0
@@ -130,7 +134,7 @@ class Keeper:
         if kind == keeping.KEEP:
             self._asked, self._keeping = session == self._states.active, number
         elif kind == keeping.FORK:
-            self._fork(session, number)
+            return self._fork(session, number)
         elif kind == keeping.DROP:
             self._forget(session)
             self._tell(keeping.DROPPED, number)
@@ -166,13 +170,38 @@ class Keeper:
 
     # -- states ------------------------------------------------------------------------------------------------------------
 
-    def _fork(self, session: int, new: int) -> None:
+    def _fork(self, session: int, new: int) -> bool:
+        """Let there be another session. Whether this is the copy that both begin with."""
+        if self._states.full():
+            self._tell(keeping.LOST, new, errno.EAGAIN)
+            return False
         if self._asked and session == self._states.active:
             self._tell(keeping.LOST, new)
-        elif self._states.full():
-            self._tell(keeping.LOST, new, errno.EAGAIN)
-        else:
-            self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST, new)
+            return False
+        state = self._states.get(session)
+        if state is not None and state.pid == HERE:
+            try:
+                if self._step_aside(state):
+                    return True
+            except OSError:
+                self._tell(keeping.LOST, new)
+                return False
+        self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST, new)
+        return False
+
+    def _step_aside(self, state: State) -> bool:
+        """Let a stopped copy be the state that this process is, which from now on keeps files of more sessions than one: what is made of it later would have
+        them all in its memory. Whether this is the copy. Raises OSError."""
+        pid = copies.copy(seccomp.FORK, self._terms.tid)
+        if pid == 0:
+            self._leave()
+            self.rests = True
+            return True
+        if not os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1]):
+            raise OSError(errno.ESRCH, "the copy ended")
+        state.pid = pid
+        self._allow()
+        return False
 
     def _forget(self, session: int) -> None:
         if session == self._states.active:
@@ -198,23 +227,28 @@ class Keeper:
         ours, channel = socket.socketpair()
         pid = copies.copy(seccomp.FORK, self._terms.tid)
         if pid == 0:
-            # Before any code of the session: what only the keeper may have.
-            for mine in (self._host, ours):
-                mine.close()
-            self._listener.close()
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.close(self._woken)
-            os.close(self._wakes)
+            ours.close()
             os.dup2(channel.fileno(), CHANNEL, inheritable=False)
             channel.close()
-            seccomp.apply(seal(True))
+            self._leave()
             return True
         channel.close()
         with ours:
             self._watch(pid)
             self._tell(keeping.RUNNER, self._going, fds=(ours.fileno(), self._pidfd))
         return False
+
+    def _leave(self) -> None:
+        """Be no keeper, in a copy of it: before any code of the session, what only a keeper may have."""
+        self._host.close()
+        self._listener.close()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._woken)
+        os.close(self._wakes)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        seccomp.apply(seal(True))
 
     def _watch(self, pid: int) -> None:
         self._unwatch()
@@ -303,7 +337,7 @@ class Keeper:
         self._asked = False
         copied = self._await_copy()
         if copied is None:
-            self._end_strays()
+            self._end_strays(False)
             self._states.drop()  # older than the last step
             return
         if copied < 0:
@@ -324,23 +358,35 @@ class Keeper:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         poll.register(self._listener.fd, select.POLLIN)
-        repeats = 0
+        repeats, patience = 0, _PATIENCE
+        late = time.monotonic() + patience
         while True:
             info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
             if info is None:
-                ready = {fd for fd, event in poll.poll() if event & select.POLLIN}
+                ready = {fd for fd, event in poll.poll(patience * 1000) if event & select.POLLIN}
+                if time.monotonic() > late:
+                    # Was it made, and runs, while the session seems to rest? Or did the host stop the runner before it could be made?
+                    if self._strays():
+                        self._end_strays(True)
+                        return -1
+                    patience *= 2
+                    late = time.monotonic() + patience
                 if self._woken in ready:
                     os.read(self._woken, 4096)
                 if self._listener.fd in ready:
                     repeats += 1
                     if not self._repeat(repeats):
-                        self._end_strays()
+                        self._end_strays(True)
                         return -1
                 continue
             pid, stopped = info.si_pid, info.si_code == os.CLD_STOPPED
             if pid == self._runner and not stopped:
                 return None  # its end is told in its turn
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED)
+            try:
+                if os.waitid(os.P_PID, pid, (os.WSTOPPED if stopped else os.WEXITED) | os.WNOHANG) is None:
+                    continue  # the host let it go on meanwhile
+            except ChildProcessError:
+                continue  # it is dead by now
             state = self._states.of(pid)
             if state is not None:
                 if not stopped:
@@ -348,22 +394,24 @@ class Keeper:
             elif pid != self._runner and stopped:
                 return pid
 
-    def _end_strays(self) -> None:
-        """The runner ended before its copy was seen, which may have been made all the same: it must not be taken for another's, nor stay."""
-        try:
-            last = copies.copy(seccomp.FORK, self._terms.tid)
-        except OSError:
-            os._exit(1)  # what cannot be told apart must not go on
-        if last == 0:
-            os._exit(0)
-        os.waitpid(last, 0)
-        for pid in range(max(2, last - _NEAR), last):  # ids are given in order
-            if pid != self._runner and self._states.of(pid) is None:
-                end(pid)
+    def _strays(self) -> bool:
+        """Whether there is more in the cell than this process, the runner and the states: another process, or threads of the runner."""
+        return strays.any_beyond(1 + (self._runner > 0) + len(self._states.pids()), self._terms.tid)
+
+    def _end_strays(self, runs: bool) -> None:
+        """A copy that was agreed to was not seen to stop. It may have been made all the same: it must not be taken for another's, nor stay. `runs`: the
+        runner does, and may have threads."""
+        if not self._strays():
+            return
+        with suppress(OSError):
+            strays.end_beyond(self._states.pids() | {self._runner}, self._terms.tid)
+            if runs or not self._strays():
+                return
+        os._exit(1)  # what cannot be told apart must not go on
 
     def _repeat(self, times: int) -> bool:
         """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to. Whether the copy is still to
-        be waited for: what was agreed to may have failed, for want of memory or of processes; and who asks without end wants more copies than one."""
+        be waited for: what was agreed to may have failed, for want of memory or of processes; and whoever has a copy already wants more than one."""
         question = self._listener.question()
         if question is None:
             return True
@@ -371,7 +419,7 @@ class Keeper:
             self._signals(question)
         elif question.pid != self._runner:
             self._listener.refuse(question)
-        elif question.note in (keeping.COPY, keeping.MAPPED) and times < _REPEATS:
+        elif question.note in (keeping.COPY, keeping.MAPPED) and times < _REPEATS and not self._strays():
             self._listener.agree(question)
         else:
             self._listener.refuse(question)

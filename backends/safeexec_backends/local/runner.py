@@ -49,7 +49,12 @@ class CellGuest(guest.Guest):
                 return
             keeper.serve()
             self._kept = self._sealed = True
-            self._channel = guest.FdChannel(CHANNEL)
+            if keeper.rests:
+                del keeper
+                self._sleep(open_files.OpenFiles())
+                self._be_copied()
+            else:
+                self._channel = guest.FdChannel(CHANNEL)
 
     def _be_copied(self) -> None:
         while True:

@@ -40,6 +40,10 @@ class States:
         """The one that this process is."""
         return next((state for state in self._all.values() if state.pid == pid), None)
 
+    def pids(self) -> set[int]:
+        """Of all stopped copies."""
+        return {state.pid for state in self._all.values() if state.pid > 0}
+
     def full(self) -> bool:
         return len(self._all) >= keeping.BRANCHES
 
