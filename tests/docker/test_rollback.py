@@ -175,7 +175,7 @@ def test_a_step_may_end_before_its_checkpoint_lies_down(executor: Executor) -> N
     with executor.session(policy=Policy(limits=Limits(time=20))) as session:
         slow = "lambda *a: (time.sleep(1), real(*a))"
         session.run(
-            f"import sys, time\nPast = sys.modules['safeexec_past'].Past\nreal = Past._sleep\nPast._sleep = {slow}"
+            f"import sys, time\nPast = sys.modules['safeexec_past'].Past\nreal = Past._wake\nPast._sleep = {slow}"
         )
         for _ in range(2):
             result = session.run(CRASH)

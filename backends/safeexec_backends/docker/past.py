@@ -5,7 +5,7 @@ Shipped as text next to inside.py; CPython 3.9 and later.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # without enumerations, a set of which takes as long to make as the files do to look at
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import os
 import select
@@ -38,6 +38,7 @@ _PAGE = 4096
 _GROWN = 2**20
 """Bytes by which the session has to have grown before it is asked whether some of that is free again."""
 _ALL = tuple(int(number) for number in signal.valid_signals())
+"""For ``_signal``, whose sets are of plain numbers: making enumerations takes as long as looking at the files."""
 
 
 _ROOM = socket.CMSG_SPACE(4)
@@ -162,6 +163,16 @@ class Past:
             files = open_files.OpenFiles(int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2)
         except (OSError, MemoryError, open_files.NotKept):
             raise _Missed(orders.FILES) from None
+        assert self._hand is not None
+        # Looked up ahead: each function that a copy runs before it sleeps, and each object that it looks at, are pages copied for nothing.
+        connection, hand, pack, getpid, close = (
+            self.channel.descriptor,
+            self._hand,
+            keeper.HAND.pack,
+            os.getpid,
+            os.close,
+        )
+        kept, size = keeper.KEPT, keeper.HAND.size
         # No handler of the session's may run in a copy that sleeps.
         mask = _signal.pthread_sigmask(signal.SIG_SETMASK, _ALL)
         try:
@@ -174,27 +185,33 @@ class Past:
                         self._former.append(self._checkpoint)
                     self._checkpoint = pid
                     return
-                self._sleep(number, files)
+                # The checkpoint's whole life, until it becomes the runner.
+                try:
+                    # The runner's connection: with the last of it the host knows that the runner is gone.
+                    close(connection)
+                    hand.send(pack(kept, number, getpid()))
+                    said = hand.recvmsg(size, _ROOM)
+                except BlockingIOError:  # the session has set the socket, which is the runner's too, not to wait
+                    said = None
+                except BaseException:
+                    os._exit(1)
+                self._wake(said, files)
+                connection = self.channel.descriptor
         finally:
             _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def _sleep(self, number: int, files: open_files.OpenFiles) -> None:
-        """The checkpoint's whole life, until it becomes the runner. What it touches before it sleeps is copied for it, while the next step runs."""
+    def _wake(self, said: Any, files: open_files.OpenFiles) -> None:
+        """Be the runner, in a checkpoint that was told to; `said` is what it was told, if it could wait for it so far."""
         try:
             assert self._hand is not None
-            # The runner's connection: with the last of it the host knows that the runner is gone.
-            os.close(self.channel.descriptor)
-            try:
-                self._hand.send(keeper.HAND.pack(keeper.KEPT, number, os.getpid()))
-                said, sent, _, _ = self._hand.recvmsg(keeper.HAND.size, _ROOM)
-            except BlockingIOError:  # the session has set the socket, which is the runner's too, not to wait
+            if said is None:
                 poll = select.poll()
                 poll.register(self._hand, select.POLLIN)
                 poll.poll()
-                said, sent, _, _ = self._hand.recvmsg(keeper.HAND.size, _ROOM)
-            if not said:
+                said = self._hand.recvmsg(keeper.HAND.size, _ROOM)
+            if not said[0]:
                 os._exit(0)
-            frames = int.from_bytes(sent[0][2][:4], sys.byteorder)
+            frames = int.from_bytes(said[1][0][2][:4], sys.byteorder)
             self.channel.copied()
             os.set_blocking(self._hand.fileno(), True)
             copies.endure(False)
