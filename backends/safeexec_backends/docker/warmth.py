@@ -26,6 +26,7 @@ _EXCLUSIVE = 1 << 56 | 1 << 63
 """Of an entry of /proc/self/pagemap: nobody else has this page, which is there. Source: Documentation/admin-guide/mm/pagemap.rst."""
 _LARGEST = 64 * 2**20
 """Bytes of a mapping that is looked through."""
+_ROW = 64 * _PAGE
 _MOST = 1024
 """Pages that are copied ahead: each is memory that two processes might have shared."""
 
@@ -49,7 +50,9 @@ class Warmth:
                     found += [start + n * _PAGE for n, word in enumerate(words) if word & _EXCLUSIVE == _EXCLUSIVE]
         finally:
             os.close(fd)
-        self._pages = found[:_MOST]
+        # Long rows are the session's data, of which the next step may have no use.
+        short = (run for run in _ranges(found, [(0, 1 << 64)]) if run[1] <= _ROW)
+        self._pages = [page for start, length in short for page in range(start, start + length, _PAGE)][:_MOST]
         self._size = b""
 
     def touch(self) -> bool:
