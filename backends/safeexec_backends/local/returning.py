@@ -20,7 +20,10 @@ from safeexec_backends.local.family import Family
 from safeexec_backends.local.process import LocalGuest, ZygoteProcess
 
 _ANSWER = 10.0
-"""Seconds that going back may take: there may be many files to put back, and a checkpoint is the session's code, which may not want to wake."""
+"""Seconds that going back may take, and keeping a state that somebody else waits for: there may be many files, and it is the session's code that does not
+want to wake, or to be copied."""
+_UNREAD = 5.0
+"""Seconds that a guest may take to read what it was sent before it is told to keep its state: answers of tools, which it may leave where they are."""
 _NONE = "the checkpoint is gone"
 _MOMENT = 0.25
 """Seconds that ending a session may wait for its checkpoint."""
@@ -148,12 +151,14 @@ class ReturningGuest(LocalGuest):
         self._wake()
         try:
             if self._pending:
-                self._await_checkpoint()
+                self._await_checkpoint(_ANSWER)
             if self._keeper is not None:
                 self._asked = self._order(keeping.KEEP)
             self._pending = True
             self._changed = False
-            self._write(wire.pack({"t": "keep"}))
+            self._write_soon(wire.pack({"t": "keep"}), _UNREAD)
+        except TimeoutError:
+            self.kill()
         except (GuestDied, OSError):
             pass  # the next exchange finds out
         finally:
@@ -207,11 +212,14 @@ class ReturningGuest(LocalGuest):
                 self._gone = self._no_way + (f" ({os.strerror(number)})" if number else "")
                 raise GuestDied("crash", self._gone)
 
-    def _await_checkpoint(self) -> None:
-        """Hear whether the checkpoint was taken. Raises GuestDied."""
+    def _await_checkpoint(self, seconds: float | None = None) -> None:
+        """Hear whether the checkpoint was taken; `seconds` where no step's clock bounds that. Raises GuestDied."""
         try:
             with self._listening:
-                self._settle(None)
+                self._settle(seconds)
+        except TimeoutError as error:
+            self.kill()
+            raise GuestDied("crash", "the sandbox process does not let its state be kept") from error
         except (OSError, EOFError) as error:
             raise self.death() from error
 
@@ -263,7 +271,7 @@ class ReturningGuest(LocalGuest):
             if self._pending:
                 self._wake()
                 try:
-                    self._await_checkpoint()
+                    self._await_checkpoint(_ANSWER)
                 finally:
                     self._idle()
             if self._keeper is None:
@@ -307,10 +315,10 @@ class ReturningGuest(LocalGuest):
         self._wake()
         try:
             if self._pending:
-                self._await_checkpoint()
+                self._await_checkpoint(_ANSWER)
             if self._missed or self._changed:
                 self._ask()
-                self._await_checkpoint()
+                self._await_checkpoint(_ANSWER)
         finally:
             self._idle()
 
