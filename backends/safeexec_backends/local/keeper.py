@@ -1,8 +1,8 @@
 """Steps that can be undone: copies of a session's process, and the process that watches over them.
 
-A cell that is asked to *keep* its state before it has run anyone's code becomes the **keeper**, for good: the first process of the cell's pid namespace,
-which nothing inside can signal, and which runs none of the session's code. It copies itself; the copy is the **runner** and goes on as the
-session. The keeper itself is what the session was before its first step. At every later *keep* the runner is copied again: the copy, the
+The first process of a cell is the **keeper**, for good: the first one of the cell's pid namespace, which nothing inside can signal, and which runs
+none of the session's code. Before anybody wants the cell it copies itself; the copy is the **runner** and goes on as the session. The keeper
+itself is what the session was before its first request. Whenever the host wants a state *kept* the runner is copied: the copy, the
 **checkpoint**, gives up its channel and stops itself. To go back the keeper kills the runner, puts the files back and wakes the
 checkpoint, which is copied in turn (a checkpoint stays) and is the runner from then on.
 
@@ -39,6 +39,8 @@ _NEAR = 256
 """More ids than are given between a copy and the moment when it is missed."""
 _REPEATS = 16
 """More signals than the host sends to a session while it is copied."""
+_UNMADE, _LAST = 50, 1000
+"""Milliseconds in which a copy stops itself, if there is one: until its maker, who asks again, is believed that it has none; until one that ended has left none."""
 
 
 class Terms(NamedTuple):
@@ -52,15 +54,14 @@ class Terms(NamedTuple):
 
 
 @cache
-def seal(keeps: bool) -> bytes:
+def seal() -> bytes:
     """The filter that takes from a process what only a keeper may do."""
-    return bpf.encode(seccomp.seal(keeps))
+    return bpf.encode(seccomp.seal())
 
 
 def prepare() -> None:
     """Assemble, once for all cells, what each of them needs when somebody waits."""
-    seal(True)
-    seal(False)
+    seal()
     copies.asking()
 
 
@@ -73,6 +74,8 @@ class Keeper:
 
     def __init__(self, terms: Terms) -> None:
         """Raises OSError."""
+        self.first = True
+        """In a runner: whether it is the first one."""
         self._terms = terms
         self._host = socket.socket(fileno=os.dup(CHANNEL))
         os.set_inheritable(self._host.fileno(), False)
@@ -83,6 +86,8 @@ class Keeper:
             os.set_blocking(fd, False)
         self._poll = select.poll()
         self._runner = self._pidfd = -1
+        self._status: int | None = None
+        """How the runner ended, if that is known before its turn to be told."""
         self._states = States(State(HERE, KeptFiles(terms.roots, terms.disk)))
         self._asked = False
         """Whether the host asked for a checkpoint that was not taken."""
@@ -103,6 +108,7 @@ class Keeper:
         self._poll.register(self._host, select.POLLIN)
         self._poll.register(self._listener.fd, select.POLLIN)
         is_runner = self._spawn()
+        self.first = self.first and is_runner
         while not is_runner:
             # One at a time: what is done about one may close, and open anew, a descriptor that another one names.
             fd, event = self._poll.poll()[0]
@@ -185,7 +191,7 @@ class Keeper:
 
     def _allow(self, more: int = 0) -> None:
         """Let the runner have the threads of its session's limit, however many states there are beside it, and `more` that are about to go."""
-        if self._runner > 0:
+        if self._runner > 0 and self._status is None:
             kept = self._states.processes() + more
             most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
             # The keeper, the checkpoint; the kernel counts all that this user namespace has.
@@ -208,7 +214,7 @@ class Keeper:
             os.close(self._wakes)
             os.dup2(channel.fileno(), CHANNEL, inheritable=False)
             channel.close()
-            seccomp.apply(seal(True))
+            seccomp.apply(seal())
             return True
         channel.close()
         with ours:
@@ -227,12 +233,15 @@ class Keeper:
             self._poll.unregister(self._pidfd)
             os.close(self._pidfd)
         self._runner = self._pidfd = -1
+        self._status = None
 
     def _reap(self, kill: bool = False) -> int:
         """The runner's exit status, once it has ended."""
-        if kill:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        _, status = os.waitpid(self._runner, 0)
+        status = self._status
+        if status is None:
+            if kill:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            _, status = os.waitpid(self._runner, 0)
         self._unwatch()
         return status
 
@@ -267,8 +276,8 @@ class Keeper:
             self._hand_over(question)
         elif question.note in (keeping.BUSY, keeping.OPEN):
             # The session says that it cannot be kept now. Its word is as good as its silence: nothing else depends on it.
-            self._listener.refuse(question)
             self._miss(keeping.THREADS if question.note == keeping.BUSY else keeping.FILES)
+            self._listener.refuse(question)  # it goes on once what the checkpoint before held, disk space for one, is free
         else:
             self._copy(question)
 
@@ -291,8 +300,8 @@ class Keeper:
             # While who could change them waits. After going back, too: some may be other files under the same names.
             state.files.save(question.note == keeping.MAPPED)
         except (OSError, MemoryError):
-            self._listener.refuse(question)
             self._miss(keeping.FILES)
+            self._listener.refuse(question)
             return
         if self._terms.processes < 2 and state.pid > 0:
             end(state.pid)  # the limit has room for one checkpoint, and for a second one only where it has for a thread
@@ -303,7 +312,6 @@ class Keeper:
         self._asked = False
         copied = self._await_copy()
         if copied is None:
-            self._end_strays()
             self._states.drop()  # older than the last step
             return
         if copied < 0:
@@ -320,33 +328,55 @@ class Keeper:
             self._allow()
 
     def _await_copy(self) -> int | None:
-        """The copy that was agreed to, once it has stopped itself; -1 when it could not be made, None when the runner ended. The kernel says who it is."""
+        """The copy that was agreed to, once it has stopped itself; -1 when it could not be made, None when the runner ended before it. The kernel says
+        who it is. The runner goes on meanwhile, and may end."""
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         poll.register(self._listener.fd, select.POLLIN)
+        again: copies.Question | None = None
         repeats = 0
         while True:
             info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
-            if info is None:
-                ready = {fd for fd, event in poll.poll() if event & select.POLLIN}
-                if self._woken in ready:
-                    os.read(self._woken, 4096)
-                if self._listener.fd in ready:
-                    repeats += 1
-                    if not self._repeat(repeats):
-                        self._end_strays()
-                        return -1
+            if info is not None:
+                pid, stopped = info.si_pid, info.si_code == os.CLD_STOPPED
+                _, status = os.waitpid(pid, os.WUNTRACED)
+                state = self._states.of(pid)
+                if pid == self._runner:
+                    self._status = None if stopped else status  # told in its turn
+                elif state is not None:
+                    state.pid = state.pid if stopped else 0
+                elif stopped:
+                    if again is not None:
+                        self._listener.refuse(again)
+                    return pid
                 continue
-            pid, stopped = info.si_pid, info.si_code == os.CLD_STOPPED
-            if pid == self._runner and not stopped:
-                return None  # its end is told in its turn
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED)
-            state = self._states.of(pid)
-            if state is not None:
-                if not stopped:
-                    state.pid = 0
-            elif pid != self._runner and stopped:
-                return pid
+            patience = _LAST if self._status is not None else _UNMADE if again is not None else None
+            ready = {fd for fd, event in poll.poll(patience) if event & select.POLLIN}
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+            if self._listener.fd in ready:
+                question = self._listener.question()
+                if question is None:
+                    continue
+                if not question.copies:
+                    self._signals(question)
+                elif question.pid != self._runner:
+                    self._listener.refuse(question)
+                elif question.note in (keeping.COPY, keeping.MAPPED) and repeats < _REPEATS:
+                    again = question
+                else:  # what was agreed to failed, for want of memory or of processes; or who asks without end wants more copies than one
+                    self._listener.refuse(question)
+                    self._end_strays()
+                    return -1
+            elif not ready and self._status is not None:
+                self._end_strays()
+                return None
+            elif not ready and again is not None:
+                # It would have stopped by now: none was made. A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin
+                # a call anew that was agreed to.
+                repeats += 1
+                self._listener.agree(again)
+                again = None
 
     def _end_strays(self) -> None:
         """The runner ended before its copy was seen, which may have been made all the same: it must not be taken for another's, nor stay."""
@@ -360,23 +390,6 @@ class Keeper:
         for pid in range(max(2, last - _NEAR), last):  # ids are given in order
             if pid != self._runner and self._states.of(pid) is None:
                 end(pid)
-
-    def _repeat(self, times: int) -> bool:
-        """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to. Whether the copy is still to
-        be waited for: what was agreed to may have failed, for want of memory or of processes; and who asks without end wants more copies than one."""
-        question = self._listener.question()
-        if question is None:
-            return True
-        if not question.copies:
-            self._signals(question)
-        elif question.pid != self._runner:
-            self._listener.refuse(question)
-        elif question.note in (keeping.COPY, keeping.MAPPED) and times < _REPEATS:
-            self._listener.agree(question)
-        else:
-            self._listener.refuse(question)
-            return False
-        return True
 
     def _go(self, session: int) -> bool:
         """Be that session as it was; whether this is its new runner."""
