@@ -126,13 +126,16 @@ class Listener:
 
     def _told(self, request: int, buffer: Any) -> bool:
         """Whether who asked was still there to be answered. Raises OSError."""
-        try:
-            libc.syscall("ioctl", self.fd, request, buffer)
-        except OSError as failure:
-            if failure.errno == errno.ENOENT:
-                return False
-            raise
-        return True
+        while True:
+            try:
+                libc.syscall("ioctl", self.fd, request, buffer)
+                return True
+            except InterruptedError:
+                continue  # a signal came (a child has ended), and nothing was done
+            except OSError as failure:
+                if failure.errno == errno.ENOENT:
+                    return False
+                raise
 
     def close(self) -> None:
         """From here on nobody is copied."""

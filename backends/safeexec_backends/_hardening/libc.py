@@ -97,5 +97,5 @@ def prctl(option: int, *arguments: Argument) -> int:
 _STOP = ctypes.c_int(19)
 
 if _libc is not None:
-    _raise = getattr(_libc, "raise")  # noqa: B009  (a keyword)
+    _raise = getattr(_libc, "raise")
     _libc.syscall.restype = ctypes.c_long

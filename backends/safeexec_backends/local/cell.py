@@ -168,9 +168,7 @@ def limits(plan: Plan, order: Order) -> dict[str, int]:
         # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
         # One that keeps its state has two processes more, the one that watches over it and its checkpoint, and one for each of its branches: the
         # one that watches sets the exact limit.
-        processes=order.processes + (2 + BRANCHES if order.keeps else 0)
-        if plan.stands("user_namespace")
-        else None,
+        processes=order.processes + (2 + BRANCHES if order.keeps else 0) if plan.stands("user_namespace") else None,
         open_files=order.open_files,
     )
 

@@ -88,6 +88,8 @@ class Keeper:
         self._runner = self._pidfd = -1
         self._status: int | None = None
         """How the runner ended, if that is known before its turn to be told."""
+        self._dying: set[int] = set()
+        """Checkpoints that were ended and not waited for."""
         self._states = States(State(HERE, KeptFiles(terms.roots, terms.disk)))
         self._asked = False
         """Whether the host asked for a checkpoint that was not taken."""
@@ -107,6 +109,7 @@ class Keeper:
         signal.signal(signal.SIGCHLD, _heard)
         self._poll.register(self._host, select.POLLIN)
         self._poll.register(self._listener.fd, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
         is_runner = self._spawn()
         self.first = self.first and is_runner
         while not is_runner:
@@ -117,8 +120,22 @@ class Keeper:
             elif fd == self._listener.fd:
                 if event & select.POLLIN:
                     self._decide()
+            elif fd == self._woken:
+                os.read(self._woken, 4096)
+                self._bury()
             elif fd == self._pidfd:
                 self._runner_ended()
+
+    def _bury(self) -> None:
+        """Wait for those that were ended and are gone; until then they count."""
+        for pid in list(self._dying):
+            try:
+                gone = os.waitpid(pid, os.WNOHANG)[0]
+            except ChildProcessError:
+                gone = pid
+            if gone:
+                self._dying.remove(pid)
+                self._allow()
 
     def _tell(self, kind: bytes, order: int, number: int = 0, fds: tuple[int, ...] = ()) -> None:
         data = keeping.MESSAGE.pack(kind, number, order)
@@ -189,10 +206,10 @@ class Keeper:
         self._states.release(session)
         self._allow()
 
-    def _allow(self, more: int = 0) -> None:
-        """Let the runner have the threads of its session's limit, however many states there are beside it, and `more` that are about to go."""
+    def _allow(self) -> None:
+        """Let the runner have the threads of its session's limit, however many states there are beside it, and others that are about to go."""
         if self._runner > 0 and self._status is None:
-            kept = self._states.processes() + more
+            kept = self._states.processes() + len(self._dying)
             most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
             # The keeper, the checkpoint; the kernel counts all that this user namespace has.
             resource.prlimit(self._runner, resource.RLIMIT_NPROC, (min(self._terms.processes + 2 + kept, most), most))
@@ -277,7 +294,9 @@ class Keeper:
         elif question.note in (keeping.BUSY, keeping.OPEN):
             # The session says that it cannot be kept now. Its word is as good as its silence: nothing else depends on it.
             self._miss(keeping.THREADS if question.note == keeping.BUSY else keeping.FILES)
-            self._listener.refuse(question)  # it goes on once what the checkpoint before held, disk space for one, is free
+            self._listener.refuse(
+                question
+            )  # it goes on once what the checkpoint before held, disk space for one, is free
         else:
             self._copy(question)
 
@@ -324,8 +343,8 @@ class Keeper:
             return
         self._tell(keeping.KEPT, self._keeping)
         if old > 0:
-            end(old)
-            self._allow()
+            self._dying.add(old)  # which takes as long as making one, and nobody needs to wait for
+            end(old, wait=False)
 
     def _await_copy(self) -> int | None:
         """The copy that was agreed to, once it has stopped itself; -1 when it could not be made, None when the runner ended before it. The kernel says
@@ -345,7 +364,9 @@ class Keeper:
                     self._status = None if stopped else status  # told in its turn
                 elif state is not None:
                     state.pid = state.pid if stopped else 0
-                elif stopped:
+                elif not stopped:
+                    self._dying.discard(pid)
+                elif pid not in self._dying:
                     if again is not None:
                         self._listener.refuse(again)
                     return pid

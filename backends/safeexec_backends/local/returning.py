@@ -13,7 +13,6 @@ from typing import Any
 
 from safeexec import watchdog, wire
 from safeexec.backend import GuestDied, OnFrame
-from safeexec.errors import BackendUnavailable
 from safeexec.policy import Policy
 from safeexec_backends._hardening.waiting import writable
 from safeexec_backends.local import keeping

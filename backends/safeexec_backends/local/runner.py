@@ -6,16 +6,17 @@ import _thread
 import os
 import signal
 import sys
-from _signal import pthread_sigmask  # without the enumerations around it: every object that is touched is a page that is copied
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from safeexec import guest, wire
-from safeexec_backends._hardening import copies, open_files, seccomp
+from safeexec_backends._hardening import copies, open_files
 from safeexec_backends.local import keeping
 from safeexec_backends.local.keeper import CHANNEL
 
+# Without the enumerations around it: every object that is touched is a page that is copied.
+pthread_sigmask: Any = getattr(sys.modules["_signal"], "pthread_sigmask", None)
 _ALL = [int(number) for number in signal.valid_signals()]
 
 

@@ -77,15 +77,16 @@ class States:
         return state
 
 
-def end(pid: int) -> None:
-    """End a child. By a descriptor: sending signals by number is what this process is asked about."""
+def end(pid: int, wait: bool = True) -> None:
+    """End a child, which somebody else waits for unless `wait`. By a descriptor: sending signals by number is what this process is asked about."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         return  # it is gone
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        if wait:
+            os.waitpid(pid, 0)
     except (ProcessLookupError, ChildProcessError):
         pass
     finally:

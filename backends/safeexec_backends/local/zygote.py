@@ -305,7 +305,10 @@ class Zygote:
         if libc.READY:
             # The handlers of the standard library renew locks that one thread has not taken, and seeds that `cell.reseed` renews; they touch hundreds
             # of pages. Packages may have their own.
-            return namespaces.clone(namespaces.flags(w for w in namespaces.FLAGS if self._plan.stands(w)), handlers=not self.keeps or bool(self._packages))
+            return namespaces.clone(
+                namespaces.flags(w for w in namespaces.FLAGS if self._plan.stands(w)),
+                handlers=not self.keeps or bool(self._packages),
+            )
         return os.fork(), -1
 
     def _serve_guest(self, fd: int, language: Any, order: Order) -> None:
