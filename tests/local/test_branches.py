@@ -490,6 +490,35 @@ def test_a_branch_cannot_touch_the_others_processes(trunk: Session) -> None:
         assert trunk.run("x").value == [1] and third.run("x").value == [1, 3]
 
 
+SCAN = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.access.argtypes, libc.sbrk.restype = [ctypes.c_void_p, ctypes.c_int], ctypes.c_void_p
+def there(address):
+    ctypes.set_errno(0)
+    libc.access(address, 0)
+    return ctypes.get_errno() != 14
+top = libc.sbrk(0) & ~4095
+word = bytes(reversed(b'z4k9x7q2' * 16))
+pages = [a for a in range(top - 2**25, top, 4096) if there(a)]
+(len(pages) > 100, sum(word in ctypes.string_at(a, 4096) for a in pages) > 8)
+"""
+
+
+@pytest.mark.parametrize("stepped", [False, True])
+def test_what_a_branch_wrote_is_not_in_the_memory_of_its_trunk(trunk: Session, stepped: bool) -> None:
+    """Not even in that of a process that is made where the files of all are kept, to begin before the first step."""
+    if stepped:
+        trunk.run("1")
+    with trunk.fork() as branch:
+        branch.run("open('secret', 'w').write('2q7x9k4z' * 50_000)")
+        branch.run("1")
+        assert branch.run(SCAN).value[0]
+        assert trunk.run(SCAN).value == (True, False)
+        trunk.run(CRASH)
+        assert trunk.run(SCAN).value == (True, False)
+
+
 def test_what_a_branch_does_to_shared_descriptors_is_its_own_trouble(trunk: Session) -> None:
     """Open files of before the fork are one object for the kernel: their places, their flags."""
     trunk.run("import os, fcntl, socket\nf = open('f', 'w+b', buffering=0)\nf.write(b'0123456789')\nf.seek(3)")

@@ -526,6 +526,60 @@ def test_a_copy_that_does_not_stop_itself_ends_the_session(executor: Executor, w
             os.close(fd)
 
 
+STRAY = """
+import os, sys, time, threading, _thread
+copies = sys.modules['safeexec_backends._hardening.copies']
+real = copies.copy
+_thread._count = lambda: 0
+def stray():
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        with open('stray', 'a') as file: file.write('x')
+    os._exit(0)
+ordinary = copies.Copier.__call__
+def evil(self, note):
+    if not armed: return ordinary(self, note)
+    flags, tid = 0x01208011, sys._getframe(1).f_locals['self']._tid
+    {what}
+armed = False
+copies.Copier.__call__ = evil
+"""
+WAYS_TO_STAY = {
+    # It asks for the one that it was granted again, as the kernel does for a process that was interrupted.
+    "twice": "if real(flags, tid, note) == 0: stray()\n    return real(flags, tid, note)",
+    # It ends, having used up so many ids that nobody looks for the copy where it is.
+    "far": (
+        "if real(flags, tid, note) == 0:\n        for _ in range(400):\n            made = threading.Thread(target=int)\n            made.start()\n            made.join()\n"
+        "        open('ready', 'w').close()\n        stray()\n    while not os.path.exists('ready'): pass\n    os._exit(0)"
+    ),
+    # It says that it could not be copied.
+    "denied": "if real(flags, tid, note) == 0: stray()\n    raise OSError",
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_STAY)
+def test_a_copy_that_was_made_and_not_seen_does_not_stay(executor: Executor, way: str) -> None:
+    """It would run between steps, survive their undoing, and write to the files of the session's branches."""
+    with executor.session(policy=FAST) as trunk:
+        trunk.run("x = 1")
+        with trunk.fork() as branch:
+            branch.run(STRAY.format(what=WAYS_TO_STAY[way]))
+            branch.run("armed = True")
+            branch.run("1") if not branch.closed else None
+            assert trunk.run("import os\n(x, os.listdir('.'))").value == (1, [])
+            assert len(settled(trunk)) <= 4
+            assert sum(state == "R" for _, state in settled(trunk).values()) <= 1
+            assert trunk.run("os.listdir('.')").value == []
+
+
+@pytest.mark.slow
+def test_a_copy_that_goes_on_while_its_session_rests_is_ended(executor: Executor) -> None:
+    with executor.session(policy=FAST) as session:
+        session.run(STRAY.format(what="return real(flags, tid, note) or stray()"))
+        session.run("armed = True")
+        assert wait_until(lambda: len(family(session)) == 2, 20)
+
+
 def test_the_descriptors_of_the_watching_process_are_not_the_sessions(session: Session) -> None:
     look = (
         "import os, stat\nkinds = []\nfor fd in range(3, 256):\n    try:\n        kinds.append(stat.S_IFMT(os.fstat(fd).st_mode) == stat.S_IFSOCK)\n"

@@ -29,6 +29,8 @@ _RACY = 50_000_000
 _COMPARED = 2**20
 """Bytes up to which a file is read again however old its stamps are: what is written through a mapping leaves none."""
 _MAX_ENTRIES = 20_000
+_MAX_STEPS = 20 * _MAX_ENTRIES
+"""Folders that the paths of all entries lead through: each is a look-up, several times while everybody waits."""
 _ACCESS = 0o700
 
 
@@ -63,10 +65,13 @@ class KeptFiles:
         found: dict[str, _Entry] = {}
         seen: dict[int, _Entry] = {}
         left = self._limit if limit is None else min(limit, self._limit)
-        self._own = {root: _stamps(os.stat(root)) for root in self._roots}
+        roots = {root: os.stat(root) for root in self._roots}
+        self._own = {root: _stamps(info) for root, info in roots.items()}
         shut: list[tuple[str, int]] = []
-        for path, info in self._walk(shut):
-            if len(found) >= _MAX_ENTRIES:
+        steps = 0
+        for path, info in _walk(roots, shut):
+            steps += path.count("/")
+            if len(found) >= _MAX_ENTRIES or steps > _MAX_STEPS:
                 raise TooMuch(errno.EFBIG, "there are too many files")
             old = self._entries.get(path)
             entry = seen.get(_identity(info))
@@ -154,28 +159,28 @@ class KeptFiles:
                 elif is_folder:
                     folders.append(path)
 
-    def _walk(self, shut: list[tuple[str, int]]) -> Iterator[tuple[str, os.stat_result]]:
-        """Every entry, folders before what is in them; not what other file systems have there. Folders that their owner shut are opened, and
-        listed in `shut` with their modes."""
-        for root in self._roots:
-            device = os.stat(root).st_dev
-            folders = [root]
-            while folders:
-                folder = folders.pop()
-                mode = stat.S_IMODE(os.lstat(folder).st_mode)
-                if mode & _ACCESS != _ACCESS:
-                    shut.append((folder, mode))
-                    os.chmod(folder, _ACCESS)
-                for name in sorted(os.listdir(folder)):
-                    path = f"{folder}/{name}"
-                    info = os.lstat(path)
-                    if info.st_dev != device:
-                        continue
-                    if stat.S_ISDIR(info.st_mode):
-                        folders.append(path)
-                    elif not (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)):
-                        continue  # nothing else can be made here
-                    yield path, info
+
+def _walk(roots: dict[str, os.stat_result], shut: list[tuple[str, int]]) -> Iterator[tuple[str, os.stat_result]]:
+    """Every entry, folders before what is in them; not what other file systems have there. Folders that their owner shut are opened, and
+    listed in `shut` with their modes."""
+    for root, own in roots.items():
+        folders = [(root, own)]
+        while folders:
+            folder, info = folders.pop()
+            mode = stat.S_IMODE(info.st_mode)
+            if mode & _ACCESS != _ACCESS:
+                shut.append((folder, mode))
+                os.chmod(folder, _ACCESS)
+            for name in sorted(os.listdir(folder)):
+                path = f"{folder}/{name}"
+                info = os.lstat(path)
+                if info.st_dev != own.st_dev:
+                    continue
+                if stat.S_ISDIR(info.st_mode):
+                    folders.append((path, info))
+                elif not (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)):
+                    continue  # nothing else can be made here
+                yield path, info
 
 
 def _stamps(info: os.stat_result) -> tuple[int, int]:
@@ -213,6 +218,9 @@ def _contents(path: str, info: os.stat_result, limit: int) -> tuple[tuple[int, b
         raise TooMuch(errno.EFBIG, "the files are too large")
     fd = _open(path, info.st_mode, os.O_RDONLY)
     try:
+        # Another thread may have put a link in the place of its folder, and what is read now be a device, which has no end and no holes.
+        if _key(os.fstat(fd))[:2] != _key(info)[:2]:
+            raise TooMuch(errno.EBUSY, "the files change while they are kept")
         if info.st_blocks * 512 >= info.st_size:
             return ((0, _read(fd, 0, info.st_size)),)
         pieces: list[tuple[int, bytes]] = []
@@ -228,6 +236,8 @@ def _contents(path: str, info: os.stat_result, limit: int) -> tuple[tuple[int, b
             left -= place - start
             if left < -4096:
                 raise TooMuch(errno.EFBIG, "the files are too large")
+            if place == start:  # somebody makes holes where they are looked for: it would never end
+                raise TooMuch(errno.EBUSY, "the files change while they are kept")
             pieces.append((start, _read(fd, start, place - start)))
     finally:
         os.close(fd)

@@ -15,6 +15,8 @@ from safeexec_backends.docker.direct import Direct
 
 _ANSWER = 10.0
 """Seconds that going back may take: there may be many files to put back, and who wakes is the session's code, which may not want to."""
+_UNREAD = 5.0
+"""Seconds that a guest may take to read what it was sent before it is told to keep its state: answers of tools, which it may leave where they are."""
 _NEWS = 2.0
 """Seconds until the container says how the guest ended, or why there is no way back."""
 _WHY = {
@@ -43,7 +45,9 @@ class ReturningGuest(DockerGuest):
         """See SupportsCheckpoint."""
         self._asked += 1
         try:
-            self._write(wire.pack({"t": "keep", "at": self._asked, "room": self._room}))
+            self._write_soon(wire.pack({"t": "keep", "at": self._asked, "room": self._room}), _UNREAD)
+        except TimeoutError:
+            self.kill()
         except OSError:
             return  # the next exchange finds out
 
@@ -96,6 +100,8 @@ class ReturningGuest(DockerGuest):
         while (said := self._direct.hear(deadline)) is not None:
             if said[1] in wanted and said[0] == self._backs:
                 return said[1:]
+            if monotonic() > deadline:  # a guest that says something else all the time, faster than it is read
+                break
         return None
 
     def death(self) -> GuestDied:

@@ -26,21 +26,23 @@ import resource
 import select
 import signal
 import socket
+import time
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
 from safeexec_backends._hardening import bpf, copies, seccomp, waiting
 from safeexec_backends._hardening.kept_files import KeptFiles
-from safeexec_backends.local import keeping
+from safeexec_backends.local import keeping, strays
 from safeexec_backends.local.states import HERE, State, States, end
 
 CHANNEL = 3
-_NEAR = 256
-"""More ids than are given between a copy and the moment when it is missed."""
+_PATIENCE = 5.0
+"""Seconds, a thousand times what a copy takes to come to rest."""
 _REPEATS = 16
 """More signals than the host sends to a session while it is copied."""
-_UNMADE, _LAST = 50, 1000
-"""Milliseconds in which a copy stops itself, if there is one: until its maker, who asks again, is believed that it has none; until one that ended has left none."""
+_LAST = 1.0
+"""Seconds, for the copy of a runner that has ended."""
 
 
 class Terms(NamedTuple):
@@ -190,10 +192,10 @@ class Keeper:
     # -- states ------------------------------------------------------------------------------------------------------------
 
     def _fork(self, session: int, new: int) -> None:
-        if self._asked and session == self._states.active:
-            self._tell(keeping.LOST, new)
-        elif self._states.full():
+        if self._states.full():
             self._tell(keeping.LOST, new, errno.EAGAIN)
+        elif self._asked and session == self._states.active:
+            self._tell(keeping.LOST, new)
         else:
             self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST, new)
 
@@ -221,23 +223,28 @@ class Keeper:
         ours, channel = socket.socketpair()
         pid = copies.copy(seccomp.FORK, self._terms.tid)
         if pid == 0:
-            # Before any code of the session: what only the keeper may have.
-            for mine in (self._host, ours):
-                mine.close()
-            self._listener.close()
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.close(self._woken)
-            os.close(self._wakes)
+            ours.close()
             os.dup2(channel.fileno(), CHANNEL, inheritable=False)
             channel.close()
-            seccomp.apply(seal())
+            self._leave()
             return True
         channel.close()
         with ours:
             self._watch(pid)
             self._tell(keeping.RUNNER, self._going, fds=(ours.fileno(), self._pidfd))
         return False
+
+    def _leave(self) -> None:
+        """Be no keeper, in a copy of it: before any code of the session, what only a keeper may have."""
+        self._host.close()
+        self._listener.close()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._woken)
+        os.close(self._wakes)
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        seccomp.apply(seal())
 
     def _watch(self, pid: int) -> None:
         self._unwatch()
@@ -352,65 +359,85 @@ class Keeper:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         poll.register(self._listener.fd, select.POLLIN)
-        again: copies.Question | None = None
         repeats = 0
+        late = time.monotonic() + _PATIENCE
         while True:
             info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
-            if info is not None:
-                pid, stopped = info.si_pid, info.si_code == os.CLD_STOPPED
-                _, status = os.waitpid(pid, os.WUNTRACED)
-                state = self._states.of(pid)
-                if pid == self._runner:
-                    self._status = None if stopped else status  # told in its turn
-                elif state is not None:
-                    state.pid = state.pid if stopped else 0
-                elif not stopped:
-                    self._dying.discard(pid)
-                elif pid not in self._dying:
-                    if again is not None:
-                        self._listener.refuse(again)
-                    return pid
+            if info is None:
+                ready = {fd for fd, event in poll.poll(_PATIENCE * 1000) if event & select.POLLIN}
+                if time.monotonic() > late:
+                    # Was it made, and runs, while the session seems to rest? Or did the host stop the runner before it could be made?
+                    if self._strays():
+                        self._end_strays(self._status is None)
+                        return -1 if self._status is None else None
+                    late = time.monotonic() + 2 * _PATIENCE
+                if self._woken in ready:
+                    os.read(self._woken, 4096)
+                if self._listener.fd in ready:
+                    repeats += 1
+                    if not self._repeat(repeats):
+                        self._end_strays(True)
+                        return -1
                 continue
-            patience = _LAST if self._status is not None else _UNMADE if again is not None else None
-            ready = {fd for fd, event in poll.poll(patience) if event & select.POLLIN}
-            if self._woken in ready:
-                os.read(self._woken, 4096)
-            if self._listener.fd in ready:
-                question = self._listener.question()
-                if question is None:
-                    continue
-                if not question.copies:
-                    self._signals(question)
-                elif question.pid != self._runner:
-                    self._listener.refuse(question)
-                elif question.note in (keeping.COPY, keeping.MAPPED) and repeats < _REPEATS:
-                    again = question
-                else:  # what was agreed to failed, for want of memory or of processes; or who asks without end wants more copies than one
-                    self._listener.refuse(question)
-                    self._end_strays()
-                    return -1
-            elif not ready and self._status is not None:
-                self._end_strays()
-                return None
-            elif not ready and again is not None:
-                # It would have stopped by now: none was made. A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin
-                # a call anew that was agreed to.
-                repeats += 1
-                self._listener.agree(again)
-                again = None
+            try:
+                pid, status = os.waitpid(info.si_pid, os.WUNTRACED | os.WNOHANG)
+            except ChildProcessError:
+                continue
+            stopped = os.WIFSTOPPED(status)
+            state = self._states.of(pid)
+            if pid == 0:
+                continue  # the host let it go on meanwhile
+            if pid == self._runner:
+                if not stopped:  # which is told in its turn
+                    self._status = status
+                    if not self._strays():
+                        return None
+                    late = time.monotonic() + _LAST
+            elif state is not None:
+                state.pid = state.pid if stopped else 0
+            elif not stopped:
+                self._dying.discard(pid)
+            elif pid not in self._dying:
+                return pid
 
-    def _end_strays(self) -> None:
-        """The runner ended before its copy was seen, which may have been made all the same: it must not be taken for another's, nor stay."""
-        try:
-            last = copies.copy(seccomp.FORK, self._terms.tid)
-        except OSError:
-            os._exit(1)  # what cannot be told apart must not go on
-        if last == 0:
-            os._exit(0)
-        os.waitpid(last, 0)
-        for pid in range(max(2, last - _NEAR), last):  # ids are given in order
-            if pid != self._runner and self._states.of(pid) is None:
-                end(pid)
+    def _strays(self) -> bool:
+        """Whether there is more in the cell than this process, the runner and the states: another process, or threads of the runner."""
+        for pid in self._dying:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        self._dying.clear()
+        runs = self._runner > 0 and self._status is None
+        return strays.any_beyond(1 + runs + len(self._states.pids()), self._terms.tid)
+
+    def _end_strays(self, runs: bool) -> None:
+        """A copy that was agreed to was not seen to stop. It may have been made all the same: it must not be taken for another's, nor stay. `runs`: the
+        runner does, and may have threads."""
+        if not self._strays():
+            return
+        with suppress(OSError):
+            strays.end_beyond(self._states.pids() | {self._runner}, self._terms.tid)
+            if runs or not self._strays():
+                return
+        os._exit(1)  # what cannot be told apart must not go on
+
+    def _repeat(self, times: int) -> bool:
+        """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to. Whether the copy is still to
+        be waited for: what was agreed to may have failed, for want of memory or of processes; and whoever asks without end wants more than one."""
+        question = self._listener.question()
+        if question is None:
+            return True
+        if not question.copies:
+            self._signals(question)
+        elif question.pid != self._runner:
+            self._listener.refuse(question)
+        elif question.note not in (keeping.COPY, keeping.MAPPED) or times >= _REPEATS:
+            self._listener.refuse(question)
+            return False
+        elif self._strays():  # it has one, which will come to rest; or threads by now, after it got one
+            self._listener.refuse(question)
+        else:
+            self._listener.agree(question)
+        return True
 
     def _go(self, session: int) -> bool:
         """Be that session as it was; whether this is its new runner."""

@@ -14,13 +14,15 @@ from typing import Any
 from safeexec import watchdog, wire
 from safeexec.backend import GuestDied, OnFrame
 from safeexec.policy import Policy
-from safeexec_backends._hardening.waiting import writable
 from safeexec_backends.local import keeping
 from safeexec_backends.local.family import Family
 from safeexec_backends.local.process import LocalGuest, ZygoteProcess
 
 _ANSWER = 10.0
-"""Seconds that going back may take: there may be many files to put back, and a checkpoint is the session's code, which may not want to wake."""
+"""Seconds that going back may take, and keeping a state that somebody else waits for: there may be many files, and it is the session's code that does not
+want to wake, or to be copied."""
+_UNREAD = 5.0
+"""Seconds that a guest may take to read what it was sent before it is told to keep its state: answers of tools, which it may leave where they are."""
 _NONE = "the checkpoint is gone"
 _START, _KEPT = "start", "kept"
 _REPEATED = 2**18
@@ -138,8 +140,10 @@ class ReturningGuest(LocalGuest):
         self._wake()
         try:
             self._arrive()
-            if self._wanted:
-                self._ask()
+            try:
+                self._ask(None)
+            except (OSError, EOFError) as error:
+                raise self.death() from error
             super(LocalGuest, self).exchange(frame, on_frame)
         finally:
             self._idle()
@@ -184,29 +188,26 @@ class ReturningGuest(LocalGuest):
         with self._rest_lock:
             if self._wanted and not self._busy and not self._resting and self._listening.acquire(blocking=False):
                 try:
-                    if self._socket is not None and writable(self._socket):
-                        self._ask(0.0)
-                        self._idle_since = now
-                except (OSError, EOFError, ValueError):
+                    self._ask(0.0)
+                    self._idle_since = now
+                except (OSError, EOFError):
                     pass  # the next request finds out
                 finally:
                     self._listening.release()
         super()._rest(now)
 
-    def _ask(self, timeout: float | None = None) -> None:
-        """Have the runner copied before anything else; what came of it is heard later, or of the last time now, which may take `timeout` seconds.
-        Raises GuestDied, without a timeout; else OSError, EOFError."""
-        try:
-            with self._listening:
-                self._settle(timeout)
-                if self._wanted:
-                    number = self._order(keeping.KEEP)
+    def _ask(self, seconds: float | None) -> None:
+        """Have the runner copied before anything else, if that is wanted. What comes of it is heard later; what came of the last time, now. That, and being read
+        by the runner, may take `seconds`. Raises TimeoutError, OSError, EOFError."""
+        with self._listening:
+            if self._wanted:
+                self._settle(seconds)
+                number = self._order(keeping.KEEP)
+                if seconds is None:
                     self._write((_KEEP,))
-                    self._asked, self._pending, self._wanted, self._changed = number, True, False, False
-        except (OSError, EOFError) as error:
-            if timeout is not None:
-                raise
-            raise self.death() from error
+                else:
+                    self._write_soon((_KEEP,), seconds)
+                self._asked, self._pending, self._wanted, self._changed = number, True, False, False
 
     def _order(self, kind: bytes) -> int:
         """Give the keeper an order; its number."""
@@ -278,12 +279,15 @@ class ReturningGuest(LocalGuest):
             raise GuestDied("crash", f"the session could not be begun again: {error}") from error
         self._ran = False
 
-    def _await_checkpoint(self) -> None:
-        """Have the checkpoint taken that is wanted, and hear whether it was. Raises GuestDied."""
+    def _await_checkpoint(self, seconds: float | None = None) -> None:
+        """Have the checkpoint taken that is wanted, and hear whether it was; `seconds` where no step's clock bounds that. Raises GuestDied."""
         try:
             with self._listening:
-                self._ask()
-                self._settle(None)
+                self._ask(seconds)
+                self._settle(seconds)
+        except TimeoutError as error:
+            self.kill()
+            raise GuestDied("crash", "the sandbox process does not let its state be kept") from error
         except (OSError, EOFError) as error:
             raise self.death() from error
 
@@ -367,10 +371,10 @@ class ReturningGuest(LocalGuest):
         """Have the state kept before somebody else runs; where that failed after the last step, try once more. Raises GuestDied."""
         self._wake()
         try:
-            self._await_checkpoint()
+            self._await_checkpoint(_ANSWER)
             if self._missed or self._changed or self._way != _KEPT:
                 self._wanted = True
-                self._await_checkpoint()
+                self._await_checkpoint(_ANSWER)
         finally:
             self._idle()
 

@@ -40,6 +40,10 @@ class States:
         """The one that this process is."""
         return next((state for state in self._all.values() if state.pid == pid), None)
 
+    def pids(self) -> set[int]:
+        """Of all stopped copies."""
+        return {state.pid for state in self._all.values() if state.pid > 0}
+
     def full(self) -> bool:
         return len(self._all) >= keeping.BRANCHES
 
@@ -51,7 +55,8 @@ class States:
     def fork(self, session: int, new: int) -> bool:
         """Give a new session the state of another one; whether that has one."""
         state = self._all.get(session)
-        if state is None or not state.pid:
+        # Not the watching process itself: it keeps files of more sessions than one from here on, and what was made of it later would have them all.
+        if state is None or state.pid <= 0:
             return False
         self._all[new] = state
         return True
