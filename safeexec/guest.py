@@ -125,6 +125,14 @@ class Python:
         return codes
 
 
+def _lines(source: str) -> List[str]:
+    """As the compiler counts them (str.splitlines counts form feeds too), each with its end: without one, traceback points one column too far."""
+    lines = io.StringIO(source, None).readlines()
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
+    return lines
+
+
 _NO_THREADS = "can't start new thread"
 _NEVER_FIRST = frozenset(keyword.kwlist) - {"None", "True", "False", "await", "lambda", "not"}
 _COMPARISONS = ("==", "!=", "<=", ">=")
@@ -223,10 +231,12 @@ def leave(code: object = None) -> None:
 
 def show_help(*what: Any) -> None:
     """``help()``, of something: there is nobody to ask for more."""
+    if not what:
+        print("help(object) describes an object.")
+        return
     import pydoc
 
-    thing = what[0] if what else "help"
-    print(pydoc.render_doc(thing, renderer=getattr(pydoc, "plaintext")))  # noqa: B009  # not in its stub
+    print(pydoc.render_doc(what[0], renderer=getattr(pydoc, "plaintext")))  # noqa: B009  # not in its stub
 
 
 class FdChannel:
@@ -515,7 +525,7 @@ class Guest:
     def _do_module(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
         name, source = header["name"], header["code"]
         filename = "<module {}>".format(name)
-        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        linecache.cache[filename] = (len(source), None, _lines(source), filename)
         self._running = True  # so that an interrupt stops it
         try:
             module, namespace = self._language.module(name)
@@ -654,7 +664,7 @@ class Guest:
         """The step used up the memory, and its variables keep it: give what there is in reserve, so that this can be told."""
 
     def _execute(self, source: str, filename: str) -> Any:
-        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        linecache.cache[filename] = (len(source), None, _lines(source), filename)
         if self._steps > 1000:  # a session of a million steps must not keep a million sources
             linecache.cache.pop("<step {}>".format(self._steps - 1000), None)
         value = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from typing import TypeVar
@@ -23,6 +24,13 @@ def _no_silent_skip(report: Report) -> Report:
             report.outcome = "failed"
             report.longrepr = f"skipped, which SAFEEXEC_STRICT=1 does not allow: {reason}"
     return report
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stays_is_not_looked_at_again() -> None:
+    """A collection costs what a module's own tests made, not what seven thousand tests and their imports hold: that is a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

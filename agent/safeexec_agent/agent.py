@@ -318,9 +318,9 @@ def _without_main(source: str) -> str:
     """`source` without what it does only when it is run as a program: in the sandbox it may well be called __main__."""
     import ast
 
-    lines = source.splitlines()
+    lines = source.split("\n")  # as the compiler counts them: str.splitlines counts form feeds too
     for node in ast.parse(source).body:
         if isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "'__main__' == __name__"):
             for number in range(node.lineno - 1, node.end_lineno or node.lineno):
                 lines[number] = ""
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

@@ -14,7 +14,7 @@ def failing_line(code: str, error: GuestError) -> str:
     """The line of the program itself, stripped, from which an error came; empty when that cannot be said."""
     outermost = re.search(r"line (\d{1,9}), in <module>", error.traceback)
     number = int(outermost[1]) if outermost else error.line or 0
-    lines = code.splitlines()
+    lines = re.split(r"\r\n?|\n", code)  # as the compiler counts them
     return lines[number - 1].strip() if 0 < number <= len(lines) else ""
 
 

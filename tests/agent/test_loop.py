@@ -344,7 +344,7 @@ def test_structured_outputs(make: Make) -> None:
 def test_helpers_are_modules_in_the_sandbox(make: Make, on: str, tmp_path: Path) -> None:
     path = tmp_path / "utils.py"
     path.write_text(
-        "import re\n\ndef clean_text(text):\n    return re.sub(r'\\s+', ' ', text).strip()\n\nif __name__ == '__main__':\n    1 / 0\n"
+        "import re\n\x0c\n\x0c\ndef clean_text(text):\n    return re.sub(r'\\s+', ' ', text).strip()\n\nif __name__ == '__main__':\n    1 / 0\n"
     )
     agent = make([code("from utils import clean_text\nfinal_answer(clean_text('  a   b '))")], on=on, helpers=[path])
     assert agent.run("Clean.") == "a b"

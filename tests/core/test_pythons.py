@@ -39,7 +39,7 @@ def test_guest_runs_on(version: str) -> None:
         # 3.14 has its place inside a sandbox of its own; the others are expected beside this interpreter.
         pytest.skip(f"{'n/a: ' if version == '3.14' else ''}there is no Python {version} here")
     policy = Policy(
-        limits=Limits(time=1.0, output=10_000, value=1_000_000), files={"in.txt": b"input"}, env={"GIVEN": "yes"}
+        limits=Limits(time=10, output=10_000, value=1_000_000), files={"in.txt": b"input"}, env={"GIVEN": "yes"}
     )
 
     def tool(a: int, b: int = 2) -> int:

@@ -106,6 +106,15 @@ def test_syntax_errors_point_at_the_place(session: Session, code: str, line: int
     assert len(shown[place]) - len(shown[place].lstrip()) - 4 == caret
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("before", ["", "x = 'a\x0cb\u2028c\x1e'\r\n", "x = 1\x0c\ry = 2\r"])
+def test_carets_stand_below_what_failed(session: Session, before: str, end: str) -> None:
+    """Also in a last line without an end, and below what str.splitlines takes for more lines than the compiler does."""
+    shown = fail(session, f"{before}print(1 + missing){end}").traceback.splitlines()
+    place = shown.index("    print(1 + missing)")
+    assert shown[place + 1] == "              ^^^^^^^"
+
+
 def test_chains_and_groups_are_shown_without_our_frames(session: Session) -> None:
     error = fail(session, "try:\n    {}['a']\nexcept KeyError:\n    int('b')")
     assert "During handling of the above exception" in error.traceback and error.line == 4

@@ -173,13 +173,23 @@ def test_a_session_that_goes_back_is_the_session_that_does_not(
 def test_a_step_may_end_before_its_checkpoint_lies_down(executor: Executor) -> None:
     """The copy still has the runner's connection then, and the host would wait for its end."""
     with executor.session(policy=Policy(limits=Limits(time=20))) as session:
-        slow = "lambda kept: (time.sleep(1), real(kept))"
+        slow = "lambda *a: (time.sleep(1), real(*a))"
         session.run(
-            f"import sys, time\ncopies = sys.modules['safeexec_copies']\nreal = copies.endure\ncopies.endure = {slow}"
+            f"import sys, time\nPast = sys.modules['safeexec_past'].Past\nreal = Past._wake\nPast._sleep = {slow}"
         )
         for _ in range(2):
             result = session.run(CRASH)
             assert result.error is not None and (result.error.kind, result.rolled_back) == ("crash", True), result
+
+
+def test_a_child_of_the_session_is_never_taken_for_its_checkpoint(executor: Executor) -> None:
+    """A lie about one that the keeper has not made itself changes nothing."""
+    with executor.session(policy=Policy(limits=Limits(time=20))) as session:
+        session.run(HAND + "x = 1")
+        code = "pid = os.fork()\nif pid == 0:\n    while True: signal.pause()\nsay(b'k', 9, pid)\npast.kept.value = 9 << 24 | pid\nx = 2\n"
+        for _ in range(2):
+            assert session.run(code + CRASH).rolled_back
+            assert session.run("x").value == 1
 
 
 # -- what is not kept, and says so --------------------------------------------------------------------------------------
@@ -375,7 +385,9 @@ def test_a_keeper_cannot_be_reached_but_by_signals(session: Session) -> None:
 HAND = (
     PIDS
     + """
-import socket, stat, struct
+import gc, socket, stat, struct, sys
+past = next(o for o in gc.get_objects() if type(o).__name__ == 'Past')
+sibling = lambda: sys.modules['safeexec_copies'].copy(sys.modules['safeexec_copies'].PARENT)
 def say(kind, number, value):
     for n in range(3, 40):
         try:
@@ -402,6 +414,13 @@ def say(kind, number, value):
         "end = say(b'?', 1, 1)\nfor _ in range(50): end.sendmsg([b'w' * 17], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack('5i', *[0] * 5))])",
         "say(b'?', 0, 0).shutdown(2)",
         "pid = os.fork()\nif pid == 0:\n    while True: signal.pause()\nsay(b'k', 2, pid)",
+        "pid = sibling()\nif pid == 0:\n    while True: signal.pause()\nsay(b'k', 2, pid)",
+        "pid = sibling()\nif pid == 0:\n    while True: signal.pause()\nsay(b'k', 9, pid)",
+        "past.kept.value = 2**64 - 1",
+        "past.kept.value = 0",
+        "past.kept.value = 9 << 24 | keeper",
+        "past.kept.value = 9 << 24 | os.getpid()",
+        "pid = sibling()\nif pid == 0:\n    while True: past.kept.value += 1\npast.kept.value = 9 << 24 | pid",
     ],
 )  # fmt: skip
 def test_a_guest_that_lies_of_its_checkpoint_harms_itself_alone(
@@ -437,7 +456,8 @@ def serve(end):
     )
     with executor.session(policy=Policy(limits=Limits(time=2))) as session:
         assert session.run(forged).ok
-        code = "pid = os.fork()\nif pid == 0:\n    serve(say(b'?', 0, 0))\nsay(b'k', 2, pid)\n"
+        # The state before this step has the number 2. A child of its own is nobody that the keeper would wake.
+        code = "pid = sibling()\nif pid == 0:\n    serve(say(b'?', 0, 0))\nsay(b'm', 3, 0)\nsay(b'k', 2, pid)\n"
         result = session.run(code + CRASH)
         assert result.error is not None
         if not session.closed:

@@ -387,7 +387,7 @@ def test_the_value_of_a_last_assignment_and_the_line_of_an_error(sessions: Sessi
     for code, value in cases.items():
         with sessions.turn() as session:
             assert _code.last_value(code, session.run(code), session) == value, code
-    code = "def f():\n    return 1 / 0\n\nf()  # here"
+    code = "'a\x0cb\u2028'\r\ndef f():\r    return 1 / 0\n\nf()  # here"
     error = sessions.run(code).result.error
     assert error is not None and _code.failing_line(code, error) == "f()  # here"
     broken = sessions.run("(").result.error

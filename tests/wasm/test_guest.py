@@ -96,6 +96,7 @@ def test_help_is_there(run: Run) -> None:
     result = run("def f(x):\n    'What f does.'\nhelp(f)\nhelp(len)\nhelp()")
     assert result.error is None
     assert "What f does." in result.stdout and "len(obj, /)" in result.stdout
+    assert result.stdout.endswith("help(object) describes an object.\n")
 
 
 @pytest.mark.parametrize(

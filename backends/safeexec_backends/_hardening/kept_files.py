@@ -65,10 +65,11 @@ class KeptFiles:
         found: dict[str, _Entry] = {}
         seen: dict[int, _Entry] = {}
         left = self._limit if limit is None else min(limit, self._limit)
-        self._own = {root: _stamps(os.stat(root)) for root in self._roots}
+        roots = {root: os.stat(root) for root in self._roots}
+        self._own = {root: _stamps(info) for root, info in roots.items()}
         shut: list[tuple[str, int]] = []
         steps = 0
-        for path, info in self._walk(shut):
+        for path, info in _walk(roots, shut):
             steps += path.count("/")
             if len(found) >= _MAX_ENTRIES or steps > _MAX_STEPS:
                 raise TooMuch(errno.EFBIG, "there are too many files")
@@ -158,28 +159,28 @@ class KeptFiles:
                 elif is_folder:
                     folders.append(path)
 
-    def _walk(self, shut: list[tuple[str, int]]) -> Iterator[tuple[str, os.stat_result]]:
-        """Every entry, folders before what is in them; not what other file systems have there. Folders that their owner shut are opened, and
-        listed in `shut` with their modes."""
-        for root in self._roots:
-            device = os.stat(root).st_dev
-            folders = [root]
-            while folders:
-                folder = folders.pop()
-                mode = stat.S_IMODE(os.lstat(folder).st_mode)
-                if mode & _ACCESS != _ACCESS:
-                    shut.append((folder, mode))
-                    os.chmod(folder, _ACCESS)
-                for name in sorted(os.listdir(folder)):
-                    path = f"{folder}/{name}"
-                    info = os.lstat(path)
-                    if info.st_dev != device:
-                        continue
-                    if stat.S_ISDIR(info.st_mode):
-                        folders.append(path)
-                    elif not (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)):
-                        continue  # nothing else can be made here
-                    yield path, info
+
+def _walk(roots: dict[str, os.stat_result], shut: list[tuple[str, int]]) -> Iterator[tuple[str, os.stat_result]]:
+    """Every entry, folders before what is in them; not what other file systems have there. Folders that their owner shut are opened, and
+    listed in `shut` with their modes."""
+    for root, own in roots.items():
+        folders = [(root, own)]
+        while folders:
+            folder, info = folders.pop()
+            mode = stat.S_IMODE(info.st_mode)
+            if mode & _ACCESS != _ACCESS:
+                shut.append((folder, mode))
+                os.chmod(folder, _ACCESS)
+            for name in sorted(os.listdir(folder)):
+                path = f"{folder}/{name}"
+                info = os.lstat(path)
+                if info.st_dev != own.st_dev:
+                    continue
+                if stat.S_ISDIR(info.st_mode):
+                    folders.append((path, info))
+                elif not (stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode)):
+                    continue  # nothing else can be made here
+                yield path, info
 
 
 def _stamps(info: os.stat_result) -> tuple[int, int]:

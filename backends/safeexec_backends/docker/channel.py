@@ -29,7 +29,7 @@ else:
 _PIPE = 1 << 20
 _F_SETPIPE_SZ = 1031
 _PIECE = 64 * 1024
-_POLLS = ("7", "73")
+_POLLS = (b"7", b"73")
 """The numbers of poll (x86_64) and ppoll (aarch64)."""
 
 later: dict[str, Any] = {}
@@ -75,6 +75,8 @@ class Channel:
         """Threads of ours by name: a lock each, which is open when the thread has ended."""
         self._halting = self._renewed = False
         self._phantoms = self._forwarder = 0
+        self._relayed, self._parked_at = 0, -1
+        """How often output was taken from the pipes, and the same when the thread that forwards was last seen to wait for some."""
         self._halted, self._halts = os.pipe()
         os.set_blocking(self._halted, False)
         self._wait.register(self._halted, select.POLLIN)
@@ -112,6 +114,7 @@ class Channel:
         done = self._helpers.get(name)
         if done is not None and done.locked():
             return
+        self._parked_at = -1
         done = self._helpers[name] = _thread.allocate_lock()
         done.acquire()
 
@@ -157,12 +160,23 @@ class Channel:
         """Whether the thread that forwards waits in the kernel for output that does not come, so that a copy which lacks it lacks nothing."""
         if self.threads() != 1 or _thread._count() != 1 + self._phantoms or not self._forwarder:
             return False
-        try:
-            with open(f"/proc/self/task/{self._forwarder}/syscall") as file:
-                called = file.read(4).split()[0]
-        except OSError:
+        if self._peek.poll(0):
             return False
-        return called in _POLLS and not self._peek.poll(0)
+        if self._parked_at == self._relayed:  # nothing came that could have woken it
+            return True
+        fd = -1
+        try:
+            fd = os.open(f"/proc/self/task/{self._forwarder}/syscall", os.O_RDONLY | os.O_CLOEXEC)
+            called = os.read(fd, 4).split()[0]
+        except (OSError, IndexError):
+            return False
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        if called not in _POLLS or self._peek.poll(0):
+            return False
+        self._parked_at = self._relayed
+        return True
 
     def copied(self) -> None:
         """In a copy: the threads that were not copied are gone, though the interpreter counts them."""
@@ -254,6 +268,7 @@ class Channel:
 
     def _relay(self, fd: int) -> None:
         """Send what a pipe holds now, within the step's limit."""
+        self._relayed += 1
         try:
             data = os.read(fd, _PIECE)
         except BlockingIOError:

@@ -18,7 +18,8 @@ import signal
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from safeexec_backends.docker import copies, orders, past
@@ -32,7 +33,9 @@ else:
 HAND = struct.Struct("<cqq")
 """What runners say to the keeper, and the keeper to the checkpoint: a kind and two numbers."""
 KEPT, MISSED, WAKE = b"k", b"m", b"w"
-"""The state of this number is kept, by this process; it is not, and why; be the runner."""
+"""The state of this number is kept, by this process, which says it itself; it is not, and why; be the runner."""
+PID_BITS = 24
+"""Of the word that says in shared memory what a checkpoint says: its process. Ids have 22 bits at most."""
 _PATIENCE = 0.25
 """Seconds that a checkpoint is waited for which is being taken when the step behind it is to be killed."""
 
@@ -40,11 +43,12 @@ _PATIENCE = 0.25
 class Keeper:
     """The watching process."""
 
-    def __init__(self, owner: past.Past, hand: socket.socket, control: int, word: Any, number: int) -> None:
+    def __init__(self, owner: past.Past, hand: socket.socket, control: int, number: int) -> None:
         self._past = owner
         self._hand = hand
         self._control = socket.socket(fileno=control)
-        self._word = word
+        self._read = 0
+        """The last word that was looked at."""
         self._kept = number
         self._checkpoint = 0
         """Which state is kept, and the copy that has it; 0: this process itself."""
@@ -82,7 +86,10 @@ class Keeper:
         for fd in (self._control.fileno(), self._hand.fileno(), woken):
             poll.register(fd, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            events = dict(poll.poll())
+            if events.get(self._hand.fileno(), 0) & ~select.POLLIN:
+                poll.unregister(self._hand)  # the session has shut it, which would be heard for ever
+            ready = set(events)
             if self._hand.fileno() in ready:
                 self._hear()
             if woken in ready:
@@ -108,7 +115,7 @@ class Keeper:
             os._exit(0)  # the host is gone
         number, kind = int.from_bytes(said[:7], "little"), said[7]
         if kind == orders.INTERRUPT:
-            self._word.value = number
+            self._past.word.value = number
             if self._runner:
                 os.kill(self._runner, signal.SIGINT)
             return False
@@ -128,11 +135,13 @@ class Keeper:
         poll = select.poll()
         poll.register(self._hand, select.POLLIN)
         deadline = time.monotonic() + _PATIENCE
-        while self._runner and max(self._kept, self._missed) < number:
-            left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
+        while self._runner:
+            self._look()
+            if max(self._kept, self._missed) >= number:
                 return
-            self._hear()
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000) or not self._hear():
+                return
 
     def _go_back(self, number: int, frames: int) -> bool:
         if self._kept != number:
@@ -140,7 +149,7 @@ class Keeper:
             os.close(frames)
             return False
         if self._checkpoint:
-            pid, self._checkpoint, self._kept = self._checkpoint, 0, -1  # until it says that it is kept again
+            pid, self._checkpoint, self._kept = self._checkpoint, 0, -1  # until it is said to be kept again
             self._killed = copies.out_of_memory()
             socket.send_fds(self._hand, [HAND.pack(WAKE, number, 0)], [frames])
             os.close(frames)
@@ -162,8 +171,9 @@ class Keeper:
         except ProcessLookupError:
             return
         # What was said until then: a checkpoint that is heard of now would be taken for a stranger, and whoever is woken needs room for his own words.
-        while select.select([self._hand], [], [], 0)[0]:
-            self._hear()
+        while select.select([self._hand], [], [], 0)[0] and self._hear():
+            pass
+        self._look()
         spared = {1, os.getpid(), self._checkpoint}
         while True:
             others = copies.others(spared)
@@ -185,27 +195,50 @@ class Keeper:
 
     # -- news --------------------------------------------------------------------------------------------------------------
 
-    def _hear(self) -> None:
-        """What the runner says of its checkpoint. It may lie to its own harm."""
+    def _hear(self) -> bool:
+        """What is said of checkpoints; whether anything was. A runner may lie to its own harm."""
+        self._look()
         said = self._hand.recv(64)
         if len(said) != HAND.size:
-            return
+            return bool(said)
         kind, number, value = HAND.unpack(said)
-        old = self._checkpoint
         if kind == KEPT:
-            self._kept, self._checkpoint = number, value
-        elif kind == MISSED:
-            self._missed, self._why, self._kept, self._checkpoint = number, value, -1, 0
-        if old and old != self._checkpoint:
-            try:
-                os.kill(old, signal.SIGKILL)
-                os.waitpid(old, 0)
-            except (ProcessLookupError, ChildProcessError):
-                return
+            self._take(number, value)
+        elif kind == MISSED and number > self._kept:
+            self._missed, self._why = number, value
+            self._put_away(0, -1)
+        return True
+
+    def _look(self) -> None:
+        """The runner says what its checkpoint says, in memory: the checkpoint may not have come to say it when it is needed."""
+        word = self._past.kept.value
+        if word != self._read:
+            self._read = word
+            self._take(word >> PID_BITS, word & (1 << PID_BITS) - 1)
+
+    def _take(self, number: int, pid: int) -> None:
+        if pid <= 1 or pid in (self._checkpoint, self._runner):
+            return
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return  # it has ended already
+        except (OSError, OverflowError):
+            return  # it is nobody's copy
+        if number > self._kept:
+            copies.endure(True, str(pid))
+            self._put_away(pid, number)
+        else:  # there is a later one, which was heard of first
+            _end(pid)
+
+    def _put_away(self, checkpoint: int, number: int) -> None:
+        old, self._checkpoint, self._kept = self._checkpoint, checkpoint, number
+        if old:
+            _end(old)
 
     def _bury(self) -> bool:
         """Take note of who has ended; whether the runner has."""
         found = False
+        self._look()
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -231,6 +264,11 @@ class Keeper:
             self._control.send(orders.SAID.pack(self._backs, what, number), socket.MSG_DONTWAIT)
         except OSError:
             return  # the host is gone, or does not listen: it finds out by itself
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def _heard(*_: object) -> None:

@@ -5,6 +5,7 @@ Shipped as text next to inside.py; CPython 3.9 and later.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import os
 import select
@@ -34,6 +35,13 @@ _BEHIND = 2
 """Checkpoints that the keeper may have yet to end before it is waited for: each holds pages of its own."""
 _ROOTS = ("/sandbox", "/tmp", "/dev/shm")
 _PAGE = 4096
+_GROWN = 2**20
+"""Bytes by which the session has to have grown before it is asked whether some of that is free again."""
+_ALL = tuple(int(number) for number in signal.valid_signals())
+"""For ``_signal``, whose sets are of plain numbers: making enumerations takes as long as looking at the files."""
+
+
+_ROOM = socket.CMSG_SPACE(4)
 
 
 class _Missed(Exception):
@@ -49,14 +57,17 @@ class Past:
         self._hand: socket.socket | None = None
         self._files = kept_files.KeptFiles(tuple(root for root in _ROOTS if os.path.isdir(root)), 2**40)
         self._keeper = self._checkpoint = 0
-        self._former: set[int] = set()
+        self._former: list[int] = []
         """Checkpoints that the keeper has yet to end."""
         self._lasting: set[int] = set()
         """Processes of the session that were there after a step."""
         self._counts = ["/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current"]
         """Where the kernel may say how many threads there are in the container: one number, in place of a list of processes."""
+        self._resident = 0
         self.word: Any = None
         """The number of the step that is to be interrupted, in memory that the keeper and all runners share."""
+        self.kept: Any = None
+        """The last checkpoint, there too: its number, and in the lower bits its process."""
 
     @property
     def divided(self) -> bool:
@@ -87,10 +98,12 @@ class Past:
             self._hand.send(keeper.HAND.pack(kind, number, value))
 
     def _keep(self, number: int, room: int) -> None:
-        self._one_thread()
-        with open("/proc/self/statm") as file:
-            pages = file.read().split()
-        left = room - (int(pages[1]) - int(pages[2])) * _PAGE
+        held = _held()
+        if held > self._resident + _GROWN:
+            copies.trim()
+            held = _held()
+        self._resident = held
+        left = room - held
         if left < 0:
             raise _Missed(orders.MEMORY)
         try:
@@ -106,28 +119,34 @@ class Past:
 
     def _alone(self) -> None:
         """That no process of the session lives, and no thread of it: raises _Missed."""
-        known = {1, os.getpid(), self._keeper, self._checkpoint} - {0}
+        known = {1, os.getpid(), self._keeper} - {0}
         for path in list(self._counts):
             try:
-                with open(path) as file:
-                    if int(file.read()) == len(known) + self.channel.threads():
-                        return
-                break
+                there = int(copies.read(path))
             except (OSError, ValueError):
                 self._counts.remove(path)
+                continue
+            # Looked at after they were counted: whoever is still there was counted.
+            self._former = [pid for pid in self._former if _lives(pid)]
+            ours = len(known) + len(self._former) + self.channel.threads()
+            if there == ours + (self._checkpoint > 0 and _lives(self._checkpoint)) and len(self._former) <= _BEHIND:
+                return
+            break
+        known.add(self._checkpoint)
         deadline = time.monotonic() + _BURIAL
         while others := set(copies.others(known)):
-            self._former &= others
-            if others <= self._former and len(others) <= _BEHIND:
-                return
+            former = others & set(self._former)
+            if others <= former and len(others) <= _BEHIND:
+                break
             if others <= self._lasting:
                 raise _Missed(orders.PROCESSES)  # as it was after the last step: not again is their end waited for
             if time.monotonic() > deadline:
-                self._lasting = others - self._former
+                self._lasting = others - former
                 if self._lasting:
                     raise _Missed(orders.PROCESSES)
                 break
             time.sleep(0.001)
+        self._one_thread()
 
     def _one_thread(self) -> None:
         deadline = time.monotonic() + _BURIAL
@@ -144,39 +163,61 @@ class Past:
             files = open_files.OpenFiles(int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2)
         except (OSError, MemoryError, open_files.NotKept):
             raise _Missed(orders.FILES) from None
+        assert self._hand is not None
+        # Looked up ahead: each function that a copy runs before it sleeps, and each object that it looks at, are pages copied for nothing.
+        connection, hand, pack, getpid, close = (
+            self.channel.descriptor,
+            self._hand,
+            keeper.HAND.pack,
+            os.getpid,
+            os.close,
+        )
+        kept, size = keeper.KEPT, keeper.HAND.size
         # No handler of the session's may run in a copy that sleeps.
-        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        mask = _signal.pthread_sigmask(signal.SIG_SETMASK, _ALL)
         try:
             while True:
                 pid = copies.copy(copies.PARENT)
                 if pid:
-                    self._former.add(self._checkpoint)
+                    # Nobody is woken for it: who is would take the processor from the next step.
+                    self.kept.value = number << keeper.PID_BITS | pid
+                    if self._checkpoint:
+                        self._former.append(self._checkpoint)
                     self._checkpoint = pid
-                    self._say(keeper.KEPT, number, pid)
                     return
-                self.channel.copied()
-                self._sleep(files)
+                # The checkpoint's whole life, until it becomes the runner.
+                try:
+                    # The runner's connection: with the last of it the host knows that the runner is gone.
+                    close(connection)
+                    hand.send(pack(kept, number, getpid()))
+                    said = hand.recvmsg(size, _ROOM)
+                except BlockingIOError:  # the session has set the socket, which is the runner's too, not to wait
+                    said = None
+                except BaseException:
+                    os._exit(1)
+                self._wake(said, files)
+                connection = self.channel.descriptor
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def _sleep(self, files: open_files.OpenFiles) -> None:
-        """The checkpoint's whole life, until it becomes the runner."""
+    def _wake(self, said: Any, files: open_files.OpenFiles) -> None:
+        """Be the runner, in a checkpoint that was told to; `said` is what it was told, if it could wait for it so far."""
         try:
             assert self._hand is not None
-            copies.endure(True)
-            # The runner's connection: with the last of it the host knows that the runner is gone.
-            os.close(self.channel.descriptor)
-            poll = select.poll()
-            poll.register(self._hand, select.POLLIN)
-            poll.poll()  # the session may have set the socket, which is the runner's too, not to wait
-            said, fds, _, _ = socket.recv_fds(self._hand, keeper.HAND.size, 1)
-            if not said:
+            if said is None:
+                poll = select.poll()
+                poll.register(self._hand, select.POLLIN)
+                poll.poll()
+                said = self._hand.recvmsg(keeper.HAND.size, _ROOM)
+            if not said[0]:
                 os._exit(0)
+            frames = int.from_bytes(said[1][0][2][:4], sys.byteorder)
+            self.channel.copied()
             os.set_blocking(self._hand.fileno(), True)
             copies.endure(False)
             while signal.sigtimedwait(signal.valid_signals(), 0) is not None:
                 pass  # they were the runner's
-            replaced = self.come_back(fds[0])
+            replaced = self.come_back(frames)
             files.restore(replaced)
             open_files.renew_loop(self.channel.guest._loop)
         except BaseException:
@@ -195,8 +236,22 @@ class Past:
         address = copies.libc().mmap(None, size, 3, 0x21, -1, start)
         if address is None or address == ctypes.c_void_p(-1).value:
             raise OSError(12, "no memory to share")
-        self.word = ctypes.c_uint64.from_address(address)
+        self.word, self.kept = (ctypes.c_uint64.from_address(address + place) for place in (0, 8))
         self.word.value = self.channel.wanted  # for a step that may wait behind this request
         ours, self._hand = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._keeper = os.getpid()
-        keeper.Keeper(self, ours, self._control, self.word, number).serve()
+        keeper.Keeper(self, ours, self._control, number).serve()
+
+
+def _held() -> int:
+    """Bytes of memory that are this process's own."""
+    pages = copies.read("/proc/self/statm").split()
+    return (int(pages[1]) - int(pages[2])) * _PAGE
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

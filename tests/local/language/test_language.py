@@ -181,14 +181,26 @@ def test_line_numbers_are_the_programs():
 
 
 def test_syntax_errors_are_cpythons():
-    for source in ("x = = 1", "def f(:\n pass", "return 1", "x = 1\nbreak", "for", "'abc", "f(**{}, *[])"):
+    for source in (
+        "x = = 1",
+        "def f(:\n pass",
+        "return 1",
+        "x = 1\nbreak",
+        "for",
+        "'abc",
+        "f(**{}, *[])",
+        "x = '\x0c\u2028'\nreturn 1",
+    ):
         with pytest.raises(SyntaxError) as expected:
             compile(source, "<step 1>", "exec")
         with pytest.raises(SyntaxError) as found:
             RestrictedLanguage(environ={}).compile(source, "<step 1>")
         assert found.value.args[0] == expected.value.args[0]
         assert (found.value.lineno, found.value.offset) == (expected.value.lineno, expected.value.offset)
-        assert found.value.text is not None
+        assert (
+            found.value.text == expected.value.text
+            or found.value.text.strip() == source.split("\n")[found.value.lineno - 1].strip()
+        )
 
 
 def test_our_own_files_are_hidden():

@@ -158,6 +158,8 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
         return shown
 
     def help_(*objects: Any) -> None:
+        if not objects:
+            fast_print("help(object) describes an object.")
         for o in objects:
             doc = getattr_(o, "__doc__", None)
             fast_print(f"Help on {getattr_(o, '__name__', type(o).__name__)}:\n\n{doc or ''}")
