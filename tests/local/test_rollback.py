@@ -21,7 +21,7 @@ from safeexec.testing import same
 from safeexec_backends.local import LocalBackend, returning
 from safeexec_backends.local.returning import ReturningGuest
 from tests.local.test_walls_lifetime import ended, wait_until
-from tests.support import histories, late
+from tests.support import histories, late, unread
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
@@ -168,6 +168,11 @@ def test_random_numbers_come_back(session: Session) -> None:
     session.run("import random, os\nstate = random.getstate()")
     assert session.run("random.random()\n" + CRASH).rolled_back
     assert session.run("random.getstate() == state").value is True
+
+
+def test_answers_that_are_not_read_hold_nobody_up(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(returning, "_UNREAD", 0.5)
+    unread.check(executor)
 
 
 def test_why_a_step_died_is_told_by_the_kernel(session: Session) -> None:
