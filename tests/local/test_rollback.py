@@ -175,6 +175,33 @@ def test_answers_that_are_not_read_hold_nobody_up(executor: Executor, monkeypatc
     unread.check(executor)
 
 
+HOLDS_ON = """
+import os, sys
+runner = sys.modules['safeexec_backends.local.runner']
+real = runner.CellGuest._sleep
+def sleep(self, files):
+    os.dup2(3, 50)
+    real(self, files)
+runner.CellGuest._sleep = sleep
+"""
+SAYS_MEMORY = unread.FORGE.replace(
+    "'id': number}", "'id': number, 'error': {'kind': 'memory', 'type': 'MemoryError', 'message': '', 'traceback': ''}}"
+)
+
+
+def test_answers_that_only_the_checkpoint_could_read_hold_nobody_up(executor: Executor) -> None:
+    """It has the channel of the process that it was copied from, which nobody reads any more when that one is ended."""
+    with executor.session({"large": unread.large}, policy=Policy(limits=Limits(time=5))) as session:
+        session.run("calls = 6")
+        session.run(HOLDS_ON)
+        session.run("x = 1")
+        results: list[Any] = []
+        thread = threading.Thread(target=lambda: results.append(session.run(SAYS_MEMORY)), daemon=True)
+        thread.start()
+        thread.join(30)
+        assert results and results[0].rolled_back and session.run("x").value == 1
+
+
 def test_why_a_step_died_is_told_by_the_kernel(session: Session) -> None:
     session.run("import os, signal, ctypes")
     for code, words in (
