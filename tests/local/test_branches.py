@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from safeexec.testing import same
 from safeexec_backends.local import family as families
 from safeexec_backends.local import keeping, returning
 from safeexec_backends.local.returning import ReturningGuest
+from tests.local.conftest import FAST
 from tests.local.test_rollback import (
     CRASH,
     ENDS,
-    FAST,
     LIVE,
     LOOK,
     PROPERTY_LOOK,
@@ -41,18 +40,6 @@ from tests.local.test_walls_lifetime import children, ended, wait_until
 from tests.support import histories
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with Executor("local", _language="full") as made:
-        yield made
-
-
-@pytest.fixture
-def trunk(executor: Executor) -> Iterator[Session]:
-    with executor.session(policy=FAST) as made:
-        yield made
 
 
 SPARE = 2

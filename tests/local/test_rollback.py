@@ -20,6 +20,7 @@ from safeexec.backend import GuestDied
 from safeexec.testing import same
 from safeexec_backends.local import LocalBackend, returning
 from safeexec_backends.local.returning import ReturningGuest
+from tests.local.conftest import FAST
 from tests.local.test_walls_lifetime import ended, wait_until
 from tests.support import histories, late, unread
 
@@ -27,25 +28,12 @@ pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_ope
 
 SPIN = "while True:\n    pass"
 CRASH = "import os\nos._exit(1)"
-FAST = Policy(limits=Limits(time=0.8))
 ENDS = (
     SPIN,
     "import os\nos.abort()",
     "x = []\nwhile True: x.append(bytearray(2**22))",
     "while True: print('x' * 100000)",
 )
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with Executor("local", _language="full") as made:
-        yield made
-
-
-@pytest.fixture
-def session(executor: Executor) -> Iterator[Session]:
-    with executor.session(policy=FAST) as made:
-        yield made
 
 
 def guest_of(session: Session) -> ReturningGuest:
@@ -427,6 +415,7 @@ def test_no_process_can_be_started_by_the_session(session: Session) -> None:
     assert session.run("try:\n    os.fork()\nexcept OSError as error:\n    print(error.errno)").stdout == "1\n"
     found = settled(session)
     assert len(found) == 3 and sorted(state for _, state in found.values())[-1] == "T"
+    assert session.run(CRASH).rolled_back
 
 
 def test_a_thread_cannot_take_the_copy_that_was_granted(executor: Executor) -> None:
