@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from safeexec.testing import same
 from safeexec_backends.local import family as families
 from safeexec_backends.local import keeping, returning
 from safeexec_backends.local.returning import ReturningGuest
+from tests.local.conftest import FAST
 from tests.local.test_rollback import (
     CRASH,
     ENDS,
-    FAST,
     LIVE,
     LOOK,
     PROPERTY_LOOK,
@@ -41,18 +40,6 @@ from tests.local.test_walls_lifetime import children, ended, wait_until
 from tests.support import histories
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with Executor("local", _language="full") as made:
-        yield made
-
-
-@pytest.fixture
-def trunk(executor: Executor) -> Iterator[Session]:
-    with executor.session(policy=FAST) as made:
-        yield made
 
 
 SPARE = 2
@@ -563,6 +550,29 @@ def test_a_branch_that_does_not_wake_as_it_should_ends_with_its_kin(
             assert not branch.run("1").ok and branch.closed
             branch.close()
         assert wait_until(lambda: not family(trunk))
+
+
+NO_ROOM = """
+import os, resource, signal, sys
+copies = sys.modules['safeexec_backends._hardening.copies']
+def sleep(self, files):
+    os.close(3)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    copies.ask(2, self._terms.tid)
+    os._exit(0)
+sys.modules['safeexec_backends.local.runner'].CellGuest._sleep = sleep
+"""
+
+
+def test_a_branch_that_takes_no_channel_ends_alone(trunk: Session) -> None:
+    """Whoever watches over all of them could not give it one."""
+    trunk.run("x = 1")
+    with trunk.fork() as branch, trunk.fork() as third:
+        branch.run(NO_ROOM)
+        assert branch.run("1").ok and trunk.run("x").value == 1
+        assert not branch.run("x").ok and branch.closed
+        assert (trunk.run("x").value, third.run("x").value) == (1, 1)
 
 
 # -- nothing is left -----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from safeexec.backend import GuestDied
 from safeexec.testing import same
 from safeexec_backends.local import LocalBackend, returning
 from safeexec_backends.local.returning import ReturningGuest
+from tests.local.conftest import FAST
 from tests.local.test_walls_lifetime import ended, wait_until
 from tests.support import histories, late, unread
 
@@ -27,25 +28,12 @@ pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_ope
 
 SPIN = "while True:\n    pass"
 CRASH = "import os\nos._exit(1)"
-FAST = Policy(limits=Limits(time=0.8))
 ENDS = (
     SPIN,
     "import os\nos.abort()",
     "x = []\nwhile True: x.append(bytearray(2**22))",
     "while True: print('x' * 100000)",
 )
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with Executor("local", _language="full") as made:
-        yield made
-
-
-@pytest.fixture
-def session(executor: Executor) -> Iterator[Session]:
-    with executor.session(policy=FAST) as made:
-        yield made
 
 
 def guest_of(session: Session) -> ReturningGuest:
@@ -173,6 +161,33 @@ def test_random_numbers_come_back(session: Session) -> None:
 def test_answers_that_are_not_read_hold_nobody_up(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(returning, "_UNREAD", 0.5)
     unread.check(executor)
+
+
+HOLDS_ON = """
+import os, sys
+runner = sys.modules['safeexec_backends.local.runner']
+real = runner.CellGuest._sleep
+def sleep(self, files):
+    os.dup2(3, 50)
+    real(self, files)
+runner.CellGuest._sleep = sleep
+"""
+SAYS_MEMORY = unread.FORGE.replace(
+    "'id': number}", "'id': number, 'error': {'kind': 'memory', 'type': 'MemoryError', 'message': '', 'traceback': ''}}"
+)
+
+
+def test_answers_that_only_the_checkpoint_could_read_hold_nobody_up(executor: Executor) -> None:
+    """It has the channel of the process that it was copied from, which nobody reads any more when that one is ended."""
+    with executor.session({"large": unread.large}, policy=Policy(limits=Limits(time=5))) as session:
+        session.run("calls = 6")
+        session.run(HOLDS_ON)
+        session.run("x = 1")
+        results: list[Any] = []
+        thread = threading.Thread(target=lambda: results.append(session.run(SAYS_MEMORY)), daemon=True)
+        thread.start()
+        thread.join(30)
+        assert results and results[0].rolled_back and session.run("x").value == 1
 
 
 def test_why_a_step_died_is_told_by_the_kernel(session: Session) -> None:
@@ -400,6 +415,7 @@ def test_no_process_can_be_started_by_the_session(session: Session) -> None:
     assert session.run("try:\n    os.fork()\nexcept OSError as error:\n    print(error.errno)").stdout == "1\n"
     found = settled(session)
     assert len(found) == 3 and sorted(state for _, state in found.values())[-1] == "T"
+    assert session.run(CRASH).rolled_back
 
 
 def test_a_thread_cannot_take_the_copy_that_was_granted(executor: Executor) -> None:
