@@ -583,6 +583,27 @@ def test_a_branch_that_takes_no_channel_ends_alone(trunk: Session) -> None:
         assert (trunk.run("x").value, third.run("x").value) == (1, 1)
 
 
+SPINS = """
+import os, signal, sys
+def sleep(self, files):
+    os.close(3)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    while True: pass
+sys.modules['safeexec_backends.local.runner'].CellGuest._sleep = sleep
+"""
+
+
+@pytest.mark.slow
+def test_a_branch_that_does_not_wake_ends_alone(trunk: Session) -> None:
+    """It left the language's limits after it was made: what it came of, and what came of that, are none of its business."""
+    trunk.run("x = 1")
+    with trunk.fork() as branch, trunk.fork() as third:
+        branch.run(SPINS)
+        assert branch.run("1").ok and trunk.run("x").value == 1
+        assert not branch.run("x").ok and branch.closed
+        assert (trunk.run("x").value, third.run("x").value) == (1, 1)
+
+
 # -- nothing is left -----------------------------------------------------------------------------------------------------------
 
 

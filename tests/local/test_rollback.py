@@ -574,8 +574,6 @@ WAYS_TO_STAY = {
         "if real(flags, tid, note) == 0:\n        for _ in range(400):\n            made = threading.Thread(target=int)\n            made.start()\n            made.join()\n"
         "        open('ready', 'w').close()\n        stray()\n    while not os.path.exists('ready'): pass\n    os._exit(0)"
     ),
-    # It says that it could not be copied.
-    "denied": "if real(flags, tid, note) == 0: stray()\n    raise OSError",
 }
 
 

@@ -39,6 +39,8 @@ from safeexec_backends.local.states import HERE, State, States, end
 CHANNEL = 3
 _PATIENCE = 5.0
 """Seconds, a thousand times what a copy takes to come to rest."""
+_WAKING = 4.0
+"""Seconds, a thousand times what a checkpoint takes to wake; with those of its own copy, less than the host waits."""
 _REPEATS = 16
 """More signals than the host sends to a session while it is copied."""
 
@@ -96,6 +98,7 @@ class Keeper:
         """The host's end of the channel of a checkpoint that was woken and has no copy yet."""
         self._theirs: socket.socket | None = None
         """The other end, which the one that was woken asks for."""
+        self._awake_by = 0.0
 
     # -- in the keeper -----------------------------------------------------------------------------------------------------
 
@@ -109,14 +112,23 @@ class Keeper:
         is_runner = self._spawn()
         while not is_runner:
             # One at a time: what is done about one may close, and open anew, a descriptor that another one names.
-            fd, event = self._poll.poll()[0]
-            if fd == self._host.fileno():
+            fd, event = self._next(self._poll)
+            if fd < 0:
+                self._runner_ended(kill=True)  # it does not want to wake
+            elif fd == self._host.fileno():
                 is_runner = self._order()
             elif fd == self._listener.fd:
                 if event & select.POLLIN:
                     self._decide()
             elif fd == self._pidfd:
                 self._runner_ended()
+
+    def _next(self, poll: select.poll) -> tuple[int, int]:
+        """What has happened; (-1, 0) when a checkpoint has been waking for too long."""
+        if self._waking is None:
+            return poll.poll()[0]
+        left = self._awake_by - time.monotonic()
+        return ((poll.poll(left * 1000) if left > 0 else None) or [(-1, 0)])[0]
 
     def _tell(self, kind: bytes, order: int, number: int = 0, fds: tuple[int, ...] = ()) -> None:
         data = keeping.MESSAGE.pack(kind, number, order)
@@ -157,10 +169,11 @@ class Keeper:
             poll = select.poll()
             poll.register(self._listener.fd, select.POLLIN)
             poll.register(self._pidfd, select.POLLIN)
-            if poll.poll()[0][0] == self._pidfd:
-                self._runner_ended()
-            else:
+            fd, _ = self._next(poll)
+            if fd == self._listener.fd:
                 self._decide()
+            else:
+                self._runner_ended(kill=fd < 0)
 
     def _stop_waking(self) -> None:
         for line in (self._waking, self._theirs):
@@ -448,6 +461,7 @@ class Keeper:
         self._waking, self._theirs = socket.socketpair()
         self._waking.sendall(keeping.replaced(replaced))
         pid, state.pid = state.pid, 0
+        self._awake_by = time.monotonic() + _WAKING
         self._asked = True
         self._watch(pid)
         signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
