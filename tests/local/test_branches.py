@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from safeexec.testing import same
 from safeexec_backends.local import family as families
 from safeexec_backends.local import keeping, returning
 from safeexec_backends.local.returning import ReturningGuest
+from tests.local.conftest import FAST
 from tests.local.test_rollback import (
     CRASH,
     ENDS,
-    FAST,
     LIVE,
     LOOK,
     PROPERTY_LOOK,
@@ -33,6 +32,7 @@ from tests.local.test_rollback import (
     TREE,
     WAYS_TO_FAIL,
     WRECK,
+    end_keeper,
     family,
     guest_of,
 )
@@ -42,16 +42,8 @@ from tests.support import histories
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
 
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with Executor("local", _language="full") as made:
-        yield made
-
-
-@pytest.fixture
-def trunk(executor: Executor) -> Iterator[Session]:
-    with executor.session(policy=FAST) as made:
-        yield made
+SPARE = 2
+"""Processes of the cell that nobody has asked for yet."""
 
 
 def processes(executor: Executor) -> set[int]:
@@ -561,15 +553,13 @@ def test_a_branch_that_does_not_wake_as_it_should_ends_with_its_kin(
 
 
 NO_ROOM = """
-import os, resource, signal, sys
+import os, resource, sys
 copies = sys.modules['safeexec_backends._hardening.copies']
-def sleep(self, files):
-    os.close(3)
-    os.kill(os.getpid(), signal.SIGSTOP)
+def wake_up(self, files):
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
-    copies.ask(2, self._terms.tid)
+    copies.ask(2, self._tid)
     os._exit(0)
-sys.modules['safeexec_backends.local.runner'].CellGuest._sleep = sleep
+sys.modules['safeexec_backends.local.runner'].CellGuest._wake_up = wake_up
 """
 
 
@@ -584,12 +574,8 @@ def test_a_branch_that_takes_no_channel_ends_alone(trunk: Session) -> None:
 
 
 SPINS = """
-import os, signal, sys
-def sleep(self, files):
-    os.close(3)
-    os.kill(os.getpid(), signal.SIGSTOP)
-    while True: pass
-sys.modules['safeexec_backends.local.runner'].CellGuest._sleep = sleep
+import sys
+sys.modules['safeexec_backends.local.runner'].CellGuest._wake_up = lambda *_: exec('while True: pass')
 """
 
 
@@ -609,7 +595,7 @@ def test_a_branch_that_does_not_wake_ends_alone(trunk: Session) -> None:
 
 def test_closing_the_last_ends_every_process_and_descriptor(executor: Executor) -> None:
     executor.run("1")
-    assert wait_until(lambda: len(processes(executor)) <= 1)
+    assert wait_until(lambda: len(processes(executor)) <= SPARE)
     before = set(os.listdir("/proc/self/fd"))
     for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)):
         trunk = executor.session(policy=FAST)
@@ -628,7 +614,7 @@ def test_closing_the_last_ends_every_process_and_descriptor(executor: Executor) 
         assert ended(first, 0)
         os.close(first)
         assert set(os.listdir("/proc/self/fd")) == before
-    assert wait_until(lambda: len(processes(executor)) <= 1)
+    assert wait_until(lambda: len(processes(executor)) <= SPARE)
 
 
 def test_two_hundred_branches_leave_nothing(executor: Executor) -> None:
@@ -650,7 +636,7 @@ def test_two_hundred_branches_leave_nothing(executor: Executor) -> None:
     assert trunk.run("x").value == [0]
     assert wait_until(lambda: len(family(trunk)) <= 3)
     trunk.close()
-    assert wait_until(lambda: len(processes(executor)) <= 1)
+    assert wait_until(lambda: len(processes(executor)) <= SPARE)
     assert set(os.listdir("/proc/self/fd")) == before
 
 
@@ -705,7 +691,7 @@ def test_death_of_the_watching_process_ends_all(trunk: Session) -> None:
     trunk.run("x = 1")
     branch = trunk.fork()
     branch.run("x = 2")
-    os.kill(guest_of(trunk).pid, 9)
+    end_keeper(trunk)
     for one in (branch, trunk):
         assert not one.run("1").ok and one.closed
     assert wait_until(lambda: not family(trunk))

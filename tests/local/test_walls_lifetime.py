@@ -230,11 +230,15 @@ def test_the_way_a_cell_died_is_told(code: str, kind: str, words: str) -> None:
 
 def test_a_cell_killed_from_outside_counts_as_out_of_memory() -> None:
     with backend() as made:
-        guest = begin(made)
-        os.kill(guest.pid, signal.SIGKILL)
-        with pytest.raises(GuestDied) as caught:
-            request(guest, {"t": "run", "code": "1"})
-        assert caught.value.kind == "memory"
+        for policy in (Policy(), Policy(rollback="never")):
+            guest = begin(made, policy)
+            pidfd = os.pidfd_open(guest.pid)
+            os.kill(guest.pid, signal.SIGKILL)
+            assert ended(pidfd)
+            os.close(pidfd)
+            with pytest.raises(GuestDied) as caught:
+                request(guest, {"t": "run", "code": "1"})
+            assert caught.value.kind == "memory"
 
 
 def test_stopping_itself_does_not_keep_a_cell_alive() -> None:
@@ -362,16 +366,19 @@ def test_the_limits_of_a_session_are_those_of_its_own_policy() -> None:
         "import resource\n[resource.getrlimit(resource.RLIMIT_NPROC)[1], resource.getrlimit(resource.RLIMIT_FSIZE)[1]]"
     )
     with backend() as made:
-        first = begin(made)
-        second = begin(made, Policy(limits=Limits(processes=7, disk=2**20)))
-        third = begin(made)
+        first = begin(made, Policy(rollback="never"))
+        second = begin(made, Policy(rollback="never", limits=Limits(processes=7, disk=2**20)))
+        third = begin(made, Policy(rollback="never"))
         assert value(first, code) == value(third, code) == [32, 64 * 2**20]
         assert value(second, code) == [7, 2**20]
+        # Beside the session's there are the process that watches over it and the copy.
+        code = code.replace("NPROC)[1]", "NPROC)[0]")
+        assert value(begin(made, Policy(limits=Limits(processes=7, disk=2**20))), code) == [7 + 2, 2**20]
 
 
 def test_a_cell_that_closes_its_connection_is_ended() -> None:
     with backend() as made:
-        guest = begin(made)
+        guest = begin(made, Policy(rollback="never"))
         pidfd = os.pidfd_open(guest.pid)
         started = time.monotonic()
         with pytest.raises(GuestDied) as caught:
@@ -431,7 +438,7 @@ def test_an_interrupted_start_does_not_mix_up_the_sessions_after_it(monkeypatch:
         with pytest.raises(KeyboardInterrupt):
             made.start(Policy())
         monkeypatch.setattr(control, "receive", real)
-        second = begin(made, Policy(limits=Limits(processes=9)))
+        second = begin(made, Policy(rollback="never", limits=Limits(processes=9)))
         assert value(second, "import resource\nresource.getrlimit(resource.RLIMIT_NPROC)[0]") == 9
         assert value(first, "1") == 1
 

@@ -32,11 +32,40 @@ def copy(flags: int, tid: int | None, note: int = 0) -> int:
     nobody's functions are to be called in it. Only for a process with one thread.
     """
     assert flags in (seccomp.FORK, seccomp.KEEP)
-    # A parent's thread id is not stored (no CLONE_PARENT_SETTID), so its address is free to carry the note.
-    order = (tid or 0, 0) if libc.MACHINE == "x86_64" else (0, tid or 0)  # aarch64 takes tls before child_tid
     if not tid:
         raise OSError(errno.ENOTSUP, "the C library's thread id was not found")
-    return libc.syscall("clone", flags, None, note, *order)
+    return libc.syscall("clone", *_copying(flags, tid, note))
+
+
+def _copying(flags: int, tid: int, note: int) -> tuple[libc.Argument, ...]:
+    # A parent's thread id is not stored (no CLONE_PARENT_SETTID), so its address is free to carry the note.
+    order = (tid, 0) if libc.MACHINE == "x86_64" else (0, tid)  # aarch64 takes tls before child_tid
+    return (flags, None, note, *order)
+
+
+class Copier:
+    """Has the calling process copied, again and again, with as little as can be between the copy's birth and its rest: every page that it touches is
+    copied for it, and whoever waits for it waits for that."""
+
+    def __init__(self, tid: int, channel: int) -> None:
+        """`tid` is what :func:`thread_id_address` said; a copy closes `channel` before it rests."""
+        self._orders = [libc.prepared("clone", *_copying(seccomp.KEEP, tid, note)) for note in range(8)]
+        self._close = libc.prepared("close", channel)
+
+    def __call__(self, note: int) -> int:
+        """The copy's id, or, once the copy was woken, 0 in it. Signals that can be blocked should be: one makes the kernel begin the call anew.
+        Raises OSError."""
+        pid = libc.call(self._orders[note])
+        if pid == 0:
+            libc.call(self._close)
+            _rest()
+        elif pid == -1:
+            raise libc.failed("clone")
+        return pid
+
+
+def _rest() -> None:
+    libc.stop_self()
 
 
 @cache
@@ -97,13 +126,16 @@ class Listener:
 
     def _told(self, request: int, buffer: Any) -> bool:
         """Whether who asked was still there to be answered. Raises OSError."""
-        try:
-            libc.syscall("ioctl", self.fd, request, buffer)
-        except OSError as failure:
-            if failure.errno == errno.ENOENT:
-                return False
-            raise
-        return True
+        while True:
+            try:
+                libc.syscall("ioctl", self.fd, request, buffer)
+                return True
+            except InterruptedError:
+                continue  # a signal came (a child has ended), and nothing was done
+            except OSError as failure:
+                if failure.errno == errno.ENOENT:
+                    return False
+                raise
 
     def close(self) -> None:
         """From here on nobody is copied."""

@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from safeexec_backends._hardening.syscalls import NUMBERS
 
@@ -55,11 +56,36 @@ def _word(argument: Argument) -> ctypes.c_ulong | ctypes.c_long | ctypes.c_void_
 def syscall(name: str, *arguments: Argument) -> int:
     """Make a system call; its result. Raises OSError with the call's name."""
     assert _libc is not None
-    result: int = _libc.syscall(ctypes.c_long(number(name)), *[_word(a) for a in arguments])
+    result = call(prepared(name, *arguments))
     if result == -1:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{name}: {os.strerror(code)}")
+        raise failed(name)
     return result
+
+
+Prepared = tuple[Any, ...]
+
+
+def prepared(name: str, *arguments: Argument) -> Prepared:
+    """A system call that may be made more than once. Raises OSError(ENOSYS)."""
+    return (ctypes.c_long(number(name)), *[_word(a) for a in arguments])
+
+
+def call(order: Prepared) -> int:
+    """Make a prepared call; its result, -1 when it :func:`failed`."""
+    assert _libc is not None
+    result: int = _libc.syscall(*order)
+    return result
+
+
+def failed(name: str) -> OSError:
+    """Why the last call failed."""
+    code = ctypes.get_errno()
+    return OSError(code, f"{name}: {os.strerror(code)}")
+
+
+def stop_self() -> None:
+    """SIGSTOP for the calling thread's process, by itself: it returns once somebody sent SIGCONT."""
+    _raise(_STOP)
 
 
 def prctl(option: int, *arguments: Argument) -> int:
@@ -68,5 +94,8 @@ def prctl(option: int, *arguments: Argument) -> int:
     return syscall("prctl", option, *padded)
 
 
+_STOP = ctypes.c_int(19)
+
 if _libc is not None:
+    _raise = getattr(_libc, "raise")
     _libc.syscall.restype = ctypes.c_long

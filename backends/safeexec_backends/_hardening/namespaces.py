@@ -56,16 +56,19 @@ def thread_id_address() -> int | None:
     return address.value
 
 
-def clone(namespaces: int) -> tuple[int, int]:
+def clone(namespaces: int, handlers: bool = True) -> tuple[int, int]:
     """fork() into new namespaces: (0, -1) in the child, (pid, pidfd) in the parent. Raises OSError.
 
-    Only for a process with one thread: the C library's own fork handlers do not run. Python's do.
+    Only for a process with one thread: the C library's own fork handlers do not run, nor do Python's without `handlers`.
     """
     pidfd = ctypes.c_int(-1)
     tid = thread_id_address()
     bits = namespaces | _PIDFD | _SIGCHLD | (_CHILD_SETTID | _CHILD_CLEARTID if tid else 0)
     parent_tid = ctypes.addressof(pidfd)  # CLONE_PIDFD stores the descriptor where the parent's tid would go
     order = (tid, 0) if libc.MACHINE == "x86_64" else (0, tid)  # aarch64 takes tls before child_tid
+    if not handlers:
+        pid = libc.syscall("clone", bits, None, parent_tid, *order)
+        return pid, pidfd.value if pid else -1
     ctypes.pythonapi.PyOS_BeforeFork()
     try:
         pid = libc.syscall("clone", bits, None, parent_tid, *order)

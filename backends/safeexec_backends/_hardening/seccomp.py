@@ -150,10 +150,8 @@ def _keeper_rules() -> dict[str, Rule]:
     }
 
 
-def _sealing(keeps: bool) -> dict[str, bpf.Action]:
+def _sealing() -> dict[str, bpf.Action]:
     refused: dict[str, bpf.Action] = dict.fromkeys(_KEEPER, _PERM)
-    if not keeps:
-        return refused | {n: r for n, r in _rules(1).items() if n in _keeper_rules()}
     # Its own id is not known: its copies have others. The first process is nobody's: it watches over them.
     others = Between(0, 2)
     deadly = Unless(1, 9, bpf.KILL_PROCESS), Unless(2, 9, bpf.KILL_PROCESS)
@@ -169,12 +167,11 @@ def _sealing(keeps: bool) -> dict[str, bpf.Action]:
     }
 
 
-def seal(keeps: bool, machine: str = libc.MACHINE) -> list[bpf.Instruction]:
-    """A second filter: what takes back from a process that `build` made with `keeper` all that it has beyond the ordinary.
-
-    With `keeps` it may go on to copy itself, as often as the listener of `asking` agrees to.
+def seal(machine: str = libc.MACHINE) -> list[bpf.Instruction]:
+    """A second filter: what takes back from a process that `build` made with `keeper` all that it has beyond the ordinary, but for copying itself,
+    as often as the listener of `asking` agrees to.
     """
-    actions = {NUMBERS[machine][name]: action for name, action in _sealing(keeps).items()}
+    actions = {NUMBERS[machine][name]: action for name, action in _sealing().items()}
     return bpf.assemble(ARCHITECTURES[machine], actions, default=bpf.ALLOW, beyond=bpf.ALLOW)
 
 

@@ -111,10 +111,10 @@ class LocalBackend(Backend):
                 break
             self._deny |= zygote.retry
             zygote.close()
-        zygote.expect(_order(self._policy), [m for m in DEFAULT_IMPORTS if m != "os"])
         self._zygote = zygote
         self._portable = zygote.portable
         self._no_rollback = zygote.rollback
+        zygote.expect(self._order(self._policy), [m for m in DEFAULT_IMPORTS if m != "os"])
         self._walls = {name: Wall(not reason, reason) for name, reason in zygote.walls.items()}
 
     def _start(self, policy: Policy) -> LocalGuest:
@@ -127,8 +127,9 @@ class LocalBackend(Backend):
                 self._launch()
                 self._check_walls(policy)
             assert self._zygote is not None
+            order = self._order(policy)
             try:
-                pid, (stream, status, *pidfd) = self._zygote.spawn(_order(policy))
+                pid, (stream, status, *pidfd) = self._zygote.spawn(order)
             except ZygoteDied:
                 # Killed from outside. Its cells died with it; sessions to come get a new one.
                 self._zygote.close()
@@ -141,9 +142,8 @@ class LocalBackend(Backend):
                 raise
             else:
                 sock = socket.socket(fileno=stream)
-                goes_back = policy.rollback != "never" and self._rollback_wall(policy).active
                 cell = (sock, policy, self._zygote, pid, [*pidfd, -1][0], status, self._guests.discard)
-                if goes_back:
+                if order["keeps"]:
                     return ReturningGuest(*cell, self._join)
                 guest = LocalGuest(*cell)
                 guest.cannot_fork = (
@@ -212,6 +212,19 @@ class LocalBackend(Backend):
             return Wall(False, _ENDS + "the threads that carry its network would not be in a copy of its process")
         return Wall(True)
 
+    def _order(self, policy: Policy) -> control.Message:
+        limits = policy.limits
+        return {
+            "op": "cell",
+            "imports": list(policy.allowed_imports()),
+            "preload": library.third_party(policy),
+            "memory": limits.memory,
+            "disk": limits.disk,
+            # Two threads carry the network between the guest's sockets and its channel.
+            "processes": limits.processes + (2 if policy.network else 0),
+            "keeps": policy.rollback != "never" and self._rollback_wall(policy).active,
+        }
+
     def _language_wall(self, policy: Policy) -> Wall:
         if self._language == "full":
             return Wall(False, "switched off; the operating system's walls are what holds")
@@ -224,16 +237,3 @@ class LocalBackend(Backend):
                 "limits; the operating system's walls are what holds",
             )
         return Wall(True)
-
-
-def _order(policy: Policy) -> control.Message:
-    limits = policy.limits
-    return {
-        "op": "cell",
-        "imports": list(policy.allowed_imports()),
-        "preload": library.third_party(policy),
-        "memory": limits.memory,
-        "disk": limits.disk,
-        # Two threads carry the network between the guest's sockets and its channel.
-        "processes": limits.processes + (2 if policy.network else 0),
-    }

@@ -82,8 +82,10 @@ class Plan:
         """System calls that the seccomp filter lets through besides its own list."""
         self.filter = b""
         """The seccomp filter of a process with id 1; empty where cells share the host's ids."""
+        self.keepers_filter = b""
+        """That of one that watches over a session's states; empty where none does."""
         self.cannot_keep = "a cell of this kind keeps no states"
-        """Why cells cannot go back to a state they were in; empty where they can, and are sealed before they run anyone's code."""
+        """Why cells cannot go back to a state they were in; empty where they can."""
 
     def stands(self, wall: str) -> bool:
         """Whether a wall is to be raised."""
@@ -103,6 +105,8 @@ class Order(NamedTuple):
     folder: str = ""
     """Where no private root exists: this cell's own folder, with work and tmp in it."""
     probe: bool = False
+    keeps: bool = False
+    """Whether its first process is to watch over the states of a session, which is another one."""
 
 
 def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
@@ -164,9 +168,7 @@ def limits(plan: Plan, order: Order) -> dict[str, int]:
         # The kernel counts by user: without a namespace of its own a cell would share the count with everything that user runs.
         # One that keeps its state has two processes more, the one that watches over it and its checkpoint, and one for each of its branches: the
         # one that watches sets the exact limit.
-        processes=order.processes + (0 if plan.cannot_keep else 2 + BRANCHES)
-        if plan.stands("user_namespace")
-        else None,
+        processes=order.processes + (2 + BRANCHES if order.keeps else 0) if plan.stands("user_namespace") else None,
         open_files=order.open_files,
     )
 
@@ -180,11 +182,14 @@ def _lock(plan: Plan, order: Order, work: str, temporary: str) -> None:
         landlock.apply(readable, [work, temporary, os.devnull])
     if plan.stands("seccomp"):
         own = os.getpid()
-        seccomp.apply(plan.filter if own == 1 and plan.filter else strict(plan, own))
+        if order.keeps:
+            seccomp.apply(plan.keepers_filter)
+        else:
+            seccomp.apply(plan.filter if own == 1 and plan.filter else strict(plan, own))
 
 
 def strict(plan: Plan, own: int) -> bytes:
-    """The seccomp filter of a cell with the process id `own` that needs no seal."""
+    """The seccomp filter of a cell with the process id `own` that runs its session itself."""
     return seccomp.build(own, plan.allow, private_files=plan.stands("mount_namespace"))
 
 
@@ -208,7 +213,7 @@ def run(plan: Plan, order: Order, channel: int, status: int, serve: Any) -> None
             status = _STATUS
             if order.probe:
                 walls = examine(plan, order)
-                unkept = plan.cannot_keep or copies.probe()
+                unkept = copies.probe() if order.keeps else plan.cannot_keep
                 os.write(status, json.dumps({"walls": walls, "rollback": unkept}).encode() + b"\n")
                 os._exit(0)
         except BaseException as error:

@@ -132,11 +132,9 @@ class Ground:
         privileges.undumpable(False)
         if plan.stands("seccomp"):
             plan.cannot_keep = cell.cannot_keep(plan) if self._keeps else plan.cannot_keep
-            plan.filter = (
-                cell.strict(plan, 1)
-                if plan.cannot_keep
-                else seccomp.build(1, plan.allow, plan.stands("mount_namespace"), keeper=True)
-            )
+            plan.filter = cell.strict(plan, 1)
+            if not plan.cannot_keep:
+                plan.keepers_filter = seccomp.build(1, plan.allow, plan.stands("mount_namespace"), keeper=True)
         if not plan.stands("user_namespace"):
             for wall in namespaces.FLAGS:
                 missing.setdefault(wall, "cells have no user namespace, which an unprivileged process needs for it")

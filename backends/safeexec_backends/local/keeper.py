@@ -1,8 +1,8 @@
 """Steps that can be undone: copies of a session's process, and the process that watches over them.
 
-A cell that is asked to *keep* its state before it has run anyone's code becomes the **keeper**, for good: the first process of the cell's pid namespace,
-which nothing inside can signal, and which runs none of the session's code. It copies itself; the copy is the **runner** and goes on as the
-session. The keeper itself is what the session was before its first step. At every later *keep* the runner is copied again: the copy, the
+The first process of a cell is the **keeper**, for good: the first one of the cell's pid namespace, which nothing inside can signal, and which runs
+none of the session's code. Before anybody wants the cell it copies itself; the copy is the **runner** and goes on as the session. The keeper
+itself is what the session was before its first request. Whenever the host wants a state *kept* the runner is copied: the copy, the
 **checkpoint**, gives up its channel and stops itself. To go back the keeper kills the runner, puts the files back and wakes the
 checkpoint, which is copied in turn (a checkpoint stays) and is the runner from then on.
 
@@ -43,6 +43,8 @@ _WAKING = 4.0
 """Seconds, a thousand times what a checkpoint takes to wake; with those of its own copy, less than the host waits."""
 _REPEATS = 16
 """More signals than the host sends to a session while it is copied."""
+_LAST = 1.0
+"""Seconds, for the copy of a runner that has ended."""
 
 
 class Terms(NamedTuple):
@@ -56,15 +58,14 @@ class Terms(NamedTuple):
 
 
 @cache
-def seal(keeps: bool) -> bytes:
+def seal() -> bytes:
     """The filter that takes from a process what only a keeper may do."""
-    return bpf.encode(seccomp.seal(keeps))
+    return bpf.encode(seccomp.seal())
 
 
 def prepare() -> None:
     """Assemble, once for all cells, what each of them needs when somebody waits."""
-    seal(True)
-    seal(False)
+    seal()
     copies.asking()
 
 
@@ -77,6 +78,8 @@ class Keeper:
 
     def __init__(self, terms: Terms) -> None:
         """Raises OSError."""
+        self.first = True
+        """In a runner: whether it is the first one."""
         self._terms = terms
         self._host = socket.socket(fileno=os.dup(CHANNEL))
         os.set_inheritable(self._host.fileno(), False)
@@ -87,9 +90,11 @@ class Keeper:
             os.set_blocking(fd, False)
         self._poll = select.poll()
         self._runner = self._pidfd = -1
+        self._status: int | None = None
+        """How the runner ended, if that is known before its turn to be told."""
+        self._dying: set[int] = set()
+        """Checkpoints that were ended and not waited for."""
         self._states = States(State(HERE, KeptFiles(terms.roots, terms.disk)))
-        self.rests = False
-        """Whether this is a copy that is to stop itself, as a state of its session."""
         self._asked = False
         """Whether the host asked for a checkpoint that was not taken."""
         self._keeping = self._going = self._made = 0
@@ -109,7 +114,9 @@ class Keeper:
         signal.signal(signal.SIGCHLD, _heard)
         self._poll.register(self._host, select.POLLIN)
         self._poll.register(self._listener.fd, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
         is_runner = self._spawn()
+        self.first = self.first and is_runner
         while not is_runner:
             # One at a time: what is done about one may close, and open anew, a descriptor that another one names.
             fd, event = self._next(self._poll)
@@ -120,6 +127,9 @@ class Keeper:
             elif fd == self._listener.fd:
                 if event & select.POLLIN:
                     self._decide()
+            elif fd == self._woken:
+                os.read(self._woken, 4096)
+                self._bury()
             elif fd == self._pidfd:
                 self._runner_ended()
 
@@ -129,6 +139,17 @@ class Keeper:
             return poll.poll()[0]
         left = self._awake_by - time.monotonic()
         return ((poll.poll(left * 1000) if left > 0 else None) or [(-1, 0)])[0]
+
+    def _bury(self) -> None:
+        """Wait for those that were ended and are gone; until then they count."""
+        for pid in list(self._dying):
+            try:
+                gone = os.waitpid(pid, os.WNOHANG)[0]
+            except ChildProcessError:
+                gone = pid
+            if gone:
+                self._dying.remove(pid)
+                self._allow()
 
     def _tell(self, kind: bytes, order: int, number: int = 0, fds: tuple[int, ...] = ()) -> None:
         data = keeping.MESSAGE.pack(kind, number, order)
@@ -146,7 +167,7 @@ class Keeper:
         if kind == keeping.KEEP:
             self._asked, self._keeping = session == self._states.active, number
         elif kind == keeping.FORK:
-            return self._fork(session, number)
+            self._fork(session, number)
         elif kind == keeping.DROP:
             self._forget(session)
             self._tell(keeping.DROPPED, number)
@@ -183,38 +204,13 @@ class Keeper:
 
     # -- states ------------------------------------------------------------------------------------------------------------
 
-    def _fork(self, session: int, new: int) -> bool:
-        """Let there be another session. Whether this is the copy that both begin with."""
+    def _fork(self, session: int, new: int) -> None:
         if self._states.full():
             self._tell(keeping.LOST, new, errno.EAGAIN)
-            return False
-        if self._asked and session == self._states.active:
+        elif self._asked and session == self._states.active:
             self._tell(keeping.LOST, new)
-            return False
-        state = self._states.get(session)
-        if state is not None and state.pid == HERE:
-            try:
-                if self._step_aside(state):
-                    return True
-            except OSError:
-                self._tell(keeping.LOST, new)
-                return False
-        self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST, new)
-        return False
-
-    def _step_aside(self, state: State) -> bool:
-        """Let a stopped copy be the state that this process is, which from now on keeps files of more sessions than one: what is made of it later would have
-        them all in its memory. Whether this is the copy. Raises OSError."""
-        pid = copies.copy(seccomp.FORK, self._terms.tid)
-        if pid == 0:
-            self._leave()
-            self.rests = True
-            return True
-        if not os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1]):
-            raise OSError(errno.ESRCH, "the copy ended")
-        state.pid = pid
-        self._allow()
-        return False
+        else:
+            self._tell(keeping.FORKED if self._states.fork(session, new) else keeping.LOST, new)
 
     def _forget(self, session: int) -> None:
         if session == self._states.active:
@@ -225,10 +221,10 @@ class Keeper:
         self._states.release(session)
         self._allow()
 
-    def _allow(self, more: int = 0) -> None:
-        """Let the runner have the threads of its session's limit, however many states there are beside it, and `more` that are about to go."""
-        if self._runner > 0:
-            kept = self._states.processes() + more
+    def _allow(self) -> None:
+        """Let the runner have the threads of its session's limit, however many states there are beside it, and others that are about to go."""
+        if self._runner > 0 and self._status is None:
+            kept = self._states.processes() + len(self._dying)
             most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
             # The keeper, the checkpoint; the kernel counts all that this user namespace has.
             resource.prlimit(self._runner, resource.RLIMIT_NPROC, (min(self._terms.processes + 2 + kept, most), most))
@@ -261,7 +257,7 @@ class Keeper:
         os.close(self._wakes)
         if self._pidfd >= 0:
             os.close(self._pidfd)
-        seccomp.apply(seal(True))
+        seccomp.apply(seal())
 
     def _watch(self, pid: int) -> None:
         self._unwatch()
@@ -274,12 +270,15 @@ class Keeper:
             self._poll.unregister(self._pidfd)
             os.close(self._pidfd)
         self._runner = self._pidfd = -1
+        self._status = None
 
     def _reap(self, kill: bool = False) -> int:
         """The runner's exit status, once it has ended."""
-        if kill:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        _, status = os.waitpid(self._runner, 0)
+        status = self._status
+        if status is None:
+            if kill:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            _, status = os.waitpid(self._runner, 0)
         self._unwatch()
         return status
 
@@ -314,8 +313,10 @@ class Keeper:
             self._hand_over(question)
         elif question.note in (keeping.BUSY, keeping.OPEN):
             # The session says that it cannot be kept now. Its word is as good as its silence: nothing else depends on it.
-            self._listener.refuse(question)
             self._miss(keeping.THREADS if question.note == keeping.BUSY else keeping.FILES)
+            self._listener.refuse(
+                question
+            )  # it goes on once what the checkpoint before held, disk space for one, is free
         else:
             self._copy(question)
 
@@ -341,8 +342,8 @@ class Keeper:
             # While who could change them waits. After going back, too: some may be other files under the same names.
             state.files.save(question.note == keeping.MAPPED)
         except (OSError, MemoryError):
-            self._listener.refuse(question)
             self._miss(keeping.FILES)
+            self._listener.refuse(question)
             return
         if self._terms.processes < 2 and state.pid > 0:
             end(state.pid)  # the limit has room for one checkpoint, and for a second one only where it has for a thread
@@ -353,7 +354,6 @@ class Keeper:
         self._asked = False
         copied = self._await_copy()
         if copied is None:
-            self._end_strays(False)
             self._states.drop()  # older than the last step
             return
         if copied < 0:
@@ -366,27 +366,27 @@ class Keeper:
             return
         self._tell(keeping.KEPT, self._keeping)
         if old > 0:
-            end(old)
-            self._allow()
+            self._dying.add(old)  # which takes as long as making one, and nobody needs to wait for
+            end(old, wait=False)
 
     def _await_copy(self) -> int | None:
-        """The copy that was agreed to, once it has stopped itself; -1 when it could not be made, None when the runner ended. The kernel says who it is."""
+        """The copy that was agreed to, once it has stopped itself; -1 when it could not be made, None when the runner ended before it. The kernel says
+        who it is. The runner goes on meanwhile, and may end."""
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         poll.register(self._listener.fd, select.POLLIN)
-        repeats, patience = 0, _PATIENCE
-        late = time.monotonic() + patience
+        repeats = 0
+        late = time.monotonic() + _PATIENCE
         while True:
             info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT | os.WNOHANG)
             if info is None:
-                ready = {fd for fd, event in poll.poll(patience * 1000) if event & select.POLLIN}
+                ready = {fd for fd, event in poll.poll(_PATIENCE * 1000) if event & select.POLLIN}
                 if time.monotonic() > late:
                     # Was it made, and runs, while the session seems to rest? Or did the host stop the runner before it could be made?
                     if self._strays():
-                        self._end_strays(True)
-                        return -1
-                    patience *= 2
-                    late = time.monotonic() + patience
+                        self._end_strays(self._status is None)
+                        return -1 if self._status is None else None
+                    late = time.monotonic() + 2 * _PATIENCE
                 if self._woken in ready:
                     os.read(self._woken, 4096)
                 if self._listener.fd in ready:
@@ -395,24 +395,35 @@ class Keeper:
                         self._end_strays(True)
                         return -1
                 continue
-            pid, stopped = info.si_pid, info.si_code == os.CLD_STOPPED
-            if pid == self._runner and not stopped:
-                return None  # its end is told in its turn
             try:
-                if os.waitid(os.P_PID, pid, (os.WSTOPPED if stopped else os.WEXITED) | os.WNOHANG) is None:
-                    continue  # the host let it go on meanwhile
+                pid, status = os.waitpid(info.si_pid, os.WUNTRACED | os.WNOHANG)
             except ChildProcessError:
-                continue  # it is dead by now
+                continue
+            stopped = os.WIFSTOPPED(status)
             state = self._states.of(pid)
-            if state is not None:
-                if not stopped:
-                    state.pid = 0
-            elif pid != self._runner and stopped:
+            if pid == 0:
+                continue  # the host let it go on meanwhile
+            if pid == self._runner:
+                if not stopped:  # which is told in its turn
+                    self._status = status
+                    if not self._strays():
+                        return None
+                    late = time.monotonic() + _LAST
+            elif state is not None:
+                state.pid = state.pid if stopped else 0
+            elif not stopped:
+                self._dying.discard(pid)
+            elif pid not in self._dying:
                 return pid
 
     def _strays(self) -> bool:
         """Whether there is more in the cell than this process, the runner and the states: another process, or threads of the runner."""
-        return strays.any_beyond(1 + (self._runner > 0) + len(self._states.pids()), self._terms.tid)
+        for pid in self._dying:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        self._dying.clear()
+        runs = self._runner > 0 and self._status is None
+        return strays.any_beyond(1 + runs + len(self._states.pids()), self._terms.tid)
 
     def _end_strays(self, runs: bool) -> None:
         """A copy that was agreed to was not seen to stop. It may have been made all the same: it must not be taken for another's, nor stay. `runs`: the
@@ -427,7 +438,7 @@ class Keeper:
 
     def _repeat(self, times: int) -> bool:
         """A signal that cannot be blocked (a session at rest is stopped) makes the kernel begin a call anew that was agreed to. Whether the copy is still to
-        be waited for: what was agreed to may have failed, for want of memory or of processes; and whoever has a copy already wants more than one."""
+        be waited for: what was agreed to may have failed, for want of memory or of processes; and whoever asks without end wants more than one."""
         question = self._listener.question()
         if question is None:
             return True
@@ -435,11 +446,13 @@ class Keeper:
             self._signals(question)
         elif question.pid != self._runner:
             self._listener.refuse(question)
-        elif question.note in (keeping.COPY, keeping.MAPPED) and times < _REPEATS and not self._strays():
-            self._listener.agree(question)
-        else:
+        elif question.note not in (keeping.COPY, keeping.MAPPED) or times >= _REPEATS:
             self._listener.refuse(question)
             return False
+        elif self._strays():  # it has one, which will come to rest; or threads by now, after it got one
+            self._listener.refuse(question)
+        else:
+            self._listener.agree(question)
         return True
 
     def _go(self, session: int) -> bool:

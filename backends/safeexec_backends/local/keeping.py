@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable
 
 SETUP = ("init", "write", "rescan", "set", "tools")
-"""Requests that run nobody's code. Who watches over a session has answered no others; a process answers others only when sealed."""
+"""Requests that run nobody's code: made again, they come to the same."""
 
 PURE = ("get", "names", "list", "read")
 """Requests that leave a session as it was: no checkpoint is asked for after them."""

@@ -13,7 +13,6 @@ from typing import Any
 
 from safeexec import watchdog, wire
 from safeexec.backend import GuestDied, OnFrame
-from safeexec.errors import BackendUnavailable
 from safeexec.policy import Policy
 from safeexec_backends.local import keeping
 from safeexec_backends.local.family import Family
@@ -25,6 +24,10 @@ want to wake, or to be copied."""
 _UNREAD = 5.0
 """Seconds that a guest may take to read what it was sent before it is told to keep its state: answers of tools, which it may leave where they are."""
 _NONE = "the checkpoint is gone"
+_START, _KEPT = "start", "kept"
+_REPEATED = 2**18
+"""Bytes of first requests that are made again rather than kept."""
+_KEEP = b"".join(wire.pack({"t": "keep"}))
 _MOMENT = 0.25
 """Seconds that ending a session may wait for its checkpoint."""
 _MISSED = {
@@ -56,22 +59,28 @@ class ReturningGuest(LocalGuest):
         self._policy = policy
         self._remember = remember
         self._most = policy.limits.value + wire.MAX_HEADER
-        self._keeper: socket.socket | None = None
-        """The line to the cell's keeper, once there is one."""
+        self._keeper = stream
+        """The line to the cell's keeper."""
         self._number = 0
         """What the keeper calls this session."""
         self._family: Family | None = None
         """Once the session has been forked, or if it is a branch."""
         self._runner = -1
-        """Its pidfd."""
+        """Its pidfd; that of the first one comes over the line."""
+        self._way = ""
+        """What there is to go back to: `_START`, `_KEPT`, or nothing."""
+        self._setup: list[bytes] | None = []
+        """The requests that made the session what it was before its first step, as long as they can be made again; they run nobody's code."""
+        self._ran = False
+        """Whether there was any other request since."""
+        self._wanted = False
+        """Whether the state is to be kept, and nobody was told yet: the next request, or the next tick, does it. What is closed instead costs nothing."""
         self._pending = False
         """Whether a checkpoint was asked for that nothing was heard of."""
         self._asked = self._made = 0
         """The order by which it was asked for; the one that made the process that runs."""
-        self._began = False
-        """Whether code ran before the first checkpoint was asked for: who watches over a session must not have run any of it."""
         self._changed = False
-        """Whether there was a request since the last checkpoint was asked for."""
+        """Whether there was a request since the last checkpoint was wanted."""
         self._missed = False
         """Whether the last checkpoint that was asked for could not be taken."""
         self._gone = ""
@@ -80,7 +89,7 @@ class ReturningGuest(LocalGuest):
         self._no_way = _NONE
         self._orders = itertools.count(1)
         self._listening = threading.RLock()
-        """Held by whoever reads from the keeper."""
+        """Held by whoever reads from the keeper, and whoever asks it for a checkpoint."""
 
     def _target(self) -> int:
         # Never the keeper where it watches over others as well: they would end, or stand still, with this one.
@@ -104,10 +113,6 @@ class ReturningGuest(LocalGuest):
 
     def exchange(self, frame: wire.Frame, on_frame: OnFrame) -> None:
         kind = frame[0].get("t")
-        if self._keeper is None and not self._pending:
-            self._began = self._began or kind not in keeping.SETUP
-            super().exchange(frame, on_frame)
-            return
         family = self._family
         if family is None:
             self._exchange(frame, on_frame)
@@ -123,50 +128,89 @@ class ReturningGuest(LocalGuest):
             family.leave(self)
             raise
         if kind in keeping.PURE:
-            family.leave(self)  # else the turn lasts until the state is kept, or undone
+            family.leave(self)  # else the turn lasts until the state is to be kept, or undone
 
     def _exchange(self, frame: wire.Frame, on_frame: OnFrame) -> None:
+        kind = frame[0].get("t")
+        again: bytes | None = None
+        if kind in keeping.SETUP and not self._ran:
+            again = b"".join(wire.pack(*frame))  # now: what it was made of may change
+        elif kind not in keeping.PURE:
+            self._ran = True
         self._wake()
         try:
-            if self._pending:
-                self._await_checkpoint()
-            super().exchange(frame, on_frame)
+            self._arrive()
+            try:
+                self._ask(None)
+            except (OSError, EOFError) as error:
+                raise self.death() from error
+            super(LocalGuest, self).exchange(frame, on_frame)
         finally:
             self._idle()
+        if again is not None and self._setup is not None:
+            self._setup.append(again)
+            if sum(map(len, self._setup)) > _REPEATED:
+                self._setup = None
+
+    def _arrive(self) -> None:
+        """Have the first process. Raises GuestDied."""
+        if self._runner >= 0 or self._family is not None:
+            return
+        try:
+            with self._listening:
+                while self._runner < 0:
+                    kind, _, answers, fds = self._hear(None)
+                    if kind == keeping.RUNNER:
+                        self._adopt(fds, answers)
+        except (OSError, EOFError) as error:
+            raise self.death() from error
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
         """See SupportsCheckpoint."""
-        if self._began:
-            self._no_way = "code had run before the first checkpoint was asked for"
+        if not self._ran and self._setup is not None:
+            self._way = _START
             return
         if self._family is None:
-            self._ask()
+            self._want()
         elif self._changed:
-            self._ask()
+            self._want()
             self._family.leave(self)
 
-    def _ask(self) -> None:
-        self._wake()
-        try:
-            if self._pending:
-                self._await_checkpoint(_ANSWER)
-            if self._keeper is not None:
-                self._asked = self._order(keeping.KEEP)
-            self._pending = True
-            self._changed = False
-            self._write_soon(wire.pack({"t": "keep"}), _UNREAD)
-        except TimeoutError:
-            self.kill()
-        except (GuestDied, OSError):
-            pass  # the next exchange finds out
-        finally:
-            self._idle()
+    def _want(self) -> None:
+        self._changed = False
+        self._wanted = True
+        watchdog.watch(id(self), self._rest)
+
+    def _rest(self, now: float) -> None:
+        # Whoever waits for a model has the state kept meanwhile. Never waits itself: it is the clock of all steps.
+        with self._rest_lock:
+            if self._wanted and not self._busy and not self._resting and self._listening.acquire(blocking=False):
+                try:
+                    self._ask(0.0)
+                    self._idle_since = now
+                except (OSError, EOFError):
+                    pass  # the next request finds out
+                finally:
+                    self._listening.release()
+        super()._rest(now)
+
+    def _ask(self, seconds: float | None) -> None:
+        """Have the runner copied before anything else, if that is wanted. What comes of it is heard later; what came of the last time, now. That, and being read
+        by the runner, may take `seconds`. Raises TimeoutError, OSError, EOFError."""
+        with self._listening:
+            if self._wanted:
+                self._settle(seconds)
+                number = self._order(keeping.KEEP)
+                if seconds is None:
+                    self._write((_KEEP,))
+                else:
+                    self._write_soon((_KEEP,), seconds)
+                self._asked, self._pending, self._wanted, self._changed = number, True, False, False
 
     def _order(self, kind: bytes) -> int:
         """Give the keeper an order; its number."""
-        assert self._keeper is not None
         number = next(self._orders)
         self._keeper.sendall(keeping.ORDER.pack(kind, self._number, number))
         return number
@@ -175,13 +219,14 @@ class ReturningGuest(LocalGuest):
         """See SupportsCheckpoint."""
         self._wake()
         try:
-            if self._keeper is None:
+            if not self._way:
                 raise GuestDied("crash", self._no_way)
             if self._family is None or not self._family.enter(self, killed_too=True):
                 with self._listening:
+                    self._secure()
                     self._signal(signal.SIGKILL)
                     self._go()
-            self._killed = self._pending = self._changed = self._missed = False
+            self._killed = self._pending = self._wanted = self._changed = self._missed = False
         except (OSError, EOFError) as error:
             raise self._lost_keeper(error) from error
         except GuestDied:
@@ -191,6 +236,15 @@ class ReturningGuest(LocalGuest):
             self._idle()
             if self._family is not None:
                 self._family.leave(self)
+
+    def _secure(self) -> None:
+        """Have the checkpoint that was wanted before the process is ended that it would be taken of; not for long, it may not be able to."""
+        if self._wanted or self._pending:
+            try:
+                self._ask(_MOMENT)
+                self._settle(_MOMENT)
+            except (OSError, EOFError):
+                pass  # then there is none
 
     def _lost_keeper(self, error: Exception) -> GuestDied:
         if self._family is not None:
@@ -207,15 +261,29 @@ class ReturningGuest(LocalGuest):
                 _close(fds)  # somebody was interrupted before he heard that
             elif kind == keeping.RUNNER:
                 self._adopt(fds, order)
+                if self._way == _START:
+                    self._begin_again()
                 return
             elif kind == keeping.LOST:
                 self._gone = self._no_way + (f" ({os.strerror(number)})" if number else "")
                 raise GuestDied("crash", self._gone)
 
+    def _begin_again(self) -> None:
+        """Be what the first requests made of the session, which has nothing else to go back to. Raises GuestDied, OSError, EOFError."""
+        try:
+            for frame in self._setup or ():
+                self._write((frame,))
+                while self._reader.next()[0].get("t") != "done":
+                    pass
+        except wire.WireError as error:
+            raise GuestDied("crash", f"the session could not be begun again: {error}") from error
+        self._ran = False
+
     def _await_checkpoint(self, seconds: float | None = None) -> None:
-        """Hear whether the checkpoint was taken; `seconds` where no step's clock bounds that. Raises GuestDied."""
+        """Have the checkpoint taken that is wanted, and hear whether it was; `seconds` where no step's clock bounds that. Raises GuestDied."""
         try:
             with self._listening:
+                self._ask(seconds)
                 self._settle(seconds)
         except TimeoutError as error:
             self.kill()
@@ -231,24 +299,20 @@ class ReturningGuest(LocalGuest):
 
     def _heard(self, kind: bytes, number: int, answers: int, fds: list[int]) -> None:
         """What the keeper says of the process that runs, and of others, which is nothing to this session."""
-        if answers != self._asked or not self._pending or kind == keeping.ENDED:
-            _close(fds)
+        _close(fds)
+        if answers != self._asked or not self._pending or kind not in (keeping.KEPT, keeping.MISSED):
             return
-        if kind == keeping.RUNNER:
-            self._keeper = self._keeper or self._socket
-            self._adopt(fds, answers)
-        self._missed = kind in (keeping.MISSED, keeping.LOST)
+        self._pending, self._setup = False, None
+        self._missed = kind == keeping.MISSED
         if self._missed:
+            self._way = ""
             self._no_way = _MISSED.get(number) or f"the sandbox could not keep its state: {os.strerror(number)}"
-            self._began = self._began or self._keeper is None
-        elif kind == keeping.KEPT:
-            self._no_way = _NONE
-        self._pending = False
+        else:
+            self._way, self._no_way = _KEPT, _NONE
 
     def _hear(self, timeout: float | None) -> tuple[bytes, int, int, list[int]]:
         """The keeper's next message: kind, number, the order it answers, descriptors. Raises OSError, EOFError."""
-        line = self._keeper or self._socket
-        assert line is not None
+        line = self._keeper
         line.settimeout(timeout)
         data, fds, _, _ = socket.recv_fds(line, keeping.MESSAGE.size, 2)
         while data and len(data) < keeping.MESSAGE.size:
@@ -268,14 +332,6 @@ class ReturningGuest(LocalGuest):
     def fork(self) -> ReturningGuest:
         """See SupportsFork."""
         if self._family is None:
-            if self._pending:
-                self._wake()
-                try:
-                    self._await_checkpoint(_ANSWER)
-                finally:
-                    self._idle()
-            if self._keeper is None:
-                raise BackendUnavailable(f"the session cannot be branched: {self._no_way}")
             self._family = Family(self, self._keeper, self._pidfd, self._status)
         try:
             return self._branch(self._family, self._family.fork(self))
@@ -301,6 +357,7 @@ class ReturningGuest(LocalGuest):
         nowhere.close()
         end.close()
         branch._family, branch._number, branch._keeper = family, number, self._keeper
+        branch._way, branch._setup, branch._ran = _KEPT, None, True
         branch._listening, branch._orders = self._listening, self._orders
         family.join(branch)
         try:
@@ -314,10 +371,9 @@ class ReturningGuest(LocalGuest):
         """Have the state kept before somebody else runs; where that failed after the last step, try once more. Raises GuestDied."""
         self._wake()
         try:
-            if self._pending:
-                self._await_checkpoint(_ANSWER)
-            if self._missed or self._changed:
-                self._ask()
+            self._await_checkpoint(_ANSWER)
+            if self._missed or self._changed or self._way != _KEPT:
+                self._wanted = True
                 self._await_checkpoint(_ANSWER)
         finally:
             self._idle()
@@ -329,9 +385,9 @@ class ReturningGuest(LocalGuest):
         try:
             self._keep_now()
         except GuestDied as death:
-            if self._pending:  # else it goes back when it is asked for
+            if self._pending or self._wanted:  # else it goes back when it is asked for
                 self._gone = f"it ended before its state was kept: {death.message}"
-        self._pending = False
+        self._pending = self._wanted = False
         if self._missed:
             self._gone = f"it could not be set aside while another session of its cell ran: {self._no_way}"
         self._cut()
@@ -345,7 +401,7 @@ class ReturningGuest(LocalGuest):
         except GuestDied:
             self._gone = self._gone or _NONE
             raise
-        self._pending = self._changed = self._missed = False
+        self._pending = self._wanted = self._changed = self._missed = False
 
     def _be_dropped(self) -> None:
         """Tell the keeper that the session has ended, and hear all that it had said of others before. Raises OSError, EOFError."""
@@ -379,13 +435,13 @@ class ReturningGuest(LocalGuest):
     # -- ends ----------------------------------------------------------------------------------------------------------------
 
     def death(self) -> GuestDied:
-        if self._keeper is None:
+        if self._runner < 0 and self._family is None:
             return super().death()
         if not self._killed:
             try:
                 with self._listening:  # whoever answers a tool may notice it, too
                     while self._ended is None:
-                        self._hear(0.5 if not self._dead() else 10.0)
+                        self._heard(*self._hear(0.5 if not self._dead() else 10.0))
             except TimeoutError:
                 self.kill()  # it lives on without its channel
                 return GuestDied("crash", "the sandbox process closed its connection to the host")
@@ -399,16 +455,23 @@ class ReturningGuest(LocalGuest):
     def kill(self) -> None:
         # A checkpoint that is being taken right now would be lost with the runner. Only where nobody waits for it already: then time is up.
         runs = self._family is None or self._family.active is self
-        if self._pending and runs and self._listening.acquire(blocking=False):
+        if (self._pending or self._wanted) and runs and self._listening.acquire(blocking=False):
             try:
-                self._settle(_MOMENT)
-            except (OSError, EOFError):
-                pass  # then there is none
+                self._secure()
             finally:
                 self._listening.release()
         super().kill()
         if self._family is not None:
             self._family.wake()
+
+    def abandon(self) -> None:
+        # What is ended for good needs no checkpoint.
+        if self._family is None:
+            self._end()
+            return
+        self._wanted = False
+        super().kill()
+        self._family.wake()
 
     def _end(self) -> None:
         """End every process of the cell, if it has no other session."""
@@ -420,27 +483,27 @@ class ReturningGuest(LocalGuest):
             if self._closed or os.getpid() != self._owner:
                 return
             try:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)  # its first process, and with it all others
             except ProcessLookupError:
                 pass
-        self.kill()
+        self._wanted = self._pending = False
+        super().kill()
 
     def close(self) -> None:
         family = self._family
         if family is not None:
             self._leave_family(family)
             return
-        self._end()  # its first process, and with it all others
+        self._end()
         super().close()
         with self._signal_lock:
             if self._runner >= 0:
                 os.close(self._runner)
                 self._runner = -1
-            if self._keeper is not None:
-                self._keeper.close()
+            self._keeper.close()
 
     def _leave_family(self, family: Family) -> None:
-        self.kill()
+        self.abandon()
         with self._signal_lock, self._report_lock:
             if self._closed:
                 return

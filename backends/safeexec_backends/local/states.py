@@ -55,7 +55,8 @@ class States:
     def fork(self, session: int, new: int) -> bool:
         """Give a new session the state of another one; whether that has one."""
         state = self._all.get(session)
-        if state is None or not state.pid:
+        # Not the watching process itself: it keeps files of more sessions than one from here on, and what was made of it later would have them all.
+        if state is None or state.pid <= 0:
             return False
         self._all[new] = state
         return True
@@ -81,15 +82,16 @@ class States:
         return state
 
 
-def end(pid: int) -> None:
-    """End a child. By a descriptor: sending signals by number is what this process is asked about."""
+def end(pid: int, wait: bool = True) -> None:
+    """End a child, which somebody else waits for unless `wait`. By a descriptor: sending signals by number is what this process is asked about."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         return  # it is gone
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        if wait:
+            os.waitpid(pid, 0)
     except (ProcessLookupError, ChildProcessError):
         pass
     finally:

@@ -91,6 +91,8 @@ class Zygote:
         self._cleaners: list[int] = []
         self._idle: list[str] = []
         self._imported: set[str] = set()
+        self._packages: set[str] = set()
+        """Of those, the ones that are nobody's here."""
         self._languages: dict[tuple[str, ...], Any] = {}
         self._generation = 0
         self._threads_from = ""
@@ -136,7 +138,7 @@ class Zygote:
         report: dict[str, Any] = {}
         for _ in range(2):
             try:
-                probe = self._make(order)
+                probe = self._make({**order, "keeps": not self._plan.cannot_keep})
             except OSError as error:
                 report = {"setup": str(error)}
             else:
@@ -147,8 +149,6 @@ class Zygote:
                 cannot = report["rollback"]
                 if not cannot and not self._thread_id:
                     cannot = "the kernel does not tell where the C library keeps a thread's id"
-                if cannot and not self._plan.cannot_keep:
-                    self._plan.filter = cell.strict(self._plan, 1)
                 self._plan.cannot_keep = cannot
                 if not cannot:
                     self._keeper.prepare()
@@ -163,7 +163,6 @@ class Zygote:
                 self._ground.find_grantable()
                 if not self._plan.cannot_keep:
                     self._plan.cannot_keep = cell.cannot_keep(self._plan)
-                    self._plan.filter = cell.strict(self._plan, 1) if self._plan.cannot_keep else self._plan.filter
             if private_root and not self._plan.stands("mount_namespace"):
                 # This process sits in a private root that its cells cannot have. Another one must start without.
                 return {"retry": self._plan.missing, "folder": self._folder, "portable": not libc.READY}
@@ -266,6 +265,7 @@ class Zygote:
             os.close(fd)
 
     def _make(self, message: control.Message) -> Cell:
+        self._packages |= set(message["preload"])
         for name in message["preload"]:
             for module in (name, *_EXTRA_IMPORTS.get(name, ())):
                 self._preload(module)
@@ -281,6 +281,7 @@ class Zygote:
             file_size=message.get("file_size", 0),
             folder=folder,
             probe=message.get("probe", False),
+            keeps=message.get("keeps", False),
         )
         ours, channel = socket.socketpair()
         with ours, channel:
@@ -302,17 +303,26 @@ class Zygote:
     def _fork(self) -> tuple[int, int]:
         gc.freeze()  # what the zygote has is never garbage: collections in cells would only copy its pages
         if libc.READY:
-            return namespaces.clone(namespaces.flags(w for w in namespaces.FLAGS if self._plan.stands(w)))
+            # The handlers of the standard library renew locks that one thread has not taken, and seeds that `cell.reseed` renews; they touch hundreds
+            # of pages. Packages may have their own.
+            return namespaces.clone(
+                namespaces.flags(w for w in namespaces.FLAGS if self._plan.stands(w)),
+                handlers=not self.keeps or bool(self._packages),
+            )
         return os.fork(), -1
 
     def _serve_guest(self, fd: int, language: Any, order: Order) -> None:
-        self._rehearse(language)
-        if self._plan.cannot_keep or not self._thread_id:
+        if not order.keeps:
+            self._rehearse(language)
             self._guest.Guest(self._guest.FdChannel(fd), language).serve()
             return
         roots = (mounts.WORK, mounts.TEMPORARY)
-        terms = self._keeper.Terms(self._thread_id, order.processes, order.disk, roots)
-        self._runner.CellGuest(fd, language, terms).serve()
+        keeper = self._keeper.Keeper(self._keeper.Terms(self._thread_id, order.processes, order.disk, roots))
+        keeper.serve()
+        # From here on in a process of its own, and in another one whenever the session goes back to where it began.
+        if keeper.first:
+            self._rehearse(language)
+        self._runner.CellGuest(language, self._thread_id).serve()
 
     def _rehearse(self, language: Any) -> None:
         guest = self._guest.Guest(_Nowhere(self._wire), language)
