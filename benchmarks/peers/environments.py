@@ -34,6 +34,8 @@ PEERS = (
     Peer("wasm", "safeexec wasm", ours=True, environment="safeexec"),
     Peer("wasm0", "safeexec wasm, workers=0", ours=True, environment="safeexec"),
     Peer("local", "safeexec local", ours=True, environment="safeexec"),
+    Peer("wasm-never", 'safeexec wasm, rollback="never"', ours=True, environment="safeexec"),
+    Peer("local-never", 'safeexec local, rollback="never"', ours=True, environment="safeexec"),
     Peer("fork", "fork and a pipe (no walls)", environment="plain"),
     Peer("subprocess", "subprocess python -I (no walls)", environment="plain"),
     Peer("restricted", "RestrictedPython, bare", ("RestrictedPython==9.0",), subset=True),

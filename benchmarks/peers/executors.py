@@ -79,11 +79,13 @@ class Executor:
 
 
 class Safeexec(Executor):
-    def __init__(self, sandbox, **options):
+    def __init__(self, sandbox, goes_back=True, **options):
         import safeexec
 
         limits = safeexec.Limits(time=60, wall=600, tool_calls=None, value=32 * 2**20, output=2**24)
-        self._executor = safeexec.Executor(sandbox, policy=safeexec.Policy(limits=limits), **options)
+        policy = safeexec.Policy(limits=limits, rollback=None if goes_back else "never")
+        self._goes_back = goes_back
+        self._executor = safeexec.Executor(sandbox, policy=policy, **options)
 
     def open(self):
         return SafeexecSession(self._executor.session(tools={"tool": tool}))
@@ -91,6 +93,8 @@ class Safeexec(Executor):
     def open_that_goes_back(self):
         import safeexec
 
+        if not self._goes_back:
+            raise Unable("told not to")
         try:
             return SafeexecSession(self._executor.session(policy=safeexec.Policy(rollback="errors")))
         except safeexec.PolicyError as error:
@@ -264,6 +268,8 @@ def make(name):
         return Safeexec("wasm", workers=0)
     if name in ("wasm", "local"):
         return Safeexec(name)
+    if name in ("wasm-never", "local-never"):
+        return Safeexec(name.removesuffix("-never"), goes_back=False)
     if name == "subprocess":
         return Process(sys.executable, "-I", os.path.join(HERE, "child.py"))
     own = {"fork": Fork, "bubblewrap": Bubblewrap, "gvisor": GVisor}

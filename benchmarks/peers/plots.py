@@ -110,6 +110,8 @@ def _rate(results: dict[str, dict[str, Any]], path: Path) -> Path | None:
 
 
 MARKS = "osD^vP*Xph<>"
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (3, 1, 1, 1, 1, 1)))
+"""Of ours, which have one colour."""
 
 
 def _lines(axes: Any, series: dict[str, list[tuple[float, float]]]) -> bool:
@@ -121,7 +123,7 @@ def _lines(axes: Any, series: dict[str, list[tuple[float, float]]]) -> bool:
             [y for _, y in points],
             marker=MARKS[index % len(MARKS)],
             color=shade,
-            linestyle=("-", "--", ":")[[n for n in series if BY_NAME[n].ours].index(name) % 3] if ours else "-",
+            linestyle=DASHES[[n for n in series if BY_NAME[n].ours].index(name) % len(DASHES)] if ours else "-",
             linewidth=2.4 if ours else 1.1,
             markersize=6 if ours else 4,
             label=BY_NAME[name].title,

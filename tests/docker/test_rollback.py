@@ -18,7 +18,7 @@ from safeexec.testing import same
 from safeexec.testing.base import eventually
 from safeexec_backends.docker import DockerBackend, orders, returning
 from tests.local import test_rollback as programs
-from tests.support import histories
+from tests.support import histories, unread
 
 MIB = 2**20
 SPIN = "while True:\n    pass"
@@ -486,6 +486,11 @@ def test_news_of_another_life_is_no_news(executor: Executor) -> None:
         guest._direct.hear = lambda deadline: said.pop(0)
         error = session.run(CRASH).error
         assert error is not None and (error.kind, "exit code 4" in error.message) == ("crash", True)
+
+
+def test_answers_that_are_not_read_hold_nobody_up(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(returning, "_UNREAD", 0.5)
+    unread.check(executor)
 
 
 def test_news_without_end_are_not_listened_to_for_ever(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -552,6 +552,29 @@ def test_a_branch_that_does_not_wake_as_it_should_ends_with_its_kin(
         assert wait_until(lambda: not family(trunk))
 
 
+NO_ROOM = """
+import os, resource, signal, sys
+copies = sys.modules['safeexec_backends._hardening.copies']
+def sleep(self, files):
+    os.close(3)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    copies.ask(2, self._terms.tid)
+    os._exit(0)
+sys.modules['safeexec_backends.local.runner'].CellGuest._sleep = sleep
+"""
+
+
+def test_a_branch_that_takes_no_channel_ends_alone(trunk: Session) -> None:
+    """Whoever watches over all of them could not give it one."""
+    trunk.run("x = 1")
+    with trunk.fork() as branch, trunk.fork() as third:
+        branch.run(NO_ROOM)
+        assert branch.run("1").ok and trunk.run("x").value == 1
+        assert not branch.run("x").ok and branch.closed
+        assert (trunk.run("x").value, third.run("x").value) == (1, 1)
+
+
 # -- nothing is left -----------------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from safeexec_backends.local import LocalBackend, returning
 from safeexec_backends.local.returning import ReturningGuest
 from tests.local.conftest import FAST
 from tests.local.test_walls_lifetime import ended, wait_until
-from tests.support import histories, late
+from tests.support import histories, late, unread
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
@@ -156,6 +156,38 @@ def test_random_numbers_come_back(session: Session) -> None:
     session.run("import random, os\nstate = random.getstate()")
     assert session.run("random.random()\n" + CRASH).rolled_back
     assert session.run("random.getstate() == state").value is True
+
+
+def test_answers_that_are_not_read_hold_nobody_up(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(returning, "_UNREAD", 0.5)
+    unread.check(executor)
+
+
+HOLDS_ON = """
+import os, sys
+runner = sys.modules['safeexec_backends.local.runner']
+real = runner.CellGuest._sleep
+def sleep(self, files):
+    os.dup2(3, 50)
+    real(self, files)
+runner.CellGuest._sleep = sleep
+"""
+SAYS_MEMORY = unread.FORGE.replace(
+    "'id': number}", "'id': number, 'error': {'kind': 'memory', 'type': 'MemoryError', 'message': '', 'traceback': ''}}"
+)
+
+
+def test_answers_that_only_the_checkpoint_could_read_hold_nobody_up(executor: Executor) -> None:
+    """It has the channel of the process that it was copied from, which nobody reads any more when that one is ended."""
+    with executor.session({"large": unread.large}, policy=Policy(limits=Limits(time=5))) as session:
+        session.run("calls = 6")
+        session.run(HOLDS_ON)
+        session.run("x = 1")
+        results: list[Any] = []
+        thread = threading.Thread(target=lambda: results.append(session.run(SAYS_MEMORY)), daemon=True)
+        thread.start()
+        thread.join(30)
+        assert results and results[0].rolled_back and session.run("x").value == 1
 
 
 def test_why_a_step_died_is_told_by_the_kernel(session: Session) -> None:

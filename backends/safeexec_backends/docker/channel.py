@@ -151,6 +151,15 @@ class Channel:
         if self._past is None:
             self._past = load_past().Past(self, self._control)
         self._past.keep(header["at"], header["room"])
+        self._past.rest()
+
+    def waiting(self, milliseconds: int) -> bool:
+        """Whether a request comes within this time."""
+        if self._frames.buffered():
+            return True
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLIN)
+        return bool(poll.poll(milliseconds))
 
     def threads(self) -> int:
         """How many threads of ours there are, besides the one that runs the session."""

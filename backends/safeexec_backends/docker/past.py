@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safeexec_backends._hardening import kept_files, open_files
-    from safeexec_backends.docker import copies, keeper, orders
+    from safeexec_backends.docker import copies, keeper, orders, warmth
 else:
     try:
         import safeexec_copies as copies
@@ -25,12 +25,15 @@ else:
         import safeexec_kept_files as kept_files
         import safeexec_open_files as open_files
         import safeexec_orders as orders
+        import safeexec_warmth as warmth
     except ImportError:
         from safeexec_backends._hardening import kept_files, open_files
-        from safeexec_backends.docker import copies, keeper, orders
+        from safeexec_backends.docker import copies, keeper, orders, warmth
 
 _BURIAL = 0.02
 """Seconds that a thread or a process which has ended may still be seen."""
+_REST = 3
+"""Milliseconds without a request after which the host is taken to think."""
 _BEHIND = 2
 """Checkpoints that the keeper may have yet to end before it is waited for: each holds pages of its own."""
 _ROOTS = ("/sandbox", "/tmp", "/dev/shm")
@@ -64,6 +67,9 @@ class Past:
         self._counts = ["/sys/fs/cgroup/pids.current", "/sys/fs/cgroup/pids/pids.current"]
         """Where the kernel may say how many threads there are in the container: one number, in place of a list of processes."""
         self._resident = 0
+        self._warmth: warmth.Warmth | None = warmth.Warmth()
+        """None where the kernel does not tell, or do, what it takes."""
+        self._times = 0
         self.word: Any = None
         """The number of the step that is to be interrupted, in memory that the keeper and all runners share."""
         self.kept: Any = None
@@ -92,6 +98,16 @@ class Past:
             self._say(keeper.MISSED, number, reason.args[0])
         except (OSError, MemoryError):
             self._say(keeper.MISSED, number, orders.FAILED)
+
+    def rest(self) -> None:
+        """Use the time until the next request, if there is any."""
+        if self._warmth is None or self._times < 2 or self.channel.waiting(_REST):
+            return
+        try:
+            if not self._warmth.touch():
+                self._warmth = None
+        except (OSError, MemoryError):
+            self._warmth = None
 
     def _say(self, kind: bytes, number: int, value: int) -> None:
         if self._hand is not None:
@@ -164,6 +180,12 @@ class Past:
         except (OSError, MemoryError, open_files.NotKept):
             raise _Missed(orders.FILES) from None
         assert self._hand is not None
+        self._times += 1
+        if self._warmth is not None and self._times > 1 and not self._times & self._times - 1:
+            try:
+                self._warmth.learn()
+            except (OSError, MemoryError):
+                self._warmth = None
         # Looked up ahead: each function that a copy runs before it sleeps, and each object that it looks at, are pages copied for nothing.
         connection, hand, pack, getpid, close = (
             self.channel.descriptor,

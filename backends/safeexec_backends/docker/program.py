@@ -12,7 +12,7 @@ OUT_OF_MEMORY = b"safeexec: a process was killed because the memory was used up\
 """What an init of ours says at the end, last of all. podman does not notice on the first version of control groups."""
 
 _SHARED = ("folders", "kept_files", "open_files")
-_LATER = (*_SHARED, "copies", "keeper", "past")
+_LATER = (*_SHARED, "copies", "warmth", "keeper", "past")
 """What of the program is run when it is needed first."""
 
 BOOT = """

@@ -317,8 +317,11 @@ class Keeper:
     def _hand_over(self, question: copies.Question) -> None:
         if self._theirs is None:
             self._listener.refuse(question)
-        else:
+            return
+        try:
             self._listener.give(question, self._theirs.fileno(), CHANNEL)
+        except OSError:  # it allows itself no descriptor: its own loss, and none of its branches'
+            self._listener.refuse(question)
 
     def _copy(self, question: copies.Question) -> None:
         state = self._states.own(self._waking is not None)

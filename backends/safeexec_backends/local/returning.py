@@ -390,6 +390,7 @@ class ReturningGuest(LocalGuest):
         self._pending = self._wanted = False
         if self._missed:
             self._gone = f"it could not be set aside while another session of its cell ran: {self._no_way}"
+        self._cut()
         with self._signal_lock, self._send_lock:
             self._forget_runner()
 
@@ -411,11 +412,17 @@ class ReturningGuest(LocalGuest):
     def _adopt(self, fds: list[int], order: int) -> None:
         """Go on with a new runner: its channel, its pidfd."""
         channel, runner = fds
+        self._cut()
         with self._signal_lock, self._send_lock:
             self._forget_runner()
             self._socket, self._runner, self._ended = socket.socket(fileno=channel), runner, None
             self._made = order
             self._reader = wire.FrameReader(self._socket.recv_into, self._most)
+
+    def _cut(self) -> None:
+        """Whoever still sends to the process that ran is to stop: a copy of it may hold its end of the channel open, and read nothing there."""
+        if self._socket is not self._keeper:
+            self.hang_up()
 
     def _forget_runner(self) -> None:
         """Close what leads to the process that ran; whoever calls holds the locks of signals and of sending."""
@@ -503,6 +510,7 @@ class ReturningGuest(LocalGuest):
             self._closed = True
         watchdog.unwatch(id(self))
         last = family.drop(self)
+        self._cut()
         with self._signal_lock, self._send_lock:
             self._forget_runner()
         self._forget(self)

@@ -9,10 +9,13 @@ import select
 import signal
 import socket
 import threading
+from collections import OrderedDict
+from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, NamedTuple
 
+from safeexec import threads, watchdog
 from safeexec.policy import Policy
 from safeexec_backends.local import control, library
 from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
@@ -32,6 +35,10 @@ _DISK = 1 << 20  # of the worker itself, which keeps its sessions' files in memo
 _THREADS = 4200
 _WRITING = 10.0
 """Seconds for writing a session down, while the worker does other things as well."""
+_REST = 5.0
+"""Seconds after its answer by which a guest has long come to rest, however busy its worker is."""
+_NEWS = 0.5
+"""Seconds until the kernel says that a process has ended."""
 _DESCRIPTORS = 16_384
 _AHEAD = 8
 """Channels of sessions to come that are kept ready in each worker."""
@@ -91,6 +98,9 @@ class WorkerProcess:
         self._writing: socket.socket | None = None
         self._chances = 3
         self._asking = threading.Lock()
+        self._resting: OrderedDict[WorkerGuest, float] = OrderedDict()
+        """Sessions that were answered since the last look, and when."""
+        self._resting_lock = threading.Lock()
 
     @property
     def alive(self) -> bool:
@@ -101,6 +111,37 @@ class WorkerProcess:
     def _ended(self, timeout: float) -> bool:
         watched = self._pidfd if self._pidfd >= 0 else self._status
         return bool(select.select([watched], [], [], timeout)[0])
+
+    def rests(self, guest: WorkerGuest) -> None:
+        """A session's request was answered. If it still runs in some seconds it is ended: it forged the answer, to go on where no clock runs."""
+        with self._resting_lock:
+            self._resting[guest] = monotonic()
+            if len(self._resting) == 1 and not self._closed:
+                watchdog.watch(id(self), self._look)
+
+    def works(self, guest: WorkerGuest) -> None:
+        """It has a request again, or it ends."""
+        with self._resting_lock:
+            self._resting.pop(guest, None)
+
+    def _look(self, now: float) -> None:
+        numbers = []
+        with self._resting_lock:
+            while self._resting:
+                guest, since = next(iter(self._resting.items()))
+                if now - since < _REST:
+                    break
+                del self._resting[guest]
+                if guest.at_rest:
+                    numbers.append(guest.number)
+            if not self._resting:
+                watchdog.unwatch(id(self))
+        if numbers:  # in a thread: a worker that does not take orders must not stop all clocks
+            threads.start(partial(self._end_restless, numbers, now))
+
+    def _end_restless(self, numbers: list[int], now: float) -> None:
+        with contextlib.suppress(OSError):  # it is gone
+            self.order({"op": "rest", "ids": numbers, "at": now})
 
     def fresh(self) -> Line:
         """A fresh session in this worker. Raises OSError if it is gone."""
@@ -184,10 +225,13 @@ class WorkerProcess:
 
     def why(self) -> str:
         """Why its sessions ended, as far as the host can tell."""
-        with self._lock:
-            if self._closed or self._ended(0.5):
-                return "the worker process of the session died"
-        return "the session was killed"
+        # Not waiting under the lock, which orders about all its sessions need: one that ends with many calls of tools on their way asks as often.
+        deadline = monotonic() + _NEWS
+        while self.alive:
+            if monotonic() > deadline:
+                return "the session was killed"
+            sleep(_NEWS / 25)
+        return "the worker process of the session died"
 
     def _kill(self) -> None:
         if self._pidfd >= 0:
@@ -204,6 +248,7 @@ class WorkerProcess:
             if self._closed:
                 return
             self._closed = True
+            watchdog.unwatch(id(self))
             self._kill()
             self._channel.close()
             writing = self._writing

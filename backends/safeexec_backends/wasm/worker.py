@@ -7,6 +7,7 @@ step to its end, so no request is handed from thread to thread, and there is alw
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -157,6 +158,8 @@ class WorkerSession:
         self._known: dict[str, tuple[int, int]] = {}
         self._changes = 0
         self._started = 0.0
+        self._runs_since = math.inf
+        """When the guest was given the request in which it runs."""
 
     def serve(self) -> bool:
         """Handle the request that waits; whether the session goes on."""
@@ -188,8 +191,10 @@ class WorkerSession:
         if self._past is not None:
             self._past.moves(host, self._known, self._changes)
         self._started = time.thread_time()
+        self._runs_since = time.monotonic()
         if host.instance.call(STEP, host.receive()):
             raise abi.Trap("the guest program ended without an answer")
+        self._runs_since = math.inf
 
     # The making
 
@@ -334,6 +339,11 @@ class WorkerSession:
             if self._host is not None:
                 self._host.kill()
 
+    def rest(self, at: float) -> None:
+        """From the control thread: at that time the host waited for nothing. A guest that runs since before it goes on behind its answer."""
+        if self._runs_since < at:
+            self.kill()
+
     def close(self) -> None:
         """Free the instance. Only the thread that serves the session may. Its past stays until the host drops it."""
         with self._serving, self._lock:
@@ -419,6 +429,12 @@ class Worker:
                 threading.Thread(target=writer.serve, args=(channel, self._find, self._runtime), daemon=True).start()
             except RuntimeError:
                 channel.close()  # no more threads: the host hears that its states are not kept
+            return
+        if message["op"] == "rest":
+            for number in message["ids"]:
+                resting = self._find(number)
+                if resting is not None:
+                    resting.rest(message["at"])
             return
         found = self._find(message["id"])
         if found is None:

@@ -123,6 +123,7 @@ class WorkerGuest(StreamGuest):
             self._busy = True
             self._requests += 1
             self._heard = False
+        self.worker.works(self)
         self.worker.served += 1
         while True:
             try:
@@ -134,6 +135,7 @@ class WorkerGuest(StreamGuest):
                     raise
                 self._move(ran=False)
         self._busy = False  # not after an exception: then nobody knows what the worker is doing
+        self.worker.rests(self)
         if self._missed:
             self._missed = False
             self._want()
@@ -143,11 +145,13 @@ class WorkerGuest(StreamGuest):
             buffers = [b"".join((self._unsaid(), buffers[0])), *buffers[1:]]
         super()._write(buffers)
 
-    def _unsaid(self) -> bytes:
-        """What goes before the next thing that is sent."""
-        with self._send_lock:
-            said = self._greeting + _KEEP if self._wanted else self._greeting
-            self._greeting, self._wanted = b"", False
+    def _unsaid(self, seconds: float = -1) -> bytes:
+        """What goes before the next thing that is sent. Raises TimeoutError where somebody else has not sent his for `seconds`."""
+        if not self._send_lock.acquire(timeout=seconds):
+            raise TimeoutError("the guest does not read")
+        said = self._greeting + _KEEP if self._wanted else self._greeting
+        self._greeting, self._wanted = b"", False
+        self._send_lock.release()
         return said
 
     def interrupt(self) -> None:
@@ -172,10 +176,7 @@ class WorkerGuest(StreamGuest):
     # The past. The worker does the work; what it is told by a frame of one byte needs no answer unless something depends on it.
 
     def _say(self, word: int) -> None:
-        assert self._socket is not None
-        said = self._unsaid()
-        with self._send_lock:
-            self._socket.sendall(said + WORD + bytes((word,)))
+        self._write_soon([self._unsaid(_PATIENCE) + WORD + bytes((word,))], _PATIENCE)
 
     def _wait(self, kind: str) -> Frame:
         """The worker's own next frame. Raises GuestDied."""
@@ -214,14 +215,19 @@ class WorkerGuest(StreamGuest):
     def _keep_now(self, _now: float) -> None:
         watchdog.unwatch(id(self))
         self._want()
-        with self._send_lock:
+        # Not waiting for the lock: an answer of a tool may be on its way that the guest never reads, and all clocks of this process would wait with it. The
+        # word travels with the next request then.
+        if not self._send_lock.acquire(blocking=False):
+            return
+        try:
             if not self._wanted or self._killed or self._socket is None:
                 return
-            try:
-                if self._socket.send(_KEEP, socket.MSG_DONTWAIT) == len(_KEEP):
-                    self._wanted = False
-            except OSError:
-                pass  # it is gone: the next request finds that out, and the checkpoint before is still good
+            if self._socket.send(_KEEP, socket.MSG_DONTWAIT) == len(_KEEP):
+                self._wanted = False
+        except OSError:
+            pass  # it is gone: the next request finds that out, and the checkpoint before is still good
+        finally:
+            self._send_lock.release()
 
     def rollback(self) -> None:
         if self._closed:
@@ -262,6 +268,11 @@ class WorkerGuest(StreamGuest):
                 return None
             self._missed = False
             return Wish(self.number, self._requests, self._first.held)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether all its requests are answered, so that no code of it has anything to do."""
+        return not (self._busy or self._killed or self._closed)
 
     def keep(self, wish: Wish, state: bytes) -> None:
         """Have a state kept, if it is still the one it is in. From any thread."""
@@ -426,6 +437,7 @@ class WorkerGuest(StreamGuest):
         if not self._closed:
             self._closed = True
             watchdog.unwatch(id(self))
+            self.worker.works(self)
             if (
                 self._remembered and not self._busy
             ):  # before it hears that the session is over, and keeps a checkpoint for nobody

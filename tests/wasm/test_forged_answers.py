@@ -1,0 +1,58 @@
+"""Guests that say that they are done and are not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from safeexec import Executor, Limits, Policy
+from safeexec.testing.base import eventually
+from safeexec_backends.wasm import process
+from tests.support import unread
+
+
+def used(pid: int) -> float:
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_answers_that_are_not_read_stop_no_clocks() -> None:
+    """The thread that keeps all clocks waited behind the answer that nobody took."""
+    with Executor("wasm") as executor:
+        unread.check(executor)
+
+
+@pytest.mark.parametrize("rollback", ["limits", "never"])
+def test_a_guest_that_goes_on_behind_its_answer_is_ended(monkeypatch: pytest.MonkeyPatch, rollback: str) -> None:
+    """It had the processor for as long as its session was open."""
+    monkeypatch.setattr(process, "_REST", 0.3)
+    with (
+        Executor("wasm", workers=1) as executor,
+        executor.session(policy=Policy(limits=Limits(time=5), rollback=rollback)) as session,  # type: ignore[arg-type]
+        executor.session(policy=Policy(limits=Limits(time=5))) as neighbour,
+    ):
+        neighbour.run("x = 1")
+        session.run("calls = 0")
+        assert session.run(unread.FORGE).ok
+        worker = session._guest.worker.pid  # type: ignore[attr-defined]
+
+        def rests() -> bool:
+            before = used(worker)
+            time.sleep(0.2)
+            return used(worker) - before <= 2
+
+        assert eventually(rests)
+        result = session.run("1")
+        assert result.error is not None and result.error.kind == "crash"
+        assert neighbour.run("x").value == 1
+
+
+def test_an_honest_guest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_REST", 0.0)
+    with Executor("wasm", workers=1) as executor, executor.session(policy=Policy(limits=Limits(time=20))) as session:
+        session.run("x = 0")
+        for _ in range(30):
+            assert session.run("import time\ntime.sleep(0.02)\nx += 1").ok
+        assert session.run("x").value == 30
