@@ -100,6 +100,10 @@ class Backend(ABC):
         Raises BackendUnavailable with what to do, PolicyError for a field of `policy` it cannot honour: none is ever ignored.
         """
 
+    def start_once(self, policy: Policy) -> Guest:
+        """As :meth:`start`, for a guest that runs one step, of which nothing will be undone: where preparing for that costs something, it need not be."""
+        return self.start(policy)
+
     @property
     @abstractmethod
     def isolation(self) -> Mapping[str, Wall]:
@@ -188,6 +192,8 @@ class StreamGuest(Guest):
 
     def __init__(self, stream: socket.socket | tuple[int, int], max_frame: int) -> None:
         self._send_lock = threading.Lock()
+        self._reads = 0
+        """The thread that made the last request, and reads what comes of it."""
         self._socket: socket.socket | None = None
         self._fds = (-1, -1)
         if not isinstance(stream, tuple):
@@ -202,6 +208,7 @@ class StreamGuest(Guest):
         return os.readv(self._fds[0], [view])
 
     def exchange(self, frame: Frame, on_frame: OnFrame) -> None:
+        self._reads = threading.get_ident()
         try:
             self._write(wire.pack(*frame))
             while not on_frame(self._reader.next()):
@@ -213,7 +220,10 @@ class StreamGuest(Guest):
         try:
             self._write(wire.pack(*frame))
         except OSError as error:
-            raise self.death() from error
+            if self._reads == threading.get_ident():
+                raise self.death() from error
+            # An answer that comes late: the step may have been undone meanwhile, and what lives by now must not be asked why it died.
+            raise GuestDied("crash", "the guest is gone") from error
 
     def _write(self, buffers: Sequence[wire.Blob]) -> None:
         with self._send_lock:

@@ -501,6 +501,18 @@ def test_answers_that_are_not_read_hold_nobody_up(executor: Executor, monkeypatc
     unread.check(executor)
 
 
+def test_answers_that_came_too_late_end_nobody(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was sending one found the connection gone, asked for the reason, and ended the session that had gone back."""
+    monkeypatch.setattr(returning, "_NEWS", 0.2)
+    with executor.session({"large": unread.large}, policy=Policy(limits=Limits(time=20))) as session:
+        session.run("calls = 6")
+        session.run("x = 1")
+        assert session.run(programs.SAYS_MEMORY).rolled_back
+        until = monotonic() + 0.6
+        while monotonic() < until:
+            assert session.run("x").value == 1
+
+
 def test_news_without_end_are_not_listened_to_for_ever(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest can write into its keeper's memory, and make it say the same thing faster than the host reads."""
     monkeypatch.setattr(returning, "_NEWS", 0.5)

@@ -39,6 +39,8 @@ from safeexec_backends.local.states import HERE, State, States, end
 CHANNEL = 3
 _PATIENCE = 5.0
 """Seconds, a thousand times what a copy takes to come to rest."""
+_WAKING = 4.0
+"""Seconds, a thousand times what a checkpoint takes to wake; with those of its own copy, less than the host waits."""
 _REPEATS = 16
 """More signals than the host sends to a session while it is copied."""
 _LAST = 1.0
@@ -101,6 +103,7 @@ class Keeper:
         """The host's end of the channel of a checkpoint that was woken and has no copy yet."""
         self._theirs: socket.socket | None = None
         """The other end, which the one that was woken asks for."""
+        self._awake_by = 0.0
 
     # -- in the keeper -----------------------------------------------------------------------------------------------------
 
@@ -116,8 +119,10 @@ class Keeper:
         self.first = self.first and is_runner
         while not is_runner:
             # One at a time: what is done about one may close, and open anew, a descriptor that another one names.
-            fd, event = self._poll.poll()[0]
-            if fd == self._host.fileno():
+            fd, event = self._next(self._poll)
+            if fd < 0:
+                self._runner_ended(kill=True)  # it does not want to wake
+            elif fd == self._host.fileno():
                 is_runner = self._order()
             elif fd == self._listener.fd:
                 if event & select.POLLIN:
@@ -127,6 +132,13 @@ class Keeper:
                 self._bury()
             elif fd == self._pidfd:
                 self._runner_ended()
+
+    def _next(self, poll: select.poll) -> tuple[int, int]:
+        """What has happened; (-1, 0) when a checkpoint has been waking for too long."""
+        if self._waking is None:
+            return poll.poll()[0]
+        left = self._awake_by - time.monotonic()
+        return ((poll.poll(left * 1000) if left > 0 else None) or [(-1, 0)])[0]
 
     def _bury(self) -> None:
         """Wait for those that were ended and are gone; until then they count."""
@@ -178,10 +190,11 @@ class Keeper:
             poll = select.poll()
             poll.register(self._listener.fd, select.POLLIN)
             poll.register(self._pidfd, select.POLLIN)
-            if poll.poll()[0][0] == self._pidfd:
-                self._runner_ended()
-            else:
+            fd, _ = self._next(poll)
+            if fd == self._listener.fd:
                 self._decide()
+            else:
+                self._runner_ended(kill=fd < 0)
 
     def _stop_waking(self) -> None:
         for line in (self._waking, self._theirs):
@@ -461,6 +474,7 @@ class Keeper:
         self._waking, self._theirs = socket.socketpair()
         self._waking.sendall(keeping.replaced(replaced))
         pid, state.pid = state.pid, 0
+        self._awake_by = time.monotonic() + _WAKING
         self._asked = True
         self._watch(pid)
         signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
