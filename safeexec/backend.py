@@ -100,6 +100,10 @@ class Backend(ABC):
         Raises BackendUnavailable with what to do, PolicyError for a field of `policy` it cannot honour: none is ever ignored.
         """
 
+    def start_once(self, policy: Policy) -> Guest:
+        """As :meth:`start`, for a guest that runs one step, of which nothing will be undone: where preparing for that costs something, it need not be."""
+        return self.start(policy)
+
     @property
     @abstractmethod
     def isolation(self) -> Mapping[str, Wall]:

@@ -110,7 +110,7 @@ class Executor:
         chosen = self.policy if policy is None else policy
         if self._closed:
             raise SessionClosed("the executor is closed")
-        guest = self._backend.start(chosen)
+        guest = self._backend.start_once(chosen) if once else self._backend.start(chosen)
         session = Session(guest, chosen, found, {} if variables is None else variables, loop, once)
         return self._own(session)
 

@@ -67,8 +67,9 @@ class Upstream:
             self._aborted = True
             for sock in (self._connecting, self.target.sock if self.target is not None else None):
                 if sock is not None:
-                    _reset_on_close(sock)
-                    shut(sock)
+                    # After a shutdown no window is announced any more: a server whose window was full at that moment, and whose bytes were then read,
+                    # would be held in its `send` until the kernel forgets the connection, a minute later. A reset tells it at once that nobody listens.
+                    shut(sock, reset=True)
 
     def hang_up(self) -> None:
         """Close the connection; another may follow."""
@@ -172,23 +173,15 @@ def _readable(sock: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def shut(sock: socket.socket) -> None:
-    """End what is done on a socket in another thread."""
+def shut(sock: socket.socket, reset: bool = False) -> None:
+    """End what is done on a socket in another thread. With `reset`, closing it then is one, and no orderly end."""
     try:
+        if reset:
+            linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+            socket.socket.setsockopt(sock, socket.SOL_SOCKET, socket.SO_LINGER, linger)
         socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of a TLS socket too: without a goodbye, and without a wait
     except OSError:
-        pass
-
-
-def _reset_on_close(sock: socket.socket) -> None:
-    """Have the close tell the server at once that nobody listens.
-
-    After a shutdown no window is announced any more: a server whose window was full at that moment, and whose bytes were then read, would be held in
-    its `send` until the kernel forgets the connection, a minute later.
-    """
-    socket.socket.setsockopt(
-        sock, socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-    )
+        pass  # it is closed, or became a TLS socket that is not known yet
 
 
 def reason(error: BaseException) -> str:

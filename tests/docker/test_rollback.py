@@ -328,6 +328,16 @@ def test_checkpoints_that_follow_at_once_are_all_taken(session: Session) -> None
     assert session.run("n = -1\n" + CRASH).rolled_back and session.run("n").value == 59
 
 
+def test_where_the_kernel_does_not_count_processes_they_are_looked_for(session: Session) -> None:
+    session.run("import gc\npast = next(o for o in gc.get_objects() if type(o).__name__ == 'Past')\npast._counts = []")
+    for n in range(20):
+        session.run(f"n = {n}")
+    assert session.run("len(past._former)").value <= 4
+    assert session.run("n = -1\n" + CRASH).rolled_back and session.run("n").value == 19
+    assert session.run(LASTING["a process"]).ok
+    lost(session, session.run(CRASH), "a process that an earlier")
+
+
 # -- hostile guests -----------------------------------------------------------------------------------------------------
 
 PIDS = """

@@ -201,6 +201,18 @@ def test_a_server_hears_of_a_dropped_connection_as_a_reset(wire: MakeWire, site:
     assert eventually(lambda: heard == [BrokenPipeError])
 
 
+def test_a_connection_that_is_dropped_when_its_socket_is_gone_harms_nobody(wire: MakeWire, site: Site) -> None:
+    """As after a handshake that failed: what is left is a socket without a descriptor. The thread that reads frames drops it."""
+    upstream = Upstream(opened(wire, site).step)
+    target = upstream.permitted("site.test", site.port, ("http",))
+    upstream.connect(target, Deadline(5))
+    assert target.sock is not None
+    target.sock.close()
+    upstream.abort()
+    upstream.hang_up()
+    assert eventually(lambda: site.open == 0)
+
+
 def test_ten_thousand_requests(wire: MakeWire, site: Site) -> None:
     guest = opened(wire, site, requests=None)
     site.answers["/n"] = lambda c, s: (send(c, b"."), True)[1]

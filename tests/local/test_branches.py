@@ -42,8 +42,8 @@ from tests.support import histories
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
 
-SPARE = 2
-"""Processes of the cell that nobody has asked for yet."""
+SPARE = 3
+"""Processes of cells that nobody has asked for yet: one with a process that watches over it, one for a single step."""
 
 
 def processes(executor: Executor) -> set[int]:

@@ -14,7 +14,7 @@ from safeexec import Executor, Limits, Policy, Session
 from safeexec_backends._hardening import copies, libc
 from tests.local.conftest import FAST
 from tests.local.test_rollback import CRASH, SPIN, family, guest_of, settled
-from tests.local.test_walls_lifetime import ended, wait_until
+from tests.local.test_walls_lifetime import children, ended, wait_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
@@ -156,3 +156,29 @@ def test_a_signal_does_not_keep_an_answer_from_being_given(monkeypatch: pytest.M
     listener = copies.Listener.__new__(copies.Listener)
     listener.fd = 99
     assert listener.agree(copies.Question(1, 2, True, 0, 0)) and len(calls) == 3
+
+
+def test_one_step_alone_has_nobody_who_watches_over_it(executor: Executor) -> None:
+    """Nothing of it will be undone. Whoever asks for that by name has it all the same."""
+    look = "import os\nos.getpid()"
+    for _ in range(2):
+        assert executor.run(look).value == 1
+        assert executor.run(look, policy=Policy(rollback="errors")).value > 1
+        with executor.session() as session:
+            assert session.run(look).value > 1
+    assert executor.run(SPIN, policy=Policy(rollback="limits", limits=Limits(time=0.3))).error is not None
+
+
+def test_two_kinds_of_cells_are_made_ahead(executor: Executor) -> None:
+    def spares() -> set[int]:
+        backend: Any = executor._backend
+        return children(backend._zygote._process.pid)
+
+    def taken() -> bool:
+        before = spares()
+        with executor.session() as one, executor.session(policy=Policy(rollback="never")) as other:
+            first: Any = one._guest
+            second: Any = other._guest
+            return {first.pid, second.pid} == before
+
+    assert wait_until(taken, 20)  # not while what programs may import is still imported, for which they are made anew

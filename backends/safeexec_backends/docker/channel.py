@@ -173,15 +173,11 @@ class Channel:
             return False
         if self._parked_at == self._relayed:  # nothing came that could have woken it
             return True
-        fd = -1
         try:
-            fd = os.open(f"/proc/self/task/{self._forwarder}/syscall", os.O_RDONLY | os.O_CLOEXEC)
-            called = os.read(fd, 4).split()[0]
+            with open(f"/proc/self/task/{self._forwarder}/syscall", "rb", 0) as file:
+                called = file.read(4).split()[0]
         except (OSError, IndexError):
             return False
-        finally:
-            if fd >= 0:
-                os.close(fd)
         if called not in _POLLS or self._peek.poll(0):
             return False
         self._parked_at = self._relayed

@@ -91,6 +91,7 @@ class Past:
             if not self.channel.pause():
                 raise _Missed(orders.THREADS)
             try:
+                self._one_thread()
                 self._keep(number, room)
             finally:
                 self.channel.resume()
@@ -150,15 +151,17 @@ class Past:
             break
         known.add(self._checkpoint)
         deadline = time.monotonic() + _BURIAL
-        while others := set(copies.others(known)):
-            former = others & set(self._former)
-            if others <= former and len(others) <= _BEHIND:
+        while True:
+            others = set(copies.others(known))
+            self._former = [pid for pid in self._former if pid in others]
+            strangers = others.difference(self._former)
+            if not strangers and len(self._former) <= _BEHIND:
                 break
-            if others <= self._lasting:
+            if strangers and strangers <= self._lasting:
                 raise _Missed(orders.PROCESSES)  # as it was after the last step: not again is their end waited for
             if time.monotonic() > deadline:
-                self._lasting = others - former
-                if self._lasting:
+                self._lasting = strangers
+                if strangers:
                     raise _Missed(orders.PROCESSES)
                 break
             time.sleep(0.001)

@@ -83,9 +83,10 @@ class Zygote:
         self._plan = self._ground.plan
         self._cells: dict[int, Cell] = {}
         """Live cells by pidfd (by pid where there are none)."""
-        self._spare: Cell | None = None
-        self._wanted: control.Message | None = None
-        """The last order: what a spare is made for."""
+        self._spares: dict[bool, Cell] = {}
+        """One that nobody has asked for yet, with and without a process that watches over it."""
+        self._wanted: dict[bool, control.Message] = {}
+        """The last order of either kind: what a spare is made for."""
         self._folder = ""
         self._made = 0
         self._cleaners: list[int] = []
@@ -180,7 +181,7 @@ class Zygote:
         while True:
             # The next cell is made at once; imports wait until nobody has wanted anything for a while.
             pause = (
-                (_PAUSE if moved and self._spare is not None else 0)
+                (_PAUSE if moved and self._lacking() is None else 0)
                 if busy
                 else None
                 if self._host_pidfd >= 0
@@ -208,25 +209,31 @@ class Zygote:
                     return
 
     def _expect(self, message: control.Message) -> None:
-        self._wanted = message.get("first")
+        first = message.get("first")
+        self._wanted = {} if first is None else {_keeps(first): first}
         self._idle = [*_modules(_LANGUAGE), *message.get("idle", ())]
 
     def _use_idle_time(self) -> bool:
         """Get one thing ready that the next session will want; whether there was one."""
         try:
-            if self._spare is None and self._wanted is not None:
-                self._spare = self._make(self._wanted)
+            kind = self._lacking()
+            if kind is not None:
+                self._spares[kind] = self._make(self._wanted[kind])
                 return True
             if self._idle:
                 self._preload(self._idle.pop(0))
                 return True
-            if self._spare is not None and self._spare.generation != self._generation:
-                old, self._spare = self._spare, None  # it lacks what was imported since
-                self._end(old)
-                return True
+            for kind, spare in self._spares.items():
+                if spare.generation != self._generation:
+                    self._end(self._spares.pop(kind))  # it lacks what was imported since
+                    return True
         except Exception:
-            self._wanted = None  # the next order meets the same trouble and reports it
+            self._wanted.clear()  # the next order meets the same trouble and reports it
         return False
+
+    def _lacking(self) -> bool | None:
+        """The kind of spare that is wanted and not there."""
+        return next((kind for kind in self._wanted if kind not in self._spares), None)
 
     def _answer(self, message: control.Message) -> None:
         if message["op"] == "expect":
@@ -251,8 +258,8 @@ class Zygote:
             os.close(fd)
 
     def _take(self, message: control.Message) -> Cell:
-        self._wanted = message
-        spare, self._spare = self._spare, None
+        self._wanted[_keeps(message)] = message
+        spare = self._spares.pop(_keeps(message), None)
         if spare is not None:
             if spare.order == message and not _ended(spare):
                 return spare
@@ -392,10 +399,12 @@ class Zygote:
             os.write(live.status, json.dumps(report).encode() + b"\n")
         except OSError:
             pass  # nobody listens any more
-        if live is self._spare:
+        kind = _keeps(live.order)
+        if self._spares.get(kind) is live:
             for fd in live.ends:
                 os.close(fd)
-            self._spare = self._wanted = None  # whatever ended it, another would end the same way
+            del self._spares[kind]
+            self._wanted.pop(kind, None)  # whatever ended it, another would end the same way
         self._forget(live)
 
     def _forget(self, live: Cell) -> None:
@@ -442,6 +451,10 @@ def _modules(package: str) -> list[str]:
                 if name.endswith(".py") and name[0] != "_"
             ]
     return found
+
+
+def _keeps(order: control.Message) -> bool:
+    return bool(order.get("keeps"))
 
 
 def _ended(live: Cell) -> bool:
