@@ -49,6 +49,21 @@ def test_a_guest_that_goes_on_behind_its_answer_is_ended(monkeypatch: pytest.Mon
         assert neighbour.run("x").value == 1
 
 
+def test_answers_that_are_not_read_do_not_pile_up(in_process: Executor) -> None:
+    """Where the guest is in this process no socket is ever full."""
+    made = []
+
+    def large() -> bytes:
+        made.append(1)
+        return bytes(2_000_000)
+
+    code = unread.FORGE.replace("while True: pass", "").replace("if calls: time.sleep(0.5)", "time.sleep(1.5)")
+    with in_process.session({"large": large}, policy=Policy(limits=Limits(time=10))) as session:
+        session.run("calls = 150")
+        session.run(code)
+        assert 1 < len(made) < 100, "as many as there are threads for them, and a few that fit"
+
+
 def test_an_honest_guest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_REST", 0.0)
     with Executor("wasm", workers=1) as executor, executor.session(policy=Policy(limits=Limits(time=20))) as session:

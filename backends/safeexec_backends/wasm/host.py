@@ -18,6 +18,8 @@ SIGNAL_WORD: Final = 64  # see image/helpers.wat
 SIGINT: Final = 2
 ENVIRONMENT: Final = {"HOME": "/sandbox", "LANG": "C.UTF-8", "TZ": "UTC"}
 MAX_FRAME: Final = 64 << 20
+_UNREAD: Final = 32 << 20
+"""Bytes that may wait for the guest, if there is more than one frame."""
 Buffer = bytes | bytearray | memoryview
 
 
@@ -70,15 +72,42 @@ class Host(abi.Host):
         self.parts: list[bytes] = []
         self.parts_size = 0
         self.inbox: deque[Sequence[Buffer]] = deque()
-        self._wake = threading.Condition(threading.Lock())
+        lock = threading.Lock()
+        self._wake, self._room = threading.Condition(lock), threading.Condition(lock)
+        self._unread = 0
+        """Bytes in the inbox."""
+        self._emptied = 0
+        """How often it was emptied by the host."""
 
     # From any thread
 
     def post(self, frame: Sequence[Buffer]) -> None:
         """Queue a frame for the guest, given as its buffers in order."""
         with self._wake:
-            self.inbox.append(frame)
-            self._notify()
+            self._put(frame)
+
+    def _put(self, frame: Sequence[Buffer]) -> None:
+        self.inbox.append(frame)
+        self._unread += sum(map(len, frame))
+        self._notify()
+
+    def answer(self, frame: Sequence[Buffer]) -> None:
+        """The same from a thread that can wait: a guest that reads none of a thousand answers is not to fill the host's memory with them."""
+        size = sum(map(len, frame))
+        with self._wake:
+            emptied = self._emptied
+            while self._unread and self._unread + size > _UNREAD and not self.killed and emptied == self._emptied:
+                self._room.wait()
+            if not self.killed and emptied == self._emptied:
+                self._put(frame)
+
+    def empty(self) -> None:
+        """Drop what the guest did not read, and what waits to be put there."""
+        with self._wake:
+            self.inbox.clear()
+            self._unread = 0
+            self._emptied += 1
+            self._room.notify_all()
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the guest, also when it sleeps."""
@@ -100,6 +129,7 @@ class Host(abi.Host):
         with self._wake:
             self.killed = True
             self._notify()
+            self._room.notify_all()
             if self.memory.size:
                 self.instance.program.engine.increment_epoch()
 
@@ -107,6 +137,7 @@ class Host(abi.Host):
         """Free the instance, once it does not run any more."""
         with self._wake:
             self.killed = True
+            self._room.notify_all()
             self.base = None
             self.instance.close()
 
@@ -116,6 +147,7 @@ class Host(abi.Host):
             if self.killed and not self.memory.size:
                 return
             self.killed = True
+            self._room.notify_all()
             self.memory.release()  # an interrupt that comes late must not reach the next session
             if not keep(self.instance):
                 self.instance.close()
@@ -163,6 +195,8 @@ class Host(abi.Host):
         with self._wake:
             if not self.inbox or sum(len(buffer) for buffer in self.inbox[0]) != size:
                 raise ProtocolViolation("a frame was fetched that did not wait")
+            self._unread -= size
+            self._room.notify_all()
             return self.inbox.popleft()
 
     def part(self, data: bytes, more: int) -> None:

@@ -190,7 +190,7 @@ class WasmGuest(Guest):
             if self._past.wanted:
                 self._first_kept = self._first.held
             self._past.moves(self._host, self._files, self._changes)
-            self._host.inbox.clear()  # answers that came when their step was over
+            self._host.empty()  # of answers that came when their step was over
             first, *rest = wire.pack(self._first.completes(header), blobs)
             self._host.post([memoryview(first)[4:], *rest])
             self._on_frame = on_frame
@@ -210,6 +210,7 @@ class WasmGuest(Guest):
             finally:
                 self._on_frame = _nobody
                 self._thread = 0
+                self._host.empty()
                 if self._close_wanted:
                     self._free()
 
@@ -312,7 +313,9 @@ class WasmGuest(Guest):
         if self._host.killed:
             raise GuestDied("crash", "the guest was killed")
         first, *rest = wire.pack(*frame)
-        self._host.post([memoryview(first)[4:], *rest])
+        # What is refused is answered by the thread that runs the guest, which cannot wait for it.
+        send = self._host.post if self._thread == threading.get_ident() else self._host.answer
+        send([memoryview(first)[4:], *rest])
 
     def interrupt(self) -> None:
         self._host.interrupt()
