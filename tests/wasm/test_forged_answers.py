@@ -9,6 +9,7 @@ import pytest
 from safeexec import Executor, Limits, Policy
 from safeexec.testing.base import eventually
 from safeexec_backends.wasm import process
+from safeexec_backends.wasm.worker_guest import WorkerGuest
 from tests.support import unread
 
 
@@ -47,6 +48,28 @@ def test_a_guest_that_goes_on_behind_its_answer_is_ended(monkeypatch: pytest.Mon
         result = session.run("1")
         assert result.error is not None and result.error.kind == "crash"
         assert neighbour.run("x").value == 1
+
+
+def test_a_session_that_is_collected_while_its_worker_is_looked_after_stops_no_clocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Any allocation may be where a session that nobody closed is collected, also one of the thread that keeps the clocks."""
+    monkeypatch.setattr(process, "_REST", 0.0)
+
+    looked = []
+
+    def collected(guest: WorkerGuest) -> bool:
+        looked.append(guest.number)
+        guest.worker.works(guest)
+        return guest.worker.alive and not guest._busy
+
+    monkeypatch.setattr(WorkerGuest, "at_rest", property(collected))
+    with Executor("wasm", workers=1) as executor, executor.session(policy=Policy(limits=Limits(time=0.5))) as session:
+        assert session.run("1").ok and eventually(lambda: bool(looked))
+        for _ in range(2):
+            error = session.run("import time\nwhile True: time.sleep(0.01)").error
+            assert error is not None and error.kind == "time"
+            assert session.run("1").ok
 
 
 def test_answers_that_are_not_read_do_not_pile_up(in_process: Executor) -> None:

@@ -66,7 +66,7 @@ class Keeper:
         self.start = start
         self._limit = limit
         self._most = min(max(limit // 4, _SMALL), limit)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as in WorkerProcess
         self._waiting: OrderedDict[WorkerGuest, tuple[float, int]] = OrderedDict()
         self._kept: OrderedDict[WorkerGuest, Kept] = OrderedDict()
         self._size = 0

@@ -30,7 +30,7 @@ class Pool:
         self._size = size
         self._one_each = one_each
         self._owner = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # as in WorkerProcess
         self._closed = False
         self._workers: list[WorkerProcess] = []
         self.keeper = Keeper(keep, self.start) if keep else None

@@ -89,7 +89,8 @@ class WorkerProcess:
         self._channel = socket.socket(fileno=channel)
         # A worker that does not take orders is broken, and must not hang whoever gives one.
         self._channel.settimeout(_CONTROL_TIMEOUT)
-        self._lock = threading.Lock()
+        # Locks that may be taken once more by the thread that has them: what is collected amid anything may be a session that nobody closed.
+        self._lock = threading.RLock()
         self._closed = False
         self._ahead: list[Line] = []
         self.sessions: set[WorkerGuest] = set()
@@ -100,7 +101,7 @@ class WorkerProcess:
         self._asking = threading.Lock()
         self._resting: OrderedDict[WorkerGuest, float] = OrderedDict()
         """Sessions that were answered since the last look, and when."""
-        self._resting_lock = threading.Lock()
+        self._resting_lock = threading.RLock()
 
     @property
     def alive(self) -> bool:
@@ -128,10 +129,11 @@ class WorkerProcess:
         numbers = []
         with self._resting_lock:
             while self._resting:
-                guest, since = next(iter(self._resting.items()))
+                guest, since = self._resting.popitem(last=False)
                 if now - since < _REST:
+                    self._resting[guest] = since
+                    self._resting.move_to_end(guest, last=False)
                     break
-                del self._resting[guest]
                 if guest.at_rest:
                     numbers.append(guest.number)
             if not self._resting:
