@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import math
-import os
-import socket
 import statistics
 import time
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import safeexec
+from benchmarks.floors import echo
 from benchmarks.programs import COMPUTE, PUBLISHED
 
 
@@ -37,24 +36,13 @@ def test_fresh_session(benchmark: BenchmarkFixture, executor: safeexec.Executor)
 
 def test_bare_round_trip(benchmark: BenchmarkFixture) -> None:
     """The baseline of a step: 100 bytes to a forked process and back. A virtual machine whose processors fall asleep pays for it here too."""
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        while data := theirs.recv(65536):
-            theirs.sendall(data)
-        os._exit(0)
-    theirs.close()
+    with echo() as there:
 
-    def trip() -> int:
-        ours.sendall(b"x" * 100)
-        return len(ours.recv(65536))
+        def trip() -> int:
+            there.sendall(b"x" * 100)
+            return len(there.recv(65536))
 
-    try:
         assert benchmark.pedantic(trip, rounds=5000, warmup_rounds=200) == 100
-    finally:
-        ours.close()
-        os.waitpid(pid, 0)
 
 
 def test_warm_step(benchmark: BenchmarkFixture, executor: safeexec.Executor) -> None:

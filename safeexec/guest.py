@@ -125,7 +125,7 @@ class Python:
         return codes
 
 
-def _lines(source: str) -> List[str]:
+def source_lines(source: str) -> List[str]:
     """As the compiler counts them (str.splitlines counts form feeds too), each with its end: without one, traceback points one column too far."""
     lines = io.StringIO(source, None).readlines()
     if lines and not lines[-1].endswith("\n"):
@@ -525,7 +525,7 @@ class Guest:
     def _do_module(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> None:
         name, source = header["name"], header["code"]
         filename = "<module {}>".format(name)
-        linecache.cache[filename] = (len(source), None, _lines(source), filename)
+        linecache.cache[filename] = (len(source), None, source_lines(source), filename)
         self._running = True  # so that an interrupt stops it
         try:
             module, namespace = self._language.module(name)
@@ -664,7 +664,7 @@ class Guest:
         """The step used up the memory, and its variables keep it: give what there is in reserve, so that this can be told."""
 
     def _execute(self, source: str, filename: str) -> Any:
-        linecache.cache[filename] = (len(source), None, _lines(source), filename)
+        linecache.cache[filename] = (len(source), None, source_lines(source), filename)
         if self._steps > 1000:  # a session of a million steps must not keep a million sources
             linecache.cache.pop("<step {}>".format(self._steps - 1000), None)
         value = None

@@ -6,6 +6,7 @@ import ast
 import re
 from typing import Any
 
+from safeexec.guest import source_lines
 from safeexec.result import GuestError, Result
 from safeexec.session import Session
 
@@ -14,7 +15,7 @@ def failing_line(code: str, error: GuestError) -> str:
     """The line of the program itself, stripped, from which an error came; empty when that cannot be said."""
     outermost = re.search(r"line (\d{1,9}), in <module>", error.traceback)
     number = int(outermost[1]) if outermost else error.line or 0
-    lines = re.split(r"\r\n?|\n", code)  # as the compiler counts them
+    lines = source_lines(code)
     return lines[number - 1].strip() if 0 < number <= len(lines) else ""
 
 

@@ -563,28 +563,21 @@ sys.modules['safeexec_backends.local.runner'].CellGuest._wake_up = wake_up
 """
 
 
-def test_a_branch_that_takes_no_channel_ends_alone(trunk: Session) -> None:
-    """Whoever watches over all of them could not give it one."""
-    trunk.run("x = 1")
-    with trunk.fork() as branch, trunk.fork() as third:
-        branch.run(NO_ROOM)
-        assert branch.run("1").ok and trunk.run("x").value == 1
-        assert not branch.run("x").ok and branch.closed
-        assert (trunk.run("x").value, third.run("x").value) == (1, 1)
-
-
 SPINS = """
 import sys
 sys.modules['safeexec_backends.local.runner'].CellGuest._wake_up = lambda *_: exec('while True: pass')
 """
 
 
-@pytest.mark.slow
-def test_a_branch_that_does_not_wake_ends_alone(trunk: Session) -> None:
-    """It left the language's limits after it was made: what it came of, and what came of that, are none of its business."""
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(NO_ROOM, id="takes no channel"), pytest.param(SPINS, id="does not wake", marks=pytest.mark.slow)],
+)
+def test_a_branch_that_cannot_come_back_ends_alone(trunk: Session, change: str) -> None:
+    """It left the language's limits after it was made: whoever watches over all of them, and what it came of, have nothing to do with that."""
     trunk.run("x = 1")
     with trunk.fork() as branch, trunk.fork() as third:
-        branch.run(SPINS)
+        branch.run(change)
         assert branch.run("1").ok and trunk.run("x").value == 1
         assert not branch.run("x").ok and branch.closed
         assert (trunk.run("x").value, third.run("x").value) == (1, 1)

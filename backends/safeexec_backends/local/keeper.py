@@ -314,9 +314,7 @@ class Keeper:
         elif question.note in (keeping.BUSY, keeping.OPEN):
             # The session says that it cannot be kept now. Its word is as good as its silence: nothing else depends on it.
             self._miss(keeping.THREADS if question.note == keeping.BUSY else keeping.FILES)
-            self._listener.refuse(
-                question
-            )  # it goes on once what the checkpoint before held, disk space for one, is free
+            self._listener.refuse(question)  # last: what the checkpoint before held, disk space for one, is free by now
         else:
             self._copy(question)
 

@@ -8,11 +8,12 @@ wall, which does not depend on any of it.
 from __future__ import annotations
 
 import ast
-import io
 import os
 import sys
 import types
 from typing import Any
+
+from safeexec.guest import source_lines
 
 from . import transformer
 from .builtins_ import make_builtins
@@ -140,7 +141,7 @@ class RestrictedLanguage:
             return self._transform(tree, dynamic, "." in source or "class" in source)
         except SyntaxError as error:
             error.filename = filename
-            error.text = _lines(source)[(error.lineno or 1) - 1]
+            error.text = source_lines(source)[(error.lineno or 1) - 1]
             raise
 
     def _transform(self, tree: Any, dynamic: bool = False, names: bool = True) -> Any:
@@ -159,7 +160,7 @@ class RestrictedLanguage:
         try:
             code: types.CodeType = compile(tree, filename, mode, flags, dont_inherit=True)
         except SyntaxError as error:
-            lines = _lines(source)
+            lines = source_lines(source)
             if error.text is None and error.lineno and error.lineno <= len(lines):
                 error.text = lines[error.lineno - 1]
             raise
@@ -221,11 +222,6 @@ class RestrictedLanguage:
 
             self._streams = Streams()
         return self._streams
-
-
-def _lines(source: str) -> list[str]:
-    """As the compiler counts them: str.splitlines counts form feeds too."""
-    return io.StringIO(source, None).readlines()
 
 
 def _third_party(imports: tuple[str, ...] | None) -> frozenset[str]:
