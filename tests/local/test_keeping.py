@@ -53,6 +53,21 @@ def test_a_session_that_is_closed_after_its_step_was_never_copied(
         os.close(fd)
 
 
+@pytest.mark.parametrize("end", [SPIN, CRASH])
+def test_a_beginning_too_large_to_be_made_again_is_kept(executor: Executor, end: str) -> None:
+    """The first step finds out whether it was; where that step ends by itself in time, nobody has asked yet."""
+    with executor.session(variables={"data": b"x" * 300_000, "n": [1]}, policy=FAST) as session:
+        assert session.run("n.append(2)\n" + end).rolled_back
+        assert session.run("len(data), n").value == (300_000, [1])
+
+
+def test_a_state_is_gone_back_to_after_one_that_could_not_be_kept(session: Session) -> None:
+    session.run("import threading\ngo = threading.Event()\nthread = threading.Thread(target=go.wait)\nthread.start()")
+    settled(session)
+    session.run("go.set()\nthread.join()\nx = [1]")
+    assert session.run("x.append(2)\n" + SPIN).rolled_back and session.run("x").value == [1]
+
+
 def test_the_beginning_is_made_again(executor: Executor) -> None:
     """What the host put into a session before its first step is what it put there, whatever became of it since, here or there."""
     data = [1]

@@ -219,6 +219,9 @@ class ReturningGuest(LocalGuest):
         """See SupportsCheckpoint."""
         self._wake()
         try:
+            if not self._way:  # unless what was asked for last is the first that was kept, and was not heard of yet
+                with self._listening:
+                    self._secure()
             if not self._way:
                 raise GuestDied("crash", self._no_way)
             if self._family is None or not self._family.enter(self, killed_too=True):
