@@ -915,17 +915,30 @@ class Guest:
                 future.set_result(None)
 
         slot.wake = wake
-        self._watched[loop] = self._watched.get(loop, 0) + 1
-        if self._watched[loop] == 1:
-            self._channel.watch(loop, self._drain)
+        watching = False
         try:
+            self._shield += (
+                1  # interrupted in between, the loop would be taken for watched, and no answer come to later calls
+            )
+            try:
+                watching = True
+                self._watched[loop] = self._watched.get(loop, 0) + 1
+                if self._watched[loop] == 1:
+                    self._channel.watch(loop, self._drain)
+            finally:
+                self._open_shield()
             await future
         finally:
-            self._pending.pop(number, None)
-            self._watched[loop] -= 1
-            if not self._watched[loop]:
-                del self._watched[loop]
-                self._channel.unwatch(loop)
+            self._shield += 1
+            try:
+                self._pending.pop(number, None)
+                if watching:
+                    self._watched[loop] -= 1
+                    if not self._watched[loop]:
+                        del self._watched[loop]
+                        self._channel.unwatch(loop)
+            finally:
+                self._open_shield()
         if slot.error is not None:
             raise slot.error
         return slot.value
