@@ -25,6 +25,8 @@ class Handlers:
         self._buffer = ctypes.create_string_buffer(_SIZE)
         # Not macOS: there wasmtime takes Mach exceptions, which nobody takes away.
         self._sigaction = ctypes.PyDLL(None).sigaction if sys.platform == "linux" else None
+        if self._sigaction is not None:
+            self._sigaction.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
 
     def remember(self) -> None:
         """Called when the first engine has been made."""
@@ -38,8 +40,8 @@ class Handlers:
                 self._set(number, handler)
 
     def _now(self, number: int) -> bytes:
+        # What the kernel does not fill in of the buffer is zero and stays so.
         assert self._sigaction is not None
-        ctypes.memset(self._buffer, 0, _SIZE)
         if self._sigaction(number, None, self._buffer):
             raise OSError("the signal handlers cannot be read")
         return self._buffer.raw
