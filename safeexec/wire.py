@@ -172,7 +172,6 @@ def pack(header: Header, blobs: Sequence[Blob] = ()) -> List[Blob]:
     return [head, *blobs] if blobs else [head]
 
 
-_STRING = re.compile(rb'(?s)"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)')
 # From the first digit of a run only: one of 3999 must not be counted again from each of its digits.
 _DIGITS = re.compile(rb"(?<![0-9])[0-9]{4000}")
 
@@ -181,9 +180,24 @@ _STEPS = bytes(2 if byte in b"[{" else 0 for byte in range(256))
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
+_PUNCTUATION = b'"[]{},.+-eE0123456789'
+_TEXT = bytes(set(range(256)) - set(_PUNCTUATION))
+_AT_ONCE = 1 << 16
+
+
 def _strip_strings(raw: bytes) -> bytes:
-    # A string without its closing quote matches too, to the end: were it to fail, every quote inside it would be tried again.
-    return _STRING.sub(b"", raw)
+    """Brackets, commas and numbers outside strings. A string without its closing quote reaches to the end."""
+    if b"\\" in raw:
+        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    raw = raw.translate(None, _TEXT)
+    bare = bytearray()
+    inside = 0
+    # In pieces: a list of all that lies between the strings of some megabytes of ``"":{"":{`` takes the host gigabytes.
+    for start in range(0, len(raw), _AT_ONCE):
+        parts = raw[start : start + _AT_ONCE].split(b'"')
+        bare += b"".join(parts[inside::2])
+        inside ^= (len(parts) - 1) & 1
+    return bytes(bare)
 
 
 def check_json(raw: bytes, max_nodes: int = MAX_NODES, max_depth: int = 2 * MAX_DEPTH + 16) -> None:

@@ -26,7 +26,7 @@ class Stream:
         self.number = number
         self._send = send
         self._changed = threading.Condition(threading.Lock())
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[bytearray] = deque()
         self._waiting = 0
         self._taken = 0
         self._credit = WINDOW
@@ -47,7 +47,11 @@ class Stream:
             if self.closed or self._ended:
                 self._waiting -= size
                 return
-            self._pieces.append(bytes(data))
+            if self._pieces and len(self._pieces[-1]) + size <= PIECE:
+                # A piece of its own for every two bytes would be twenty times the window.
+                self._pieces[-1] += data
+            else:
+                self._pieces.append(bytearray(data))
             self._changed.notify_all()
 
     def acknowledged(self, size: int) -> None:
@@ -82,7 +86,7 @@ class Stream:
                 raise Gone
             if not self._pieces:
                 return b""
-            data = self._pieces.popleft()
+            data = bytes(self._pieces.popleft())
             self._taken += len(data)
             size = self._taken if 2 * self._taken >= WINDOW else 0
             if size:

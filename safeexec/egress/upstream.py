@@ -144,11 +144,16 @@ class Upstream:
         """TLS with the server, fully verified. Raises OSError (ssl.SSLError is one), Gone."""
         sock = target.sock
         assert sock is not None
-        with self._step.busy():
-            sock.settimeout(deadline.timeout())
-            secured = tls_context().wrap_socket(sock, server_hostname=target.host.name)
+        sock.settimeout(deadline.timeout())
+        # Known to `abort` before the first byte of the handshake: the plain socket is none any more.
+        secured = tls_context().wrap_socket(sock, server_hostname=target.host.name, do_handshake_on_connect=False)
         with self._lock:
             target.sock = secured
+            if self._aborted:
+                raise Gone
+        with self._step.busy():
+            secured.do_handshake()
+        with self._lock:
             if self._aborted:
                 raise Gone
 
@@ -181,7 +186,7 @@ def shut(sock: socket.socket, reset: bool = False) -> None:
             socket.socket.setsockopt(sock, socket.SOL_SOCKET, socket.SO_LINGER, linger)
         socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of a TLS socket too: without a goodbye, and without a wait
     except OSError:
-        pass  # it is closed, or became a TLS socket that is not known yet
+        pass  # it is closed, or is becoming a TLS socket: whoever makes it one looks whether it was aborted
 
 
 def reason(error: BaseException) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from safeexec.egress.addresses import Deadline
-from safeexec.egress.stream import WINDOW
+from safeexec.egress.stream import WINDOW, Stream
 from safeexec.egress.upstream import Upstream
-from safeexec.testing.base import eventually
+from safeexec.testing.base import PATIENCE, eventually
 from tests.egress.site import Seen, Site, send
 from tests.egress.test_requests import get, opened
 from tests.egress.wire import Wire
@@ -285,3 +286,45 @@ def test_a_connection_that_is_given_up_while_it_is_made_is_shut(wire: MakeWire) 
         assert eventually(lambda: guest.paused == 0), "it does not wait for its time to run out"
         for filler in fillers:
             filler.close()
+
+
+def test_many_small_pieces_take_no_more_than_the_window() -> None:
+    """Two bytes to a frame, and nobody reads: what waits is the window, and not an object for each."""
+    stream = Stream(1, lambda frame: None)
+    view = memoryview(bytes(range(256)) * (WINDOW // 256))
+    tracemalloc.start()
+    try:
+        for at in range(0, WINDOW, 2):
+            stream.feed(view[at : at + 2])
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * WINDOW, taken
+    stream.end()
+    assert b"".join(iter(stream.read, b"")) == view
+
+
+def test_a_connection_that_is_given_up_amid_a_handshake_is_shut(wire: MakeWire) -> None:
+    """The server takes the handshake and never answers: nobody waits for the time of the request to run out."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        guest = wire(f"https://127.0.0.1:{port}", tool_time=None)
+        for end in ("connection", "step"):
+            line = guest.open("127.0.0.1", port)
+            assert line.settled() is None
+            line.send(b"\x16\x00safeexec-tls \n")
+            server, _ = silent.accept()
+            with server:
+                assert server.recv(5)[:2] == b"\x16\x03"
+                assert guest.paused == 1
+                if end == "connection":
+                    line.close()
+                else:
+                    guest.step.stop(tell=False)
+                assert eventually(lambda: guest.paused == 0 and not guest.step._network._threads)
+                server.settimeout(PATIENCE)
+                try:
+                    while server.recv(65536):
+                        pass  # the rest of the handshake's first message, and then the end
+                except ConnectionResetError:
+                    pass

@@ -494,11 +494,11 @@ def test_kill_that_came_late_does_not_reach_the_state_that_comes_back(executor: 
 def test_files_in_directories_without_end_cost_their_own_session_only(executor: Executor) -> None:
     deep = "import os\nfor n in range(3000):\n    os.mkdir('d'); os.chdir('d')\nkept = [os.open('.', 0) for _ in range(200)]"
     with executor.session() as session:
-        assert session.run(deep).ok
-        result = session.run("import os\nos.abort()")
-        assert result.error is not None and not result.rolled_back
-        with pytest.raises(SessionClosed, match="nested too deep"):
-            session.run("1")
+        result = session.run(deep)
+        assert (
+            result.error is not None and result.error.type == "OSError"
+        )  # the open ones keep the directories above them
+        assert session.run("import os\nos.abort()").rolled_back
 
 
 def test_checkpoint_with_many_files(executor: Executor) -> None:

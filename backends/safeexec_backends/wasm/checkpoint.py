@@ -54,7 +54,6 @@ class Rest(NamedTuple):
         return cls(host.instance.global_value(_STACK), host.instance.table_size(_TABLE), pristine)
 
 
-_MAX_PLACES = 50_000
 _STACK, _TABLE = "__stack_pointer", "__indirect_function_table"
 
 
@@ -62,9 +61,6 @@ def settled(host: Host, rest: Rest) -> None:
     """Raise Unsettled unless the instance rests as an instance does between two requests."""
     if host.parts or host.inbox:
         raise Unsettled("a frame is under way")
-    if sum(len(file.place) for file in host.files.files.values()) + len(host.files.cwd) > _MAX_PLACES:
-        # Each open file knows the directories above it: a guest could make copying them take seconds.
-        raise Unsettled("it has files open in directories that are nested too deep")
     if host.instance.global_value(_STACK) != rest.stack:
         raise Unsettled("its stack is not where it rests")
     if host.instance.table_size(_TABLE) != rest.table:

@@ -27,8 +27,13 @@ O_WRONLY, O_RDWR, O_ACCMODE = 1, 2, 3
 O_CREAT, O_EXCL, O_TRUNC, O_APPEND = 0o100, 0o200, 0o1000, 0o2000
 O_DIRECTORY, O_NOFOLLOW, O_PATH = 0o200000, 0o400000, 0o10000000
 
-_REMOVED: Final = -1
-"""`links` of a directory that was removed; those of the root have 0."""
+REMOVED: Final = -1
+"""`links` of a directory that was removed."""
+GONE: Final = -2
+"""`links` of one that the quota has back, too; only a guest that stands in it can still reach it."""
+
+HELD_MAX: Final = 50_000
+"""Directories above all open files together. Each open file keeps them alive, removed ones too, which no quota sees, and a checkpoint copies them."""
 
 # Begun anywhere: a session that was restored from a snapshot keeps the numbers it had, and new files must not get the same.
 _inode_numbers = itertools.count(int.from_bytes(os.urandom(5), "little") << 12)
@@ -194,6 +199,7 @@ class FileSystem:
         self.quota = quota
         self.used = 0
         self.inodes = 0
+        self.held = 0
         self.changes = 0  # counts every change, so that the host knows when to look again
         self.umask = 0o022
         self.root = Directory()
@@ -327,20 +333,23 @@ class FileSystem:
         directory.mtime = time.time_ns()
         if node.readonly:
             return
-        node.links = _REMOVED if isinstance(node, Directory) else node.links - 1
+        node.links = REMOVED if isinstance(node, Directory) else node.links - 1
         self._forget(node)
 
     @staticmethod
     def _standing(directory: Directory) -> None:
         # Nothing is made in a removed directory, whoever still stands in it: no quota would see what is only there, and a guest that enters
         # and removes one after the other would build a path without end in the host's memory.
-        if directory.links == _REMOVED:
+        if directory.links < 0:
             raise Errno(e.ENOENT)
 
     def _forget(self, node: Node) -> None:
         """Give back what a node used once nothing leads to it."""
-        if node.links <= 0 and node.opened == 0:
-            self.inodes -= 1
+        if node.links <= 0 and node.opened == 0 and node.links != GONE:
+            # Once: whoever stands in a removed directory can open and close it for ever.
+            node.links = GONE
+            if not isinstance(node, Device):  # those were never counted
+                self.inodes -= 1
             if isinstance(node, Symlink):
                 self.used -= node.size
             elif isinstance(node, File):
@@ -418,8 +427,9 @@ class FileSystem:
             raise Errno(e.EROFS if node.readonly else e.EBUSY)
         found = self.find(new, new_start, follow=False)
         target = self._writable(found.place[-1][1])
-        if isinstance(node, Directory) and any(node is above for _, above in found.place):
-            raise Errno(e.EINVAL)  # into itself: the tree would lose its root
+        if isinstance(node, Directory) and self._leads_to(node, found.place):
+            # Into itself: the tree would lose its root, and whoever walks it would not come to an end.
+            raise Errno(e.EINVAL)
         if not isinstance(node, Directory) and new.endswith("/"):
             raise Errno(e.ENOTDIR)
         there = found.node
@@ -445,6 +455,24 @@ class FileSystem:
         target.add(found.name, node)
         self.changes += 1
         directory.mtime = target.mtime = time.time_ns()
+
+    def _leads_to(self, node: Directory, place: Place) -> bool:
+        """Whether the last directory of a place is `node`, or below it."""
+        if place[0][1] is self.root and all(
+            above.entries.get(name) is below for (_, above), (name, below) in itertools.pairwise(place)
+        ):
+            return any(node is above for _, above in place)
+        # Directories above it were moved since it was entered: the place tells the way it once was.
+        target = place[-1][1]
+        if node is target:
+            return True
+        pending = [node]
+        while pending:
+            below = [child for child in pending.pop().entries.values() if isinstance(child, Directory)]
+            if any(child is target for child in below):
+                return True
+            pending += below
+        return False
 
     def change_directory(self, path: str) -> None:
         """chdir"""
@@ -476,7 +504,7 @@ class FileSystem:
                 raise Errno(e.ENOENT)
             if path.endswith("/"):
                 raise Errno(e.EISDIR)
-            self._room_for_descriptor()
+            self._room_for_descriptor(place)
             node = File(bytearray(), mode & 0o777 & ~self.umask)
             self._link(self._writable(place[-1][1]), found.name, node)
         elif flags & O_CREAT and flags & O_EXCL:
@@ -497,12 +525,12 @@ class FileSystem:
                 self.resize(node, 0)
         return self._install(Open(node, flags, place))
 
-    def _room_for_descriptor(self) -> None:
-        if len(self.files) >= self.quota.open_files:
+    def _room_for_descriptor(self, place: Place = ()) -> None:
+        if len(self.files) >= self.quota.open_files or self.held + len(place) > HELD_MAX:
             raise Errno(e.EMFILE)
 
     def _install(self, file: Open, at_least: int = 0) -> int:
-        self._room_for_descriptor()
+        self._room_for_descriptor(() if file.shares else file.place)
         if at_least >= self.quota.open_files:
             raise Errno(e.EINVAL)
         number = at_least
@@ -512,6 +540,7 @@ class FileSystem:
         file.shares += 1
         if file.shares == 1:
             file.node.opened += 1
+            self.held += len(file.place)
         return number
 
     def get(self, number: int) -> Open:
@@ -543,6 +572,7 @@ class FileSystem:
         file.shares -= 1
         if file.shares == 0:
             file.node.opened -= 1
+            self.held -= len(file.place)
             if not file.node.readonly:
                 self._forget(file.node)
 
@@ -572,11 +602,17 @@ class FileSystem:
     # The host's own access
 
     def walk(self) -> Iterator[tuple[str, File]]:
-        """Every regular file below the working directory, with its relative path."""
+        """Every regular file below the working directory, with its relative path, unless that is too long to be used.
+
+        A guest can go down one directory at a time as far as its quota reaches: the paths of what is there, megabytes each, are in no quota.
+        """
         pending: list[tuple[str, Directory]] = [("", self.working)]
         while pending:
             prefix, directory = pending.pop()
+            room = PATH_MAX - len(prefix)
             for name, node in directory.entries.items():
+                if len(name) > room:
+                    continue
                 if isinstance(node, File):
                     yield prefix + name, node
                 elif isinstance(node, Directory):

@@ -10,7 +10,22 @@ import stat
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .fs import NAME_MAX, PATH_MAX, Device, Directory, File, FileSystem, Node, Open, Place, Quota, Symlink
+from .fs import (
+    GONE,
+    HELD_MAX,
+    NAME_MAX,
+    PATH_MAX,
+    REMOVED,
+    Device,
+    Directory,
+    File,
+    FileSystem,
+    Node,
+    Open,
+    Place,
+    Quota,
+    Symlink,
+)
 
 _MAX_TIME: Final = 1 << 63
 _FLAGS: Final = (1 << 32) - 1
@@ -49,7 +64,7 @@ class _Copy:
         self._nodes: dict[int, Node] = {}
         self._places: dict[Place, Place] = {}
         twin = self.result = FileSystem.__new__(FileSystem)
-        twin.quota, twin.used, twin.inodes = files.quota, files.used, files.inodes
+        twin.quota, twin.used, twin.inodes, twin.held = files.quota, files.used, files.inodes, files.held
         twin.changes, twin.umask = files.changes, files.umask
         twin.root = self._directory(files.root)
         twin.working = self._directory(files.working)
@@ -245,7 +260,9 @@ class _Load:
         self._base = base
         self._quota = quota
         self._owned: set[int] = set()
+        self._top = header["root"]
         fresh = FileSystem(base, quota)
+        working = fresh.cwd[-1][0]
         extra = 20  # what a fresh tree has without asking the quota
         described = header["nodes"]
         _require(type(described) is list and len(described) <= quota.inodes + extra, "too many nodes (Limits.disk)")
@@ -272,35 +289,41 @@ class _Load:
             node.ino = _integer(ino, 1 << 53)  # what is in the guest's memory may know it: SQLite does
             self._nodes.append(node)
         _require(place == len(contents), "contents of no file")
-        for (kind, _, _, what, _), node in zip(described, self._nodes, strict=True):
+        for number, ((kind, _, _, what, _), node) in enumerate(zip(described, self._nodes, strict=True)):
             if kind == "d":
-                self._fill(node, what)
+                self._fill(node, what, number == self._top)
         files = self.result = fresh
         files.root = self._directory(header["root"])
         files.working = self._directory(header["working"])
         _require(not files.working.readonly, "a working directory that cannot be written")
+        # Elsewhere it could be moved, which what is in the root cannot.
+        _require(files.root.entries.get(working) is files.working, "a working directory in another place")
         _require(self._reaches_all(files.root), "directories that form no tree")
         files.cwd = self._place(header["cwd"])
         files.umask = _integer(header["umask"], 0o1000)
         self._open(header)
         self._count()
 
-    def _fill(self, node: Node, entries: Any) -> None:
+    def _fill(self, node: Node, entries: Any, root: bool) -> None:
         assert isinstance(node, Directory)
         _require(type(entries) is dict, "a malformed directory")
         for name, number in entries.items():
             child = self._node(number)
-            if isinstance(child, Directory) and not child.readonly:
-                # In one directory only: a tree with two ways to the same place, or a loop, could make the host walk it for ever.
-                _require(id(child) not in self._owned, "a directory with two names")
+            if child.readonly:
+                _require(root and name == number, "a shared file in another place")
+            else:
+                # One name for each: a tree with two ways to the same place, or a loop, could make the host walk it for ever, and no quota
+                # counts second names, which a guest cannot make.
+                _require(id(child) not in self._owned, "something with two names")
                 self._owned.add(id(child))
+                child.links += 1
             node.entries[_name(name)] = child
-            child.links += 0 if child.readonly else 1
 
     def _node(self, number: Any) -> Node:
         if type(number) is str:
             node: Node | None = None
             entries: Mapping[str, Node] = self._base
+            _require(len(number) <= PATH_MAX, "a shared file that is not here")
             for part in number.split("/"):
                 node = entries.get(part)
                 entries = node.entries if isinstance(node, Directory) else {}
@@ -340,13 +363,15 @@ class _Load:
         _require(type(table) is list and type(numbers) is list and len(numbers) <= limit, "too many open files")
         _require(len(table) <= len(numbers), "open files without a descriptor")
         opened = []
-        total = 0
+        files.held = 0
         for number, flags, place, position, cursor in table:
-            total += len(place)
-            _require(total <= 100_000, "places that are too long")
+            files.held += len(place)
+            _require(files.held <= HELD_MAX, "places that are too long")
             node = self._node(number)
             file = Open(node, _integer(flags, _FLAGS + 1), self._place(place))
+            _require(not isinstance(node, Symlink), "a link that is open")
             _require(not (file.writable and node.readonly), "a shared file that is open for writing")
+            _require(not (file.writable and isinstance(node, Directory)), "a directory that is open for writing")
             file.position, file.cursor = _integer(position, 1 << 62), _text(cursor, NAME_MAX)
             opened.append(file)
         files.files = {}
@@ -363,11 +388,13 @@ class _Load:
         """The quotas, counted anew: what the maker of the file says about them does not matter."""
         files = self.result
         for node in self._nodes:
-            if isinstance(node, Directory | Device):
-                node.links = max(
-                    node.links, 1
-                )  # the root has no name; one that was removed while open is as good as one
-            if not isinstance(node, Device):
+            if isinstance(node, Directory) and not node.links:
+                if node is files.root:
+                    node.links = 1
+                else:  # it was removed: somebody stands in it, or has it open
+                    _require(not node.entries, "a removed directory that is not empty")
+                    node.links = REMOVED if node.opened else GONE
+            if not isinstance(node, Device) and node.links != GONE:
                 files.inodes += 1
             if isinstance(node, File | Symlink):
                 files.used += node.size

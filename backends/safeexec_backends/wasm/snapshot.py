@@ -20,11 +20,12 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from safeexec import wire
 from safeexec.errors import SnapshotError
 
 from . import abi, fs_state
 from .checkpoint import Rest, fit, settled, written
-from .fs import FileSystem
+from .fs import HELD_MAX, FileSystem, Quota
 from .host import CLOCKS, Host
 from .pages import Run, total, united
 
@@ -36,7 +37,7 @@ _BLOCK: Final = 128
 _LEVEL: Final = 1
 _PIECE: Final = 1 << 20
 _MAX_HEADER: Final = 16 << 20
-_MAX_PLACES: Final = 1 << 22
+_MAX_DEPTH: Final = 16
 H = TypeVar("H", bound=Host)
 
 
@@ -160,13 +161,9 @@ def load(state: bytes, make: Callable[[], H], runtime: Runtime) -> H:
     """A fresh instance in that state; `make` makes it under its policy. Raises SnapshotError; EngineError when there is no room."""
     length = int.from_bytes(state[:4], "little")
     _require(4 + length <= len(state) and length <= _MAX_HEADER, "it is too short")
-    try:
-        header = json.loads(state[4 : 4 + length])
-    except (ValueError, RecursionError):
-        raise SnapshotError("the snapshot's state is malformed: its header") from None
-    _require(type(header) is dict, "its header")
     host = make()
     try:
+        header = _header(state[4 : 4 + length], host.files.quota)
         _fill(host, header, memoryview(state)[4 + length :], runtime.rest(host), runtime)
     except fs_state.Malformed as error:
         host.close()
@@ -175,6 +172,19 @@ def load(state: bytes, make: Callable[[], H], runtime: Runtime) -> H:
         host.close()
         raise
     return host
+
+
+def _header(text: bytes, quota: Quota) -> dict[str, Any]:
+    # What a file system within its quotas takes, and no more: sixteen megabytes of `[],[],` would become half a gigabyte of a process
+    # that other sessions live in, and stop them while they are read.
+    most = 16 * (quota.inodes + quota.open_files) + 4 * HELD_MAX
+    try:
+        wire.check_json(text, most, _MAX_DEPTH)
+        header = json.loads(text)
+    except (wire.WireError, ValueError, RecursionError):
+        raise SnapshotError("the snapshot's state is malformed: its header") from None
+    _require(type(header) is dict, "its header")
+    return dict(header)
 
 
 def _fill(host: Host, header: dict[str, Any], streams: memoryview, rest: Rest, runtime: Runtime) -> None:
@@ -187,7 +197,8 @@ def _fill(host: Host, header: dict[str, Any], streams: memoryview, rest: Rest, r
     described = header.get("places")
     if type(described) is not list or len(described) != 2:
         raise SnapshotError("the snapshot's state is malformed: its pages")
-    count = _integer(described[0], _MAX_PLACES + 1, "its pages")
+    # Between two places is at least a block that does not differ.
+    count = _integer(described[0], size // (2 * _BLOCK) + 2, "its pages")
     middle = _integer(described[1], len(streams) + 1, "the length of its pages")
     starts, ends = _places(streams[:middle], count, size)
     end = middle + _integer(header.get("pages"), len(streams) - middle + 1, "the length of its pages")
@@ -199,18 +210,19 @@ def _fill(host: Host, header: dict[str, Any], streams: memoryview, rest: Rest, r
     fit(host, size)
     _unpack(streams[middle:end], starts, ends, host.memory.view)
     host.files = files
-    ahead = _integer(header.get("clock"), 1 << 63, "its clock") - time.monotonic_ns()
+    # Far enough from the end of its bits that no session lives to see it.
+    ahead = _integer(header.get("clock"), 1 << 62, "its clock") - time.monotonic_ns()
     # For the guest the monotonic clock stood still meanwhile; on another machine it could otherwise run backwards.
     host.clocks = {**CLOCKS, 1: lambda: time.monotonic_ns() + ahead}
 
 
-def _places(stream: memoryview, count: int, size: int) -> tuple[array[int], list[int]]:
+def _places(stream: memoryview, count: int, size: int) -> tuple[array[int], array[int]]:
     numbers = array("I")
     numbers.frombytes(_inflated(stream, 8 * count))
     if sys.byteorder == "big":
         numbers.byteswap()
     starts, lengths = numbers[:count], numbers[count:]
-    ends = list(map(operator.add, starts, lengths))
+    ends = array("Q", map(operator.add, starts, lengths))
     _require(0 not in lengths and all(map(operator.le, ends, starts[1:])), "pages out of order")
     _require(not ends or ends[-1] <= size, "pages beyond its memory")
     return starts, ends
