@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from safeexec import wire
+from safeexec.loan import Loan, Serve, Work
 from safeexec.policy import Policy
 from safeexec.wire import Frame
 
@@ -69,6 +70,13 @@ class Guest(ABC):
     @abstractmethod
     def send(self, frame: Frame) -> None:
         """Send a frame while an exchange runs: the answer to a tool call. From any thread. Raises GuestDied."""
+
+    def lend(self, work: Work, serve: Serve) -> Loan | None:
+        """Run `work`, a tool, in another thread which then reads, and hands to `serve`, the calls that follow; called by `on_frame`.
+
+        None where an exchange cannot be read but by its own thread: nothing was done then.
+        """
+        return None
 
     @abstractmethod
     def interrupt(self) -> None:
@@ -182,6 +190,8 @@ class SupportsRestore(Protocol):
 
 
 _TOGETHER = 1 << 16
+_END = 5.0
+"""Seconds that a thread may take to notice that its stream has ended."""
 
 
 class StreamGuest(Guest):
@@ -192,6 +202,8 @@ class StreamGuest(Guest):
 
     def __init__(self, stream: socket.socket | tuple[int, int], max_frame: int) -> None:
         self._send_lock = threading.Lock()
+        self._loan: Loan | None = None
+        """Who reads next, if it is not the thread that made the request."""
         self._reads = 0
         """The thread that made the last request, and reads what comes of it."""
         self._socket: socket.socket | None = None
@@ -211,10 +223,34 @@ class StreamGuest(Guest):
         self._reads = threading.get_ident()
         try:
             self._write(wire.pack(*frame))
-            while not on_frame(self._reader.next()):
+            while not on_frame(self._next()):
                 pass
         except (EOFError, OSError) as error:
             raise self.death() from error
+        finally:
+            if self._loan is not None:  # Ctrl-C: the other thread must not read on in what may soon be another's stream
+                loan, self._loan = self._loan, None
+                self.kill()
+                loan.end(_END)
+
+    def _next(self) -> Frame:
+        if self._loan is not None:
+            frame = self._loan.result()
+            self._loan = None
+            if isinstance(frame, GuestDied):  # an answer could not be sent; why, is asked in this thread
+                raise EOFError from frame
+            if isinstance(frame, BaseException):
+                raise frame
+            if frame is not None:
+                return frame
+        return self._reader.next()
+
+    def lend(self, work: Work, serve: Serve) -> Loan | None:
+        if self._reads != threading.get_ident():  # the exchange is a subclass's own, and knows nothing of this
+            return None
+        self._loan = Loan(self._reader.next, serve)
+        self._loan.start(work)
+        return self._loan
 
     def send(self, frame: Frame) -> None:
         try:

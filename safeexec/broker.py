@@ -27,6 +27,10 @@ MAX_PARALLEL = 32
 MAX_HELD = 4
 """Arguments of all calls under way, as a multiple of ``Limits.value``."""
 
+_ROW = 2
+_QUICK = 0.001
+"""So many calls that took less than so many seconds are a row of quick ones."""
+
 _loop: asyncio.AbstractEventLoop | None = None
 _loop_lock = threading.Lock()
 
@@ -55,13 +59,27 @@ if hasattr(os, "register_at_fork"):
 class Call:
     """One call under way."""
 
-    __slots__ = ("arguments", "cancel", "deadline", "number", "settled", "size", "started", "tool")
+    __slots__ = (
+        "arguments", "cancel", "context", "deadline", "named", "number", "positional", "settled", "size", "started", "tool",
+    )  # fmt: skip
 
-    def __init__(self, number: int, tool: HostTool, arguments: Mapping[str, Any], size: int) -> None:
-        self.size = size
+    def __init__(
+        self,
+        number: int,
+        tool: HostTool,
+        positional: list[Any],
+        named: dict[str, Any],
+        arguments: Mapping[str, Any],
+        size: int,
+    ) -> None:
         self.number = number
         self.tool = tool
+        self.positional = positional
+        self.named = named
         self.arguments = arguments
+        """All by name, for the log."""
+        self.size = size
+        self.context = contextvars.copy_context()
         self.started = 0.0
         self.deadline = float("inf")
         self.settled = False
@@ -96,7 +114,7 @@ class Broker:
         self._own_loop = loop
         self._lock = threading.Lock()
         self._running: dict[int, Call] = {}
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[Call] = deque()
         self._active = 0
         self.seen = 0
         """The number of the last call; those of a session only grow."""
@@ -109,8 +127,11 @@ class Broker:
 
     # -- from the thread that reads frames -------------------------------------------------------------------------------
 
-    def request(self, header: wire.Header, blobs: Any) -> None:
-        """Take a ``call`` frame. Raises ProtocolError for one that no honest guest sends."""
+    def request(self, header: wire.Header, blobs: Any) -> Callable[[], None] | None:
+        """Take a ``call`` frame; what is to be run for it in a thread that may be left to itself, if anything.
+
+        Raises ProtocolError for one that no honest guest sends.
+        """
         number, name, args, kwargs = header.get("id"), header.get("tool"), header.get("a"), header.get("k")
         if type(number) is not int or type(name) is not str or type(args) is not list or type(kwargs) is not dict:
             raise ProtocolError("a malformed tool call")
@@ -123,88 +144,90 @@ class Broker:
         limit = self._limits.tool_calls
         if limit is not None and len(self.log) + len(self._running) >= limit:
             self._refuse(number, "RuntimeError", f"more than {limit} tool calls in one step (Limits.tool_calls)")
-            return
+            return None
         if self._held + header["n"] > MAX_HELD * self._limits.value:
             # A thousand calls with the largest arguments must not all lie in the host's memory.
             self._refuse(
                 number, "RuntimeError", "the arguments of the calls under way are too large together (Limits.value)"
             )
-            return
+            return None
         tool = self._tools.get(name)
         if tool is None:
             self._refuse(number, "NameError", f"there is no tool {name!r:.100}")
-            return
+            return None
         try:
             positional, named, shown = tool.bind(args, kwargs)
         except Exception as error:  # a validator of the host's own may raise anything: the guest chose the value
             self._refuse(number, type(error).__name__, _message(error))
-            return
+            return None
         size = header["n"]
         if size > self._log_left:  # the log outlives the calls
             shown = {key: wire.Opaque(type(value).__name__, "…") for key, value in shown.items()}
         self._log_left -= min(size, self._log_left)
-        call = Call(number, tool, shown, size)
+        call = Call(number, tool, positional, named, shown, size)
+        waits = first = False
         with self._lock:
             closed = self._closed
             if not closed:
                 self._running[number] = call
                 self._held += size
                 first = len(self._running) == 1
+                if not tool.is_async:  # which takes no thread
+                    waits = self._active >= MAX_PARALLEL
+                    if waits:
+                        self._waiting.append(call)
+                    else:
+                        self._active += 1
         if closed:  # code that catches its interrupt must not go on calling the host
             self._refuse(number, "KeyboardInterrupt", "")
-            return
+            return None
         if first:
             self._on_busy()
-        start = self._starter(call, positional, named)
-        if tool.is_async:  # takes no thread
-            start()
-            return
-        with self._lock:
-            if self._active >= MAX_PARALLEL:
-                self._waiting.append(start)
-                return
-            self._active += 1
-        start()
+        if tool.is_async:
+            self._start_async(call)
+            return None
+        return None if waits else self._started(call)
+
+    @property
+    def quick(self) -> bool:
+        """Whether the step calls one quick tool after another."""
+        return len(self.log) >= _ROW and self.log[-1].duration < _QUICK and len(self._running) == 1
 
     def _refuse(self, number: int, kind: str, message: str) -> None:
         self._send(({"t": "failure", "id": number, "type": kind, "message": message[:20_000]}, ()))
 
-    def _starter(self, call: Call, args: list[Any], kwargs: dict[str, Any]) -> Callable[[], None]:
-        context = contextvars.copy_context()
+    def _begin(self, call: Call) -> None:
+        call.started = monotonic()
+        limit = self._limit(call)
+        if limit is not None:
+            call.deadline = call.started + limit
 
-        def begin() -> None:
-            call.started = monotonic()
-            limit = self._limit(call)
-            if limit is not None:
-                call.deadline = call.started + limit
+    def _started(self, call: Call) -> Callable[[], None]:
+        self._begin(call)
+        return partial(self._in_thread, call)
 
-        def in_thread() -> None:
-            if call.settled or self._closed:  # the step ended before this thread came to it
-                self._next()
-                return
-            try:
-                value = context.run(call.tool.call, *args, **kwargs)
-            except BaseException as error:
-                self._settle(call, None, error)
-            else:
-                if inspect.iscoroutine(value):  # a plain function or object that returned one
-                    self._on_loop(call, value)
-                else:
-                    self._settle(call, value, None)
+    def _in_thread(self, call: Call) -> None:
+        if call.settled or self._closed:  # the step ended before this thread came to it
             self._next()
+            return
+        try:
+            value = call.context.run(call.tool.call, *call.positional, **call.named)
+        except BaseException as error:
+            self._settle(call, None, error)
+        else:
+            if inspect.iscoroutine(value):  # a plain function or object that returned one
+                self._on_loop(call, value)
+            else:
+                self._settle(call, value, None)
+        self._next()
 
-        def start_thread() -> None:
-            begin()
-            threads.start(in_thread)
-
-        def start_async() -> None:
-            begin()
-            try:
-                self._on_loop(call, context.run(call.tool.call, *args, **kwargs))
-            except Exception as error:
-                self._settle(call, None, error)
-
-        return start_async if call.tool.is_async else start_thread
+    def _start_async(self, call: Call) -> None:
+        """Takes no thread."""
+        self._begin(call)
+        try:
+            self._on_loop(call, call.context.run(call.tool.call, *call.positional, **call.named))
+        except Exception as error:
+            self._settle(call, None, error)
 
     def _on_loop(self, call: Call, coroutine: Any) -> None:
         import asyncio
@@ -232,8 +255,8 @@ class Broker:
             if self._closed or not self._waiting:
                 self._active -= 1
                 return
-            start = self._waiting.popleft()
-        start()
+            call = self._waiting.popleft()
+        threads.start(self._started(call))
 
     # -- from the thread that ran the tool, or the watchdog --------------------------------------------------------------
 

@@ -23,6 +23,10 @@ import types
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 try:
+    import resource
+except ImportError:  # not everywhere
+    resource = None  # type: ignore[assignment]
+try:
     from safeexec import wire
 except ImportError:  # shipped as text: the two files arrive as top-level modules
     import safeexec_wire as wire  # type: ignore[import-not-found, no-redef, unused-ignore]
@@ -127,9 +131,11 @@ class Python:
 
 def source_lines(source: str) -> List[str]:
     """As the compiler counts them (str.splitlines counts form feeds too), each with its end: without one, traceback points one column too far."""
-    lines = io.StringIO(source, None).readlines()
-    if lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
+    if "\r" in source:
+        source = source.replace("\r\n", "\n").replace("\r", "\n")
+    lines = [line + "\n" for line in source.split("\n")]
+    if lines[-1] == "\n":  # behind the last line's end
+        lines.pop()
     return lines
 
 
@@ -261,8 +267,7 @@ class FdChannel:
     def send(self, header: wire.Header, blobs: Sequence[wire.Blob] = ()) -> None:
         """Write one frame whole."""
         buffers = wire.pack(header, blobs)
-        sizes = sum(len(b) for b in buffers)
-        if sizes <= _CHUNK:
+        if sum(map(len, buffers)) <= _CHUNK:
             data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
             sent = os.write(self._write_fd, data)
             if sent == len(data):
@@ -910,17 +915,30 @@ class Guest:
                 future.set_result(None)
 
         slot.wake = wake
-        self._watched[loop] = self._watched.get(loop, 0) + 1
-        if self._watched[loop] == 1:
-            self._channel.watch(loop, self._drain)
+        watching = False
         try:
+            self._shield += (
+                1  # interrupted in between, the loop would be taken for watched, and no answer come to later calls
+            )
+            try:
+                watching = True
+                self._watched[loop] = self._watched.get(loop, 0) + 1
+                if self._watched[loop] == 1:
+                    self._channel.watch(loop, self._drain)
+            finally:
+                self._open_shield()
             await future
         finally:
-            self._pending.pop(number, None)
-            self._watched[loop] -= 1
-            if not self._watched[loop]:
-                del self._watched[loop]
-                self._channel.unwatch(loop)
+            self._shield += 1
+            try:
+                self._pending.pop(number, None)
+                if watching:
+                    self._watched[loop] -= 1
+                    if not self._watched[loop]:
+                        del self._watched[loop]
+                        self._channel.unwatch(loop)
+            finally:
+                self._open_shield()
         if slot.error is not None:
             raise slot.error
         return slot.value
@@ -1040,9 +1058,7 @@ def _text(error: Any, length: int) -> str:
 
 
 def _peak_memory() -> int:
-    try:
-        import resource
-    except ImportError:
+    if resource is None:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -231,13 +231,16 @@ class Session:
                 raise ProtocolError(step.broken)
             if step.died is None:
                 answer = step.answer
-                error = answers.guest_error(answer.get("error")) or answers.own_failure(answer)
+                if "error" in answer or "fail" in answer:
+                    error = answers.guest_error(answer.get("error")) or answers.own_failure(answer)
                 if error is None and "v" in answer:
                     value = wire.Decoder(step.blobs, limit=self.policy.limits.value).decode(answer["v"])
                 cpu = number_field(answer, "cpu")
                 self._peak = max(self._peak, int(number_field(answer, "rss")))
-                files = answers.file_list(answer.get("files", []))
-                step.truncated = step.truncated or answer.get("cut") is True
+                if "files" in answer:
+                    files = answers.file_list(answer["files"])
+                if answer.get("cut") is True:
+                    step.truncated = True
         except (ProtocolError, wire.WireError) as trouble:
             error, value, files = GuestError("protocol", "ProtocolError", str(trouble)), None, ()
         if step.expired is not None:

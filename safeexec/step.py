@@ -14,6 +14,7 @@ from safeexec import threads, watchdog, wire
 from safeexec.backend import Guest, GuestDied
 from safeexec.broker import Broker
 from safeexec.errors import ProtocolError
+from safeexec.loan import Loan, Work
 from safeexec.policy import Limits
 from safeexec.result import Display
 
@@ -45,12 +46,12 @@ OnOutput = Callable[[Output], object]
 class _Capture:
     """One output stream of a step, cut at the limit whatever the guest sends."""
 
+    _text: io.StringIO | None = None  # made by the first piece: most steps leave one stream alone
+    truncated = False
+
     def __init__(self, name: str, limit: int) -> None:
         self.name = name
         self._left = limit
-        self._text: io.StringIO | None = None  # made by the first piece: most steps leave one stream alone
-        self._decode: Callable[[bytes], str] = str
-        self.truncated = False
 
     def add(self, data: wire.Blob) -> str:
         size = len(data)
@@ -74,12 +75,13 @@ class _Capture:
 class Clock:
     """The three clocks of a step. The guest's stands still while a host tool runs."""
 
+    _used = 0.0
+    _pauses = 0  # tools and the network pause it independently
+
     def __init__(self, limits: Limits) -> None:
         self.started = monotonic()
         self._limits = limits
-        self._used = 0.0
         self._since: float | None = self.started
-        self._pauses = 0  # tools and the network pause it independently
         self._lock = threading.Lock()
 
     def pause(self) -> None:
@@ -115,6 +117,20 @@ class Step:
     protocol, `expired` when a clock ran out.
     """
 
+    # What most steps never change is the class's: a step that computes nothing takes as long as what is set up for it.
+    _over = False
+    _kill_at = _soften_at = float("inf")
+    broker: Broker | None = None
+    net: StepNetwork | None = None
+    _loan: Loan | None = None
+    truncated = False
+    blobs: Sequence[wire.Blob] = ()
+    expired: str | None = None
+    interrupted = False
+    died: GuestDied | None = None
+    broken: str | None = None
+    callback_error: BaseException | None = None
+
     def __init__(
         self,
         guest: Guest,
@@ -127,28 +143,15 @@ class Step:
         self._guest = guest
         self._limits = limits
         self._on_output = on_output
-        self._number = 0
-        self._kill_at = float("inf")
-        self._soften_at = float("inf")
         self._lock = threading.Lock()
-        self._over = False
         self.clock = Clock(limits)
-        self.broker: Broker | None = None
         self._tools = tools
         self._loop = loop
         self._network = network
-        self.net: StepNetwork | None = None
         self.streams = (_Capture("stdout", limits.output), _Capture("stderr", limits.output))
         self.displays: list[Display] = []
         self._display_left = limits.value
-        self.truncated = False
         self.answer: wire.Header = {}
-        self.blobs: Sequence[wire.Blob] = ()
-        self.expired: str | None = None
-        self.interrupted = False
-        self.died: GuestDied | None = None
-        self.broken: str | None = None
-        self.callback_error: BaseException | None = None
 
     def perform(self, header: wire.Header, blobs: Sequence[wire.Blob] = ()) -> None:
         """Run the request to its end. Raises nothing the guest could cause."""
@@ -237,7 +240,9 @@ class Step:
                 )
                 if self.interrupted or self.expired is not None:
                     self.broker.stop(tell=False)
-            self.broker.request(header, blobs)
+            work = self.broker.request(header, blobs)
+            if work is not None and not self._lend(work):
+                threads.start(work)
         elif kind == "net" and self._network is not None:
             self._on_net(header, blobs)
         elif kind == "display":
@@ -250,6 +255,15 @@ class Step:
         else:
             raise ProtocolError("a frame of unknown kind")
         return False
+
+    def _lend(self, work: Work) -> bool:
+        """Have the thread that runs a tool read the calls that follow, where they are many and quick."""
+        broker, before = self.broker, self._loan
+        # One that came back at once, or that a slow call ended, saved nothing and would cost a thread woken.
+        if broker is None or not broker.quick or (before is not None and (before.ended or not before.served)):
+            return False
+        self._loan = self._guest.lend(work, broker.request)
+        return self._loan is not None
 
     def _on_net(self, header: wire.Header, blobs: Sequence[wire.Blob]) -> None:
         net, network = self.net, self._network

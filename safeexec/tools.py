@@ -65,6 +65,12 @@ class HostTool:
         self._positional = [
             p.name for p in self.parameters.values() if p.kind is p.POSITIONAL_ONLY and p.default is p.empty
         ]
+        self._wanted = {
+            p.name: p.annotation
+            for p in self.parameters.values()
+            if p.annotation is not p.empty and p.annotation is not Any
+        }
+        """The types of the parameters that have one."""
         self._validators: dict[str, Any] = {}
 
     def spec(self) -> dict[str, Any]:
@@ -106,8 +112,10 @@ class HostTool:
         return list(bound.args), dict(bound.kwargs), named
 
     def _check(self, name: str, value: Any) -> Any:
-        wanted = self.parameters[name].annotation
-        if wanted is inspect.Parameter.empty or wanted is Any or (type(value) is wanted and wanted in _EXACT):
+        if name not in self._wanted:
+            return value
+        wanted = self._wanted[name]
+        if type(value) is wanted and wanted in _EXACT:
             return value
         validator = self._validators.get(name)
         if validator is None:

@@ -42,6 +42,9 @@ MAX_SCALAR = 64 * 1024
 FRAME_OVERHEAD = 64 * 1024
 
 _PREFIX = struct.Struct("<II")
+_LENGTH = struct.Struct("<I")
+_MAX_SHORT = 2 * MAX_DEPTH
+"""A header of so few bytes can neither nest too deep nor hold too many values."""
 _INT_BOUND = 2**63
 
 
@@ -218,40 +221,39 @@ def check_json(raw: bytes, max_nodes: int = MAX_NODES, max_depth: int = 2 * MAX_
 
 def unpack(body: Blob, max_nodes: int = MAX_NODES) -> Frame:
     """One frame from the bytes behind its ``total`` field. Blobs are views of `body`. Raises WireError."""
-    view = memoryview(body)
-    if len(view) < 4:
-        raise WireError("a frame of {} bytes".format(len(view)))
-    length = int.from_bytes(view[:4], "little")
-    if length > len(view) - 4 or length > MAX_HEADER:
-        raise WireError("a header of {} bytes in a frame of {}".format(length, len(view)))
-    raw = bytes(view[4 : 4 + length])
-    max_short = 2 * MAX_DEPTH
-    if length > max_short:  # fewer bytes cannot nest too deep, nor hold too many values
+    size = len(body)
+    if size < 4:
+        raise WireError("a frame of {} bytes".format(size))
+    (length,) = _LENGTH.unpack_from(body)
+    end = 4 + length
+    if end > size or length > MAX_HEADER:
+        raise WireError("a header of {} bytes in a frame of {}".format(length, size))
+    raw = bytes(body[4:end])
+    if length > _MAX_SHORT:
         check_json(raw, max_nodes)
     try:
         text = raw.decode()
-        header, end = _scan(text, 0)
+        header, read = _scan(text, 0)
     except (ValueError, StopIteration, RecursionError, MemoryError) as error:
         raise WireError("the header is not JSON: {}".format(type(error).__name__)) from None
-    if end != len(text) or type(header) is not dict:
+    if read != len(text) or type(header) is not dict:
         raise WireError("the header is not one JSON object")
     lengths = header.pop("b", None)
-    header["n"] = len(view)  # the size as seen here, whatever the sender wrote: what a frame costs is charged by it
-    rest = len(view) - 4 - length
+    header["n"] = size  # the size as seen here, whatever the sender wrote: what a frame costs is charged by it
     if lengths is None:
-        if rest:
-            raise WireError("{} bytes behind a frame without blobs".format(rest))
+        if size > end:
+            raise WireError("{} bytes behind a frame without blobs".format(size - end))
         return header, ()
     if type(lengths) is not list or len(lengths) > MAX_BLOBS:
         raise WireError("the blob lengths are not a list, or too many")
+    view = memoryview(body)
     blobs: List[Blob] = []
-    start = 4 + length
-    for size in lengths:
-        if type(size) is not int or size < 0 or size > len(view) - start:
+    for taken in lengths:
+        if type(taken) is not int or taken < 0 or taken > size - end:
             raise WireError("a blob runs past the end of its frame")
-        blobs.append(view[start : start + size])
-        start += size
-    if start != len(view):
+        blobs.append(view[end : end + taken])
+        end += taken
+    if end != size:
         raise WireError("bytes behind the last blob")
     return header, blobs
 
@@ -291,7 +293,7 @@ class FrameReader:
         """The next frame, waiting for it. Raises EOFError at the end of the stream, WireError for what is no frame."""
         while self._end - self._start < 4:
             self._fill()
-        total = int.from_bytes(self._buffer[self._start : self._start + 4], "little")
+        (total,) = _LENGTH.unpack_from(self._buffer, self._start)
         if total > self._max:
             raise TooLarge("a frame of {} bytes, {} allowed".format(total, self._max))
         if total + 4 <= len(self._buffer):
@@ -310,7 +312,7 @@ class FrameReader:
             if not count:
                 raise EOFError
             have += count
-        return unpack(body, self._max_nodes)
+        return unpack(view, self._max_nodes)
 
 
 # -- encoding -------------------------------------------------------------------------------------------------------------

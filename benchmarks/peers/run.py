@@ -133,7 +133,7 @@ class Run:
             if cases:
                 self._score(cases)
             steps = [10, 100] if quick else [10, 100, 1000, 10_000]
-            self._live(steps, 4 if quick else 12)
+            self._live(steps, 4 if quick else 45)
         finally:
             for line in self._lines.values():
                 line.close()

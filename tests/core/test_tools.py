@@ -505,6 +505,26 @@ def test_context_variables_reach_the_tool(executor: Executor) -> None:
     assert run(executor, "read()", {"read": lambda: variable.get()}).value == "caller's"
 
 
+def test_interrupt_at_any_moment_of_an_awaited_call_spoils_no_later_one(executor: Executor) -> None:
+    # The guest's own moments, of which a signal may hit any: here just before, and just after it begins to watch for answers.
+    code = """
+guest = abs_tool._start.__self__
+channel, watch = guest._channel, guest._channel.watch
+def interrupted(loop, callback):
+    channel.watch = watch
+    if {early}: guest.on_interrupt()
+    watch(loop, callback)
+    guest.on_interrupt()
+channel.watch = interrupted
+await abs_tool.aio(-1)
+"""
+    for early in (True, False):
+        with executor.session([abs_tool]) as session:
+            result = session.run(code.format(early=early))
+            assert result.error is not None and result.error.type == "KeyboardInterrupt"
+            assert session.run("await abs_tool.aio(-5)").value == 5
+
+
 def test_tool_added_under_a_used_name_replaces_it(executor: Executor) -> None:
     with executor.session({"f": lambda: "old"}) as session:
         session.add_tools({"f": lambda: "new", "g": lambda: "more"})
@@ -516,18 +536,16 @@ def test_many_calls_leave_no_threads_behind(executor: Executor) -> None:
     assert len(threads_named("safeexec-worker")) <= 32
 
 
-def test_a_call_whose_step_ends_before_its_thread_runs_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_whose_step_ends_before_its_thread_runs_is_not_made() -> None:
     from safeexec import broker
     from safeexec.tools import collect
 
     made: list[str] = []
-    waiting: list[Any] = []
-    monkeypatch.setattr(broker.threads, "start", waiting.append)
     calls = broker.Broker(
         collect({"note": lambda text: made.append(text)}), Limits(), lambda _: None, lambda: None, lambda: None
     )
-    calls.request({"t": "call", "id": 1, "tool": "note", "a": ["x"], "k": {}, "n": 10}, ())
+    work = calls.request({"t": "call", "id": 1, "tool": "note", "a": ["x"], "k": {}, "n": 10}, ())
     calls.stop(tell=False)
-    (work,) = waiting
+    assert work is not None
     work()
     assert made == [] and [call.error for call in calls.log] == ["abandoned"]

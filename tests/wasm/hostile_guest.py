@@ -69,6 +69,13 @@ def module() -> bytes:
     )
 
 
+class Unstopped(abi.Instance):
+    """An instance whose killed host lets it run on: until it waits."""
+
+    def stop(self) -> None:
+        pass
+
+
 class Hostile:
     """One instance of the guest, with some open files to aim at."""
 
@@ -81,7 +88,7 @@ class Hostile:
         self.frames: list[bytes] = []
         base = base_tree({"lib/file": b"base", "lib/sub/other": b"x"})
         self.host = Host(base, Quota(1 << 20, 50, 16), 16 * abi.PAGE, ("one",), on_frame=self.frames.append)
-        self.instance = abi.Instance(Hostile._program, self.host, 16 * abi.PAGE)
+        self.instance = Unstopped(Hostile._program, self.host, 16 * abi.PAGE)
         files = self.host.files
         assert files.open("/tmp/a", 0o102, 0o644) == 3
         assert files.open("/tmp", 0o200000, 0) == 4

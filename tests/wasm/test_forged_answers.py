@@ -94,3 +94,27 @@ def test_an_honest_guest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(10):
             assert session.run("import time\ntime.sleep(0.02)\nx += 1").ok
         assert session.run("x").value == 10
+
+
+@pytest.mark.parametrize("rollback", ["limits", "never"])
+def test_a_guest_that_goes_on_behind_its_answer_is_ended_when_its_session_is_closed_at_once(
+    monkeypatch: pytest.MonkeyPatch, rollback: str
+) -> None:
+    """It had the processor for as long as its worker lived: a session that is closed was looked for no more."""
+    monkeypatch.setattr(process, "_REST", 0.3)
+    policy = Policy(limits=Limits(time=5), rollback=rollback)  # type: ignore[arg-type]
+    with Executor("wasm", workers=1, policy=policy) as executor, executor.session() as neighbour:
+        neighbour.run("x = 1")
+        worker = neighbour._guest.worker.pid  # type: ignore[attr-defined]
+        assert executor.run("calls = 0\n" + unread.FORGE).ok
+        with executor.session() as session:
+            session.run("calls = 0")
+            assert session.run(unread.FORGE).ok
+
+        def rests() -> bool:
+            before = used(worker)
+            time.sleep(0.2)
+            return used(worker) - before <= 2
+
+        assert eventually(rests)
+        assert neighbour.run("x").value == 1

@@ -9,15 +9,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from safeexec import Executor, Limits, Policy
+from safeexec import Executor, Limits, Policy, wire
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.testing.base import eventually
 from safeexec_backends.wasm import WasmBackend
+from safeexec_backends.wasm.agreed import AHEAD, GREETING, LAST, WORD
+from safeexec_backends.wasm.process import WorkerProcess
 from safeexec_backends.wasm.worker import SessionHost
 from safeexec_backends.wasm.worker_guest import WorkerGuest
 
@@ -322,3 +325,39 @@ def test_who_wakes_a_guest_finds_the_descriptor_that_he_saw() -> None:
     assert not thread.is_alive() and host.wake == -1
     host.socket.close()
     host.other.close()
+
+
+def test_a_session_for_one_step_is_over_with_its_answer() -> None:
+    """Its worker does not wait for the host to hang up."""
+    with Executor("wasm", workers=1) as executor:
+        executor.run("1")
+        (worker,) = executor._backend._pool._workers  # type: ignore[attr-defined]
+        line = worker.fresh()
+        with line.socket as sock:
+            sock.settimeout(60)
+            greeting = GREETING.pack(1 << 20, 1 << 20)
+            request = wire.pack({"t": "run", "id": 7, "code": "print('x')\n6 * 7"})[0]
+            sock.sendall(greeting + WORD + bytes((LAST,)) + bytes(request) + bytes(request))
+            reader = wire.FrameReader(sock.recv_into, 1 << 20)
+            assert reader.next()[0]["t"] == "out"
+            assert reader.next()[0]["v"] == 42
+            with pytest.raises((EOFError, ConnectionResetError)):
+                reader.next()
+
+
+def test_channels_of_sessions_are_made_several_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = []
+    order = WorkerProcess.order
+
+    def counted(self: WorkerProcess, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        orders.append(message["op"])
+        order(self, message, fds)
+
+    with Executor("wasm", workers=1) as executor:
+        executor.run("1")
+        monkeypatch.setattr(WorkerProcess, "order", counted)
+        assert [executor.run(f"{n} + 1").value for n in range(40)] == list(range(1, 41))
+        assert 0 < orders.count("start") <= 40 // (AHEAD - 2)
+        assert set(orders) == {"start"}
+        (worker,) = executor._backend._pool._workers  # type: ignore[attr-defined]
+        assert len(worker._ahead) <= AHEAD + 2

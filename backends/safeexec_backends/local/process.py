@@ -228,9 +228,8 @@ class LocalGuest(StreamGuest):
                 self._signal(signal.SIGCONT)
 
     def _idle(self) -> None:
-        with self._rest_lock:
-            self._busy = False
-            self._idle_since = time.monotonic()
+        self._idle_since = time.monotonic()  # first: `_rest` looks at it once it sees the other
+        self._busy = False
         watchdog.watch(id(self), self._rest)
 
     def _rest(self, now: float) -> None:

@@ -18,6 +18,7 @@ from ctypes import POINTER, byref, c_bool, c_char_p, c_int64, c_size_t, c_uint8,
 from pathlib import Path
 from typing import Any, Final
 
+from . import stops
 from .faults import faults
 from .native import EngineError as EngineError
 from .native import library_path
@@ -29,7 +30,8 @@ STATE_TABLE: Final = "safeexec_state_table_"
 """Names, a number behind, under which an image exports what its code can change."""
 MASK32: Final = 0xFFFFFFFF
 PAGE: Final = 65536
-MAX_PAGES: Final = 65536
+MAX_PAGES: Final = 65535
+"""The last page that 32 bits can address is not memory (stops.py)."""
 # Features the interpreter needs; everything else that could be switched off stays at wasmtime's default.
 _FEATURES = ("exceptions", "gc", "function_references", "tail_call", "reference_types")
 _VALUE_KINDS = {"i": 0, "l": 1, "f": 2, "d": 3}  # wasm_valkind_t; the letters of a host function's signature
@@ -41,7 +43,6 @@ _HEADROOM: Final = 30
 
 _CALLBACK = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, POINTER(c_uint32), c_size_t)
 _FINALIZER = ctypes.CFUNCTYPE(None, c_void_p)
-_EPOCH = ctypes.CFUNCTYPE(c_size_t, c_void_p, c_void_p, POINTER(c_uint64), POINTER(c_uint8))
 _NO_FINALIZER = _FINALIZER(0)
 _local = threading.local()
 
@@ -88,7 +89,6 @@ class _Library:
         self.config_new = bind(quick, "wasm_config_new", c_void_p)
         self.engine_new = bind(slow, "wasm_engine_new_with_config", c_void_p, c_void_p)
         self.engine_delete = bind(slow, "wasm_engine_delete", None, c_void_p)
-        self.increment_epoch = bind(quick, "wasmtime_engine_increment_epoch", None, c_void_p)
         self.module_new = bind(slow, "wasmtime_module_new", c_void_p, c_void_p, c_char_p, c_size_t, POINTER(c_void_p))
         self.module_serialize = bind(slow, "wasmtime_module_serialize", c_void_p, c_void_p, POINTER(_ByteVector))
         self.module_load = bind(
@@ -118,11 +118,7 @@ class _Library:
         self.store_limiter = bind(
             quick, "wasmtime_store_limiter", None, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64
         )
-        self.store_epoch_callback = bind(
-            quick, "wasmtime_store_epoch_deadline_callback", None, c_void_p, _EPOCH, c_void_p, _FINALIZER
-        )
         self.store_delete = bind(slow, "wasmtime_store_delete", None, c_void_p)
-        self.set_deadline = bind(quick, "wasmtime_context_set_epoch_deadline", None, c_void_p, c_uint64)
         self.export_get = bind(
             quick, "wasmtime_instance_export_get", c_bool, c_void_p, c_void_p, c_char_p, c_size_t, POINTER(_Extern)
         )
@@ -188,7 +184,7 @@ def library() -> _Library:
 class Engine:
     """One compiler and run-time configuration. `max_stack` is the native stack guest code may use, in bytes.
 
-    Compiled code depends on the compiler's options (epoch checks, exceptions), not on `max_stack`.
+    Compiled code depends on the compiler's options (exceptions, the size of reservations), not on `max_stack`.
     """
 
     def __init__(self, max_stack: int) -> None:
@@ -200,10 +196,9 @@ class Engine:
         config = lib.config_new()
         for feature in _FEATURES:
             lib.switch(config, f"wasm_{feature}", True)
-        lib.switch(config, "epoch_interruption", True)
         # Every memory gets all the addresses it could ever use: then its base never moves, and a pointer that was
         # checked stays valid whatever the guest does.
-        lib.switch(config, "memory_reservation", MAX_PAGES * PAGE, c_uint64)
+        lib.switch(config, "memory_reservation", stops.ADDRESSES, c_uint64)
         lib.switch(config, "memory_may_move", False)
         lib.switch(config, "memory_init_cow", True)
         # Unused without async calls, but must exceed max_wasm_stack.
@@ -215,9 +210,11 @@ class Engine:
         handlers.remember()
 
     def compile(self, wasm: bytes) -> bytes:
-        """Compile a module ahead of time; the result is for `load` on this machine and this wasmtime only."""
-        module, vector = c_void_p(), _ByteVector()
-        self._lib.check(self._lib.module_new(self.pointer, wasm, len(wasm), byref(module)))
+        """Compile a module ahead of time; the result is for `load` on this machine and this wasmtime only.
+
+        Whatever is compiled can be stopped (stops.py). Raises EngineError.
+        """
+        module, vector = self.load_wasm(wasm), _ByteVector()
         try:
             self._lib.check(self._lib.module_serialize(module, byref(vector)))
         finally:
@@ -235,15 +232,18 @@ class Engine:
         return module.value
 
     def load_wasm(self, wasm: bytes) -> int:
-        """Compile a module for immediate use."""
+        """Compile a module for immediate use. Raises EngineError."""
+        from .image.binary import FormatError  # of no use to whoever loads what was compiled before
+        from .image.polls import polled
+
+        try:
+            wasm = polled(wasm)
+        except (FormatError, IndexError) as error:
+            raise EngineError(f"the module cannot be compiled: {error}") from error
         module = c_void_p()
         self._lib.check(self._lib.module_new(self.pointer, wasm, len(wasm), byref(module)))
         assert module.value is not None
         return module.value
-
-    def increment_epoch(self) -> None:
-        """Make every running instance look whether it should go on. From any thread."""
-        self._lib.increment_epoch(self.pointer)
 
 
 class Memory:
@@ -395,16 +395,6 @@ def _callback(function: HostFunction, parameters: str, result: str) -> Any:
     return _CALLBACK(call)
 
 
-def _on_epoch(_context: int, _data: int, delta: Any, _kind: Any) -> int:
-    if _local.host.killed:
-        return int(library().error_new(b"killed"))
-    delta[0] = 1
-    return 0
-
-
-_on_epoch_callback = _EPOCH(_on_epoch)
-
-
 class Program:
     """A compiled module with its host functions, ready to be instantiated any number of times, on any thread.
 
@@ -475,14 +465,14 @@ class Instance:
         self._exports: dict[str, tuple[int, _Extern, Any]] = {}
         self._readers: list[_Extern] | None = None
         self._depth = 0
+        self._entered = False
+        self.stopped = False
+        """Its code traps from now on; it is of no more use."""
         self.written = Written()
         self._raw = (c_uint32 * 64)()
         self._store = lib.store_new(program.engine.pointer, None, _NO_FINALIZER)
-        # Bytes of memory, table elements, instances, tables, memories; -1 keeps the default.
-        lib.store_limiter(self._store, memory_limit, 1 << 20, -1, -1, -1)
-        lib.store_epoch_callback(self._store, _on_epoch_callback, None, _NO_FINALIZER)
+        self._limit(memory_limit)
         self._context = lib.store_context(self._store)
-        lib.set_deadline(self._context, 1)
         self._instance = (c_uint64 * 2)()
         trap = c_void_p()
         previous = getattr(_local, "host", None)
@@ -494,6 +484,7 @@ class Instance:
             lib.check(error)
             self._memory = self._export("memory", _MEMORY)
             self.memory = host.memory = self.look()
+            stops.arm(self.memory.address())
         except BaseException:
             lib.store_delete(self._store)
             self._store = None
@@ -502,9 +493,13 @@ class Instance:
             _local.host = previous
         host.instance = self
 
+    def _limit(self, memory: int) -> None:
+        # Bytes of memory, table elements, instances, tables, memories; -1 keeps the default.
+        self._lib.store_limiter(self._store, min(memory, MAX_PAGES * PAGE), 1 << 20, -1, -1, -1)
+
     def belong(self, host: Host, memory_limit: int) -> None:
         """Give a used instance to another host, once it has been put back to what it was (reuse.py)."""
-        self._lib.store_limiter(self._store, memory_limit, 1 << 20, -1, -1, -1)
+        self._limit(memory_limit)
         handlers.hold()
         self.host = host
         self.memory = host.memory = self.look()
@@ -567,6 +562,10 @@ class Instance:
         if self._depth == 0:
             _headroom(_HEADROOM)
             seen = faults.count()
+            # In this order, and kill() does it in the other: whoever comes second sees what the first did.
+            self._entered = True
+            if self.host.killed:
+                self.stop()
         lib, host, raw = self._lib, self.host, self._raw
         slot = 0
         for argument in arguments:
@@ -582,10 +581,17 @@ class Instance:
             self._depth -= 1
             _local.host = previous
             if self._depth == 0:
+                self._entered = False
                 self.written.faults += faults.count() - seen
         if error or trap.value:
             self._raise(error, trap.value)
         return int(raw[0])
+
+    def stop(self) -> None:
+        """Stop it if it runs. From any thread, while it is not being closed; `host.killed` is set before."""
+        if self._entered:
+            self.stopped = True
+            stops.stop(self.memory.address())
 
     def _raise(self, error: int | None, trap: int | None) -> None:
         found = self._lib.take_trap(trap) if trap else Trap(self._lib.message_of_error(error or 0))

@@ -6,8 +6,10 @@ import struct
 from typing import Final
 
 WORD: Final = b"\x01\0\0\0"
-KEEP, BEGIN, WRITE = range(3)
-"""What a frame of one byte asks of the worker: keep a checkpoint, say when the session is ready, write down its state."""
+KEEP, BEGIN, WRITE, LAST = range(4)
+"""What a frame of one byte says to the worker: keep a checkpoint, say when the session is ready, write down its state, the next request is the last."""
+GREETING: Final = struct.Struct("<QQ")
+"""What the host says first of a fresh session: how many bytes of memory and of files it may have."""
 ASK: Final = struct.Struct("<QQ")
 """Over a channel of their own the host asks for states to keep: the session's number, and how many bytes its state may have."""
 ANSWER: Final = struct.Struct("<BI")
@@ -15,6 +17,8 @@ ANSWER: Final = struct.Struct("<BI")
 WRITTEN, BUSY, RESTLESS, LARGE = range(4)
 KEEP_BYTES: Final = 128 << 20
 """Bytes of states that the host keeps for one executor. A small session has 10 to 130 KB."""
+AHEAD: Final = 8
+"""Channels of sessions to come that a worker is given together: an order wakes it, which costs more than what it orders."""
 _SNAPSHOT: Final = 2
 
 

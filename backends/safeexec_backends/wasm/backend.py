@@ -162,6 +162,12 @@ class WasmBackend(Backend):
             return self._pool.start(policy)
         return self._start(policy, None)
 
+    def start_once(self, policy: Policy) -> Guest:
+        self._check(policy)
+        if self._pool is not None:
+            return self._pool.start(policy, once=True)
+        return self._start(policy, None)
+
     def restore(self, engine: str, state: bytes, policy: Policy) -> Guest:
         """See `safeexec.backend.SupportsRestore`."""
         self._check(policy)

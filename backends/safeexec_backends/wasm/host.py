@@ -131,7 +131,7 @@ class Host(abi.Host):
             self._notify()
             self._room.notify_all()
             if self.memory.size:
-                self.instance.program.engine.increment_epoch()
+                self.instance.stop()
 
     def close(self) -> None:
         """Free the instance, once it does not run any more."""

@@ -37,7 +37,7 @@ class Pool:
         self._zygote = launch(self._image)
         self.walls = {name: Wall(not reason, reason) for name, reason in self._zygote.walls.items()}
 
-    def start(self, policy: Policy, state: bytes | None = None) -> WorkerGuest:
+    def start(self, policy: Policy, state: bytes | None = None, once: bool = False) -> WorkerGuest:
         """A session in the worker that has the fewest, fresh or in the `state` of a snapshot. Raises BackendUnavailable, SnapshotError."""
         if os.getpid() != self._owner:
             raise BackendUnavailable("an executor does not survive a fork: make one in this process")
@@ -45,7 +45,7 @@ class Pool:
             worker = self._choose()
             try:
                 if state is None:
-                    guest = WorkerGuest.start(worker, policy, self._forget)
+                    guest = WorkerGuest.start(worker, policy, self._forget, once)
                 else:
                     guest = WorkerGuest.restore(worker, policy, self._forget, state)
             except OSError:

@@ -9,7 +9,7 @@ import select
 import signal
 import socket
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
@@ -20,7 +20,7 @@ from safeexec.policy import Policy
 from safeexec_backends.local import control, library
 from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
 
-from .agreed import ANSWER, ASK, RESTLESS, WRITTEN
+from .agreed import AHEAD, ANSWER, ASK, RESTLESS, WRITTEN
 from .launch import MODULE
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ _REST = 5.0
 _NEWS = 0.5
 """Seconds until the kernel says that a process has ended."""
 _DESCRIPTORS = 16_384
-_AHEAD = 8
-"""Channels of sessions to come that are kept ready in each worker."""
+_FEW = 2
+"""So many left, the next are made."""
 
 WORKER_ORDER: control.Message = {
     "op": "cell", "memory": 0, "disk": _DISK, "processes": _THREADS, "open_files": _DESCRIPTORS, "file_size": _FILE_SIZE, "imports": [], "preload": [],
@@ -101,6 +101,8 @@ class WorkerProcess:
         self._asking = threading.Lock()
         self._resting: OrderedDict[WorkerGuest, float] = OrderedDict()
         """Sessions that were answered since the last look, and when."""
+        self._left: deque[tuple[float, int]] = deque()
+        """The numbers of sessions that ended soon after an answer, and when."""
         self._resting_lock = threading.RLock()
 
     @property
@@ -117,13 +119,23 @@ class WorkerProcess:
         """A session's request was answered. If it still runs in some seconds it is ended: it forged the answer, to go on where no clock runs."""
         with self._resting_lock:
             self._resting[guest] = monotonic()
-            if len(self._resting) == 1 and not self._closed:
-                watchdog.watch(id(self), self._look)
+            self._watch()
+
+    def _watch(self) -> None:
+        if len(self._resting) + len(self._left) == 1 and not self._closed:
+            watchdog.watch(id(self), self._look)
 
     def works(self, guest: WorkerGuest) -> None:
-        """It has a request again, or it ends."""
+        """It has a request again."""
         with self._resting_lock:
             self._resting.pop(guest, None)
+
+    def ends(self, guest: WorkerGuest) -> None:
+        """It is closed. If it forged its last answer it still runs, and hears of nothing: it is looked for all the same."""
+        with self._resting_lock:
+            if self._resting.pop(guest, None) is not None:
+                self._left.append((monotonic(), guest.number))
+                self._watch()
 
     def _look(self, now: float) -> None:
         numbers = []
@@ -136,7 +148,9 @@ class WorkerProcess:
                     break
                 if guest.at_rest:
                     numbers.append(guest.number)
-            if not self._resting:
+            while self._left and now - self._left[0][0] >= _REST:
+                numbers.append(self._left.popleft()[1])
+            if not self._resting and not self._left:
                 watchdog.unwatch(id(self))
         if numbers:  # in a thread: a worker that does not take orders must not stop all clocks
             threads.start(partial(self._end_restless, numbers, now))
@@ -150,33 +164,33 @@ class WorkerProcess:
         try:
             return self._ahead.pop()
         except IndexError:
-            return self._line({"mode": "fresh"})
+            return self._lines({"mode": "fresh"})[0]
 
     def prepare(self) -> None:
-        """Get the channel of a later session ready, while nobody waits for it. Raises nothing: whoever needs one finds out."""
-        if len(self._ahead) < _AHEAD:
-            try:
-                self._ahead.append(self._line({"mode": "fresh"}))
-            except OSError:
-                return
+        """Get the channels of later sessions ready, while nobody waits for one. Raises nothing: whoever needs one finds out."""
+        if len(self._ahead) <= _FEW:
+            with contextlib.suppress(OSError):
+                self._ahead += self._lines({"mode": "fresh"}, AHEAD)
 
     def line(self, policy: Policy, mode: str, of: int = 0, size: int = 0) -> Line:
         """A session that is made of session `of` ("back", "branch"), or of `size` bytes that come over the socket ("written"), and our end of
         its socket. Raises OSError if the worker is gone."""
         limits = policy.limits
-        return self._line({"mode": mode, "of": of, "size": size, "memory": limits.memory, "disk": limits.disk})
+        return self._lines({"mode": mode, "of": of, "size": size, "memory": limits.memory, "disk": limits.disk})[0]
 
-    def _line(self, order: control.Message) -> Line:
+    def _lines(self, order: control.Message, count: int = 1) -> list[Line]:
+        """So many sessions of one kind."""
         self.served += 1
-        number = next(_numbers)
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                self.order({"op": "start", "id": number, **order}, [theirs.fileno()])
-        except OSError:
-            ours.close()
-            raise
-        return Line(number, ours)
+        lines: list[Line] = []
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            ends = []
+            for _ in range(count):
+                end, other = socket.socketpair()
+                lines.append(Line(next(_numbers), ours.enter_context(end)))
+                ends.append(theirs.enter_context(other).fileno())
+            self.order({"op": "start", "ids": [line.number for line in lines], **order}, ends)
+            ours.pop_all()
+        return lines
 
     def order(self, message: control.Message, fds: tuple[int, ...] | list[int] = ()) -> None:
         """Send an order. Raises OSError if the worker is gone or does not listen."""

@@ -52,7 +52,7 @@ class Spares:
             host.retire(self._keep)
 
     def _keep(self, instance: abi.Instance) -> bool:
-        if not self._usable or len(self._kept) >= MAX_KEPT or not self._put_back(instance):
+        if instance.stopped or not self._usable or len(self._kept) >= MAX_KEPT or not self._put_back(instance):
             return False
         self._kept.append(instance)
         return True

@@ -15,6 +15,8 @@ from typing import Final
 _SIGNALS: Final = (signal.SIGILL, signal.SIGFPE, signal.SIGSEGV, signal.SIGBUS)
 _SIZE: Final = 256
 """More than `struct sigaction` has on any platform of ours (152 bytes with glibc on x86-64 and arm64)."""
+_HANDLER: Final = ctypes.sizeof(ctypes.c_void_p)
+"""The handler's address, its first field. Behind it, the C library leaves what was on its stack in those bytes of the mask that no signal has."""
 
 
 class Handlers:
@@ -25,6 +27,8 @@ class Handlers:
         self._buffer = ctypes.create_string_buffer(_SIZE)
         # Not macOS: there wasmtime takes Mach exceptions, which nobody takes away.
         self._sigaction = ctypes.PyDLL(None).sigaction if sys.platform == "linux" else None
+        if self._sigaction is not None:
+            self._sigaction.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p)
 
     def remember(self) -> None:
         """Called when the first engine has been made."""
@@ -34,12 +38,11 @@ class Handlers:
     def hold(self) -> None:
         """Put back what is not there any more."""
         for number, handler in self._kept:
-            if self._now(number) != handler:
+            if self._now(number)[:_HANDLER] != handler[:_HANDLER]:
                 self._set(number, handler)
 
     def _now(self, number: int) -> bytes:
         assert self._sigaction is not None
-        ctypes.memset(self._buffer, 0, _SIZE)
         if self._sigaction(number, None, self._buffer):
             raise OSError("the signal handlers cannot be read")
         return self._buffer.raw

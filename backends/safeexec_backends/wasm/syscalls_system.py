@@ -178,7 +178,7 @@ def umask(host: Host, mask: int) -> int:
 
 @plain("emscripten_get_heap_max", "", "i")
 def heap_max(host: Host) -> int:
-    return min(host.max_pages, MAX_PAGES - 1) * PAGE
+    return min(host.max_pages, MAX_PAGES) * PAGE
 
 
 @plain("emscripten_resize_heap", "i", "i")

@@ -7,6 +7,7 @@ step to its end, so no request is handed from thread to thread, and there is alw
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import select
@@ -20,7 +21,7 @@ from safeexec.policy import Limits
 from safeexec_backends.local import control
 
 from . import abi, snapshot, writer
-from .agreed import BEGIN, KEEP, WORD, WRITE
+from .agreed import AHEAD, BEGIN, GREETING, KEEP, LAST, WORD, WRITE
 from .checkpoint import Past, Rest, revive
 from .host import Host, Killed
 from .instance import STEP, Reason, Runtime, file_report, fresh
@@ -31,6 +32,11 @@ IDLE_THREADS: Final = 4
 _DONE: Final = b'{"t":"done",'
 _RECEIVE: Final = 1 << 16
 _PIECE: Final = 1 << 20
+
+
+@functools.lru_cache(64)
+def _limits(memory: int, disk: int) -> Limits:
+    return Limits(memory=memory, disk=disk)
 
 
 class SessionHost(Host):
@@ -136,10 +142,11 @@ class WorkerSession:
     """
 
     def __init__(
-        self, runtime: Runtime, sock: socket.socket, order: control.Message, origin: WorkerSession | None
+        self, runtime: Runtime, sock: socket.socket, number: int, order: control.Message, origin: WorkerSession | None
     ) -> None:
         self.socket = sock
-        self.number = int(order["id"])
+        self.number = number
+        self.descriptor = sock.fileno()
         self._runtime = runtime
         self._order = order
         self._origin = origin
@@ -151,6 +158,10 @@ class WorkerSession:
         self._ended = False
         self._in_order = False
         """It ended between two requests."""
+        self._last = False
+        """The host has said that the next request is the last."""
+        self._over = False
+        """That request has been answered."""
         self.dropped = False
         """The host will not come back to it."""
         self.kept = False
@@ -174,9 +185,10 @@ class WorkerSession:
                 except Killed:
                     self._in_order = not host.buffer
                     raise
-                while host._has_frame():  # what was read together is not announced again
+                while host._has_frame() and not self._over:  # what was read together is not announced again
                     self._handle(host)
-            return True
+                self._in_order = self._over and not host.buffer
+            return not self._over
         except BaseException as error:
             if not self._in_order:
                 self._say_why(error)
@@ -195,6 +207,7 @@ class WorkerSession:
         if host.instance.call(STEP, host.receive()):
             raise abi.Trap("the guest program ended without an answer")
         self._runs_since = math.inf
+        self._over = self._last
 
     # The making
 
@@ -215,7 +228,7 @@ class WorkerSession:
     def _greeted(self) -> bytearray:
         """What a fresh session may use is the first thing that the host sends; returns what it sent with it."""
         buffer = bytearray()
-        while len(buffer) < 4 or len(buffer) < 4 + int.from_bytes(buffer[:4], "little"):
+        while len(buffer) < GREETING.size:
             try:
                 data = self.socket.recv(_RECEIVE)
             except OSError as error:
@@ -224,14 +237,13 @@ class WorkerSession:
                 self._in_order = True  # it was never used
                 raise Killed
             buffer += data
-        size = 4 + int.from_bytes(buffer[:4], "little")
-        order, _ = wire.unpack(bytes(buffer[4:size]))
-        del buffer[:size]
-        self._order = {**self._order, "memory": order["memory"], "disk": order["disk"]}
+        memory, disk = GREETING.unpack_from(buffer)
+        del buffer[: GREETING.size]
+        self._order = {**self._order, "memory": memory, "disk": disk}
         return buffer
 
     def _fresh(self) -> SessionHost:
-        return fresh(self._runtime, Limits(memory=self._order["memory"], disk=self._order["disk"]), SessionHost)
+        return fresh(self._runtime, _limits(self._order["memory"], self._order["disk"]), SessionHost)
 
     def _made(self) -> SessionHost:
         mode, origin = self._order["mode"], self._origin
@@ -278,6 +290,8 @@ class WorkerSession:
             self._past.want()
             if self._past.large():
                 self._past.keep(host, self._known, self._changes)
+        elif word == LAST:
+            self._last = True
         elif word == BEGIN:
             host.emit(bytes(wire.pack({"t": "ready"})[0]))
         elif word == WRITE:
@@ -407,7 +421,7 @@ class Worker:
         self._spawn()
         while True:
             try:
-                message, fds = control.receive(self._channel, 1)
+                message, fds = control.receive(self._channel, AHEAD)
             except (EOFError, OSError):
                 os._exit(0)  # the host is gone; so are its sessions
             self._obey(message, fds)
@@ -415,13 +429,14 @@ class Worker:
     def _obey(self, message: control.Message, fds: list[int]) -> None:
         if message["op"] == "start":
             origin = self._find(message.get("of", 0))
-            session = WorkerSession(self._runtime, socket.socket(fileno=fds[0]), message, origin)
             if message["mode"] == "back" and origin is not None:
                 origin.kill()
-            with self._lock:
-                self._sessions[fds[0]] = session
-                self._by_number[session.number] = session
-            self._epoll.register(fds[0], select.EPOLLIN | select.EPOLLONESHOT)
+            for number, fd in zip(message["ids"], fds, strict=True):
+                session = WorkerSession(self._runtime, socket.socket(fileno=fd), number, message, origin)
+                with self._lock:
+                    self._sessions[fd] = session
+                    self._by_number[number] = session
+                self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
             return
         if message["op"] == "write":
             channel = socket.socket(fileno=fds[0])
@@ -442,9 +457,11 @@ class Worker:
         if message["op"] == "kill":
             found.kill()
         elif message["op"] == "drop":
-            with self._lock:
-                self._by_number.pop(found.number, None)
             found.drop()
+            with self._lock:
+                if self._sessions.get(found.descriptor) is not found:
+                    self._by_number.pop(found.number, None)
+                # Else it waits for its hang-up, or it runs behind a forged answer, and must be found when that is looked for.
         elif message["op"] == "interrupt":
             found.interrupt()
 
@@ -484,7 +501,9 @@ class Worker:
         self._epoll.unregister(fd)
         with self._lock:
             del self._sessions[fd]
-            if not session.kept:  # else the host may come back to its checkpoint, and says when it will not
+            if (
+                session.dropped or not session.kept
+            ):  # else the host may come back to its checkpoint, and says when it will not
                 self._by_number.pop(session.number, None)
                 session.dropped = True
         session.close()

@@ -13,13 +13,14 @@ from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
 from safeexec.policy import Policy
 from safeexec.wire import Frame
 
-from .agreed import BEGIN, KEEP, WORD, WRITE
+from .agreed import BEGIN, GREETING, KEEP, LAST, WORD, WRITE
 from .first import First
 from .kept import NOT_YET, Keeper, Kept, Wish
 from .process import Line, WorkerProcess
 
 T = TypeVar("T")
 _KEEP = WORD + bytes((KEEP,))
+_LAST = WORD + bytes((LAST,))
 _KINDS = ("memory", "crash", "time", "output", "protocol")
 _PATIENCE = 30.0
 """Seconds for work that the worker does without running any guest code."""
@@ -40,7 +41,9 @@ class WorkerGuest(StreamGuest):
         worker: WorkerProcess,
         forget: Callable[[WorkerGuest], None],
         greet: bool = False,
+        once: bool = False,
     ) -> None:
+        """`greet`: it is a fresh one; `once`: it ends with the first step."""
         super().__init__(line.socket, policy.limits.value + wire.MAX_HEADER)
         self.number = line.number
         self.worker = worker
@@ -58,9 +61,10 @@ class WorkerGuest(StreamGuest):
         self._first = First(policy)
         self._first_kept = self._first.held
         # Travels with the first request: making the session is no round trip of its own.
-        self._greeting = (
-            bytes(wire.pack({"memory": policy.limits.memory, "disk": policy.limits.disk})[0]) if greet else b""
-        )
+        self._greeting = GREETING.pack(policy.limits.memory, policy.limits.disk) if greet else b""
+        self._once = once
+        self._last = False
+        """The worker has yet to be told that nothing comes after the next request."""
         self._remembered = False
         """The worker keeps, or will keep, a checkpoint of this session."""
         self._wanted = False
@@ -81,9 +85,11 @@ class WorkerGuest(StreamGuest):
         self._closed = False
 
     @classmethod
-    def start(cls, worker: WorkerProcess, policy: Policy, forget: Callable[[WorkerGuest], None]) -> WorkerGuest:
+    def start(
+        cls, worker: WorkerProcess, policy: Policy, forget: Callable[[WorkerGuest], None], once: bool = False
+    ) -> WorkerGuest:
         """A fresh session. Raises OSError if the worker is gone."""
-        return cls(worker.fresh(), policy, worker, forget, greet=True)
+        return cls(worker.fresh(), policy, worker, forget, greet=True, once=once)
 
     @classmethod
     def restore(
@@ -123,6 +129,7 @@ class WorkerGuest(StreamGuest):
             self._busy = True
             self._requests += 1
             self._heard = False
+        self._last = self._once and header.get("t") == "run"
         self.worker.works(self)
         self.worker.served += 1
         while True:
@@ -141,7 +148,7 @@ class WorkerGuest(StreamGuest):
             self._want()
 
     def _write(self, buffers: Sequence[wire.Blob]) -> None:
-        if self._greeting or self._wanted:
+        if self._greeting or self._wanted or self._last:
             buffers = [b"".join((self._unsaid(), buffers[0])), *buffers[1:]]
         super()._write(buffers)
 
@@ -149,8 +156,12 @@ class WorkerGuest(StreamGuest):
         """What goes before the next thing that is sent. Raises TimeoutError where somebody else has not sent his for `seconds`."""
         if not self._send_lock.acquire(timeout=seconds):
             raise TimeoutError("the guest does not read")
-        said = self._greeting + _KEEP if self._wanted else self._greeting
-        self._greeting, self._wanted = b"", False
+        said = self._greeting
+        if self._wanted:
+            said += _KEEP
+        if self._last:
+            said += _LAST
+        self._greeting, self._wanted, self._last = b"", False, False
         self._send_lock.release()
         return said
 
@@ -437,7 +448,7 @@ class WorkerGuest(StreamGuest):
         if not self._closed:
             self._closed = True
             watchdog.unwatch(id(self))
-            self.worker.works(self)
+            self.worker.ends(self)
             if (
                 self._remembered and not self._busy
             ):  # before it hears that the session is over, and keeps a checkpoint for nobody

@@ -33,8 +33,8 @@ _FORMAT: Final = 2
 # The code whose output an image is; what only loads and drives one is not among it.
 _BUILDER: Final = (
     "binary.py", "boot.py", "build.py", "code.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
-    "state.py",
-    "../abi.py", "../native.py", "../limits.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
+    "polls.py", "state.py",
+    "../abi.py", "../native.py", "../limits.py", "../stops.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
 )  # fmt: skip
 
 

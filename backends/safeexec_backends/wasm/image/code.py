@@ -32,6 +32,11 @@ _PLAIN: Final = (
 _CONTROL: Final = rb"|[\x02-\x04]" + _BLOCK_TYPE + rb"|[\x05\x0b]|[\x0c\x0d]" + _L
 # A run that may hold blocks and branches: stops at calls, ref.func, br_table and exception handling.
 run_over_control: Final = re.compile(rb"(?:" + _PLAIN + _CONTROL + rb")*+", re.DOTALL).match
+_CALL: Final = rb"|[\x10\x12\x14\x15\xd2]" + _L
+# A run of everything but loops, and what is of no fixed shape: br_table, try_table, instructions on types.
+run_over_calls: Final = re.compile(
+    rb"(?:" + _PLAIN + _CONTROL.replace(rb"\x02-\x04", rb"\x02\x04") + _CALL + rb")*+", re.DOTALL
+).match
 # A run without any control flow: stops at everything that needs label bookkeeping too.
 run_plain: Final = re.compile(rb"(?:" + _PLAIN + rb")*+", re.DOTALL).match
 
