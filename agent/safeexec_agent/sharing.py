@@ -40,6 +40,9 @@ MODELS = {
 }
 _FILES = ("agent.json", "prompts.yaml", "tools/*.py", "managed_agents/**")
 _MAX_FILE = 1_000_000
+_MAX_PROMPTS = 200_000
+_MAX_AGENTS = 50
+"""In one folder and all below it. With links a folder can hold itself: twenty of them are a million agents."""
 _HEAD = "from typing import Any, Optional\nfrom smolagents.tools import Tool\n\n\n"
 _APP = """import gradio as gr
 
@@ -151,9 +154,20 @@ def _outside(source: str) -> list[str]:
 # -- reading ----------------------------------------------------------------------------------------------------------------
 
 
-def load(cls: Any, folder: Path, trust: bool, changes: Mapping[str, Any], root: Path | None = None) -> Any:
+def load(
+    cls: Any,
+    folder: Path,
+    trust: bool,
+    changes: Mapping[str, Any],
+    root: Path | None = None,
+    seen: list[Path] | None = None,
+) -> Any:
     """See CodeAgent.from_folder. Links may lead anywhere below `root`, which is the folder itself unless a cache has its files elsewhere."""
     root = (root or folder).resolve()
+    seen = [] if seen is None else seen
+    seen.append(folder)
+    if len(seen) > _MAX_AGENTS:
+        raise AgentError(f"{root} has more than {_MAX_AGENTS} agents in it")
 
     def read(path: Path) -> str:
         if not path.resolve().is_relative_to(
@@ -176,7 +190,7 @@ def load(cls: Any, folder: Path, trust: bool, changes: Mapping[str, Any], root: 
                 if k in ("sandbox", "sandbox_options", "model", "verbosity_level", "policy")
             }
             options["managed_agents"] = [
-                load(cls, folder / "managed_agents" / _name(n), trust, passed, root) for n in names
+                load(cls, folder / "managed_agents" / _name(n), trust, passed, root, seen) for n in names
             ]
     except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise AgentError(f"{folder} is no saved agent: {error}") from error
@@ -275,28 +289,54 @@ def templates(text: str) -> dict[str, str]:
     Theirs are programs of Jinja. They are not run: what stands around the lists of tools is kept, the lists are put in by us.
     """
     yaml = _yaml()
+    if len(text) > _MAX_PROMPTS:
+        raise ValueError(f"prompts.yaml is longer than {_MAX_PROMPTS} characters")
     try:
-        data = yaml.safe_load(text) or {}
+        # Texts, lists and mappings: of its other features merging (<<) makes gigabytes of a hundred bytes.
+        data = yaml.load(text, Loader=yaml.BaseLoader) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"prompts.yaml: {error}") from None
     if not isinstance(data, dict):
         raise ValueError("prompts.yaml is no mapping")
-    ours = {k: v for k, v in data.items() if k in prompts.TEMPLATES and isinstance(v, str)}
+    ours = {k: v for k, v in data.items() if k in prompts.TEMPLATES and isinstance(v, str) and v not in _NOTHING}
     found = {key: _unjinja(value) for key, value in ours.items()}
     if isinstance(data.get("managed_agent"), dict) and isinstance(data["managed_agent"].get("task"), str):
         found["managed_agent"] = _unjinja(data["managed_agent"]["task"])
     return found
 
 
-_LOOP = re.compile(
-    r"\{%-?\s*for\s+\w+\s+in\s+(tools|managed_agents)\.values\(\)\s*-?%\}.*?\{%-?\s*endfor\s*-?%\}", re.DOTALL
-)
-_OTHER = re.compile(r"\{%-?.*?-?%\}|\{#.*?#\}", re.DOTALL)
+_NOTHING = ("", "~", "null")
+_LOOP = re.compile(r"\{%-?\s*for\s+\w+\s+in\s+(tools|managed_agents)\.values\(\)\s*-?%\}")
+_LOOP_END = re.compile(r"\{%-?\s*endfor\s*-?%\}")
+_OTHER = re.compile(r"\{[%#]")
+_OTHER_END = {"{%": re.compile(r"%\}"), "{#": re.compile(r"#\}")}
 
 
 def _unjinja(text: str) -> str:
-    text = _LOOP.sub(lambda m: "{{" + m[1] + "}}", text[:200_000])
-    return _OTHER.sub("", text)
+    text = _without(text, _LOOP, lambda _: _LOOP_END, lambda m: "{{" + m[1] + "}}")
+    return _without(text, _OTHER, lambda m: _OTHER_END[m[0]], lambda _: "")
+
+
+def _without(
+    text: str,
+    begin: re.Pattern[str],
+    end_of: Callable[[re.Match[str]], re.Pattern[str]],
+    put: Callable[[re.Match[str]], str],
+) -> str:
+    """`text` with all from each `begin` to its end replaced. Each end is looked for once: what never ends must not be read again from each beginning."""
+    parts: list[str] = []
+    endless: set[re.Pattern[str]] = set()
+    at = place = 0
+    while (found := begin.search(text, place)) is not None:
+        end = end_of(found)
+        place = found.end()
+        last = None if end in endless else end.search(text, place)
+        if last is None:
+            endless.add(end)
+            continue
+        parts += (text[at : found.start()], put(found))
+        at = place = last.end()
+    return "".join((*parts, text[at:]))
 
 
 def _read(path: Path) -> str:

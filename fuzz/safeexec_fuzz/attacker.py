@@ -23,7 +23,8 @@ class Attacker:
     def __init__(self, target: Target, limits: dict[str, Any] | None = None) -> None:
         self.target = target
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "safeexec_fuzz.supervisor"],
+            # -P: a folder in which somebody audits may be a stranger's, with a json.py of his own.
+            [sys.executable, "-P", "-m", "safeexec_fuzz.supervisor"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -97,7 +97,8 @@ class _Lane(threading.Thread):
     def run(self) -> None:
         while True:
             process = subprocess.Popen(
-                [sys.executable, "-m", "safeexec_fuzz.supervisor"],
+                # -P: a folder in which somebody audits may be a stranger's, with a json.py of his own.
+                [sys.executable, "-P", "-m", "safeexec_fuzz.supervisor"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,

@@ -25,6 +25,7 @@ from safeexec_agent import (
     tool,
 )
 from safeexec_agent.bridge import SandboxTool
+from safeexec_agent.prompts import TEMPLATES
 from tests.agent.conftest import SANDBOXES, Make, code
 from tests.agent.hub import Hub
 
@@ -243,9 +244,57 @@ def test_templates_of_a_stranger_are_not_evaluated(tmp_path: Path) -> None:
         and text.endswith("HI")
         and "<code>" in text
     )
-    (folder / "prompts.yaml").write_text("!!python/object/apply:os.system ['true']")
-    with pytest.raises(AgentError, match="python/object"):
+    mark = tmp_path / "mark"
+    (folder / "prompts.yaml").write_text(f"!!python/object/apply:os.system ['touch {mark}']")
+    with pytest.raises(AgentError, match="no mapping"):
         CodeAgent.from_folder(folder, model=ScriptedModel([]), verbosity_level=0)
+    (folder / "prompts.yaml").write_text(
+        f"task: !!python/object/apply:os.system ['touch {mark}']\nplan:\nfinal_answer: '{{{{task}}}}!'"
+    )
+    agent = CodeAgent.from_folder(folder, model=ScriptedModel([]), verbosity_level=0)
+    assert agent.prompt_templates["task"] == TEMPLATES["task"] and agent.prompt_templates["plan"] == TEMPLATES["plan"]
+    assert not mark.exists()
+
+
+BOMBS = {
+    "merged mappings": "a0: &a0 {x: 1}\n"
+    + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 12)),
+    "beginnings without an end": "".join(f"{key}: '{'{%' * 18_000}'\n" for key in TEMPLATES),
+    "comments without an end": f"task: '{'{#' * 90_000}'",
+    "loops without an end": f"task: '{'{% for t in tools.values() %}' * 6_000}'",
+    "the whole file in brackets": "[" * 199_000,
+    "more than any prompt": "task: '" + "x" * 250_000 + "'",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_templates_of_a_stranger_hold_nobody_up(bomb: str) -> None:
+    """In a process with bounds: without them it would take minutes, or all memory."""
+    child = (
+        "import resource, sys\nfrom safeexec_agent.sharing import templates\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (20, 20)); resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
+        "try: templates(sys.stdin.read())\nexcept (ValueError, RecursionError): pass\nprint('over')"
+    )
+    done = subprocess.run([sys.executable, "-c", child], input=BOMBS[bomb], capture_output=True, text=True, timeout=110)
+    assert done.stdout == "over\n", (done.returncode, done.stderr[-500:])
+
+
+def test_a_folder_cannot_hold_agents_without_end(tmp_path: Path) -> None:
+    """Twenty levels of two folders, each with links to both below it, are a million agents."""
+
+    def make(folder: Path, name: str, below: int) -> None:
+        members = {"a": "", "b": ""} if below < 20 else {}
+        write(folder, name=name, description="d", managed_agents=members)
+        (folder / "managed_agents").mkdir()
+        for member in members:
+            (folder / "managed_agents" / member).symlink_to(tmp_path / f"{below}{member}")
+
+    make(tmp_path, "top", 1)
+    for level in range(1, 20):
+        for name in "ab":
+            make(tmp_path / f"{level}{name}", name, level + 1)
+    with pytest.raises(AgentError, match="more than 50 agents"):
+        CodeAgent.from_folder(tmp_path, model=ScriptedModel([]), verbosity_level=0)
 
 
 def test_tools_that_cannot_be_shared_say_why(make: Make, tmp_path: Path) -> None:

@@ -208,3 +208,34 @@ def test_two_reports_are_compared_by_what_was_found() -> None:
     assert same(one, two) == []
     two["targets"][HOSTILE]["cases"][0]["outcome"] = "contained"
     assert len(same(one, two)) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "--sandbox", "local", "-c", "1"),
+        ("audit", "--sandbox", "local", "--case", "file-read-plain"),
+        pytest.param(("fuzz", "--sandbox", "local", "--stage", "loops", "--minutes", "0.1"), marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_is_imported_from_the_folder_that_it_is_started_in(words: tuple[str, ...], tmp_path: Path) -> None:
+    """A downloaded folder may have a json.py in it; only Python's own -m would run that, so the command is started without."""
+    mark = tmp_path / "mark"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in {
+        *sys.stdlib_module_names,
+        "click",
+        "safeexec",
+        "safeexec_fuzz",
+        "safeexec_backends",
+        "RestrictedPython",
+    }:
+        (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write(__name__)\n")
+    if words[0] == "fuzz":
+        words = (*words, "--findings", str(tmp_path / "found"))
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "safeexec", *words], capture_output=True, text=True, timeout=110, cwd=folder
+    )
+    assert not mark.exists(), mark.read_text()
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -19,7 +19,7 @@ from safeexec import Executor, Limits, Policy, wire
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.testing.base import eventually
 from safeexec_backends.wasm import WasmBackend
-from safeexec_backends.wasm.agreed import AHEAD, LAST, WORD
+from safeexec_backends.wasm.agreed import AHEAD, GREETING, LAST, WORD
 from safeexec_backends.wasm.process import WorkerProcess
 from safeexec_backends.wasm.worker import SessionHost
 from safeexec_backends.wasm.worker_guest import WorkerGuest
@@ -335,9 +335,9 @@ def test_a_session_for_one_step_is_over_with_its_answer() -> None:
         line = worker.fresh()
         with line.socket as sock:
             sock.settimeout(60)
-            greeting = wire.pack({"memory": 1 << 20, "disk": 1 << 20})[0]
+            greeting = GREETING.pack(1 << 20, 1 << 20)
             request = wire.pack({"t": "run", "id": 7, "code": "print('x')\n6 * 7"})[0]
-            sock.sendall(bytes(greeting) + WORD + bytes((LAST,)) + bytes(request) + bytes(request))
+            sock.sendall(greeting + WORD + bytes((LAST,)) + bytes(request) + bytes(request))
             reader = wire.FrameReader(sock.recv_into, 1 << 20)
             assert reader.next()[0]["t"] == "out"
             assert reader.next()[0]["v"] == 42

@@ -8,6 +8,8 @@ from typing import Final
 WORD: Final = b"\x01\0\0\0"
 KEEP, BEGIN, WRITE, LAST = range(4)
 """What a frame of one byte says to the worker: keep a checkpoint, say when the session is ready, write down its state, the next request is the last."""
+GREETING: Final = struct.Struct("<QQ")
+"""What the host says first of a fresh session: how many bytes of memory and of files it may have."""
 ASK: Final = struct.Struct("<QQ")
 """Over a channel of their own the host asks for states to keep: the session's number, and how many bytes its state may have."""
 ANSWER: Final = struct.Struct("<BI")

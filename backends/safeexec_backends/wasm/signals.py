@@ -15,6 +15,8 @@ from typing import Final
 _SIGNALS: Final = (signal.SIGILL, signal.SIGFPE, signal.SIGSEGV, signal.SIGBUS)
 _SIZE: Final = 256
 """More than `struct sigaction` has on any platform of ours (152 bytes with glibc on x86-64 and arm64)."""
+_HANDLER: Final = ctypes.sizeof(ctypes.c_void_p)
+"""The handler's address, its first field. Behind it, the C library leaves what was on its stack in those bytes of the mask that no signal has."""
 
 
 class Handlers:
@@ -36,11 +38,10 @@ class Handlers:
     def hold(self) -> None:
         """Put back what is not there any more."""
         for number, handler in self._kept:
-            if self._now(number) != handler:
+            if self._now(number)[:_HANDLER] != handler[:_HANDLER]:
                 self._set(number, handler)
 
     def _now(self, number: int) -> bytes:
-        # What the kernel does not fill in of the buffer is zero and stays so.
         assert self._sigaction is not None
         if self._sigaction(number, None, self._buffer):
             raise OSError("the signal handlers cannot be read")

@@ -7,6 +7,7 @@ step to its end, so no request is handed from thread to thread, and there is alw
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import select
@@ -20,7 +21,7 @@ from safeexec.policy import Limits
 from safeexec_backends.local import control
 
 from . import abi, snapshot, writer
-from .agreed import AHEAD, BEGIN, KEEP, LAST, WORD, WRITE
+from .agreed import AHEAD, BEGIN, GREETING, KEEP, LAST, WORD, WRITE
 from .checkpoint import Past, Rest, revive
 from .host import Host, Killed
 from .instance import STEP, Reason, Runtime, file_report, fresh
@@ -31,6 +32,11 @@ IDLE_THREADS: Final = 4
 _DONE: Final = b'{"t":"done",'
 _RECEIVE: Final = 1 << 16
 _PIECE: Final = 1 << 20
+
+
+@functools.lru_cache(64)
+def _limits(memory: int, disk: int) -> Limits:
+    return Limits(memory=memory, disk=disk)
 
 
 class SessionHost(Host):
@@ -222,7 +228,7 @@ class WorkerSession:
     def _greeted(self) -> bytearray:
         """What a fresh session may use is the first thing that the host sends; returns what it sent with it."""
         buffer = bytearray()
-        while len(buffer) < 4 or len(buffer) < 4 + int.from_bytes(buffer[:4], "little"):
+        while len(buffer) < GREETING.size:
             try:
                 data = self.socket.recv(_RECEIVE)
             except OSError as error:
@@ -231,14 +237,13 @@ class WorkerSession:
                 self._in_order = True  # it was never used
                 raise Killed
             buffer += data
-        size = 4 + int.from_bytes(buffer[:4], "little")
-        order, _ = wire.unpack(bytes(buffer[4:size]))
-        del buffer[:size]
-        self._order = {**self._order, "memory": order["memory"], "disk": order["disk"]}
+        memory, disk = GREETING.unpack_from(buffer)
+        del buffer[: GREETING.size]
+        self._order = {**self._order, "memory": memory, "disk": disk}
         return buffer
 
     def _fresh(self) -> SessionHost:
-        return fresh(self._runtime, Limits(memory=self._order["memory"], disk=self._order["disk"]), SessionHost)
+        return fresh(self._runtime, _limits(self._order["memory"], self._order["disk"]), SessionHost)
 
     def _made(self) -> SessionHost:
         mode, origin = self._order["mode"], self._origin

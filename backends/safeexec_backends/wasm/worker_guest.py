@@ -13,7 +13,7 @@ from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
 from safeexec.policy import Policy
 from safeexec.wire import Frame
 
-from .agreed import BEGIN, KEEP, LAST, WORD, WRITE
+from .agreed import BEGIN, GREETING, KEEP, LAST, WORD, WRITE
 from .first import First
 from .kept import NOT_YET, Keeper, Kept, Wish
 from .process import Line, WorkerProcess
@@ -61,9 +61,7 @@ class WorkerGuest(StreamGuest):
         self._first = First(policy)
         self._first_kept = self._first.held
         # Travels with the first request: making the session is no round trip of its own.
-        self._greeting = (
-            bytes(wire.pack({"memory": policy.limits.memory, "disk": policy.limits.disk})[0]) if greet else b""
-        )
+        self._greeting = GREETING.pack(policy.limits.memory, policy.limits.disk) if greet else b""
         self._once = once
         self._last = False
         """The worker has yet to be told that nothing comes after the next request."""

@@ -90,7 +90,7 @@ def guided(name: str, seconds: int, findings: Path) -> tuple[bool, str]:
     """Run atheris on a target for a while. Whether nothing was found, and the end of what it said."""
     with tempfile.TemporaryDirectory(prefix="safeexec-fuzz-") as corpus:
         command = [
-            sys.executable, "-m", "safeexec_fuzz.fuzzing.native", name, corpus, f"-max_total_time={seconds}", "-max_len=8192", "-timeout=20",
+            sys.executable, "-P", "-m", "safeexec_fuzz.fuzzing.native", name, corpus, f"-max_total_time={seconds}", "-max_len=8192", "-timeout=20",
             "-rss_limit_mb=2048", f"-artifact_prefix={findings}/{name}-", "-print_final_stats=1",
         ]  # fmt: skip
         done = subprocess.run(

@@ -137,7 +137,9 @@ def _pip(folder: str) -> list[str]:
     if importlib.util.find_spec("pip") is None:
         environment = Path(folder) / "pip"
         try:
-            subprocess.run([python, "-m", "venv", str(environment)], check=True, capture_output=True, timeout=_TIMEOUT)
+            subprocess.run(
+                [python, "-I", "-m", "venv", str(environment)], check=True, capture_output=True, timeout=_TIMEOUT
+            )
         except (OSError, subprocess.SubprocessError) as error:
             raise BackendUnavailable(
                 f"pip is needed for Policy.packages, and is neither installed nor to be had: {error}; python -m ensurepip"
