@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from safeexec import Executor
 from safeexec.testing.base import eventually
 from safeexec_backends.docker import warmth
 
-PAGE = 4096
+PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def exclusive(process: str, pages: list[int]) -> list[int]:
@@ -105,3 +108,21 @@ def test_a_kernel_that_does_not_know_how_is_asked_once() -> None:
             session.run(ask)
         assert eventually(lambda: session.run("past._warmth").value is None)
         assert session.run("import os\nos._exit(1)").rolled_back
+
+
+def test_pages_of_another_size_are_counted_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of aarch64 have pages of 4, 16 or 64 KiB."""
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 << 16)
+    names = ("past", "warmth")
+    fresh = {}
+    for name in names:
+        spec = importlib.util.find_spec(f"safeexec_backends.docker.{name}")
+        assert spec is not None and spec.loader is not None
+        fresh[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(fresh[name])
+    monkeypatch.setattr(fresh["past"].copies, "read", lambda path: b"100 50 20 1 0 60 0\n")
+    assert fresh["past"]._held() == 30 << 16
+    assert fresh["warmth"]._ranges([1 << 16, 2 << 16, 4 << 16], [(0, 1 << 64)]) == [
+        (1 << 16, 2 << 16),
+        (4 << 16, 1 << 16),
+    ]

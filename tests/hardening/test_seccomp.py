@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import sys
 
 import pytest
@@ -157,6 +158,25 @@ def test_the_tables_agree_with_this_machines_headers() -> None:
     assert len(defined) > 300
     for _, name, number in defined:
         assert NUMBERS["x86_64"].get(name[5:]) == int(number), name
+
+
+def test_the_table_of_aarch64_agrees_with_the_headers_of_any_machine() -> None:
+    """asm-generic/unistd.h, which aarch64 takes as it is, belongs to the kernel's headers on every processor."""
+    header = "/usr/include/asm-generic/unistd.h"
+    if not os.path.exists(header):
+        pytest.skip("the kernel's headers are not installed")
+    with open(header) as file:
+        text = file.read()
+    # 3264: one number, two names, of which a 64-bit machine's has no 64.
+    defined = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)$", text, re.M)}
+    defined["newfstatat"] = defined.pop("fstatat")
+    # Numbers that are each machine's own begin at 244; those with 64-bit times are 32-bit machines'.
+    others = {"arch_specific_syscall", "syscalls", "sync_file_range2"} | {n for n in defined if n.endswith("time64")}
+    defined = {name: number for name, number in defined.items() if name not in others}
+    assert len(defined) > 300
+    for name, number in defined.items():
+        if number <= max(NUMBERS["aarch64"].values()):
+            assert NUMBERS["aarch64"].get(name) == number, name
 
 
 @pytest.mark.skipif(bool(seccomp.probe()), reason="no seccomp here")

@@ -305,8 +305,8 @@ def test_a_zygote_that_cannot_be_set_up_leaves_no_folder(monkeypatch: pytest.Mon
     real = control.send
 
     def broken(sock: Any, message: Any, fds: Any = ()) -> None:
-        # Open in the zygote, closed in its cells: raising Landlock fails there, after the folder was made.
-        vanishing = [f"/proc/self/fd/{number}" for number in range(5, 100)]
+        # Open in the zygote, closed in its cells: raising Landlock fails there, after the folder was made. Its numbers are those they had here.
+        vanishing = [f"/proc/self/fd/{number}" for number in range(5, 2000)]
         real(sock, {**message, "readable": [*message["readable"], *vanishing]}, fds)
 
     def folders() -> set[str]:

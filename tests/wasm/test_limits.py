@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 import tracemalloc
@@ -71,6 +72,53 @@ def test_small_stack_of_the_calling_thread_is_not_overflowed(in_process: Executo
     assert results[0].value == "RecursionError"
 
 
+class _SignalStack(ctypes.Structure):
+    _fields_ = [("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+class _Context(ctypes.Structure):
+    """ucontext_t of aarch64 up to the machine's part (sys/ucontext.h), which lies on a boundary of 16 bytes."""
+
+    _fields_ = [
+        ("flags", ctypes.c_uint64),
+        ("link", ctypes.c_void_p),
+        ("stack", _SignalStack),
+        ("mask", ctypes.c_ubyte * 128),
+    ]
+
+
+class _Machine(ctypes.Structure):
+    """mcontext_t of aarch64 (asm/sigcontext.h)."""
+
+    _fields_ = [("fault_address", ctypes.c_uint64), ("regs", ctypes.c_uint64 * 31), ("sp", ctypes.c_uint64)]
+
+
+def test_the_stack_pointer_of_aarch64_is_where_the_headers_say() -> None:
+    machine = -(-ctypes.sizeof(_Context) // 16) * 16
+    assert limits._STACK_POINTER["aarch64"] == machine + _Machine.sp.offset
+
+
+@pytest.mark.skipif(not limits._stack.known, reason="n/a: a machine whose stack pointer is not read")
+def test_what_is_left_of_a_threads_stack_is_known() -> None:
+    size, left = 4 << 20, []
+
+    def look(depth: int) -> int:
+        left.append(limits._stack.left())
+        return sorted([depth], key=lambda n: look(n - 1) if n else 0)[0]  # by way of C, which takes machine stack
+
+    before = threading.stack_size(size)
+    try:
+        thread = threading.Thread(target=look, args=(20,))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    # The C library may give it the larger stack of a thread that has ended.
+    assert size // 2 < left[0] < 1 << 30
+    assert len(left) == 21 and left == sorted(set(left), reverse=True) and left[0] - left[-1] < 1 << 20
+
+
+@pytest.mark.skipif(not limits._stack.known, reason="n/a: a machine whose stack pointer is not read")
 def test_call_without_enough_stack_left_moves_to_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert with_enough_stack(threading.get_ident) == threading.get_ident()
     monkeypatch.setattr(limits, "NATIVE_STACK", 1 << 40)

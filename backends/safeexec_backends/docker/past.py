@@ -37,7 +37,8 @@ _REST = 3
 _BEHIND = 2
 """Checkpoints that the keeper may have yet to end before it is waited for: each holds pages of its own."""
 _ROOTS = ("/sandbox", "/tmp", "/dev/shm")
-_PAGE = 4096
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+"""Not 4096 on every aarch64 kernel: 16 KiB and 64 KiB are in use."""
 _GROWN = 2**20
 """Bytes by which the session has to have grown before it is asked whether some of that is free again."""
 _ALL = tuple(int(number) for number in signal.valid_signals())

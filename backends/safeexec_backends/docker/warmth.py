@@ -21,13 +21,13 @@ else:
 
 _POPULATE_WRITE = 23
 """Of madvise(2), since Linux 5.14: as if every page were written to, and nothing is."""
-_PAGE = 4096
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _EXCLUSIVE = 1 << 56 | 1 << 63
 """Of an entry of /proc/self/pagemap: nobody else has this page, which is there. Source: Documentation/admin-guide/mm/pagemap.rst."""
 _LARGEST = 64 * 2**20
 """Bytes of a mapping that is looked through."""
-_ROW = 64 * _PAGE
-_MOST = 1024
+_ROW = max(256 * 2**10, _PAGE)
+_MOST = 4 * 2**20 // _PAGE
 """Pages that are copied ahead: each is memory that two processes might have shared."""
 
 

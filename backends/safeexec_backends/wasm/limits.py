@@ -24,6 +24,16 @@ HOST_MARGIN: Final = 1 << 20
 THREAD_STACK: Final = 16 << 20
 _INODES_PER_BYTE: Final = 4096
 
+_STACK_POINTER: Final = {
+    # uc_flags, uc_link, uc_stack (40 bytes together), then the registers; RSP is the 16th
+    "x86_64": 40 + 15 * 8,
+    # the same 40 bytes, uc_sigmask (128), uc_mcontext on a boundary of 16: fault_address, then 31 registers and sp
+    "aarch64": 176 + 8 + 31 * 8,
+}
+"""Where the stack pointer is in a ucontext_t, by machine. Source: glibc's sys/ucontext.h."""
+_CONTEXT: Final = 8192
+"""Bytes that a ucontext_t has room in: 968 on x86-64, 4560 on aarch64."""
+
 T = TypeVar("T")
 
 
@@ -45,7 +55,7 @@ class _Stack:
     def __init__(self) -> None:
         self.known = False
         self._local = threading.local()
-        if not sys.platform.startswith("linux") or platform.machine() != "x86_64":
+        if not sys.platform.startswith("linux") or platform.machine() not in _STACK_POINTER:
             return
         try:
             libc = ctypes.PyDLL(None)
@@ -69,16 +79,15 @@ class _Stack:
         try:
             lowest, context, pointer = local.stack
         except AttributeError:
-            attributes = ctypes.create_string_buffer(256)  # pthread_attr_t has 56 bytes
+            attributes = ctypes.create_string_buffer(256)  # pthread_attr_t has 56 bytes on x86-64, 64 on aarch64
             address, size = ctypes.c_size_t(), ctypes.c_size_t()
             if self._attributes(self._self(), attributes) != 0:
                 return 0
             self._range(attributes, ctypes.byref(address), ctypes.byref(size))
             self._destroy(attributes)
             lowest = address.value
-            # ucontext_t: uc_flags, uc_link, uc_stack (40 bytes together), then the registers; RSP is the 16th
-            context = ctypes.create_string_buffer(2048)
-            pointer = ctypes.c_uint64.from_buffer(context, 40 + 15 * 8)
+            context = ctypes.create_string_buffer(_CONTEXT)
+            pointer = ctypes.c_uint64.from_buffer(context, _STACK_POINTER[platform.machine()])
             local.stack = lowest, context, pointer
         if self._context(context) != 0:
             return 0
