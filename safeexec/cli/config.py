@@ -20,6 +20,8 @@ from safeexec.cli.units import human, seconds, size
 
 NAMES = ("safeexec.toml", "pyproject.toml")
 _MAX_FILE = 2**20
+_MAX_DOTS = 500
+"""In one line. The time that Python's parser takes for a key grows with the square of its parts: an hour for one that fills the file."""
 
 
 def _name(value: object) -> object:
@@ -89,6 +91,10 @@ def _read(path: str, trusted: bool) -> dict[str, Any] | None:
     project = os.path.basename(path) == "pyproject.toml"
     if project and not trusted and b"safeexec" not in data:  # spares other projects the parser's 10 ms
         return None
+    if any(line.count(b".") > _MAX_DOTS for line in data.split(b"\n")):
+        raise Failure(
+            f"{path} has a line with more than {_MAX_DOTS} dots; break it, or give --config none to ignore the file"
+        )
     import tomllib
 
     try:

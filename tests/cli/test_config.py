@@ -169,3 +169,13 @@ def test_weak_walls_by_the_environment(cli: Command, monkeypatch: pytest.MonkeyP
     assert cli("run", "--sandbox", "broken", "--allow-weak", "-c", "1").out == "1\n"
     monkeypatch.setenv("SAFEEXEC_ALLOW_WEAK", "1")
     assert cli("run", "--sandbox", "broken", "-c", "1").out == "1\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["[tool.safeexec]\n%s = 1\n", "safeexec.%s = 1\n", "x = {safeexec = 1, %s = 1}\n", "[safeexec.%s]\n"]
+)
+def test_a_key_that_would_take_the_parser_for_ever_is_refused(cli: Command, text: str) -> None:
+    Path("pyproject.toml").write_text(text % ".".join(["a"] * 3000))
+    ran = cli("run", "-c", "1")
+    assert ran.code == 2 and "more than 500 dots" in ran.err and "--config none" in ran.err
+    assert cli("run", "--config", "none", "-c", "1").out == "1\n"
