@@ -917,9 +917,8 @@ class Guest:
         slot.wake = wake
         watching = False
         try:
-            self._shield += (
-                1  # interrupted in between, the loop would be taken for watched, and no answer come to later calls
-            )
+            # Interrupted in between, the loop would be taken for watched, and no answer come to later calls.
+            self._shield += 1
             try:
                 watching = True
                 self._watched[loop] = self._watched.get(loop, 0) + 1

@@ -501,9 +501,8 @@ class Worker:
         self._epoll.unregister(fd)
         with self._lock:
             del self._sessions[fd]
-            if (
-                session.dropped or not session.kept
-            ):  # else the host may come back to its checkpoint, and says when it will not
+            # Else the host may come back to its checkpoint, and says when it will not.
+            if session.dropped or not session.kept:
                 self._by_number.pop(session.number, None)
                 session.dropped = True
         session.close()

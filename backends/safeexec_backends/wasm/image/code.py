@@ -59,6 +59,25 @@ def block_type(body: bytes, position: int) -> int:
     return signed(body, position)[1]
 
 
+def skip_targets(body: bytes, position: int) -> int:
+    """The position after the immediates of a br_table: a count, so many labels, and the default's."""
+    count, position = unsigned(body, position)
+    for _ in range(count + 1):
+        _, position = unsigned(body, position)
+    return position
+
+
+def skip_clauses(body: bytes, position: int) -> int:
+    """The position after the immediates of a try_table: a block type, a count, so many clauses."""
+    count, position = unsigned(body, block_type(body, position))
+    for _ in range(count):
+        names_tag = body[position] < 2  # catch, catch_ref; else catch_all, catch_all_ref
+        position += 1
+        for _ in range(1 + names_tag):
+            _, position = unsigned(body, position)
+    return position
+
+
 def interesting(body: bytes, position: int) -> Iterator[tuple[int, int, int]]:
     """Yield (opcode, start, end) of each control instruction and call; what lies between is plain."""
     end = len(body)
@@ -75,9 +94,7 @@ def interesting(body: bytes, position: int) -> Iterator[tuple[int, int, int]]:
         elif op in (CATCH, RETHROW, BR, BR_IF, CALL, RETURN_CALL, DELEGATE, REF_FUNC):
             _, position = unsigned(body, position)
         elif op == BR_TABLE:
-            count, position = unsigned(body, position)
-            for _ in range(count + 1):
-                _, position = unsigned(body, position)
+            position = skip_targets(body, position)
         elif op not in (ELSE, END, CATCH_ALL):
             raise FormatError(f"opcode {op:#x} at {start}")
         yield op, start, position
@@ -110,9 +127,7 @@ def renumber_calls(
             if index in watched:
                 found = True
         elif op == BR_TABLE:
-            count, position = unsigned(body, position)
-            for _ in range(count + 1):
-                _, position = unsigned(body, position)
+            position = skip_targets(body, position)
         elif op == TRY:
             return body, True, found
         else:
@@ -170,9 +185,7 @@ def relocate(
             _, position = unsigned(body, start + 1)
             out += body[start:position]
         elif op == BR_TABLE:
-            count, position = unsigned(body, start + 1)
-            for _ in range(count + 1):
-                _, position = unsigned(body, position)
+            position = skip_targets(body, start + 1)
             out += body[start:position]
         elif op == GC and body[start + 1] in (0x14, 0x15, 0x16, 0x17):  # ref.test, ref.cast
             heap, position = signed(body, start + 2)

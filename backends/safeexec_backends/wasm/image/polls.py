@@ -11,8 +11,8 @@ from typing import Final
 
 from safeexec_backends.wasm.stops import POLL
 
-from .binary import CODE, MEMORY, FormatError, Module, i32_constant, signed, unsigned
-from .code import BR_TABLE, GC, LOOP, TRY_TABLE, block_type, run_over_calls, skip_locals
+from .binary import CODE, MEMORY, FormatError, Module, i32_constant, signed
+from .code import BR_TABLE, GC, LOOP, TRY_TABLE, block_type, run_over_calls, skip_clauses, skip_locals, skip_targets
 
 _READ: Final = i32_constant(POLL)[:-1] + b"\xfe\x12\x00\x00" + b"\x1a"
 """i32.const, i32.atomic.load8_u, drop."""
@@ -47,17 +47,9 @@ def _polled(body: bytes) -> bytes:
             parts += (body[copied:position], _READ)
             copied = position
         elif op == BR_TABLE:
-            count, position = unsigned(body, position)
-            for _ in range(count + 1):
-                _, position = unsigned(body, position)
+            position = skip_targets(body, position)
         elif op == TRY_TABLE:
-            position = block_type(body, position)
-            count, position = unsigned(body, position)
-            for _ in range(count):
-                names_tag = body[position] in (0, 1)  # catch, catch_ref; else catch_all, catch_all_ref
-                position += 1
-                for _ in range(1 + names_tag):
-                    _, position = unsigned(body, position)
+            position = skip_clauses(body, position)
         elif op == GC and body[position] in (0x14, 0x15, 0x16, 0x17):  # ref.test, ref.cast
             _, position = signed(body, position + 1)
         else:

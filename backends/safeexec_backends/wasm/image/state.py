@@ -9,7 +9,7 @@ import re
 from typing import Final, NamedTuple
 
 from .binary import FormatError, Module, unsigned
-from .code import BR_TABLE, GLOBAL_SET, TRY_TABLE, block_type, skip_locals
+from .code import BR_TABLE, GLOBAL_SET, TRY_TABLE, skip_clauses, skip_locals, skip_targets
 
 _L: Final = rb"[\x80-\xff]*+[\x00-\x7f]"
 _BLOCK_TYPE: Final = rb"(?:[\x63\x64]" + _L + rb"|" + _L + rb")"
@@ -59,17 +59,9 @@ def changeable(module: Module) -> State:
                 index, position = unsigned(body, position)
                 globals_.add(index)
             elif op == BR_TABLE:
-                count, position = unsigned(body, position)
-                for _ in range(count + 1):
-                    _, position = unsigned(body, position)
+                position = skip_targets(body, position)
             elif op == TRY_TABLE:
-                count, position = unsigned(body, block_type(body, position))
-                for _ in range(count):
-                    clause = body[position]
-                    position += 1
-                    if clause < 2:  # catch and catch_ref name a tag
-                        _, position = unsigned(body, position)
-                    _, position = unsigned(body, position)
+                position = skip_clauses(body, position)
             elif op == _TABLE_SET or (op == _PREFIX and body[position] == _GROW):
                 index, position = unsigned(body, position + (op == _PREFIX))
                 if index not in empty:
