@@ -130,7 +130,9 @@ class DockerBackend(Backend):
 
     def _check(self, policy: Policy) -> None:
         if self._loopback is False and policy.network:
-            raise PolicyError("Policy.network reaches programs over the container's loopback interface: leave loopback=False away")
+            raise PolicyError(
+                "Policy.network reaches programs over the container's loopback interface: leave loopback=False away"
+            )
         if self._runtime.startswith("runsc") and "processes" in policy.limits.changed():
             raise PolicyError(
                 "Limits.processes: gVisor counts its own kernel's threads among the container's, so no exact bound can be held; leave it "

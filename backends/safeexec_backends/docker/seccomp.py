@@ -97,7 +97,10 @@ def profile(loopback: bool = True) -> str:
         # Its flags lie in memory, where no filter can see them. The C library falls back to clone when it is not there.
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
         # Pairs of other families are refused by most of them only after the kernel has loaded and made one.
-        *({"names": [name], "action": "SCMP_ACT_ALLOW", "args": [_equal(0, _UNIX)]} for name in ("socket", "socketpair")),
+        *(
+            {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [_equal(0, _UNIX)]}
+            for name in ("socket", "socketpair")
+        ),
         *(
             {
                 "names": ["socket"],
