@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +159,7 @@ def environment(cpus: float) -> dict[str, str]:
     }
 
 
-def counts_sockets(info: dict[str, Any]) -> bool:
+def counts_sockets(info: Mapping[str, Any]) -> bool:
     """Whether the kernel counts what lies in TCP and UDP sockets in a container's memory, from the daemon's ``info``.
 
     The first version of control groups does not (it could, where a limit of its own is set; runc sets none): code fills, over its own loopback interface,
