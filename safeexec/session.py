@@ -12,7 +12,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safeexec import answers, travel, wire
+from safeexec import answers, inherited, travel, wire
 from safeexec.backend import Guest, GuestDied
 from safeexec.errors import (
     BackendUnavailable,
@@ -393,6 +393,12 @@ class Session:
         ):  # the interpreter ends, and starts no more threads (Python 3.12): the step, which was killed, is waited for
             if self._holder != threading.get_ident():
                 self._close_later()
+
+    def _disown(self) -> None:
+        """In a forked child: be closed, and leave the guest to the parent."""
+        self._closed = inherited.WHY
+        self._finalizer.detach()
+        self._guest, self._step, self._lock, self._holder = inherited.Inherited(self._guest), None, threading.Lock(), 0
 
     def _close_later(self) -> None:
         with self._lock:
