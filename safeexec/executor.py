@@ -132,7 +132,6 @@ class Executor:
         self._backend.disown()
         _inherited.append(self._backend)
 
-
     def _own(self, session: Session) -> Session:
         session._sandbox, session._adopt = self.sandbox, self._own
         with self._lock:

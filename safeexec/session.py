@@ -28,6 +28,7 @@ from safeexec.files import Files
 from safeexec.policy import Limits, Policy
 from safeexec.result import FileInfo, GuestError, Result, Usage
 from safeexec.step import OnOutput, Step, number_field
+from safeexec.text import neutralise
 from safeexec.tools import HostTool, Tools, collect
 from safeexec.variables import Variables
 
@@ -285,7 +286,7 @@ class Session:
             step = Step(self._guest, limits or self.policy.limits, network=self._network)
             self._perform(step, header, blobs)
             if step.died is not None or step.broken is not None:
-                reason = str(step.died) if step.died is not None else str(step.broken)
+                reason = neutralise(str(step.died) if step.died is not None else str(step.broken))
                 if step.expired is not None:
                     reason = step.expired
                 undone = travel.roll_back(self)
