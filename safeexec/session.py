@@ -12,7 +12,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safeexec import answers, travel, wire
+from safeexec import answers, inherited, travel, wire
 from safeexec.backend import Guest, GuestDied
 from safeexec.errors import (
     BackendUnavailable,
@@ -28,6 +28,7 @@ from safeexec.files import Files
 from safeexec.policy import Limits, Policy
 from safeexec.result import FileInfo, GuestError, Result, Usage
 from safeexec.step import OnOutput, Step, number_field
+from safeexec.text import neutralise
 from safeexec.tools import HostTool, Tools, collect
 from safeexec.variables import Variables
 
@@ -285,7 +286,7 @@ class Session:
             step = Step(self._guest, limits or self.policy.limits, network=self._network)
             self._perform(step, header, blobs)
             if step.died is not None or step.broken is not None:
-                reason = str(step.died) if step.died is not None else str(step.broken)
+                reason = neutralise(str(step.died) if step.died is not None else str(step.broken))
                 if step.expired is not None:
                     reason = step.expired
                 undone = travel.roll_back(self)
@@ -393,6 +394,12 @@ class Session:
         ):  # the interpreter ends, and starts no more threads (Python 3.12): the step, which was killed, is waited for
             if self._holder != threading.get_ident():
                 self._close_later()
+
+    def _disown(self) -> None:
+        """In a forked child: be closed, and leave the guest to the parent."""
+        self._closed = inherited.WHY
+        self._finalizer.detach()
+        self._guest, self._step, self._lock, self._holder = inherited.Inherited(self._guest), None, threading.Lock(), 0
 
     def _close_later(self) -> None:
         with self._lock:
