@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from safeexec import Executor, Limits, Policy, Session, SessionClosed, Snapshot, SnapshotError, snapshot
 from safeexec.testing import same
-from safeexec_backends.wasm import WasmBackend, checkpoint, fs_state, pages
+from safeexec_backends.wasm import WasmBackend, checkpoint, fs_copy, fs_state, pages
 from safeexec_backends.wasm.instance import WasmGuest
 from safeexec_backends.wasm.worker_guest import WorkerGuest
 from tests.support import histories, late
@@ -948,5 +948,5 @@ def test_file_system_is_written_down_and_read_back_the_same(in_process: Executor
         )
         assert json.dumps(fs_state.dump(again, base)[0]) == json.dumps(described)
         assert (again.used, again.inodes) == (guest._host.files.used, guest._host.files.inodes)
-        twin = fs_state.copy(guest._host.files)
+        twin = fs_copy.copy(guest._host.files)
         assert json.dumps(fs_state.dump(twin, base)[0]) == json.dumps(described)

@@ -21,7 +21,7 @@ from safeexec.testing.base import eventually
 from safeexec_backends.wasm import WasmBackend
 from safeexec_backends.wasm.agreed import AHEAD, GREETING, LAST, WORD
 from safeexec_backends.wasm.process import WorkerProcess
-from safeexec_backends.wasm.worker import SessionHost
+from safeexec_backends.wasm.session_host import SessionHost
 from safeexec_backends.wasm.worker_guest import WorkerGuest
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from safeexec.guest import source_lines
 
-from . import transformer
+from . import scopes, tokens, transformer
 from .builtins_ import make_builtins
 from .facades import Gate, make, paths
 from .facades.views import globals_view
@@ -59,7 +59,7 @@ class RestrictedLanguage:
         self._own: set[str] = set()
         guards = self.guards
         self.constants: dict[str, Any] = {
-            transformer.token(name): item
+            tokens.token(name): item
             for name, item in {
                 "read": guards.read,
                 "writable": guards.writable,
@@ -146,7 +146,7 @@ class RestrictedLanguage:
 
     def _transform(self, tree: Any, dynamic: bool = False, names: bool = True) -> Any:
         if names:
-            self._own |= transformer.attribute_names(tree)
+            self._own |= scopes.attribute_names(tree)
         visitor = transformer.Transformer(self._own, dynamic)
         before = sys.getrecursionlimit()
         # The visitor recurses in Python only, which costs no C stack; what CPython's parser took, it shall take.
@@ -164,7 +164,7 @@ class RestrictedLanguage:
             if error.text is None and error.lineno and error.lineno <= len(lines):
                 error.text = lines[error.lineno - 1]
             raise
-        return transformer.bind(code, self.constants)
+        return tokens.bind(code, self.constants)
 
     # -- for the facades ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from safeexec_backends.wasm import abi
-from safeexec_backends.wasm.fs import File, base_tree
+from safeexec_backends.wasm.fs_nodes import File, base_tree
 
 from .boot import STDLIB, Interpreter
 
