@@ -18,6 +18,7 @@ from .identity import (
     PLAIN,
     AttributeRefused,
     BuiltinMethod,
+    InstanceRefused,
     MethodDescriptor,
     MethodWrapper,
     Super,
@@ -401,7 +402,8 @@ class Guards:
             or is_facade(kind)  # says itself what may be set: sys.stdout
         ):
             return o
-        raise WriteRefused(f"attributes of {describe(o)} cannot be changed in this sandbox")
+        refusal = WriteRefused if is_class(o) else InstanceRefused
+        raise refusal(f"attributes of {describe(o)} cannot be changed in this sandbox")
 
     def _is_third_party(self, kind: type) -> bool:
         if not self._third_party:
