@@ -6,7 +6,7 @@ from collections.abc import Iterator, MutableMapping
 from types import CellType, CodeType
 from typing import Any
 
-from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name
+from safeexec_backends.local.language.identity import WriteRefused, as_facade, exact_name
 
 
 class CodeView:
@@ -111,7 +111,7 @@ def main_module(language: Any) -> Any:
             return "<module '__main__'>"
 
     type.__setattr__(Main, "__name__", "module")
-    PLAIN[id(Main)] = Main
+    as_facade(Main)
     return object.__new__(Main)
 
 
