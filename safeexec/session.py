@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safeexec import answers, travel, wire
+from safeexec import answers, inherited, travel, wire
 from safeexec.backend import Guest, GuestDied
 from safeexec.errors import (
     BackendUnavailable,
@@ -28,6 +28,7 @@ from safeexec.outcome import result_of
 from safeexec.policy import Limits, Policy
 from safeexec.result import GuestError, Result
 from safeexec.step import OnOutput, Step
+from safeexec.text import neutralise
 from safeexec.tools import HostTool, Tools, collect
 from safeexec.variables import Variables
 
@@ -232,7 +233,7 @@ class Session:
             step = Step(self._guest, limits or self.policy.limits, network=self._network)
             self._perform(step, header, blobs)
             if step.died is not None or step.broken is not None:
-                reason = str(step.died) if step.died is not None else str(step.broken)
+                reason = neutralise(str(step.died) if step.died is not None else str(step.broken))
                 if step.expired is not None:
                     reason = step.expired
                 undone = travel.roll_back(self)
@@ -340,6 +341,12 @@ class Session:
         ):  # the interpreter ends, and starts no more threads (Python 3.12): the step, which was killed, is waited for
             if self._holder != threading.get_ident():
                 self._close_later()
+
+    def _disown(self) -> None:
+        """In a forked child: be closed, and leave the guest to the parent."""
+        self._closed = inherited.WHY
+        self._finalizer.detach()
+        self._guest, self._step, self._lock, self._holder = inherited.Inherited(self._guest), None, threading.Lock(), 0
 
     def _close_later(self) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,9 @@ class Shape:
 
     returns: bool = False
     """Whether there is to be room for a checkpoint."""
+
+    loopback: bool = True
+    """Whether TCP and UDP sockets can be made, which reach nothing but the container's own loopback interface."""
 
     @property
     def direct(self) -> bool:
@@ -159,11 +163,20 @@ def environment(cpus: float) -> dict[str, str]:
     }
 
 
-def profile(podman: bool) -> str:
+def counts_sockets(info: Mapping[str, Any]) -> bool:
+    """Whether the kernel counts what lies in TCP and UDP sockets in a container's memory, from the daemon's ``info``.
+
+    The first version of control groups does not (it could, where a limit of its own is set; runc sets none): code fills, over its own loopback interface,
+    the memory that the kernel has for the sockets of the whole machine: gigabytes, and the host's own connections stand still.
+    """
+    return str(info.get("CgroupVersion")) == "2"
+
+
+def profile(podman: bool, loopback: bool) -> str:
     """The seccomp profile: JSON text, or for podman the path of a file that holds it, which its interface wants instead."""
     if not podman:
-        return seccomp.profile()
-    return _private_file("seccomp.json", seccomp.profile())
+        return seccomp.profile(loopback)
+    return _private_file("seccomp.json", seccomp.profile(loopback))
 
 
 def hosts_file() -> str:

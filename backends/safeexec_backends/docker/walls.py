@@ -8,7 +8,7 @@ from typing import Any
 from safeexec.backend import Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import Policy
-from safeexec_backends.docker.config import WORKDIR, Shape, memory, sizes
+from safeexec_backends.docker.config import WORKDIR, Shape, counts_sockets, memory, sizes
 
 MINIMUM = (
     "network_namespace",
@@ -76,10 +76,12 @@ def judge(seen: Mapping[str, Any], want: Shape, info: Mapping[str, Any]) -> dict
         walls["pids_limit"] = _wall(
             bool(info.get("PidsLimit", True)), "the daemon's kernel lacks the cgroup controller"
         )
+        walls["socket_memory"] = walls["memory_limit"]  # its sockets are its own memory
     else:
         walls["memory_limit"] = _limit(seen["memory"], _ABSURD, "memory")
         walls["swap_off"] = _swap(seen)
         walls["pids_limit"] = _limit(seen["pids"], 2**30, "process")
+        walls["socket_memory"] = _sockets(seen, info)
     cores = seen["limits"].get("CORE")
     walls["rlimits"] = _wall(
         cores == [0, 0] and max(seen["limits"]["NOFILE"]) <= 1024 and min(seen["limits"]["FSIZE"]) > 0,
@@ -135,6 +137,15 @@ def _limit(text: str, absurd: int, what: str) -> Wall:
     if text == "max":
         return Wall(False, f"the daemon set no {what} limit: its kernel lacks the cgroup controller")
     return Wall(False, f"the {what} limit cannot be seen from inside")
+
+
+def _sockets(seen: Mapping[str, Any], info: Mapping[str, Any]) -> Wall:
+    if "ICMP" in seen["sockets"]:
+        return Wall(False, "sockets for ICMP can be made, and no kernel counts what lies in them")
+    return _wall(
+        counts_sockets(info) or not seen["sockets"],
+        "what lies in TCP and UDP sockets counts in no container's memory on the first version of control groups; loopback=False has none",
+    )
 
 
 def _swap(seen: Mapping[str, Any]) -> Wall:

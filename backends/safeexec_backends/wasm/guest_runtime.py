@@ -20,6 +20,7 @@ import types
 
 import _safeexec_device as device  # type: ignore[import-not-found]
 import safeexec_guest  # type: ignore[import-not-found]
+import safeexec_hashing  # type: ignore[import-not-found]
 import safeexec_wire as wire  # type: ignore[import-not-found]
 
 
@@ -114,6 +115,9 @@ def fit():
     for policy in (asyncio.unix_events._DefaultEventLoopPolicy, asyncio.unix_events._UnixDefaultEventLoopPolicy):
         policy._loop_factory = EventLoop
     signal.signal(signal.SIGINT, guest.on_interrupt)
+    safeexec_hashing.complete()
+    # Of the one thread that there is.
+    time.thread_time, time.thread_time_ns = time.process_time, time.process_time_ns
 
 
 class Gate:

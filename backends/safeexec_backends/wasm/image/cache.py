@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from safeexec_backends.wasm import native
 
-from .pins import PINS, guest_files
+from .pins import PINS, guest_files, own_library
 
 COMPILED, FILES, FACTS = "image.cwasm", "files.bin", "image.json"
 STAMP: Final = "verified"
@@ -95,7 +95,8 @@ def key() -> str:
     folder = Path(__file__).parent
     for name in _BUILDER:
         add((folder / name).read_bytes())
-    for data in guest_files().values():
+    for name, data in (guest_files() | own_library()).items():
+        add(name.encode())
         add(data)
     return digest.hexdigest()[:32]
 
