@@ -27,9 +27,8 @@ from safeexec_backends.wasm.worker_guest import WorkerGuest
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[Executor]:
-    with Executor(
-        WasmBackend(Policy(), workers=2, keep_bytes=0)
-    ) as executor:  # see test_worker_death.py for what is kept
+    # See test_worker_death.py for what is kept.
+    with Executor(WasmBackend(Policy(), workers=2, keep_bytes=0)) as executor:
         yield executor
 
 
