@@ -630,9 +630,8 @@ class Guest:
         error: Optional[BaseException] = None
         if self._network is not None:
             self._network.begin(header["id"])
-        self._calls = max(
-            self._calls, header.get("calls", 0)
-        )  # beyond calls that were undone: an answer to one may still come
+        # Beyond calls that were undone: an answer to one may still come.
+        self._calls = max(self._calls, header.get("calls", 0))
         for number in header.get("dead", ()):  # calls the host gave up when an earlier step ended
             self._resolve(number, RuntimeError("the step that made this call has ended"))
         try:

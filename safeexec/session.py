@@ -336,9 +336,8 @@ class Session:
         # A step still reads from the guest, here (a callback closed the session) or in another thread: what it reads from must not go.
         try:
             threading.Thread(target=self._close_later, name="safeexec-close", daemon=True).start()
-        except (
-            RuntimeError
-        ):  # the interpreter ends, and starts no more threads (Python 3.12): the step, which was killed, is waited for
+        except RuntimeError:
+            # The interpreter ends, and starts no more threads (Python 3.12): the step, which was killed, is waited for.
             if self._holder != threading.get_ident():
                 self._close_later()
 

@@ -131,21 +131,23 @@ summer = datetime.datetime(2026, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")
 
 def test_sleep_takes_its_time_and_no_processor(run: Run) -> None:
     result = run("import time\nstart = time.monotonic()\ntime.sleep(0.2)\ntime.monotonic() - start")
-    assert 0.2 <= result.value < 1.0
+    assert 0.2 <= result.value
     assert result.usage.cpu_time < 0.1
 
 
 def test_asyncio_runs_tasks_side_by_side(run: Run) -> None:
     code = """
-import asyncio, time
+import asyncio
+begun, seen = [], []
 async def wait(n):
+    begun.append(n)
     await asyncio.sleep(0.1)
+    seen.append(len(begun))
     return n
-start = time.monotonic()
 found = await asyncio.gather(*map(wait, range(5)))
-(found, time.monotonic() - start < 0.4)
+(found, seen)
 """
-    assert run(code).value == ([0, 1, 2, 3, 4], True)
+    assert run(code).value == ([0, 1, 2, 3, 4], [5] * 5)
     assert (
         run("import asyncio\nasync def main():\n    await asyncio.sleep(0.01)\n    return 5\nasyncio.run(main())").value
         == 5

@@ -238,9 +238,8 @@ class Channel:
 
     def _begun(self, header: wire.Header) -> None:
         if header.get("t") == "run":
-            with (
-                self.guest._send_lock
-            ):  # the thread that forwards must not hold the step to account for what was written before it
+            # The thread that forwards must not hold the step to account for what was written before it.
+            with self.guest._send_lock:
                 self._current, self._running, self._floods = header.get("id", -1), True, {}
 
     def buffered(self) -> bool:

@@ -128,10 +128,6 @@ class Device(Node):
         self.name = name
 
 
-# A place in the tree: the directories from the root, each with its name. `..` goes up along it.
-Place = tuple[tuple[str, Directory], ...]
-
-
 def base_tree(files: Mapping[str, bytes | memoryview]) -> dict[str, Directory]:
     """Build the shared read-only directories from path -> content (paths without a leading slash)."""
     root = Directory(0o555, readonly=True)

@@ -69,9 +69,8 @@ class SessionHost(Host):
                     if self._has_frame():
                         return True
         finally:
-            with (
-                self._wake
-            ):  # whoever notifies holds it: else he could write to whatever gets the descriptor's number next
+            # Whoever notifies holds it: else he could write to whatever gets the descriptor's number next.
+            with self._wake:
                 self.wake = -1
                 os.close(wake)
 

@@ -361,9 +361,8 @@ class WorkerGuest(WorkerChannel):
             self._closed = True
             watchdog.unwatch(id(self))
             self.worker.ends(self)
-            if (
-                self._remembered and not self._busy
-            ):  # before it hears that the session is over, and keeps a checkpoint for nobody
+            # Before it hears that the session is over, and keeps a checkpoint for nobody.
+            if self._remembered and not self._busy:
                 self._order("drop")
                 self._remembered = False
             self.kill()

@@ -145,9 +145,8 @@ class Writing(Reading):
         elif is_guest_class(kind):
             return
         elif is_guest_function(o):
-            if name in names.FUNCTION_DUNDERS or not native_owner(
-                kind, name
-            ):  # its own invention, which nobody asks for
+            # The last: its own invention, which nobody asks for.
+            if name in names.FUNCTION_DUNDERS or not native_owner(kind, name):
                 return
         elif is_exception(kind):
             if name in names.EXCEPTION_DUNDERS:

@@ -61,7 +61,6 @@ class Library:
 
         self.config_new = bind(quick, "wasm_config_new", c_void_p)
         self.engine_new = bind(slow, "wasm_engine_new_with_config", c_void_p, c_void_p)
-        self.engine_delete = bind(slow, "wasm_engine_delete", None, c_void_p)
         self.module_new = bind(slow, "wasmtime_module_new", c_void_p, c_void_p, c_char_p, c_size_t, POINTER(c_void_p))
         self.module_serialize = bind(slow, "wasmtime_module_serialize", c_void_p, c_void_p, POINTER(ByteVector))
         self.module_load = bind(
@@ -82,7 +81,6 @@ class Library:
         self.instantiate_pre = bind(
             slow, "wasmtime_linker_instantiate_pre", c_void_p, c_void_p, c_void_p, POINTER(c_void_p)
         )
-        self.pre_delete = bind(slow, "wasmtime_instance_pre_delete", None, c_void_p)
         self.pre_instantiate = bind(
             slow, "wasmtime_instance_pre_instantiate", c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_void_p)
         )
@@ -105,7 +103,6 @@ class Library:
         )
         self.table_size = bind(quick, "wasmtime_table_size", c_uint64, c_void_p, c_void_p)
         self.global_get = bind(quick, "wasmtime_global_get", None, c_void_p, c_void_p, c_void_p)
-        self.error_new = bind(quick, "wasmtime_error_new", c_void_p, c_char_p)
         self.error_message = bind(quick, "wasmtime_error_message", None, c_void_p, POINTER(ByteVector))
         self.error_delete = bind(quick, "wasmtime_error_delete", None, c_void_p)
         self.trap_new = bind(quick, "wasmtime_trap_new", c_void_p, c_char_p, c_size_t)

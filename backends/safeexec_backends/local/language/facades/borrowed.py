@@ -182,9 +182,8 @@ class Library:
             if exists(name):
                 return self.load(name)
             name = _ALIASES.get(name, name)
-            if name in builders() or any(
-                n.startswith(name + ".") for n in builders()
-            ):  # whatever the policy says of the program's own imports: it is not shown to the program
+            # Whatever the policy says of the program's own imports: it is not shown to the program.
+            if name in builders() or any(n.startswith(name + ".") for n in builders()):
                 return self._language.gate.build(name)
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
