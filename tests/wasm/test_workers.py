@@ -352,6 +352,8 @@ def test_channels_of_sessions_are_made_several_at_a_time(monkeypatch: pytest.Mon
         monkeypatch.setattr(WorkerProcess, "order", counted)
         assert [executor.run(f"{n} + 1").value for n in range(40)] == list(range(1, 41))
         assert 0 < orders.count("start") <= 40 // (AHEAD - 2)
-        assert set(orders) == {"start"}
+        assert set(orders) <= {"start", "rest"}, (
+            "nothing is said of a session's end; on a slow machine one may rest in between"
+        )
         (worker,) = executor._backend._pool._workers  # type: ignore[attr-defined]
         assert len(worker._ahead) <= AHEAD + 2

@@ -66,6 +66,10 @@ class WriteRefused(TypeError, Refused):
     """A change to something that is not the program's."""
 
 
+class InstanceRefused(AttributeRefused, WriteRefused):
+    """The same of an object that is no class: of most CPython says by an AttributeError that they take no attributes."""
+
+
 class ModuleRefused(ImportRefused, ModuleNotFoundError):
     """An import that the policy does not allow. Programs that can do without a module catch either of the built-in ones."""
 
@@ -81,6 +85,7 @@ def as_builtin(kind: type, name: str) -> None:
 
 as_builtin(AttributeRefused, "AttributeError")
 as_builtin(WriteRefused, "TypeError")
+as_builtin(InstanceRefused, "AttributeError")
 as_builtin(ModuleRefused, "ImportError")
 as_builtin(LanguageRefused, "PolicyError")
 
@@ -157,13 +162,20 @@ def native_metaclass(kind: type) -> bool:
     return id(type(kind)) in _NATIVE_METACLASSES
 
 
-FACADES: list[type] = []
-"""The one base class of all facades, once there is one."""
+_FACADES: dict[int, type] = {}
+
+
+def as_facade(kind: type) -> None:
+    """Take `kind` for a facade's class: all that its instances have may be read.
+
+    Each by itself, not what inherits from one: a program's class may inherit from a facade and from what is no facade at once.
+    """
+    _FACADES[id(kind)] = PLAIN[id(kind)] = kind
 
 
 def is_facade(kind: type) -> bool:
     """Whether this is a facade's class."""
-    return any(base is facade for facade in FACADES for base in class_mro(kind))
+    return id(kind) in _FACADES
 
 
 def describe(value: Any) -> str:

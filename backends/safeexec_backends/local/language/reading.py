@@ -245,9 +245,10 @@ class Reading:
         return self._refuse(o, name)
 
     def _fields(self, o: Any, name: str, reader: Reader = getattr) -> Any:
-        # Read-only: their names become source text when a class that inherits them is made a dataclass.
+        # Read-only: their names become source text when a class that inherits them is made a dataclass. A copy: the other operand of == and | is
+        # given the very dictionary that a proxy stands for.
         found = reader(o, name)
-        return types.MappingProxyType(found) if type(found) is dict else found
+        return types.MappingProxyType(dict(found)) if type(found) is dict else found
 
     def _own_or_copy(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         # The dictionary itself belongs to the function: whoever holds it exchanges what json.dumps() is called with, for everybody.

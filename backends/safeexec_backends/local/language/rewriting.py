@@ -46,6 +46,7 @@ class Rewriter(RestrictingNodeTransformer):
         self._classes: list[str] = []
         self._scopes = ["module"]
         self._receivers: list[Receiver | None] = [None]
+        self._texts = False  # annotations are kept as such
 
     # -- refusing ----------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,28 @@ _IMPORT, _IMPORT_TOP = token("import"), token("import_top")
 _IMPORT_FROM, _IMPORT_ALL = token("import_from"), token("import_all")
 
 
+def annotations_are_texts(tree: ast.AST) -> bool:
+    """Whether the compiler keeps the annotations of `tree` as texts, so that none of them runs.
+
+    Exactly what the compiler takes for a future statement: behind nothing but a docstring and others of its kind (Python/future.c). One that
+    comes later on the same line is no error everywhere, and means nothing.
+    """
+    if not isinstance(tree, ast.Module):
+        return False
+    for place, item in enumerate(tree.body):
+        if isinstance(item, ast.ImportFrom) and item.module == "__future__" and not item.level:
+            if any(alias.name == "annotations" for alias in item.names):
+                return True
+        elif not (
+            place == 0
+            and isinstance(item, ast.Expr)
+            and isinstance(item.value, ast.Constant)
+            and type(item.value.value) is str
+        ):
+            return False
+    return False
+
+
 class Transformer(MatchRewriter, StarRewriter):
     """The whole language. It stays an allow-list: a node that is in none of the lists below is refused."""
 
@@ -95,10 +117,25 @@ class Transformer(MatchRewriter, StarRewriter):
                 self.error(node, f"the name {name!r} belongs to the sandbox")
         return node
 
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        self._texts = annotations_are_texts(node)
+        return self.pass_through(node)
+
+    def _annotation(self, node: ast.expr) -> ast.expr:
+        """Where it is kept as a text nothing runs it, and the text is the program's: whoever evaluates it transforms it then."""
+        return node if self._texts else self.visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        node.target = self.visit(node.target)
+        node.annotation = self._annotation(node.annotation)
+        if node.value is not None:
+            node.value = self.visit(node.value)
+        return node
+
     def visit_arg(self, node: ast.arg) -> ast.arg:
         self.check_bound(node, node.arg)
         if node.annotation is not None:
-            node.annotation = self.visit(node.annotation)
+            node.annotation = self._annotation(node.annotation)
         return node
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
@@ -121,7 +158,7 @@ class Transformer(MatchRewriter, StarRewriter):
         node.decorator_list = [self.visit(d) for d in node.decorator_list]
         self._parameters(node)
         if node.returns is not None:
-            node.returns = self.visit(node.returns)
+            node.returns = self._annotation(node.returns)
         receiver = self._receiver(node)
         self._scopes.append("function")
         self._receivers.append(None)
@@ -237,7 +274,7 @@ def _is_dunder(name: str) -> bool:
     return name[:2] == "__" and name[-2:] == "__" and len(name) > 4
 
 
-_PASSED = """Module Interactive Expression Expr Assign AnnAssign Delete Return Raise Assert For AsyncFor While If With AsyncWith Try
+_PASSED = """Interactive Expression Expr Assign Delete Return Raise Assert For AsyncFor While If With AsyncWith Try
     BoolOp BinOp UnaryOp NamedExpr IfExp Dict Set Await Yield YieldFrom Compare Call
     FormattedValue JoinedStr TemplateStr Interpolation Subscript Starred List Tuple Slice comprehension arguments keyword withitem
     match_case MatchSequence MatchOr TypeAlias"""
@@ -245,7 +282,7 @@ _LEAVES = """Pass Break Continue Constant Nonlocal MatchSingleton
     Load Store Del And Or Add BitAnd BitOr BitXor Div FloorDiv LShift Mod Mult MatMult Pow RShift Sub Invert Not UAdd USub
     Eq Gt GtE In Is IsNot Lt LtE NotEq NotIn"""
 _CAPTURES = "MatchAs MatchStar TypeVar ParamSpec TypeVarTuple"
-_OWN = """Attribute AugAssign Name Global arg ExceptHandler MatchMapping FunctionDef AsyncFunctionDef Lambda ClassDef Import
+_OWN = """Module AnnAssign Attribute AugAssign Name Global arg ExceptHandler MatchMapping FunctionDef AsyncFunctionDef Lambda ClassDef Import
     ImportFrom ListComp SetComp DictComp GeneratorExp Match MatchValue MatchClass TryStar"""
 
 Transformer.methods = {}

@@ -8,6 +8,7 @@ from typing import Any
 from . import names
 from .identity import (
     AttributeRefused,
+    InstanceRefused,
     MethodWrapper,
     WrapperDescriptor,
     WriteRefused,
@@ -78,7 +79,8 @@ class Writing(Reading):
             or is_facade(kind)  # says itself what may be set: sys.stdout
         ):
             return o
-        raise WriteRefused(f"attributes of {describe(o)} cannot be changed in this sandbox")
+        refusal = WriteRefused if is_class(o) else InstanceRefused
+        raise refusal(f"attributes of {describe(o)} cannot be changed in this sandbox")
 
     def _is_third_party(self, kind: type) -> bool:
         if not self._third_party:

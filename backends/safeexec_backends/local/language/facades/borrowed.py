@@ -14,7 +14,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language import scopes, tokens, transformer
-from safeexec_backends.local.language.identity import PLAIN, exact_name, own_module
+from safeexec_backends.local.language.identity import as_facade, exact_name, own_module
 
 from . import Facade, builders, make, missing
 
@@ -243,7 +243,7 @@ def _shown(name: str, space: dict[str, Any]) -> Facade:
         "__all__": property(lambda self: space.get("__all__") or [n for n in names(self) if n[:1] != "_"]),
     }  # fmt: skip
     kind = type("module", (Facade,), body)
-    PLAIN[id(kind)] = kind
+    as_facade(kind)
     shown: Facade = object.__new__(kind)
     return shown
 

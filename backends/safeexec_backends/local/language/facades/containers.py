@@ -124,6 +124,8 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
 
 
 _checked_stat: list[type] = []
+_PRAGMAS = ("temp_store_directory", "data_store_directory", "writable_schema")
+"""Settings that a program may look at and not change."""
 
 
 def _compressors(name: str) -> Callable[[RestrictedLanguage], Exports]:
@@ -140,6 +142,12 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
     import sqlite3
 
     def authorize(action: int, first: Any, second: Any, database: Any, trigger: Any) -> int:
+        # The first takes an address that it calls later; the second a library of native code. Whatever the library was built or configured to allow.
+        if action == 31 and str(second).lower() in ("fts3_tokenizer", "load_extension"):  # SQLITE_FUNCTION
+            return sqlite3.SQLITE_DENY
+        # Of the whole process, and any folder; tables of the database's own machinery.
+        if action == 19 and second is not None and str(first).lower() in _PRAGMAS:  # SQLITE_PRAGMA
+            return sqlite3.SQLITE_DENY
         if action == 24:  # SQLITE_ATTACH opens a file
             if first in ("", ":memory:"):
                 return sqlite3.SQLITE_OK

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import types
+import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,8 @@ from safeexec_backends.local.language.identity import (
     LanguageRefused,
     exact_name,
     is_class,
+    is_facade,
+    is_guest_class,
     native_metaclass,
 )
 
@@ -24,9 +29,12 @@ Exports = dict[str, Any]
 _DATACLASS_PARTS = ("field", "is_dataclass", "KW_ONLY", "MISSING", "InitVar", "FrozenInstanceError", "Field", "fields")
 
 
+_NAMED = re.compile(r"\s*(?:(\w+)\s*\.)?\s*(\w+)").match
+_MARKERS = (typing.ClassVar, dataclasses.InitVar, dataclasses.KW_ONLY)
+
+
 def _dataclasses(language: RestrictedLanguage) -> Exports:
     import copy
-    import dataclasses
     import keyword
 
     guards = language.guards
@@ -68,16 +76,36 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                     raise TypeError("a base class has fields that dataclass() did not make")
             type.__setattr__(base, "__dataclass_fields__", known)
 
+    def marker(cls: Any, annotation: Any) -> Any:
+        """ClassVar, InitVar or KW_ONLY for an annotation whose text names it, else the annotation.
+
+        dataclasses itself looks the name up in ``sys.modules``, where the program's modules are not.
+        """
+        if type(annotation) is not str:
+            return annotation
+        named = _NAMED(annotation)
+        space = language.space_of(class_dict(cls).get("__module__"))
+        if named is None or space is None:
+            return annotation
+        module, name = named.groups()
+        found = space.get(module or name)
+        if module and is_facade(type(found)):
+            found = getattr(found, name, None)
+        return found if any(found is known for known in _MARKERS) else annotation
+
+    _only_its_own_fields(check_name)
     _Params = type(dataclasses.dataclass(type("_", (), {})).__dataclass_params__)  # type: ignore[attr-defined]
 
     def process(cls: Any, options: dict[str, Any]) -> Any:
         check_class(cls)
         own = class_dict(cls)
+        if type(own.get("__module__")) is not str:  # asked for in sys.modules, by its own __hash__
+            raise TypeError("__module__ must be a string")
         if "__annotate_func__" not in own and "__annotate__" not in own and "__annotations__" in own:
             annotations = own["__annotations__"]
             if type(annotations) is not dict:
                 raise TypeError("__annotations__ must be a dict")
-            checked = {check_name(name): value for name, value in annotations.items()}
+            checked = {check_name(name): marker(cls, value) for name, value in annotations.items()}
             # While dataclasses reads it, code of the program may run (descriptors, __class__ of defaults): it must find
             # nothing to change. 3.12 makes a copy itself and wants a dict.
             import sys
@@ -192,6 +220,32 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
         "astuple": astuple,
         "replace": replace,
     }
+
+
+def _only_its_own_fields(check_name: Callable[[Any], str]) -> None:
+    """Have dataclasses take only fields that it made itself, by the name that was checked.
+
+    Their names become source text. A subclass of ``Field``, or what says that it is one by ``__class__``, answers each time as it likes when
+    asked for its name.
+    """
+    import dataclasses
+
+    module: Any = dataclasses
+    original = module._get_field
+    if getattr(original, "checks", False):
+        return
+
+    def get_field(cls: Any, a_name: Any, *rest: Any) -> Any:
+        if not is_guest_class(cls):  # of a library
+            return original(cls, a_name, *rest)
+        check_name(a_name)  # once more: the annotations may have been changed while dataclasses goes through them
+        made = original(cls, a_name, *rest)
+        if type(made) is not dataclasses.Field or made.name is not a_name:
+            raise TypeError(f"the field {a_name!r} is none that field() made")
+        return made
+
+    get_field.checks = True  # type: ignore[attr-defined]
+    module._get_field = get_field
 
 
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
