@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from safeexec import Executor
@@ -129,6 +131,52 @@ summer = datetime.datetime(2026, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")
     )  # fmt: skip
 
 
+def test_an_unknown_zone_is_not_there(run: Run) -> None:
+    error = run("import zoneinfo\nzoneinfo.ZoneInfo('No/Where')").error
+    assert error is not None and error.type == "ZoneInfoNotFoundError"
+    assert error.message == "'No time zone found with key No/Where'"
+
+
+def test_the_event_loop_is_made_when_it_is_asked_for(run: Run) -> None:
+    code = """
+import asyncio
+async def answer(): return 42
+loop = asyncio.get_event_loop()
+first = loop.run_until_complete(answer()), asyncio.get_event_loop() is loop
+first + (asyncio.run(answer()), asyncio.get_event_loop().run_until_complete(answer()))
+"""
+    assert run(code).value == (42, True, 42, 42)
+
+
+def test_passwords_are_hashed(run: Run) -> None:
+    """As OpenSSL does it, which CPython has the function from elsewhere."""
+    cases = [
+        (name, password, salt, rounds, length)
+        for name in ("md5", "sha1", "sha256", "sha512", "sha3_256", "blake2b")
+        for password, salt in ((b"", b""), (b"password", b"salt"), (b"\0\xff" * 100, bytes(range(70))))
+        for rounds, length in ((1, None), (7, 3), (3, 200))
+    ]
+    result = run(f"import hashlib\n[hashlib.pbkdf2_hmac(*case) for case in {cases!r}]")
+    known = {"blake2b": "blake2b512", "sha3_256": "sha3-256"}
+    assert result.value == [hashlib.pbkdf2_hmac(known.get(n, n), *more) for n, *more in cases]
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("'nothing', b'', b'', 1", "ValueError"),
+        ("'shake_128', b'', b'', 1", "ValueError"),
+        ("'sha256', 'text', b'', 1", "TypeError"),
+        ("'sha256', b'', b'', 0", "ValueError"),
+        ("'sha256', b'', b'', 1, 0", "ValueError"),
+        ("b'sha256', b'', b'', 1", "TypeError"),
+    ],
+)
+def test_passwords_that_cannot_be_hashed(run: Run, call: str, error: str) -> None:
+    result = run(f"import hashlib\nhashlib.pbkdf2_hmac({call})")
+    assert result.error is not None and result.error.type == error
+
+
 def test_sleep_takes_its_time_and_no_processor(run: Run) -> None:
     result = run("import time\nstart = time.monotonic()\ntime.sleep(0.2)\ntime.monotonic() - start")
     assert 0.2 <= result.value < 1.0
@@ -172,6 +220,7 @@ def test_raw_output_arrives_in_order(run: Run) -> None:
     [
         ("import requests", "Policy(packages=('requests',))"),
         ("import requests.sessions", "Policy(packages=('requests',))"),
+        ("from PIL import Image", "Policy(packages=('pillow',))"),
         ("import tkinter", "this sandbox's Python is without it"),
         ("import os.nothing", "'os' is not a package"),
         ("raise ModuleNotFoundError('mine')", "mine"),

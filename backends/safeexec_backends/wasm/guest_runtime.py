@@ -9,14 +9,17 @@ import _ctypes
 import asyncio
 import builtins
 import gc
+import hashlib
 import json
 import linecache
+import operator
 import os
 import selectors
 import signal
 import sys
 import time
 import types
+import zoneinfo
 
 import _safeexec_device as device  # type: ignore[import-not-found]
 import safeexec_guest  # type: ignore[import-not-found]
@@ -113,7 +116,78 @@ def fit():
     asyncio.unix_events.SelectorEventLoop = asyncio.unix_events._UnixSelectorEventLoop = EventLoop
     for policy in (asyncio.unix_events._DefaultEventLoopPolicy, asyncio.unix_events._UnixDefaultEventLoopPolicy):
         policy._loop_factory = EventLoop
+    asyncio.events._BaseDefaultEventLoopPolicy.get_event_loop = get_event_loop
+    if not hasattr(hashlib, "pbkdf2_hmac"):
+        hashlib.pbkdf2_hmac = pbkdf2_hmac
+    zoneinfo._common.load_tzdata = zone_data(zoneinfo._common.load_tzdata)
     signal.signal(signal.SIGINT, guest.on_interrupt)
+
+
+def zone_data(original):
+    """Pyodide's error for an unknown zone tells to load a package by means of JavaScript."""
+
+    def load_tzdata(key):
+        try:
+            return original(key)
+        except zoneinfo.ZoneInfoNotFoundError:
+            raise zoneinfo.ZoneInfoNotFoundError(f"No time zone found with key {key}") from None
+
+    return load_tzdata
+
+
+def get_event_loop(self):
+    """The current event loop; made where there is none, as up to Python 3.13.
+
+    Ordinary code begins with ``loop = asyncio.get_event_loop()``, which 3.14 answers with a RuntimeError.
+    """
+    if self._local._loop is None:
+        self.set_event_loop(self.new_event_loop())
+    return self._local._loop
+
+
+def pbkdf2_hmac(hash_name, password, salt, iterations, dklen=None):
+    """``hashlib.pbkdf2_hmac``, which CPython has from OpenSSL only (RFC 8018, 5.2)."""
+    if not isinstance(hash_name, str):
+        raise TypeError(f"argument 'hash_name' must be str, not {type(hash_name).__name__}")
+    password, salt = bytes(memoryview(password)), bytes(memoryview(salt))
+    if iterations < 1:
+        raise ValueError("iteration value must be greater than 0.")
+    try:
+        inner = hashlib.new(hash_name)
+        length = inner.digest_size
+        block = inner.block_size
+        dklen = length if dklen is None else operator.index(dklen)
+        if not length:
+            raise ValueError("a hash of any length")
+    except ValueError:
+        raise ValueError("unsupported hash type") from None
+    if dklen < 1:
+        raise ValueError("key length must be greater than 0.")
+    if len(password) > block:
+        password = hashlib.new(hash_name, password).digest()
+    password = password.ljust(block, b"\0")
+    outer = hashlib.new(hash_name, password.translate(bytes(x ^ 0x5C for x in range(256))))
+    inner.update(password.translate(bytes(x ^ 0x36 for x in range(256))))
+
+    def keyed(message):
+        first, second = inner.copy(), outer.copy()
+        first.update(message)
+        second.update(first.digest())
+        return second.digest()
+
+    made = b""
+    number = int.from_bytes
+    while len(made) < dklen:
+        last = keyed(salt + (len(made) // length + 1).to_bytes(4, "big"))
+        total = number(last, "big")
+        for _ in range(iterations - 1):
+            last = keyed(last)
+            total ^= number(last, "big")
+        made += total.to_bytes(length, "big")
+    return made[:dklen]
+
+
+pbkdf2_hmac.__module__ = "hashlib"
 
 
 class Gate:
@@ -139,6 +213,14 @@ class Gate:
             if not below or not all(map(self.allows, below)):
                 raise safeexec_guest.ImportRefused(f"import of {name!r} is not allowed", name=name)
         return self.original(name, globals, locals, fromlist, level)
+
+
+# Of packages whose module is called otherwise; what is written here is asked of a registry.
+DISTRIBUTIONS = {
+    "PIL": "pillow", "bs4": "beautifulsoup4", "cv2": "opencv-python", "Crypto": "pycryptodome", "dateutil": "python-dateutil",
+    "docx": "python-docx", "dotenv": "python-dotenv", "fitz": "pymupdf", "jwt": "pyjwt", "magic": "python-magic", "pptx": "python-pptx",
+    "skimage": "scikit-image", "sklearn": "scikit-learn", "slugify": "python-slugify", "yaml": "pyyaml",
+}  # fmt: skip
 
 
 # Some arenas of the interpreter's allocator, never written to: no session pays for them.
@@ -186,8 +268,9 @@ class Guest(safeexec_guest.Guest):
             if name in sys.stdlib_module_names:
                 answer["message"] += ": this sandbox's Python is without it"
             else:
+                package = DISTRIBUTIONS.get(name, name)
                 answer["message"] += (
-                    f"; where packages may be installed, Policy(packages=({name!r},)) or --package does it"
+                    f"; where packages may be installed, Policy(packages=({package!r},)) or --package does it"
                 )
         return answer
 
