@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+
 import pytest
 
 from safeexec import Executor
@@ -174,6 +175,23 @@ summer = datetime.datetime(2026, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")
     )  # fmt: skip
 
 
+def test_an_unknown_zone_is_not_there(run: Run) -> None:
+    error = run("import zoneinfo\nzoneinfo.ZoneInfo('No/Where')").error
+    assert error is not None and error.type == "ZoneInfoNotFoundError"
+    assert error.message == "'No time zone found with key No/Where'"
+
+
+def test_the_event_loop_is_made_when_it_is_asked_for(run: Run) -> None:
+    code = """
+import asyncio
+async def answer(): return 42
+loop = asyncio.get_event_loop()
+first = loop.run_until_complete(answer()), asyncio.get_event_loop() is loop
+first + (asyncio.run(answer()), asyncio.get_event_loop().run_until_complete(answer()))
+"""
+    assert run(code).value == (42, True, 42, 42)
+
+
 def test_sleep_takes_its_time_and_no_processor(run: Run) -> None:
     result = run("import time\nstart = time.monotonic()\ntime.sleep(0.2)\ntime.monotonic() - start")
     assert 0.2 <= result.value
@@ -219,6 +237,7 @@ def test_raw_output_arrives_in_order(run: Run) -> None:
     [
         ("import requests", "Policy(packages=('requests',))"),
         ("import requests.sessions", "Policy(packages=('requests',))"),
+        ("from PIL import Image", "Policy(packages=('pillow',))"),
         ("import tkinter", "this sandbox's Python is without it"),
         ("import os.nothing", "'os' is not a package"),
         ("raise ModuleNotFoundError('mine')", "mine"),
