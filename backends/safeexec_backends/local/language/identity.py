@@ -136,6 +136,24 @@ def native_owner(kind: type, name: str) -> bool:
     return any(name in class_dict(base) and not is_guest_class(base) for base in class_mro(kind))
 
 
+def passes_on(kind: type) -> bool:
+    """Whether instances of a program's class `kind` inherit that they pass on what they are asked for to another object: an alias of ``list[int]``'s kind,
+    ``super``, the readers of `codecs`.
+
+    What is the object's own could not be told from what is another's, of which the program may not have it.
+    """
+    if id(kind) in PLAIN or not is_guest_class(kind):
+        return False
+    for base in class_mro(kind):
+        if (
+            base is Super
+            or base is types.GenericAlias
+            or ("__getattr__" in class_dict(base) and not is_guest_class(base))
+        ):
+            return True
+    return False
+
+
 def plain_bases(kind: type) -> bool:
     """Whether all bases are the program's or in `PLAIN_BASES`, so that its instances inherit nothing dangerous."""
     for base in class_mro(kind):

@@ -35,6 +35,7 @@ from .identity import (
     is_guest_function,
     is_plain,
     native_owner,
+    passes_on,
     plain_bases,
 )
 
@@ -96,6 +97,8 @@ class Reading:
         kind = type(o)
         if types.ModuleType in class_mro(kind) or is_loop(kind):
             return self._refuse(o, name)
+        if passes_on(kind) and not is_class(o) and (name[:1] == "_" or name in names.SUSPECT):
+            reader = object.__getattribute__
         if name[:1] == "_":
             if name[:2] == "__" and name[-2:] == "__":
                 handler = self.dunders.get(name)
@@ -337,6 +340,8 @@ class Reading:
             names_ = [n for n in dir(o) if type(n) is str]
             shown = {n: self.readable(o, n, missing) for n in names_}
             return {n: v for n, v in shown.items() if v is not missing}
+        if passes_on(kind):
+            reader = object.__getattribute__
         found = reader(o, "__dict__")  # raises AttributeError where there is none
         if type(found) is not dict:  # of the class that a proxy or an alias stands for
             return self._refuse(o, "__dict__")
