@@ -25,16 +25,7 @@ from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends.local import cell, control
 from safeexec_backends.local.cell import Order
 from safeexec_backends.local.ground import Ground
-
-_EXTRA_IMPORTS = {
-    "matplotlib": ("matplotlib.pyplot", "matplotlib.backends.backend_agg"),
-    "PIL": ("PIL.Image", "PIL.PngImagePlugin", "PIL.JpegImagePlugin"),
-}
-"""What a package's users always want, and what is slow to import in every session."""
-
-
-_LANGUAGE = "safeexec_backends.local.language"
-
+from safeexec_backends.local.imports import LANGUAGE, Imports
 
 _PAUSE = 20
 """Milliseconds without an order after which there is time for imports."""
@@ -90,13 +81,7 @@ class Zygote:
         self._folder = ""
         self._made = 0
         self._cleaners: list[int] = []
-        self._idle: list[str] = []
-        self._imported: set[str] = set()
-        self._packages: set[str] = set()
-        """Of those, the ones that are nobody's here."""
-        self._languages: dict[tuple[str, ...], Any] = {}
-        self._generation = 0
-        self._threads_from = ""
+        self._imports = Imports(setup, self._ground)
         self._poll = select.poll()
         self._thread_id: int | None = None
 
@@ -114,8 +99,8 @@ class Zygote:
         # Not at the top: the safeexec package exists only once `main` has made its stand-in.
         self._keeper: Any = importlib.import_module("safeexec_backends.local.keeper") if self.keeps else None
         self._runner: Any = importlib.import_module("safeexec_backends.local.runner") if self.keeps else None
-        self._language(())
-        language = sys.modules.get(_LANGUAGE)
+        self._imports.language(())
+        language = sys.modules.get(LANGUAGE)
         if language is not None:
             # It imports parts of itself when programs ask for them: in cells, or here while nobody waits.
             self._setup["readable"] += language.__path__
@@ -211,7 +196,7 @@ class Zygote:
     def _expect(self, message: control.Message) -> None:
         first = message.get("first")
         self._wanted = {} if first is None else {_keeps(first): first}
-        self._idle = [*_modules(_LANGUAGE), *message.get("idle", ())]
+        self._imports.expect(message.get("idle", []))
 
     def _use_idle_time(self) -> bool:
         """Get one thing ready that the next session will want; whether there was one."""
@@ -220,11 +205,10 @@ class Zygote:
             if kind is not None:
                 self._spares[kind] = self._make(self._wanted[kind])
                 return True
-            if self._idle:
-                self._preload(self._idle.pop(0))
+            if self._imports.one_ahead():
                 return True
             for kind, spare in self._spares.items():
-                if spare.generation != self._generation:
+                if spare.generation != self._imports.generation:
                     self._end(self._spares.pop(kind))  # it lacks what was imported since
                     return True
         except Exception:
@@ -249,7 +233,7 @@ class Zygote:
                 fds = [*live.ends, *([live.pidfd] if live.pidfd >= 0 else [])]
                 reply = {"pid": live.pid}
         except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {error}", "module": self._threads_from}
+            reply = {"error": f"{type(error).__name__}: {error}", "module": self._imports.threads_from}
         try:
             control.send(self._sock, reply, fds)
         except OSError:
@@ -272,12 +256,7 @@ class Zygote:
             os.close(fd)
 
     def _make(self, message: control.Message) -> Cell:
-        self._packages |= set(message["preload"])
-        for name in message["preload"]:
-            for module in (name, *_EXTRA_IMPORTS.get(name, ())):
-                self._preload(module)
-        language = self._language(tuple(message["imports"]))
-        self._check_threads()
+        language = self._imports.of_policy(message)
         folder = self._cell_folder()
         order = Order(
             memory=message["memory"],
@@ -301,7 +280,7 @@ class Zygote:
                 raise
             if pid == 0:
                 cell.run(self._plan, order, channel.fileno(), status, lambda fd: self._serve_guest(fd, language, order))
-            live = Cell(pid, pidfd, status, folder, message, self._generation, [ours.detach(), report])
+            live = Cell(pid, pidfd, status, folder, message, self._imports.generation, [ours.detach(), report])
         self._cells[pidfd if pidfd >= 0 else pid] = live
         if pidfd >= 0:
             self._poll.register(pidfd, select.POLLIN)
@@ -314,7 +293,7 @@ class Zygote:
             # of pages. Packages may have their own.
             return namespaces.clone(
                 namespaces.flags(w for w in namespaces.FLAGS if self._plan.stands(w)),
-                handlers=not self.keeps or bool(self._packages),
+                handlers=not self.keeps or bool(self._imports.packages),
             )
         return os.fork(), -1
 
@@ -335,37 +314,6 @@ class Zygote:
         guest = self._guest.Guest(_Nowhere(self._wire), language)
         guest.handle({"t": "init", "id": 0, "env": {}, "tools": []})
         guest.handle({"t": "run", "id": 0, "code": "1 + 1"})
-
-    def _check_threads(self) -> None:
-        if libc.READY and _threads(self._plan.proc) != 1:
-            raise RuntimeError(f"importing {self._threads_from or 'a module'} started threads; a zygote must have none")
-
-    def _language(self, imports: tuple[str, ...]) -> Any:
-        if imports not in self._languages:
-            if len(self._languages) > 64:
-                self._languages.clear()
-            if self._setup["language"] == "full":
-                self._languages[imports] = importlib.import_module("safeexec.guest").Python()
-            else:
-                module = importlib.import_module(_LANGUAGE)
-                self._languages[imports] = module.RestrictedLanguage(imports=imports)
-        return self._languages[imports]
-
-    def _preload(self, name: str) -> None:
-        if name in self._imported or name in self._setup["skip"]:
-            return
-        self._imported.add(name)
-        if name.partition(".")[0] == "matplotlib":
-            # Its settings and font cache go to a folder of the zygote's own; cells inherit what was read.
-            os.environ["MPLBACKEND"] = "Agg"
-            os.environ["MPLCONFIGDIR"] = self._ground.scratch
-        self._generation += 1
-        try:
-            importlib.import_module(name)
-        except (Exception, SystemExit):
-            return  # the session that wants it gets the error, with its own traceback
-        if libc.READY and not self._threads_from and _threads(self._plan.proc) != 1:
-            self._threads_from = name
 
     def _address_space(self) -> int:
         if self._statm < 0:
@@ -439,30 +387,12 @@ class Zygote:
             remove_tree(self._ground.folder)
 
 
-def _modules(package: str) -> list[str]:
-    """The names of the modules of a package that is imported, and of those below it."""
-    found = []
-    for folder in getattr(sys.modules.get(package), "__path__", ()):
-        for path, _, names in os.walk(folder):
-            parts = [package, *os.path.relpath(path, folder).replace(".", "").split("/")]
-            found += [
-                ".".join(p for p in [*parts, name[:-3]] if p)
-                for name in names
-                if name.endswith(".py") and name[0] != "_"
-            ]
-    return found
-
-
 def _keeps(order: control.Message) -> bool:
     return bool(order.get("keeps"))
 
 
 def _ended(live: Cell) -> bool:
     return live.pidfd >= 0 and waiting.ready(live.pidfd, 0)
-
-
-def _threads(proc: int) -> int:
-    return os.stat("self/task", dir_fd=proc).st_nlink - 2
 
 
 class _Leave(BaseException):
