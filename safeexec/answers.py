@@ -8,6 +8,7 @@ from safeexec import wire
 from safeexec.errors import LimitExceeded, ProtocolError
 from safeexec.result import ERROR_KINDS, FileInfo, GuestError
 from safeexec.step import text_field
+from safeexec.text import neutralise
 
 
 def guest_error(data: Any) -> GuestError | None:
@@ -50,7 +51,8 @@ def raise_failure(fail: Any) -> None:
     """The host's exception for a request that the guest refused; ProtocolError for what is none of those it may refuse with."""
     if type(fail) is not dict:
         raise ProtocolError("a malformed failure")
-    kind, message = text_field(fail, "type", 200), text_field(fail, "message", 5000)
+    # Made harmless for a terminal, where Python writes what nobody catches.
+    kind, message = (neutralise(text_field(fail, name, most)) for name, most in (("type", 200), ("message", 5000)))
     if kind == "KeyError":
         raise KeyError(message.strip("'"))
     if kind == "TooLarge":

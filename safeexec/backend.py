@@ -130,6 +130,12 @@ class Backend(ABC):
         """
         return None
 
+    survives_fork: bool = False
+    """Whether all of it is in this process, so that a forked child has one of its own."""
+
+    def disown(self) -> None:  # noqa: B027
+        """In a forked child, to which nothing of this belongs: let go of what would end something of the parent's when the child ends."""
+
     @abstractmethod
     def close(self) -> None:
         """Free everything, guests included. Idempotent."""

@@ -56,8 +56,13 @@ class SnapshotError(SafeExecError, ValueError):
 
 
 class ExecutionError(SafeExecError):
-    """What :meth:`Result.raise_for_error` raises: the guest's failure as an exception of the host. `error` is the GuestError."""
+    """What :meth:`Result.raise_for_error` raises: the guest's failure as an exception of the host. `error` is the GuestError.
+
+    The message is made harmless for a terminal: that is where Python writes what nobody catches.
+    """
 
     def __init__(self, error: object) -> None:
-        super().__init__(str(error))
+        from safeexec.text import neutralise
+
+        super().__init__(neutralise(str(error)))
         self.error = error

@@ -10,8 +10,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from safeexec import inherited
 from safeexec.backend import Backend, SupportsRestore, Wall
-from safeexec.errors import NotSupported, PolicyError, SessionClosed
+from safeexec.errors import BackendUnavailable, NotSupported, PolicyError, SessionClosed
 from safeexec.policy import Limits, Policy
 from safeexec.registry import load_backend
 from safeexec.result import Result
@@ -63,9 +64,10 @@ class Executor:
             self._backend = sandbox
         else:
             self._backend = _make(load_backend(sandbox), sandbox, self.policy, backend_options)
-        self._closed = False
+        self._closed = self._forked = False
         self._lock = threading.Lock()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        _live.add(self)
 
     def __enter__(self) -> Executor:
         return self
@@ -108,11 +110,27 @@ class Executor:
     ) -> Session:
         found = collect(tools)
         chosen = self.policy if policy is None else policy
-        if self._closed:
-            raise SessionClosed("the executor is closed")
+        self._check_open()
         guest = self._backend.start_once(chosen) if once else self._backend.start(chosen)
         session = Session(guest, chosen, found, {} if variables is None else variables, loop, once)
         return self._own(session)
+
+    def _check_open(self) -> None:
+        if self._forked:
+            raise BackendUnavailable(inherited.WHY)
+        if self._closed:
+            raise SessionClosed("the executor is closed")
+
+    def _disown(self) -> None:
+        """In a forked child: be closed, and leave everything to the parent, unless it is in this process anyway."""
+        if self._backend.survives_fork:
+            return
+        self._closed = self._forked = True
+        self._lock = threading.Lock()
+        for session in list(self._sessions):
+            session._disown()
+        self._backend.disown()
+        _inherited.append(self._backend)
 
     def _own(self, session: Session) -> Session:
         session._sandbox, session._adopt = self.sandbox, self._own
@@ -167,8 +185,7 @@ class Executor:
             image = snapshot.Snapshot.load(image)
         contents = snapshot.unpack(bytes(image), key)
         snapshot.check_fits(contents, self.sandbox, chosen)
-        if self._closed:
-            raise SessionClosed("the executor is closed")
+        self._check_open()
         guest = self._backend.restore(contents.engine, contents.state, chosen)
         session = self._own(travel.resumed(guest, chosen, found, loop, contents.abandoned))
         limits = {"output": chosen.limits.output, "value": chosen.limits.value}
@@ -187,6 +204,10 @@ class Executor:
             session.close()
         self._backend.close()
 
+
+_live: weakref.WeakSet[Executor] = weakref.WeakSet()
+_inherited: list[Backend] = []
+"""In a forked child, backends of its parent's: kept, since who forgets one may end what belongs to it."""
 
 # -- one-shot runs ----------------------------------------------------------------------------------------------------------
 
@@ -245,6 +266,8 @@ def _after_fork() -> None:
     # A forked child must not use, or end, what belongs to its parent.
     global _shared_lock
     _shared_lock = threading.Lock()
+    for executor in list(_live):
+        executor._disown()
     _shared.clear()
 
 

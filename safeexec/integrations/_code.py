@@ -6,6 +6,7 @@ import ast
 import re
 from typing import Any
 
+from safeexec.errors import LimitExceeded
 from safeexec.guest import source_lines
 from safeexec.result import GuestError, Result
 from safeexec.session import Session
@@ -20,9 +21,12 @@ def failing_line(code: str, error: GuestError) -> str:
 
 
 def last_value(code: str, result: Result, session: Session) -> Any:
-    """The value of the step; where it has none because its last statement assigns a variable, that one's."""
+    """The value of the step; where it has none because its last statement assigns a variable, that one's unless it is too large."""
     name = _assigned(code) if result.value is None and not session.closed else None
-    return result.value if name is None else session.variables.get(name)
+    try:
+        return result.value if name is None else session.variables.get(name)
+    except LimitExceeded:
+        return None
 
 
 def _assigned(code: str) -> str | None:

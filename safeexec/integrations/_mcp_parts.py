@@ -14,6 +14,7 @@ from urllib.parse import quote
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import BlobResourceContents, CallToolResult, EmbeddedResource, ImageContent, TextContent
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
 from safeexec.aio import AsyncSession, _in_thread
 from safeexec.errors import SafeExecError
@@ -48,8 +49,9 @@ class Conversations:
     def _key(self, ctx: Context[Any, Any], handle: str) -> tuple[str, str]:
         if ctx.headers is None:  # a pipe: one process, one client
             return "pipe", ""
+        # Only where the SDK made that name, and knows it: a later protocol has no connections, and passes on whatever a client calls its own.
         connection = ctx.headers.get("mcp-session-id")
-        if connection:
+        if connection and ctx.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
             return f"connection {connection}", ""
         handle = handle or self._signed(secrets.token_hex(16))
         # A name of the client's own choosing could be guessed by another client; what is signed need not be remembered.

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from safeexec.aio import AsyncSession, _in_thread
+from safeexec.errors import SafeExecError
 from safeexec.executor import Executor
 from safeexec.integrations._attachments import files
 from safeexec.result import Result
+from safeexec.text import neutralise_line
 
 
 class Programs:
@@ -26,8 +28,11 @@ class Programs:
         async with AsyncSession(session) as running:
             result = await running.run(code)
             if not session.closed:
-                left, trouble = await _in_thread(lambda: files(session, session.files.list()))
-                self._policy = self._policy.replace(files={file.name: file.data for file in left})
+                try:
+                    left, trouble = await _in_thread(lambda: files(session, session.files.list()))
+                    self._policy = self._policy.replace(files={file.name: file.data for file in left})
+                except SafeExecError as error:  # a guest that lies about its files leaves them as they were
+                    trouble = f"files are not passed on: {neutralise_line(str(error))}\n"
         return result, trouble
 
     def __contains__(self, name: str) -> bool:

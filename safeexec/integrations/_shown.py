@@ -66,11 +66,14 @@ def clip(text: str, length: int = _MAX_VALUE) -> str:
 
 
 def native(value: Any) -> Any:
-    """An Array, Image or Table as numpy's, PIL's or pandas' own object where that library is installed here; anything else as it is."""
+    """An Array, Image or Table as numpy's, PIL's or pandas' own object where that library is installed here, and makes one of it; anything else as it is.
+
+    The guest chose the bytes and the columns: what those libraries say of them must not end the host's run.
+    """
     for kind, name in ((Array, "to_numpy"), (Image, "to_pil"), (Table, "to_pandas")):
         if isinstance(value, kind):
             try:
                 return getattr(value, name)()
-            except ImportError:
+            except Exception:
                 return value
     return value

@@ -2,6 +2,7 @@
 
 Interface: ``FunctionToolset``, ``AbstractCapability.get_wrapper_toolset`` and ``WrapperToolset`` of pydantic-ai 2. The session is the one of the run's
 ``conversation_id``. In code mode the model sees one tool, `run_python`; the agent's other tools are functions that its code calls and the host runs.
+Tools that ask somebody first, or run elsewhere, stay tools of their own: a call from code could wait for neither.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class _CodeToolset(WrapperToolset[Any]):
     sessions: Sessions
 
     async def get_tools(self, ctx: RunContext[Any]) -> dict[str, Any]:
-        inner = await self.wrapped.get_tools(ctx)
+        tools = await self.wrapped.get_tools(ctx)
+        # Not those that need an approval, or are deferred: the agent's loop sees to that, which calls from code do not pass.
+        inner = {name: tool for name, tool in tools.items() if tool.tool_def.kind == "function"}
 
         async def run_python(ctx: RunContext[Any], code: str) -> ToolReturn:
             """Run Python code in a sandbox where these functions can be called, by keyword arguments. State lives on."""
@@ -76,7 +79,8 @@ class _CodeToolset(WrapperToolset[Any]):
         made = (await outer.get_tools(ctx))["run_python"]
         listed = "\n".join(_described(tool.tool_def) for tool in inner.values())
         definition = replace(made.tool_def, description=f"{made.tool_def.description}\n\n{listed}")
-        return {"run_python": replace(made, tool_def=definition)}
+        others = {name: tool for name, tool in tools.items() if name not in inner}
+        return {**others, "run_python": replace(made, tool_def=definition)}
 
     def _function(self, name: str, tool: Any, ctx: RunContext[Any]) -> Any:
         async def call(**arguments: Any) -> Any:
@@ -88,7 +92,8 @@ class _CodeToolset(WrapperToolset[Any]):
         return call
 
     async def call_tool(self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: Any) -> Any:
-        return await tool.toolset.call_tool(name, tool_args, ctx, tool)
+        whose = tool.toolset if name == "run_python" else self.wrapped
+        return await whose.call_tool(name, tool_args, ctx, tool)
 
 
 def _described(tool: ToolDefinition) -> str:

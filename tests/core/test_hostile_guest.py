@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import struct
 import threading
+import traceback
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from safeexec import (
     PolicyError,
     ProtocolError,
     Result,
+    SafeExecError,
     SessionClosed,
     StepTimeout,
     UnsafeName,
@@ -432,8 +434,6 @@ def test_malformed_refusal_is_a_protocol_error(fail: Any) -> None:
     ["KeyError", "OSError", "FileNotFoundError", "SystemExit", "KeyboardInterrupt", "eval", "Exception", "TooLarge"],
 )
 def test_refusal_raises_nothing_the_guest_chose(name: str) -> None:
-    from safeexec import SafeExecError
-
     def behave(peer: Peer, request: dict[str, Any]) -> None:
         peer.done(request, fail={"type": name, "message": "m" * 9000})
 
@@ -441,6 +441,29 @@ def test_refusal_raises_nothing_the_guest_chose(name: str) -> None:
         with pytest.raises((SafeExecError, KeyError, OSError)) as caught:
             session.variables["x"]
         assert len(str(caught.value)) < 6000 and caught.value.__cause__ is None
+
+
+CONTROLS = "\x1b]0;title\x07\x9b2J\r\u202e"
+
+
+@pytest.mark.parametrize("name", ["FileNotFoundError", "KeyError", "OSError", "TooLarge", "SyntaxError\x1b[2J"])
+def test_errors_with_words_of_the_guest_act_on_no_terminal(name: str) -> None:
+    """Python writes what nobody catches to the terminal, as it is."""
+
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        if request["t"] == "run":
+            error = {"kind": "exception", "type": name, "message": CONTROLS, "traceback": CONTROLS}
+            peer.done(request, error=error)
+        else:
+            peer.done(request, fail={"type": name, "message": CONTROLS})
+
+    with Executor(ScriptedBackend(behave), policy=Policy(limits=LIMITS)) as executor, executor.session() as session:
+        raised = []
+        for work in (lambda: session.files.read("a.txt"), lambda: session.run("1").raise_for_error()):
+            with pytest.raises((SafeExecError, OSError, KeyError), match="title") as caught:
+                work()
+            raised.append(str(caught.value) + "".join(traceback.format_exception_only(caught.value)))
+        assert not [text for text in raised if set(text) & set(CONTROLS) - set("]0;title2J")]
 
 
 def test_request_that_is_not_answered_times_out() -> None:

@@ -327,6 +327,54 @@ def test_fork_of_the_host_process() -> None:
     assert done.stdout == "survived\n", done.stderr
 
 
+FORK_ENDS = """
+import gc, os, sys
+sys.path.insert(0, sys.argv[1])
+import safeexec
+from safeexec import Executor
+from tests.support.plain import PlainBackend
+how, sandbox = sys.argv[2:]
+executor = Executor(PlainBackend() if sandbox == "plain" else sandbox)
+session = executor.session({"tool": lambda n: n + 1}, {"x": 1})
+assert session.run("tool(x)").value == 2
+pid = os.fork()
+if pid == 0:
+    said = ""
+    if how == "forget":
+        del session, executor
+        gc.collect()
+        os._exit(0)
+    if how == "exit":
+        sys.exit(0)
+    if how == "close":
+        session.interrupt()
+        session.kill()
+        session.close()
+        executor.close()
+        os._exit(0)
+    for attempt in (lambda: session.run("x = 5"), lambda: session.variables["x"], lambda: executor.session(), lambda: executor.run("1")):
+        try:
+            attempt()
+        except safeexec.SafeExecError as error:
+            said += str(error)
+    os._exit(said.count("survive a fork"))
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+assert code == (4 if how == "use" else 0), code
+assert session.run("x += 1\\ntool(x)").value == 3
+executor.close()
+print("survived")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="n/a: no fork here")
+@pytest.mark.parametrize("how", ["forget", "exit", "close", "use"])
+def test_forked_child_of_the_host_neither_uses_nor_ends_its_parents_sessions(how: str) -> None:
+    """It has the connections too: to shut one there, or to have a container removed, was the end of the parent's session."""
+    command = [sys.executable, "-c", FORK_ENDS, str(Path(__file__).parents[2]), how, "plain"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "survived\n", done.stderr
+
+
 def test_host_that_exits_with_open_sessions_ends_at_once() -> None:
     script = "import sys; sys.path.insert(0, sys.argv[1])\nfrom safeexec import Executor\nfrom tests.support.plain import PlainBackend\ns = Executor(PlainBackend()).session()\nprint(s.run('import os; os.getpid()').value)"
     done = subprocess.run(

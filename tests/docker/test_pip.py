@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import io
+import json
 import subprocess
 import sys
 import sysconfig
@@ -264,6 +265,21 @@ def test_settings_of_pip_reach_pip_and_no_session(client: Any, fake: Callable[[s
     for piece in client.images.get(made).save():
         assert b"hunter2" not in rest + piece
         rest = piece[-20:]
+
+
+def test_proxies_of_docker_s_configuration_reach_pip_and_no_session(
+    client: Any, fake: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK puts them into the environment of what it makes, from where they would be in the image, and in every session."""
+    proxies = {"default": {"httpProxy": "http://user:hunter2@proxy.test:1"}}
+    (tmp_path / "config.json").write_text(json.dumps({"proxies": proxies}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    image = fake(f"assert 'hunter%d' % 2 in os.environ['HTTP_PROXY']; {INSTALLS}")
+    with Executor("docker", image=image, policy=Policy(packages=("fake",))) as executor, executor.session() as session:
+        seen = str(session.run("import os\ndict(os.environ)").value)
+        made = client.api.inspect_container(session._guest.id)["Image"]  # type: ignore[attr-defined]
+    assert "PATH" in seen and "hunter2" not in seen
+    assert "hunter2" not in str(client.images.get(made).attrs) + str(client.api.history(made))
 
 
 def test_container_that_somebody_makes_of_an_image_with_packages_is_theirs(

@@ -11,7 +11,7 @@ import pytest
 
 import safeexec
 from safeexec import Executor, Limits, Policy, PolicyError
-from safeexec_backends.docker import backend, config
+from safeexec_backends.docker import backend, config, walls
 from safeexec_backends.docker.direct import INSIDE
 
 MIB = 2**20
@@ -34,7 +34,7 @@ def test_reported_walls_stand(executor: Executor) -> None:
     standing = {name for name, wall in executor.isolation.items() if wall.active}
     assert standing >= {
         "seccomp", "network_namespace", "capabilities", "no_new_privs", "unprivileged_uid", "read_only_root", "disk_limit",
-        "memory_limit", "swap_off", "pids_limit", "rlimits", "pid_namespace", "init",
+        "memory_limit", "socket_memory", "swap_off", "pids_limit", "rlimits", "pid_namespace", "init",
     }  # fmt: skip
     assert not executor.isolation["language"].active and executor.isolation["language"].reason
 
@@ -64,6 +64,21 @@ def test_file_systems_are_capped_in_size_and_inodes(executor: Executor) -> None:
     sizes = value(executor, code, disk=8 * MIB)
     assert sizes["/sandbox"][0] == 8 * MIB and sizes["/tmp"][0] == sizes["/dev/shm"][0] == 2 * MIB
     assert all(0 < inodes <= 8192 for _, inodes in sizes.values())
+
+
+def test_a_small_disk_is_no_missing_wall() -> None:
+    """/tmp has a quarter of a megabyte at least, and pages of 64 KiB are rounded up to."""
+    with Executor("docker", policy=Policy(limits=Limits(disk=1000))) as small:
+        assert small.isolation["disk_limit"].active, small.isolation["disk_limit"].reason
+
+
+@pytest.mark.parametrize(
+    ("page", "size", "stands"), [(4096, 8192, False), (65536, 65536, True), (65536, 131072, False)]
+)
+def test_a_disk_may_be_larger_by_less_than_a_page(page: int, size: int, stands: bool) -> None:
+    want = config.shape("image", "runc", Limits(disk=4096), 1.0)
+    mounts = [["/sandbox", "tmpfs", False, size, 256], ["/tmp", "tmpfs", False, 2**18, 256]]
+    assert walls._disk({"mounts": mounts, "page": page}, want).active is stands
 
 
 def test_inode_flood_is_a_full_disk_and_not_an_oom(executor: Executor) -> None:
@@ -220,7 +235,7 @@ def test_system_call_is_refused(executor: Executor, name: str) -> None:
     code = f"import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nr = libc.syscall({REFUSED[name]}, 0, 0, 0, 0, 0)\n(os.uname().machine, r, ctypes.get_errno())"
     machine, result, errno = value(executor, code)
     if machine != "x86_64":
-        pytest.skip("the numbers are x86_64's")
+        pytest.skip("n/a: the numbers are x86_64's")
     assert (result, errno) == (-1, 1)
 
 
@@ -233,6 +248,148 @@ def test_new_namespaces_are_refused(executor: Executor) -> None:
 def test_socket_family_is_refused(executor: Executor, family: int) -> None:
     code = f"import socket\ntry:\n    socket.socket({family}, socket.SOCK_RAW if {family} == 17 else socket.SOCK_DGRAM)\n    r = 0\nexcept OSError as e:\n    r = e.errno\nr"
     assert value(executor, code) == 1
+
+
+SOCKETS = """
+import socket
+made = []
+for family in (1, 2, 10):
+    for kind in (1, 2, 3, 4, 5, 6):
+        for protocol in (0, 1, 6, 17, 33, 58, 132, 136, 262):
+            try:
+                socket.socket(family, kind, protocol).close()
+                made.append((family, kind, protocol))
+            except OSError:
+                pass
+made
+"""
+
+
+def test_what_waits_in_sockets_is_no_memory_beside_the_limit(docker_url: str) -> None:
+    """Sockets of the Internet's families, full of what they sent themselves: 100 MB for one second of work, where the kernel does not count them."""
+    fill = """
+import socket, time
+kept, held = [], 0
+def fill(made, data):
+    global held
+    try:
+        for _ in range(900):
+            kept.append(sock := made())
+            sock.setblocking(False)
+            try:
+                while True:
+                    held += sock.send(data)
+            except BlockingIOError:
+                pass
+    except OSError:
+        pass
+def udp():
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    sock.connect(sock.getsockname())
+    return sock
+def tcp():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sock = socket.create_connection(listener.getsockname())
+        kept.append(listener.accept()[0])
+    return sock
+def ping():
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+    sock.connect(("127.0.0.1", 0))
+    return sock
+for made in (tcp, udp):
+    fill(made, b"x" * 60000)
+try:
+    for _ in range(500):
+        kept.append(sock := ping())
+        for _ in range(8):
+            sock.send(bytes((8, 0, 0, 0, 0, 0, 0, 1)) + b"x" * 30000)
+            held += 30000
+except OSError:
+    pass
+held
+"""
+    limits = Limits(time=30, memory=64 * MIB)
+    with Executor("docker", policy=Policy(limits=limits, rollback="never")) as executor, executor.session() as session:
+        result = session.run(fill)
+        wall = executor.isolation["socket_memory"]
+    counted = config.counts_sockets(executor._backend._info)  # type: ignore[attr-defined]
+    assert wall.active and (result.value == 0 or counted)
+
+
+def test_sockets_of_the_internet_s_families(docker_url: str, client: Any) -> None:
+    unix = [(1, kind, 0) for kind in (1, 2, 5)]
+    with Executor("docker", loopback=False) as executor:
+        made = executor.run(SOCKETS).value
+        assert {family for family, _, _ in made} == {1} and set(unix) <= set(made)
+        code = "import socket\ntry:\n    socket.socket()\nexcept OSError as e:\n    r = e.errno\nr"
+        assert executor.run(code).value == 97  # as where a kernel has no such family
+        with pytest.raises(PolicyError, match="loopback"):
+            executor.run("1", policy=Policy(network=("example.com",)))
+    with Executor("docker", loopback=True) as executor:
+        made = executor.run(SOCKETS).value
+        assert {(kind, protocol) for family, kind, protocol in made if family != 1} == {(1, 0), (1, 6), (2, 0), (2, 17)}
+        counted = config.counts_sockets(client.info())
+        assert executor.isolation["socket_memory"].active == counted
+        assert counted or "loopback=False" in executor.isolation["socket_memory"].reason
+
+
+def test_pairs_of_other_families_are_not_even_made(executor: Executor) -> None:
+    """TIPC has pairs; of others the kernel makes one before it finds out that it cannot, and loads what it needs for that."""
+    code = "import socket\nr = {}\nfor f in range(50):\n    try:\n        socket.socketpair(f, socket.SOCK_STREAM)\n    except OSError as e:\n        r[f] = e.errno\nr"
+    assert value(executor, code) == dict.fromkeys({*range(50)} - {1}, 1)
+
+
+def test_huge_pages_of_the_host_are_out_of_reach(executor: Executor) -> None:
+    """They count in no container's memory; where the host has set some aside, for a database, they would be had for the asking."""
+    code = """
+import ctypes, mmap
+libc = ctypes.CDLL(None, use_errno=True)
+try:
+    mmap.mmap(-1, 2**21, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+    r = [0]
+except OSError as e:
+    r = [e.errno]
+for call in (lambda: libc.memfd_create(b"x", 4), lambda: libc.memfd_create(b"x", 5), lambda: libc.shmget(0, ctypes.c_size_t(2**21), 0o5600)):
+    r.append(ctypes.get_errno() if call() < 0 else 0)
+r + [libc.memfd_create(b"x", 1) > 2, libc.shmget(0, ctypes.c_size_t(4096), 0o1600) >= 0, len(mmap.mmap(-1, 4096))]
+"""
+    assert value(executor, code) == [1, 1, 1, 1, True, True, 4096]
+
+
+def test_terminal_is_not_typed_into_with_a_request_of_more_bits(executor: Executor) -> None:
+    """The kernel looks at the lower half of the argument alone."""
+    code = """
+import ctypes, fcntl, os, termios
+libc = ctypes.CDLL(None, use_errno=True)
+ours, theirs = os.openpty()
+pid = os.fork()
+if not pid:
+    os.setsid()
+    fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+    letter = ctypes.create_string_buffer(b"Z")
+    found = 0
+    for upper in (0, 1, 1 << 31):
+        request = ctypes.c_ulong(upper << 32 | 0x5412)
+        found += libc.ioctl(theirs, request, letter) == 0 or ctypes.get_errno() != 1
+    os._exit(found)
+os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), os.get_terminal_size(ours).columns
+"""
+    assert value(executor, code) == (0, 0)
+
+
+def test_proxies_of_the_host_s_docker_configuration_do_not_enter(
+    docker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their addresses have passwords in them; docker's own command and SDK put them into the environment of every container."""
+    (tmp_path / "config.json").write_text(
+        '{"proxies": {"default": {"httpProxy": "http://bob:canary@proxy.test:1", "noProxy": "canary.test"}}}'
+    )
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    code = "seen = ''\nfor pid in (1, 'self'):\n    with open(f'/proc/{pid}/environ') as f:\n        seen += f.read()\nseen"
+    with Executor("docker") as executor:
+        seen = executor.run(code.replace("(1, 'self')", "('self',)")).value
+        assert "PATH=" in seen and "canary" not in seen and "proxy" not in seen.lower()
 
 
 def test_fork_bomb_is_contained(executor: Executor) -> None:

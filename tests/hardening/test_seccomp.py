@@ -103,6 +103,9 @@ def test_arguments_decide(machine: str) -> None:
     assert answer(machine, "socketpair", 1, 1 | 0o2000000 | 0o4000) == bpf.ALLOW
     for family, kind in ((1, 2), (1, 5), (2, 1), (16, 3), (1, 2 | 0o2000000)):
         assert answer(machine, "socketpair", family, kind) == PERM
+    assert answer(machine, "mmap", 0, 4096, 3, 0x22) == answer(machine, "mmap", 0, 4096, 3, 0x20022) == bpf.ALLOW
+    for flags in (0x40022, 0x15 << 26 | 0x40022, 1 << 32 | 0x40022):  # the host's huge pages, of any size
+        assert answer(machine, "mmap", 0, 4096, 3, flags) == bpf.errno(errno.ENOMEM)
     assert answer(machine, "kill", PID, 15) == answer(machine, "tgkill", PID, PID, 15) == bpf.ALLOW
     assert answer(machine, "kill", PID, 9) == answer(machine, "tgkill", PID, PID, 9) == bpf.KILL_PROCESS
     assert answer(machine, "kill", 1, 9) == answer(machine, "tgkill", 1, 1, 9) == PERM

@@ -165,6 +165,32 @@ def test_connections_over_http_have_a_session_each(mode: str) -> None:
     run(check)
 
 
+def test_the_name_of_a_connection_is_not_the_clients_to_choose() -> None:
+    """Two that chose the same one, or one that knows another's, would share a session."""
+
+    async def check() -> None:
+        async with served("--sandbox", "local") as (url, token):
+            seen: list[str] = []
+
+            async def note(response: Any) -> None:
+                seen.append(response.headers.get("mcp-session-id", ""))
+
+            headers = {"Authorization": f"Bearer {token}"}
+            async with httpx2.AsyncClient(headers=headers, event_hooks={"response": [note]}, timeout=60) as http:
+                async with Client(streamable_http_client(url, http_client=http), mode="legacy") as victim:
+                    assert await python(victim, "x = 'mine'") == "(no output)"
+                    [name] = {one for one in seen if one}
+                    for chosen in (name, "a-name-of-mine"):
+                        forged = {**headers, "Mcp-Session-Id": chosen}
+                        async with httpx2.AsyncClient(headers=forged, timeout=60) as other:
+                            async with Client(streamable_http_client(url, http_client=other), mode="auto") as thief:
+                                said = await python(thief, "try:\n    x\nexcept NameError:\n    x = 'theirs'\nx")
+                                assert "session: " in said and "mine" not in said
+                    assert await python(victim, "x") == "value: 'mine'"
+
+    run(check)
+
+
 def test_without_the_token_nothing_is_served() -> None:
     async def check() -> None:
         async with served("--sandbox", "local") as (url, token), httpx2.AsyncClient() as http:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pydantic_ai import Agent, BinaryContent
+from pydantic_ai import Agent, BinaryContent, DeferredToolRequests, DeferredToolResults, Tool
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
@@ -78,6 +78,40 @@ def test_code_mode_makes_functions_of_the_agents_tools(sandbox: str) -> None:
     assert "def weather(city): Degrees in a city." in script.tools[0].description
     assert script.seen[1] == "value: 22"
     assert asked == ["Oslo", "Rome"] and "valid string" in script.seen[2]
+
+
+def test_a_tool_that_needs_an_approval_is_not_called_by_code() -> None:
+    """It stays a tool of its own, whose calls the agent's loop holds back until somebody has agreed."""
+    deleted: list[str] = []
+
+    def delete(path: str) -> str:
+        """Deletes a file."""
+        deleted.append(path)
+        return "gone"
+
+    def script(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        assert [tool.name for tool in info.function_tools] == ["delete", "run_python"]
+        last = messages[-1].parts[-1]
+        if len(messages) == 1:
+            return ModelResponse(parts=[ToolCallPart("run_python", {"code": "delete(path='/')"})])
+        if len(messages) == 3:
+            assert "NameError" in str(last.content)  # type: ignore[union-attr]
+            return ModelResponse(parts=[ToolCallPart("delete", {"path": "/tmp"}, "call")])
+        return ModelResponse(parts=[TextPart(str(last.content))])  # type: ignore[union-attr]
+
+    mode = CodeMode("local")
+    tools = [Tool(delete, requires_approval=True)]
+    agent: Agent[None, Any] = Agent(
+        FunctionModel(script), tools=tools, capabilities=[mode], output_type=[str, DeferredToolRequests]
+    )
+    try:
+        held = agent.run_sync("go")
+        assert [call.tool_name for call in held.output.approvals] == ["delete"] and deleted == []
+        agreed = DeferredToolResults(approvals={"call": True})
+        answer = agent.run_sync(message_history=held.all_messages(), deferred_tool_results=agreed)
+        assert answer.output == "gone" and deleted == ["/tmp"]
+    finally:
+        mode.sessions.close()
 
 
 def test_pictures_are_passed_on_as_pictures(tools: Any) -> None:

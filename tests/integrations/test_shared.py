@@ -19,7 +19,8 @@ from safeexec.integrations._sessions import Sessions
 from safeexec.integrations._shown import clip, failure, native
 from safeexec.integrations._streaming import run_streaming
 from safeexec.integrations._turns import Turns
-from safeexec.wire import Array
+from safeexec.integrations.langgraph_codeact import eval_fn
+from safeexec.wire import Array, Image, Table
 from tests.support.lines import lines_of_code
 from tests.support.markdown import ROOT
 from tests.support.plain import PlainBackend
@@ -400,3 +401,47 @@ def test_arrays_become_the_hosts_own_where_it_can() -> None:
     found = native(Array("<i4", (2,), numpy.array([1, 2], "<i4").tobytes()))
     assert isinstance(found, numpy.ndarray) and found.tolist() == [1, 2]
     assert native([1]) == [1]
+
+
+def test_what_is_no_picture_and_no_table_stays_as_it_is() -> None:
+    """The guest chose its bytes and its columns: an error of the library that looks at them would end the host's run."""
+    for value in (Image("image/png", b"no picture"), Table({"a": [1], "b": [1, 2]}), Array("<f8", (3,), b"x")):
+        assert native(value) is value
+
+
+def test_variables_of_a_block_that_are_large_together_stay_in_the_sandbox(
+    sessions: Sessions, executor: Executor
+) -> None:
+    """One large value with many names would be as many copies in the host's memory."""
+    limit = executor.policy.limits.value
+    names = [f"v{n}" for n in range(40)]
+    code = f"small = 1\nlarge = bytes({limit // 3})\nhuge = bytes({limit} + 1)\nmixed = [print, 1]\n"
+    output, new = eval_fn(sessions)(code + "\n".join(f"{name} = large" for name in names), {})
+    assert new["small"] == 1 and "mixed" not in new
+    assert sum(len(value) for value in new.values() if isinstance(value, bytes)) <= limit
+    assert "too large to be kept for the next step: huge, v" in output
+    assert eval_fn(sessions)("small + len(large) // len(large)", new)[0] == "value: 2"  # what is kept can be given
+
+
+LIES = """
+import sys
+[kind] = {m.Guest for m in list(sys.modules.values()) if hasattr(getattr(m, 'Guest', None), 'serve')}
+real = kind.handle
+def handle(self, header, blobs=()):
+    if header['t'] in ('list', 'names'):
+        self._send({'t': 'done', 'id': header['id'], 'v': 3, 'files': 'x'})
+    else:
+        real(self, header, blobs)
+kind.handle = handle
+"""
+
+
+def test_a_guest_that_lies_about_its_variables_and_files_ends_nothing_of_the_host_s(
+    sessions: Sessions, executor: Executor
+) -> None:
+    output, new = eval_fn(sessions)(LIES, {"x": 1})
+    assert new == {} and "cannot be had" in output
+    programs = Programs(executor)
+    programs.write("a.txt", b"1")
+    result, trouble = asyncio.run(programs.run(LIES, {}, None))
+    assert result.ok and "not passed on" in trouble and programs.read("a.txt") == b"1"

@@ -44,6 +44,31 @@ if sys.argv[3] == "raise":
 """
 
 
+FORKS = """
+import os
+child = os.fork()
+if not child:
+    raise SystemExit(0)  # as a child of multiprocessing ends, its hooks included
+os.waitpid(child, 0)
+print([session.run("40 + 2").value for session in sessions], flush=True)
+"""
+
+
+def test_a_forked_child_that_ends_leaves_the_sandboxes_to_its_parent() -> None:
+    about = VENDORS["e2b"]
+    pytest.importorskip(about["sdk"], reason="the e2b extra is not installed: pip install -e '.[e2b]'")
+    server = Loopback("tests.remote.e2b_server", {**about["settings"], "env": {}})
+    try:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("E2B_")}
+        env = clean | {name: value.format(url=server.url) for name, value in about["env"].items()}
+        words = [sys.executable, "-c", PROGRAM + FORKS, "e2b", server.url, "return"]
+        done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+        assert done.stdout == "[42, 42]\n" * 2, done.stderr
+        assert eventually(lambda: server.state() == [], 5), done.stderr
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize("how", ["return", "raise"])
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_sandboxes_end_with_the_process(vendor: str, how: str) -> None:

@@ -12,7 +12,7 @@ from safeexec import wire
 from safeexec.backend import GuestDied
 from safeexec.testing.base import eventually
 from safeexec_backends._remote.faults import Fault, Gone, Passing, Secret, retry
-from safeexec_backends._remote.guest import RemoteGuest, Transport
+from safeexec_backends._remote.guest import UNSENT, RemoteGuest, Transport
 from safeexec_backends._remote.lines import CHUNK, MAX_RECORD, Receiver, Sender
 
 
@@ -130,6 +130,53 @@ def test_flood_is_held_back() -> None:
         seen = sent
         threading.Event().wait(0.1)
     assert sent * MAX_RECORD < 16 * 2**20
+    guest.close()
+
+
+def test_answers_that_nobody_reads_are_held_back() -> None:
+    """A guest calls a tool whose answers are large, a thousand times, and reads none: they must not all lie in the host's memory."""
+    reads = threading.Event()
+    hang = threading.Event()
+
+    class Deaf(Scripted):
+        def write(self, data: bytes) -> None:
+            reads.wait(20)
+            super().write(data)
+
+    transport = Deaf(iter(lambda: hang.wait(20) and b"", None))
+    guest = RemoteGuest(transport, 2**20, lambda _: None)
+    sent: list[int] = []
+    ends: list[str] = []
+
+    def answer(number: int) -> None:
+        try:
+            guest.send(({"t": "result", "id": number}, [b"x" * 2**20]))
+            sent.append(number)
+        except GuestDied as died:
+            ends.append(died.message)
+
+    answers = [threading.Thread(target=answer, args=(number,), daemon=True) for number in range(40)]
+    for thread in answers:
+        thread.start()
+    assert eventually(lambda: len(sent) >= 2)
+    for thread in answers[:5]:
+        thread.join(0.1)
+    assert sum(len(body) for _, body in guest._outbox) <= UNSENT + 2**20 + 1000 and len(sent) <= 5
+    reads.set()
+    assert eventually(lambda: len(sent) == 40)  # one that reads late gets all of them
+    assert eventually(lambda: not guest._outbox) and guest._unsent == 0
+    reads.clear()
+    threading.Thread(target=answer, args=(40,), daemon=True).start()
+    more = [threading.Thread(target=answer, args=(number,), daemon=True) for number in range(41, 50)]
+    for thread in more:
+        thread.start()
+    guest.kill()
+    for thread in more:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert ends and "killed" in ends[0]
+    reads.set()
+    hang.set()
     guest.close()
 
 

@@ -124,6 +124,8 @@ def _rules(own_pid: int) -> dict[str, Rule]:
         # Not MSG_OOB: out-of-band data of stream sockets let code out of such a filter before (CVE-2025-38236).
         "sendto": Rule((Within(3, _SEND_FLAGS),), _PERM),
         "recvfrom": Rule((Within(3, _RECEIVE_FLAGS),), _PERM),
+        # Not MAP_HUGETLB: huge pages that the host keeps for others. As if there were none.
+        "mmap": Rule((MaskedOneOf(3, 0x40000, (0,)),), bpf.errno(errno.ENOMEM)),
         "prlimit64": Rule((OneOf(0, (0, own_pid)),), _PERM),
         "prctl": Rule((OneOf(0, _PRCTL),), _PERM),
         "fcntl": Rule((OneOf(1, _FCNTL),), bpf.errno(errno.EINVAL)),

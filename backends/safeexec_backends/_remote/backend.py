@@ -85,6 +85,11 @@ class RemoteBackend(Backend):
         atexit.unregister(self._at_exit)
         atexit.register(self._at_exit)
 
+    def disown(self) -> None:
+        # The hook holds the set, and would end the parent's sandboxes when this process ends.
+        self._guests.clear()
+        atexit.unregister(self._at_exit)
+
     def close(self) -> None:
         self._closed = True
         atexit.unregister(self._at_exit)

@@ -18,6 +18,8 @@ from safeexec_backends._remote.lines import CHUNK, LinesBroken, Receiver, Sender
 
 BATCH = 4 * CHUNK
 """Bytes of data in one write at most."""
+UNSENT = 2 * 2**20
+"""Bytes that wait to be written, beside one frame more; then who sends waits."""
 _LINGER = 0.5
 """Seconds that the thread which writes waits for more, before it ends: an idle session needs none."""
 _IN_VAIN = 5
@@ -80,6 +82,8 @@ class RemoteGuest(Guest):
         self._inbox: deque[bytes] = deque()
         self._piece = memoryview(b"")
         self._outbox: deque[tuple[str, bytes]] = deque()
+        self._unsent = 0
+        """Bytes in it."""
         self._ready = False
         self._ended: GuestDied | None = None
         self._drained = False
@@ -114,9 +118,12 @@ class RemoteGuest(Guest):
             view = memoryview(buffer)
             pieces += [("d", bytes(view[at : at + CHUNK])) for at in range(0, len(view), CHUNK)]
         with self._lock:
+            # A guest that calls tools and leaves their answers unread must not have them all in the host's memory: whoever has another one waits.
+            self._lock.wait_for(lambda: self._unsent < UNSENT or self._ended is not None)
             if self._ended is not None:
                 raise self._death()
             self._outbox.extend(pieces)
+            self._unsent += sum(len(body) for _, body in pieces)
             self._wake_writer()
 
     def interrupt(self) -> None:
@@ -279,6 +286,8 @@ class RemoteGuest(Guest):
                     kind, body = self._outbox.popleft()
                     batch.append(self._sender.line(kind, body))
                     size += len(body)
+                    self._unsent -= len(body) if kind == "d" else 0
+                self._lock.notify_all()
             data = b"".join(batch)
             try:
                 # Repeating is safe though a step may have begun: the relay takes each line once.

@@ -42,6 +42,8 @@ class DockerBackend(Backend):
     `image` is the image to use (default: the local ``safeexec-python:<version>``, else ``python:<version>-slim``), `python` its interpreter;
     `runtime` names a runtime of the daemon, ``"runsc"`` for gVisor; `pool` containers are kept warm, each replaced after `pool_age` seconds; a
     session ends after `idle` seconds without a step or `lifetime` seconds in all; `cpus` bounds the processor time; `url` is the daemon's address.
+    `loopback` lets the session's code make TCP and UDP sockets, which reach nothing but its container; None: where the kernel counts what lies in them
+    in the container's memory (the second version of control groups, gVisor), or ``Policy.network`` needs them.
     `build_network` and `build_env` are for the container in which pip installs ``Policy.packages``, never for a session's.
 
     ``Policy.imports`` None lets in all that the image has; a list is a rule for the session's own code, not a wall. Raises BackendUnavailable
@@ -64,6 +66,7 @@ class DockerBackend(Backend):
         idle: float | None = None,
         lifetime: float | None = None,
         cpus: float = 1.0,
+        loopback: bool | None = None,
         url: str | None = None,
         build_network: str | None = None,
         build_env: Mapping[str, str] | None = None,
@@ -77,6 +80,9 @@ class DockerBackend(Backend):
         self._python = python
         self._runtime = runtime
         self._cpus = float(cpus)
+        if loopback not in (None, True, False):
+            raise PolicyError(f"loopback must be True, False or None, not {loopback!r}")
+        self._loopback = loopback
         self._build = (build_network, dict(build_env or {}))
         self._token = uuid.uuid4().hex
         self._live: weakref.WeakSet[DockerGuest] = weakref.WeakSet()
@@ -97,6 +103,8 @@ class DockerBackend(Backend):
                 reaped = reaper.reap(self._client)
             self._info = info
             self._podman = daemon.is_podman(version)
+            if self._loopback is None and (config.counts_sockets(info) or runtime.startswith("runsc")):
+                self._loopback = True
             self._daemon = str(info.get("ID") or info.get("Name"))
             if runtime and not self._podman and runtime not in (info.get("Runtimes") or {}):
                 raise BackendUnavailable(
@@ -121,6 +129,10 @@ class DockerBackend(Backend):
     # -- what can be honoured ----------------------------------------------------------------------------------------------
 
     def _check(self, policy: Policy) -> None:
+        if self._loopback is False and policy.network:
+            raise PolicyError(
+                "Policy.network reaches programs over the container's loopback interface: leave loopback=False away"
+            )
         if self._runtime.startswith("runsc") and "processes" in policy.limits.changed():
             raise PolicyError(
                 "Limits.processes: gVisor counts its own kernel's threads among the container's, so no exact bound can be held; leave it "
@@ -142,7 +154,11 @@ class DockerBackend(Backend):
                 self._images[key] = (image, tuple(declared))
             image, _ = self._images[key]
         shape = config.shape(image, self._runtime, policy.limits, self._cpus, self._hosts)
-        return replace(shape, returns=shape.direct and policy.rollback != "never" and not policy.network)
+        return replace(
+            shape,
+            returns=shape.direct and policy.rollback != "never" and not policy.network,
+            loopback=bool(self._loopback or policy.network),
+        )
 
     def _require(self, standing: Mapping[str, Wall], policy: Policy) -> None:
         rollback = _rollback_wall(standing, policy)
@@ -164,7 +180,7 @@ class DockerBackend(Backend):
             token=self._token,
             role=role,
             podman=self._podman,
-            profile=config.profile(self._podman),
+            profile=config.profile(self._podman, shape.loopback),
             volumes=volumes,
             max_frame=self._policy.limits.value + wire.MAX_HEADER,
             remove=self._remove_later,
@@ -189,7 +205,7 @@ class DockerBackend(Backend):
 
     def _prepare(self, shape: config.Shape) -> tuple[bytes, dict[str, Wall], DockerGuest | None]:
         """The compiled program and the walls of a shape's kind; the container that found them out, unused, if one had to."""
-        key = (self._daemon, shape.image, shape.runtime, self._python, shape.hosts)
+        key = (self._daemon, shape.image, shape.runtime, self._python, shape.hosts, shape.loopback)
         with _prepared_lock:
             known = _prepared.get(key)
             if known is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,9 @@ class Shape:
     returns: bool = False
     """Whether there is to be room for a checkpoint."""
 
+    loopback: bool = True
+    """Whether TCP and UDP sockets can be made, which reach nothing but the container's own loopback interface."""
+
     @property
     def direct(self) -> bool:
         """Whether frames travel over sockets of the host's, mounted into the container. gVisor lets no container connect to those."""
@@ -63,19 +67,23 @@ def shape(image: str, runtime: str, limits: Limits, cpus: float, hosts: str = ""
     return Shape(image, runtime, limits.memory, limits.disk, limits.processes, cpus, hosts, returns)
 
 
-def tmpfs(disk: int, podman: bool = False) -> dict[str, str]:
-    """The file systems that can be written to. Each has an inode cap: empty files cost kernel memory that `size` does not count."""
+def sizes(disk: int) -> dict[str, int]:
+    """The file systems that can be written to, and how many bytes each is to hold; the kernel rounds that up to whole pages."""
     small = max(disk // 4, _MIB // 4)
+    return {WORKDIR: max(4096, disk), "/tmp": small, "/dev/shm": small}
+
+
+def tmpfs(disk: int, podman: bool = False) -> dict[str, str]:
+    """How they are mounted. Each has an inode cap: empty files cost kernel memory that `size` does not count."""
     # podman 4 takes neither an owner of a tmpfs (nobody else is in the container whom the mode would keep out) nor a bound on inodes, which
     # `isolation` then reports as missing.
     base = "rw,nosuid,nodev,noexec," + ("mode=1777" if podman else "uid=65534,gid=65534,mode=0700")
 
     def options(size: int) -> str:
         inodes = max(256, size * _INODES_PER_MIB // _MIB)
-        # Whole pages: the kernel rounds a size up.
-        return f"{base},size={max(4096, size)}" + ("" if podman else f",nr_inodes={inodes}")
+        return f"{base},size={size}" + ("" if podman else f",nr_inodes={inodes}")
 
-    return {WORKDIR: options(disk), "/tmp": options(small), "/dev/shm": options(small)}
+    return {path: options(size) for path, size in sizes(disk).items()}
 
 
 def memory(want: Shape) -> int:
@@ -155,11 +163,20 @@ def environment(cpus: float) -> dict[str, str]:
     }
 
 
-def profile(podman: bool) -> str:
+def counts_sockets(info: Mapping[str, Any]) -> bool:
+    """Whether the kernel counts what lies in TCP and UDP sockets in a container's memory, from the daemon's ``info``.
+
+    The first version of control groups does not (it could, where a limit of its own is set; runc sets none): code fills, over its own loopback interface,
+    the memory that the kernel has for the sockets of the whole machine: gigabytes, and the host's own connections stand still.
+    """
+    return str(info.get("CgroupVersion")) == "2"
+
+
+def profile(podman: bool, loopback: bool) -> str:
     """The seccomp profile: JSON text, or for podman the path of a file that holds it, which its interface wants instead."""
     if not podman:
-        return seccomp.profile()
-    return _private_file("seccomp.json", seccomp.profile())
+        return seccomp.profile(loopback)
+    return _private_file("seccomp.json", seccomp.profile(loopback))
 
 
 def hosts_file() -> str:

@@ -108,6 +108,12 @@ def _follow(client: Any, made: str, report: Callable[[str], object]) -> None:
         return  # it was removed: what became of it is said by whoever waits for it
 
 
+def _proxies(client: Any) -> dict[str, str]:
+    """The proxies that docker's configuration names for containers: pip's alone, as what else is told it."""
+    found: dict[str, str] = client.api._proxy_configs.get_environment()
+    return found
+
+
 def _build(
     client: Any,
     base: str,
@@ -142,6 +148,7 @@ def _build(
         stdin_open=True,
         labels=reaper.labels(token, "build"),
         host_config=host,
+        use_config_proxy=False,  # or the image would have them, and every session with it
     )["Id"]
     settings = {
         "HOME": "/tmp",
@@ -150,6 +157,7 @@ def _build(
         "PIP_RETRIES": "1",
         # A distribution that keeps pip away from its interpreter means machines, not an image made for these packages.
         "PIP_BREAK_SYSTEM_PACKAGES": "1",
+        **_proxies(client),
         **environment,
     }
     stdin = None

@@ -73,6 +73,8 @@ def start(
                 labels=reaper.labels(token, role),
                 healthcheck={"test": ["NONE"]},
                 host_config=api.create_host_config(**options),
+                # Proxies of the host's own docker configuration, with what passwords are in their addresses.
+                use_config_proxy=False,
             )["Id"]
         guest = None
         attached = None

@@ -63,6 +63,21 @@ def _read(path: str) -> str:
         return ""
 
 
+def _sockets() -> list[str]:
+    """Sockets that can be made, of the Internet's families; by their protocols."""
+    import socket
+
+    found = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for name, kind, protocol in (("TCP", 1, 0), ("UDP", 2, 0), ("ICMP", 2, 1), ("ICMP", 2, 58)):
+            try:
+                socket.socket(family, kind, protocol).close()
+            except OSError:
+                continue
+            found.append(name)
+    return found
+
+
 def look() -> dict[str, Any]:
     """What this process can see of the walls around it, as plain data."""
     import resource
@@ -130,6 +145,7 @@ def look() -> dict[str, Any]:
         "calls": _syscalls(),
         "copies": _copies(),
         "mounts": mounts,
+        "page": os.sysconf("SC_PAGE_SIZE"),
         "writable": writable,
         "interfaces": interfaces,
         "limits": limits,
@@ -138,6 +154,7 @@ def look() -> dict[str, Any]:
         "uid_map": _read("/proc/self/uid_map").split(),
         "version": _read("/proc/version").strip(),
         "memory": (_read("/sys/fs/cgroup/memory.max") or _read("/sys/fs/cgroup/memory/memory.limit_in_bytes")).strip(),
+        "sockets": _sockets(),
         "swap": (
             _read("/sys/fs/cgroup/memory.swap.max") or _read("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
         ).strip(),

@@ -49,58 +49,86 @@ shmat shmctl shmdt shmget
 _NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET together. Source: include/uapi/linux/sched.h."""
 _TIOCSTI = 0x5412
-_ENOSYS = 38
+_ENOSYS, _EAFNOSUPPORT = 38, 97
 _MSG_OOB = 1
-_TRANSFERS = (["sendto", "recvfrom", "sendmmsg", "recvmmsg"], 3), (["sendmsg", "recvmsg"], 2)
-"""Calls, and which of their arguments holds the flags."""
-_FAMILIES = (1, 2, 10)
+_WITHOUT: tuple[tuple[str, int, int], ...] = (
+    # Without MSG_OOB: urgent data of local sockets was a way into the kernel (CVE-2025-38236), and nothing here uses it.
+    *((name, 3, _MSG_OOB) for name in ("sendto", "recvfrom", "sendmmsg", "recvmmsg")),
+    *((name, 2, _MSG_OOB) for name in ("sendmsg", "recvmsg")),
+    # Without MAP_HUGETLB, MFD_HUGETLB, SHM_HUGETLB: huge pages that the host keeps for others count in no container's memory.
+    ("mmap", 3, 0x40000),
+    ("memfd_create", 1, 0x4),
+    ("shmget", 2, 0o4000),
+)
+"""Calls, which of their arguments holds flags, and the flag that is refused."""
+_UNIX, _INET = 1, (2, 10)
 """AF_UNIX, AF_INET, AF_INET6. Not AF_VSOCK (it reaches the hypervisor), AF_ALG, AF_NETLINK, AF_PACKET and the rare protocols."""
+_TYPE = 0xF
+_PROTOCOLS = ((1, 0), (1, 6), (2, 0), (2, 17))
+"""Of the Internet's families, TCP and UDP: type and protocol. What waits in a socket for ICMP is memory that the kernel counts nowhere, gigabytes of it;
+and to ask for SCTP, DCCP or MPTCP has the kernel load them."""
 
 
 def allowed() -> tuple[str, ...]:
     """The names of calls that are allowed whatever their arguments."""
     names = {name for text in (_FILES, _MEMORY, _PROCESSES, _MESSAGES) for name in text.split()}
-    return tuple(sorted(names - {"ioctl"}))
+    return tuple(sorted(names - {"ioctl", "socketpair", *(name for name, _, _ in _WITHOUT)}))
+
+
+def _compared(index: int, mask: int, value: int) -> dict[str, Any]:
+    return {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+
+
+def _equal(index: int, value: int) -> dict[str, Any]:
+    return {"index": index, "value": value, "op": "SCMP_CMP_EQ"}
 
 
 @cache
-def profile() -> str:
-    """The profile as JSON text."""
+def profile(loopback: bool = True) -> str:
+    """The profile as JSON text; `loopback`: with sockets for TCP and UDP, which have a network namespace of nothing but the loopback interface."""
     rules: list[dict[str, Any]] = [
         {"names": list(allowed()), "action": "SCMP_ACT_ALLOW"},
         # Threads and processes, but no new namespace.
         {
             "names": ["clone"],
             "action": "SCMP_ACT_ALLOW",
-            "args": [{"index": 0, "value": _NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}],
+            "args": [_compared(0, _NAMESPACES, 0)],
         },
         # Its flags lie in memory, where no filter can see them. The C library falls back to clone when it is not there.
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
+        # Pairs of other families are refused by most of them only after the kernel has loaded and made one.
+        *(
+            {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [_equal(0, _UNIX)]}
+            for name in ("socket", "socketpair")
+        ),
         *(
             {
                 "names": ["socket"],
                 "action": "SCMP_ACT_ALLOW",
-                "args": [{"index": 0, "value": family, "op": "SCMP_CMP_EQ"}],
+                "args": [_equal(0, family), _compared(1, _TYPE, kind), _equal(2, protocol)],
             }
-            for family in _FAMILIES
+            for family in (_INET if loopback else ())
+            for kind, protocol in _PROTOCOLS
         ),
-        # Without MSG_OOB: urgent data of local sockets was a way into the kernel (CVE-2025-38236), and nothing here uses it.
+        # As a kernel without these families says it, which programs know.
+        *(
+            {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": _EAFNOSUPPORT, "args": [_equal(0, family)]}
+            for family in (() if loopback else _INET)
+        ),
+        *(
+            {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [_compared(index, flag, 0)]}
+            for name, index, flag in _WITHOUT
+        ),
+        # TIOCSTI types into the terminal of whoever started the container, were one attached. The kernel looks at 32 bits of the argument, "not equal"
+        # at 64, of which the upper ones are the caller's to choose: so one rule for each bit in which a request may differ.
         *(
             {
-                "names": names,
+                "names": ["ioctl"],
                 "action": "SCMP_ACT_ALLOW",
-                "args": [{"index": index, "value": _MSG_OOB, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}],
+                "args": [_compared(1, 1 << bit, ~_TIOCSTI & 1 << bit)],
             }
-            for names, index in _TRANSFERS
+            for bit in range(32)
         ),
-        # TIOCSTI types into the terminal of whoever started the container, were one attached.
-        {
-            "names": ["ioctl"],
-            "action": "SCMP_ACT_ALLOW",
-            "args": [
-                {"index": 1, "value": _TIOCSTI, "op": "SCMP_CMP_NE"},
-            ],
-        },
     ]
     return json.dumps(
         {

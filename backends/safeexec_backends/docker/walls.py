@@ -8,7 +8,7 @@ from typing import Any
 from safeexec.backend import Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import Policy
-from safeexec_backends.docker.config import WORKDIR, Shape, memory
+from safeexec_backends.docker.config import WORKDIR, Shape, counts_sockets, memory, sizes
 
 MINIMUM = (
     "network_namespace",
@@ -76,10 +76,12 @@ def judge(seen: Mapping[str, Any], want: Shape, info: Mapping[str, Any]) -> dict
         walls["pids_limit"] = _wall(
             bool(info.get("PidsLimit", True)), "the daemon's kernel lacks the cgroup controller"
         )
+        walls["socket_memory"] = walls["memory_limit"]  # its sockets are its own memory
     else:
         walls["memory_limit"] = _limit(seen["memory"], _ABSURD, "memory")
         walls["swap_off"] = _swap(seen)
         walls["pids_limit"] = _limit(seen["pids"], 2**30, "process")
+        walls["socket_memory"] = _sockets(seen, info)
     cores = seen["limits"].get("CORE")
     walls["rlimits"] = _wall(
         cores == [0, 0] and max(seen["limits"]["NOFILE"]) <= 1024 and min(seen["limits"]["FSIZE"]) > 0,
@@ -120,8 +122,9 @@ def _disk(seen: Mapping[str, Any], want: Shape) -> Wall:
         mount = mounts.get(path)
         if mount is None or mount[1] != "tmpfs":
             return Wall(False, f"{path} is not a file system of its own")
-        if mount[3] and mount[3] > max(want.disk, 4 * 4096) + 4096:
-            return Wall(False, f"{path} holds {mount[3]} bytes, not {want.disk}")
+        size = sizes(want.disk)[path]
+        if mount[3] and mount[3] >= size + seen["page"]:
+            return Wall(False, f"{path} holds {mount[3]} bytes, not {size}")
         unbounded = not 0 < mount[4] <= max(1024, 2 * want.disk // 1024)
         if not mount[3] or (unbounded and not want.gvisor):
             return Wall(False, f"{path} has no limit on its {'inodes' if mount[3] else 'size'}")
@@ -134,6 +137,15 @@ def _limit(text: str, absurd: int, what: str) -> Wall:
     if text == "max":
         return Wall(False, f"the daemon set no {what} limit: its kernel lacks the cgroup controller")
     return Wall(False, f"the {what} limit cannot be seen from inside")
+
+
+def _sockets(seen: Mapping[str, Any], info: Mapping[str, Any]) -> Wall:
+    if "ICMP" in seen["sockets"]:
+        return Wall(False, "sockets for ICMP can be made, and no kernel counts what lies in them")
+    return _wall(
+        counts_sockets(info) or not seen["sockets"],
+        "what lies in TCP and UDP sockets counts in no container's memory on the first version of control groups; loopback=False has none",
+    )
 
 
 def _swap(seen: Mapping[str, Any]) -> Wall:

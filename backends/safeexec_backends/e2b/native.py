@@ -43,6 +43,8 @@ _MIMES = {
 _BINARY = ("png", "jpeg", "pdf")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST_LITERAL = 20_000
+_MOST = 2000
+"""Files that are listed, and folders that are looked into."""
 _STRINGS = re.compile(r"""b?'(?:[^'\\\n]|\\.)*'|b?"(?:[^"\\\n]|\\.)*\"""")
 _REST = re.compile(
     r"(?:[\s,:\[\]{}()]|(?<![\w.)\]}])-?\d[\d.e]*(?:e[+-]\d+)?(?![\w.+-])|\bTrue\b|\bFalse\b|\bNone\b|S)*"
@@ -188,18 +190,27 @@ class NativeGuest(Guest):
     def _do_read(self, header: Any, blobs: Any, answer: Any, encoder: wire.Encoder, events: Any) -> None:
         from e2b import NotFoundException
 
+        at = header.get("at", 0)
         try:
-            data = bytes(self.sandbox.files.read(f"{HOME}/{header['name']}", format="bytes"))
+            data = self._content(header["name"], at + header["size"])
         except NotFoundException:
             answer["fail"] = {"type": "FileNotFoundError", "message": header["name"]}
             return
-        at = header.get("at", 0)
-        answer["v"] = encoder.encode(data[at : at + header["size"]])
+        answer["v"] = encoder.encode(data[at:])
+
+    def _content(self, name: str, size: int) -> bytes:
+        """A file's first `size` bytes. As a stream: the file may be as large as the vendor's disk, or have no end, and would be held here whole."""
+        found = bytearray()
+        with self.sandbox.files.read(f"{HOME}/{name}", format="stream") as pieces:
+            for piece in pieces:
+                found += piece[: size - len(found)]
+                if len(found) == size:
+                    break
+        return bytes(found)
 
     def _do_write(self, header: Any, blobs: Any, answer: Any, encoder: wire.Encoder, events: Any) -> None:
-        path = f"{HOME}/{header['name']}"
-        before = bytes(self.sandbox.files.read(path, format="bytes")) if header.get("append") else b""
-        self.sandbox.files.write(path, before + bytes(blobs[0]))
+        before = self._content(header["name"], self._policy.limits.disk) if header.get("append") else b""
+        self.sandbox.files.write(f"{HOME}/{header['name']}", before + bytes(blobs[0]))
 
     def _do_remove(self, header: Any, blobs: Any, answer: Any, encoder: wire.Encoder, events: Any) -> None:
         from e2b import NotFoundException
@@ -211,8 +222,10 @@ class NativeGuest(Guest):
 
     def _do_list(self, header: Any, blobs: Any, answer: Any, encoder: wire.Encoder, events: Any) -> None:
         found: list[list[Any]] = []
-        folders = [HOME]
-        while folders and len(found) < 2000:
+        folders, seen = [HOME], 0
+        # A sandbox that was taken over may have folders without end.
+        while folders and len(found) < _MOST and seen < _MOST:
+            seen += 1
             for entry in self.sandbox.files.list(folders.pop()):
                 if entry.name.startswith("."):
                     continue

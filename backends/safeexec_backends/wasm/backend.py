@@ -116,6 +116,7 @@ class WasmBackend(Backend):
         self._pool: Pool | None = None
         self._guests: weakref.WeakSet[WasmGuest] = weakref.WeakSet()
         self._lock = threading.Lock()
+        self.survives_fork = workers == 0
         if workers == 0:
             self._runtime = own_runtime(progress, policy.packages, preimport)
             self._engine = engine(self._runtime.identity)

@@ -9,10 +9,8 @@ import _ctypes
 import asyncio
 import builtins
 import gc
-import hashlib
 import json
 import linecache
-import operator
 import os
 import selectors
 import signal
@@ -20,9 +18,11 @@ import sys
 import time
 import types
 import zoneinfo
+from concurrent.futures import ThreadPoolExecutor
 
 import _safeexec_device as device  # type: ignore[import-not-found]
 import safeexec_guest  # type: ignore[import-not-found]
+import safeexec_hashing  # type: ignore[import-not-found]
 import safeexec_wire as wire  # type: ignore[import-not-found]
 
 
@@ -99,6 +99,30 @@ class EventLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
         selector.loop = self
 
+    def run_in_executor(self, executor, func, *args):
+        """What would run in another thread runs in a turn of the loop: `asyncio.to_thread` gives its result, and others wait meanwhile."""
+        self._check_closed()
+        if executor is not None and (type(executor) is not ThreadPoolExecutor or executor._shutdown):
+            return super().run_in_executor(executor, func, *args)
+        future = self.create_future()
+
+        def run():
+            if future.cancelled():
+                return
+            try:
+                result = func(*args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(result)
+
+        self.call_soon(run)
+        return future
+
     def _make_self_pipe(self):
         self._ssock = self._csock = None
         self._internal_fds += 1
@@ -117,10 +141,11 @@ def fit():
     for policy in (asyncio.unix_events._DefaultEventLoopPolicy, asyncio.unix_events._UnixDefaultEventLoopPolicy):
         policy._loop_factory = EventLoop
     asyncio.events._BaseDefaultEventLoopPolicy.get_event_loop = get_event_loop
-    if not hasattr(hashlib, "pbkdf2_hmac"):
-        hashlib.pbkdf2_hmac = pbkdf2_hmac
     zoneinfo._common.load_tzdata = zone_data(zoneinfo._common.load_tzdata)
     signal.signal(signal.SIGINT, guest.on_interrupt)
+    safeexec_hashing.complete()
+    # Of the one thread that there is.
+    time.thread_time, time.thread_time_ns = time.process_time, time.process_time_ns
 
 
 def zone_data(original):
@@ -143,51 +168,6 @@ def get_event_loop(self):
     if self._local._loop is None:
         self.set_event_loop(self.new_event_loop())
     return self._local._loop
-
-
-def pbkdf2_hmac(hash_name, password, salt, iterations, dklen=None):
-    """``hashlib.pbkdf2_hmac``, which CPython has from OpenSSL only (RFC 8018, 5.2)."""
-    if not isinstance(hash_name, str):
-        raise TypeError(f"argument 'hash_name' must be str, not {type(hash_name).__name__}")
-    password, salt = bytes(memoryview(password)), bytes(memoryview(salt))
-    if iterations < 1:
-        raise ValueError("iteration value must be greater than 0.")
-    try:
-        inner = hashlib.new(hash_name)
-        length = inner.digest_size
-        block = inner.block_size
-        dklen = length if dklen is None else operator.index(dklen)
-        if not length:
-            raise ValueError("a hash of any length")
-    except ValueError:
-        raise ValueError("unsupported hash type") from None
-    if dklen < 1:
-        raise ValueError("key length must be greater than 0.")
-    if len(password) > block:
-        password = hashlib.new(hash_name, password).digest()
-    password = password.ljust(block, b"\0")
-    outer = hashlib.new(hash_name, password.translate(bytes(x ^ 0x5C for x in range(256))))
-    inner.update(password.translate(bytes(x ^ 0x36 for x in range(256))))
-
-    def keyed(message):
-        first, second = inner.copy(), outer.copy()
-        first.update(message)
-        second.update(first.digest())
-        return second.digest()
-
-    made = b""
-    number = int.from_bytes
-    while len(made) < dklen:
-        last = keyed(salt + (len(made) // length + 1).to_bytes(4, "big"))
-        total = number(last, "big")
-        for _ in range(iterations - 1):
-            last = keyed(last)
-            total ^= number(last, "big")
-        made += total.to_bytes(length, "big")
-    return made[:dklen]
-
-
-pbkdf2_hmac.__module__ = "hashlib"
 
 
 class Gate:

@@ -16,7 +16,7 @@ from typing import Any
 
 from safeexec.guest import source_lines
 
-from . import transformer
+from . import scopes, tokens, transformer
 from .builtins_ import make_builtins
 from .facades import Gate, make, paths
 from .facades.views import globals_view
@@ -60,7 +60,7 @@ class RestrictedLanguage:
         self._own: set[str] = set()
         guards = self.guards
         self.constants: dict[str, Any] = {
-            transformer.token(name): item
+            tokens.token(name): item
             for name, item in {
                 "read": guards.read,
                 "writable": guards.writable,
@@ -152,7 +152,7 @@ class RestrictedLanguage:
 
     def _transform(self, tree: Any, dynamic: bool = False, names: bool = True) -> Any:
         if names:
-            self._own |= transformer.attribute_names(tree)
+            self._own |= scopes.attribute_names(tree)
         visitor = transformer.Transformer(self._own, dynamic)
         before = sys.getrecursionlimit()
         # The visitor recurses in Python only, which costs no C stack; what CPython's parser took, it shall take.
@@ -180,10 +180,9 @@ class RestrictedLanguage:
                 error.text = lines[error.lineno - 1]
             raise
         if texts and not code.co_flags & __future__.annotations.compiler_flag:
-            raise LanguageRefused(
-                "annotations would run that were left as they are"
-            )  # what the transformer went by is not so
-        return transformer.bind(code, self.constants if guards is None else guards)
+            # What the transformer went by is not so.
+            raise LanguageRefused("annotations would run that were left as they are")
+        return tokens.bind(code, self.constants if guards is None else guards)
 
     # -- for the facades ---------------------------------------------------------------------------------------------------
 

@@ -162,13 +162,20 @@ def native_metaclass(kind: type) -> bool:
     return id(type(kind)) in _NATIVE_METACLASSES
 
 
-FACADES: list[type] = []
-"""The one base class of all facades, once there is one."""
+_FACADES: dict[int, type] = {}
+
+
+def as_facade(kind: type) -> None:
+    """Take `kind` for a facade's class: all that its instances have may be read.
+
+    Each by itself, not what inherits from one: a program's class may inherit from a facade and from what is no facade at once.
+    """
+    _FACADES[id(kind)] = PLAIN[id(kind)] = kind
 
 
 def is_facade(kind: type) -> bool:
     """Whether this is a facade's class."""
-    return any(base is facade for facade in FACADES for base in class_mro(kind))
+    return id(kind) in _FACADES
 
 
 def describe(value: Any) -> str:

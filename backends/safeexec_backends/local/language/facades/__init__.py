@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.denied import DENIED_TYPES
-from safeexec_backends.local.language.identity import FACADES, PLAIN, AttributeRefused, ModuleRefused, WriteRefused
+from safeexec_backends.local.language.identity import AttributeRefused, ModuleRefused, WriteRefused, as_facade
 from safeexec_backends.nearest import nearest
 
 from .hints import HINTS
@@ -49,9 +49,6 @@ class Facade:
         raise TypeError("cannot pickle 'module' object")
 
 
-FACADES[:] = [Facade]
-
-
 def _name(facade: Facade) -> str:
     return str(type(facade).__dict__.get("__name__", "module"))
 
@@ -77,10 +74,11 @@ def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facad
         "__all__": sorted(n for n in names if n[:1] != "_"),
     }
     body.update({n: v for n, v in exports.items() if n not in names})
-    facade: Facade = object.__new__(type("module", (Facade,), body))
+    kind: Any = type("module", (Facade,), body)
+    facade: Facade = object.__new__(kind)
     for key in names:
         object.__setattr__(facade, key, exports[key])
-    PLAIN[id(type(facade))] = type(facade)  # all it has may be read
+    as_facade(kind)
     return facade
 
 

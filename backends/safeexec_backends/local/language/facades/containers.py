@@ -21,10 +21,11 @@ Exports = dict[str, Any]
 def _io(language: RestrictedLanguage) -> Exports:
     import io
 
-    shown = """BufferedIOBase BufferedRWPair BufferedRandom BufferedReader BufferedWriter BytesIO DEFAULT_BUFFER_SIZE IOBase
-        IncrementalNewlineDecoder RawIOBase SEEK_CUR SEEK_END SEEK_SET StringIO TextIOBase TextIOWrapper
-        UnsupportedOperation BlockingIOError text_encoding""".split()
-    return {n: getattr(io, n) for n in shown if hasattr(io, n)} | {"open": open_file}
+    from .buffers import SHOWN
+
+    shown = """BufferedIOBase BytesIO DEFAULT_BUFFER_SIZE IOBase IncrementalNewlineDecoder SEEK_CUR SEEK_END SEEK_SET StringIO TextIOBase
+        TextIOWrapper UnsupportedOperation BlockingIOError text_encoding""".split()
+    return {n: getattr(io, n) for n in shown if hasattr(io, n)} | SHOWN | {"open": open_file}
 
 
 def _gzip(language: RestrictedLanguage) -> Exports:
@@ -45,6 +46,7 @@ def _gzip(language: RestrictedLanguage) -> Exports:
 
     GzipFile.__module__ = __name__
     deny_class(gzip.GzipFile)
+    vars(gzip).update(io=make("io", _io(language)))  # a program's subclass sees the buffer that it makes
 
     def open_(filename: Any, mode: Any = "rb", compresslevel: int = 9, encoding: Any = None, errors: Any = None,
               newline: Any = None) -> Any:  # fmt: skip
@@ -136,6 +138,8 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
 
 
 _checked_stat: list[type] = []
+_PRAGMAS = ("temp_store_directory", "data_store_directory", "writable_schema")
+"""Settings that a program may look at and not change."""
 
 
 def _compressors(name: str) -> Callable[[RestrictedLanguage], Exports]:
@@ -152,6 +156,12 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
     import sqlite3
 
     def authorize(action: int, first: Any, second: Any, database: Any, trigger: Any) -> int:
+        # The first takes an address that it calls later; the second a library of native code. Whatever the library was built or configured to allow.
+        if action == 31 and str(second).lower() in ("fts3_tokenizer", "load_extension"):  # SQLITE_FUNCTION
+            return sqlite3.SQLITE_DENY
+        # Of the whole process, and any folder; tables of the database's own machinery.
+        if action == 19 and second is not None and str(first).lower() in _PRAGMAS:  # SQLITE_PRAGMA
+            return sqlite3.SQLITE_DENY
         if action == 24:  # SQLITE_ATTACH opens a file
             if first in ("", ":memory:"):
                 return sqlite3.SQLITE_OK

@@ -16,6 +16,7 @@ from safeexec_backends.local.language.identity import (
     exact_name,
     is_class,
     is_facade,
+    is_guest_class,
     native_metaclass,
 )
 
@@ -92,11 +93,14 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
             found = getattr(found, name, None)
         return found if any(found is known for known in _MARKERS) else annotation
 
+    _only_its_own_fields(check_name)
     _Params = type(dataclasses.dataclass(type("_", (), {})).__dataclass_params__)  # type: ignore[attr-defined]
 
     def process(cls: Any, options: dict[str, Any]) -> Any:
         check_class(cls)
         own = class_dict(cls)
+        if type(own.get("__module__")) is not str:  # asked for in sys.modules, by its own __hash__
+            raise TypeError("__module__ must be a string")
         if "__annotate_func__" not in own and "__annotate__" not in own and "__annotations__" in own:
             annotations = own["__annotations__"]
             if type(annotations) is not dict:
@@ -216,6 +220,32 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
         "astuple": astuple,
         "replace": replace,
     }
+
+
+def _only_its_own_fields(check_name: Callable[[Any], str]) -> None:
+    """Have dataclasses take only fields that it made itself, by the name that was checked.
+
+    Their names become source text. A subclass of ``Field``, or what says that it is one by ``__class__``, answers each time as it likes when
+    asked for its name.
+    """
+    import dataclasses
+
+    module: Any = dataclasses
+    original = module._get_field
+    if getattr(original, "checks", False):
+        return
+
+    def get_field(cls: Any, a_name: Any, *rest: Any) -> Any:
+        if not is_guest_class(cls):  # of a library
+            return original(cls, a_name, *rest)
+        check_name(a_name)  # once more: the annotations may have been changed while dataclasses goes through them
+        made = original(cls, a_name, *rest)
+        if type(made) is not dataclasses.Field or made.name is not a_name:
+            raise TypeError(f"the field {a_name!r} is none that field() made")
+        return made
+
+    get_field.checks = True  # type: ignore[attr-defined]
+    module._get_field = get_field
 
 
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import (
     MAIN,
-    PLAIN,
     WriteRefused,
+    as_facade,
     exact_name,
     is_class,
     is_guest_class,
@@ -331,7 +331,7 @@ def _warnings(language: RestrictedLanguage) -> Exports:
         **{name: property(getter(name)) for name in own},
     }  # fmt: skip
     kind = type("warnings", (Facade,), body)
-    PLAIN[id(kind)] = kind
+    as_facade(kind)
     return {"": object.__new__(kind)}
 
 

@@ -15,8 +15,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import source_lines
-from safeexec_backends.local.language import transformer
 from safeexec_backends.local.language.identity import own_module
+from safeexec_backends.local.language.tokens import token
 
 from .paths import open_file
 from .views import space_module
@@ -166,4 +166,4 @@ class OwnModules:
         def every(module: str) -> None:
             gate.every(absolute(module), 2)
 
-        return {transformer.token("import_from"): member, transformer.token("import_all"): every}
+        return {token("import_from"): member, token("import_all"): every}

@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name
+from safeexec_backends.local.language.identity import WriteRefused, as_facade, exact_name
 
 from . import Facade, missing
 
@@ -109,7 +109,7 @@ def _sys(language: RestrictedLanguage) -> Exports:
     for name, value in values.items():
         body[name] = staticmethod(value) if isinstance(value, types.FunctionType) else value
     kind = type("sys", (SysFacade,), body)
-    PLAIN[id(kind)] = kind
+    as_facade(kind)
     return {"": object.__new__(kind)}
 
 
@@ -165,7 +165,7 @@ def _builtins(language: RestrictedLanguage) -> Exports:
 
     type.__setattr__(Builtins, "__name__", "builtins")
     body: Any = Builtins
-    PLAIN[id(body)] = body
+    as_facade(body)
     return {"": object.__new__(Builtins)}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from types import CellType, CodeType
 from typing import Any
 
-from safeexec_backends.local.language.identity import PLAIN, WriteRefused, exact_name
+from safeexec_backends.local.language.identity import WriteRefused, as_facade, exact_name
 
 
 class CodeView:
@@ -116,7 +116,7 @@ def space_module(language: Any, namespace: Callable[[], dict[str, Any]], called:
             return f"<module {called!r}>"
 
     type.__setattr__(Space, "__name__", "module")
-    PLAIN[id(Space)] = Space
+    as_facade(Space)
     return object.__new__(Space)
 
 
