@@ -79,9 +79,13 @@ def dangers(values):
     return found
 
 
-def attack(source, imports=None):
-    """(what the program holds, what it printed, the error) after a run in the restricted language."""
+def attack(source, imports=None, module=False):
+    """(what the program holds, what it printed, the error) after a run in the restricted language, or of a file that it imports."""
     language = RestrictedLanguage(imports, environ={})
+    if module:
+        Path("evil.py").write_text(source)
+        source = "import evil"
+        language.gate.own.forget = lambda name: None  # what a module that failed holds is looked at, too
     namespace = language.namespace()
     output = io.StringIO()
     value = error = None
@@ -99,8 +103,10 @@ def attack(source, imports=None):
     sys.setrecursionlimit(limit)
     builtins_ = namespace.get("__builtins__")
     assert builtins_ is language.builtins, "the program exchanged its builtins"
-    held = {k: v for k, v in namespace.items() if k != "__builtins__"}
-    return [value, held], output.getvalue(), error
+    spaces = [namespace, *language.gate.own.spaces()]
+    assert all(space["__builtins__"] is language.builtins for space in spaces), "a module exchanged its builtins"
+    held = [{k: v for k, v in space.items() if k not in ("__builtins__", "evil")} for space in spaces]
+    return [value, *held], output.getvalue(), error
 
 
 STDLIB = [
@@ -119,6 +125,17 @@ STDLIB = [
 
 @pytest.mark.parametrize("source", attacks())
 def test_has_no_effect(source, tmp_path, monkeypatch):
+    has_no_effect(source, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+@pytest.mark.parametrize("source", attacks())
+def test_has_no_effect_in_a_module_of_the_programs_own(source, future, tmp_path, monkeypatch):
+    has_no_effect(future + source, tmp_path, monkeypatch, module=True)
+
+
+def has_no_effect(source, tmp_path, monkeypatch, module=False):
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     outside.mkdir()
     inside.mkdir()
@@ -130,7 +147,7 @@ def test_has_no_effect(source, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "set_roots", lambda *roots: paths._roots.__setitem__(slice(None), [str(inside)]))
     before = {id(k): set(vars(k)) for k in STDLIB}
     names = {k: v for k, v in vars(os).items() if callable(v)}
-    values, printed, _ = attack(source.replace("@OUTSIDE@", str(outside)))
+    values, printed, _ = attack(source.replace("@OUTSIDE@", str(outside)), module=module)
     assert not dangers([*values, printed])
     assert sorted(p.name for p in outside.iterdir()) == ["canary"]
     assert os.getcwd() == str(inside)

@@ -149,17 +149,14 @@ def test_no_file_from_elsewhere(run, tmp_path_factory):
     other.write_text("x = 1")
     os.symlink(other, "link.py")
     outside = str(other.parent)
-    language_roots = RestrictedLanguage(None, environ={})
-    assert language_roots is not None
     from safeexec_backends.local.language.facades import paths
 
     before = list(paths._roots)
     paths._roots[:] = [os.path.realpath(os.getcwd())]  # without /tmp, where these folders lie
     try:
-        with pytest.raises(PermissionError):
-            run("import link")
-        with pytest.raises(PermissionError):
-            run(f"import sys\nsys.path.append({outside!r})\nimport secret")
+        for name in ("link", "secret", "nothing"):  # the same answer, whether there is such a file or not
+            with pytest.raises(ImportError, match=f"Import of {name!r} is not allowed"):
+                run(f"import sys\nsys.path.append({outside!r})\nimport {name}")
     finally:
         paths._roots[:] = before
 
@@ -192,6 +189,36 @@ match p:
 (found, repr(p), model.Color.RED.name, model.Point.made)
 """
     assert run(source, model=model) == ((1, 5), "Far(x=1, y=5, z=3)", "RED", [])
+
+
+def test_a_module_that_answers_for_its_names(run):
+    module = "def __getattr__(name):\n    if name == 'lazy': return 5\n    raise AttributeError(name)"
+    assert run("import m\nfrom m import lazy\nm.lazy, lazy, hasattr(m, 'other'), hasattr(m, '__path__')", m=module) == (
+        5,
+        5,
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "m.__class__ = int",
+        "type(m).x = 1",
+        "object.__setattr__(m, '__getattr__', 1)",
+        "m.__dict__.update(__builtins__={})\nm.probe()['__import__']",
+        "exec('del __builtins__', m.__dict__)\nm.probe()",
+        "from m import __builtins__",
+        "importlib.reload.__self__",
+        "sys.modules['os'] = m\nimport os\nos.probe()",
+        "class P:\n    def __fspath__(self): return '.'\nsys.path.append(P())\nimport nothing",
+    ],
+)
+def test_a_module_is_no_way_around(run, attack):
+    module = "def probe(): return globals()['__builtins__']"
+    with pytest.raises((Refused, ImportError, AttributeError, KeyError, TypeError)):
+        run(f"import importlib, sys, m\n{attack}", m=module)
 
 
 def test_doctest_of_a_module(run, capsys):

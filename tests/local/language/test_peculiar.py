@@ -2,6 +2,7 @@
 
 import doctest
 import linecache
+import shutil
 import sys
 import types
 
@@ -217,3 +218,91 @@ def test_doctest_says_what_cpythons_says(run, capsys, verbose):
         [line.split(", ", 1)[1] for line in t.splitlines() if line.startswith("File ")] for t in (shown, expected)
     )
     assert ours_at == theirs_at
+
+
+def test_files_as_programs_write_them(run):
+    source = """
+import os, shutil, tempfile
+with open("a", "wb+") as f:
+    f.write(b"abc"); f.flush(); os.fsync(f.fileno()); os.fsync(f)
+    f.seek(-1, os.SEEK_END); last = f.read()
+os.chmod("a", 0o640)
+open("b", "w").close()
+shutil.copymode("a", "b"); shutil.copystat("a", "b")
+(last, oct(os.stat("b").st_mode)[-3:], os.SEEK_SET, os.SEEK_CUR, len(os.sched_getaffinity(0)), os.uname().sysname, tempfile.gettempprefix())
+"""
+    assert run(source) == (b"c", "640", 0, 1, 1, "Linux", "tmp")
+    with pytest.raises(PermissionError):
+        run("shutil.copymode('/etc/passwd', 'b')")
+    with pytest.raises(TypeError):
+        run("class F:\n    def fileno(self): return 'x'\nos.fsync(F())")
+
+
+def test_traceback_exception(run):
+    source = """
+import traceback
+def inner(): return {}["k"]
+try:
+    try: inner()
+    except KeyError as e: raise ValueError("outer") from e
+except ValueError as e:
+    t = traceback.TracebackException.from_exception(e)
+(list(t.format_exception_only()), "".join(t.format()), [f.name for f in t.stack], t.exc_type.__name__, str(t))
+"""
+    only, text, stack, kind, said = run(source)
+    assert only == ["ValueError: outer\n"] and set(stack) <= {"<module>"} and (kind, said) == ("ValueError", "outer")
+    assert "KeyError: 'k'" in text and "direct cause" in text and "safeexec" not in text and "/lib/" not in text
+    with pytest.raises(AttributeError):
+        run("t._report.stack")
+    with pytest.raises(TypeError):
+        run("traceback.TracebackException(1, 2, 3)")
+
+
+FAILURES = """
+open("here", "w").close(); os.makedirs("full/of/it"); open("full/of/it/x", "w").close()
+""".strip()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "os.rmdir('full')", "os.remove('none')", "os.mkdir('full')", "os.listdir('none/x')", "os.rename('none', 'other')", "os.stat('none')",
+        "os.makedirs('here/sub')", "os.makedirs('full')", "os.path.getsize('none')", "shutil.copy('none', 'full')", "shutil.rmtree('none')",
+        "shutil.copytree('none', 'b')", "shutil.move('none', 'b')", "pathlib.Path('none').unlink()", "pathlib.Path('full').rmdir()",
+        "pathlib.Path('full').mkdir()", "pathlib.Path('none').rename('x')", "pathlib.Path('none').stat()", "pathlib.Path('none').read_text()",
+        "open('none/x')", "zipfile.ZipFile('none.zip')", "zipfile.ZipFile('z.zip', 'w').write('none')", "os.chdir('none')", "gzip.open('none')",
+        "pathlib.Path('none').iterdir()", "os.replace('none', 'full/of')", "os.scandir('none')", "tarfile.open('none')",
+    ],
+)  # fmt: skip
+def test_errors_name_files_as_the_program_did(run, what):
+    """Not by where they really lie, which CPython's own do not say either."""
+    modules = "import os, shutil, pathlib, zipfile, gzip, tarfile\n"
+    source = f"{modules}{FAILURES}\ntry:\n    list({what})\nexcept OSError as e:\n    said = type(e).__name__, str(e), e.filename, e.filename2\nsaid"
+    ours = run(source)
+    space = {}
+    shutil.rmtree("full")
+    exec(source, space)
+    assert tuple(ours) == space["said"]
+
+
+def test_archives_and_moved_files_say_where_they_are(run):
+    source = """
+import zipfile, shutil, os
+os.makedirs("d/e"); open("d/f", "w").close()
+with zipfile.ZipFile("z.zip", "w") as z: z.write("d/f"); z.writestr("g/", "")
+with zipfile.ZipFile("z.zip") as z:
+    seen = [z.filename, z.extract("d/f", "out"), z.extract("d/f", "./out/../o2"), z.extract("g/", "out"), z.extract("d/f") == os.path.abspath("d/f")]
+seen += [shutil.copy("d/f", "d/e"), shutil.copy("d/f", "h"), shutil.move("h", "d/e"), shutil.move("d/f", "i")]
+try:
+    open("h", "w").close(); shutil.move("h", "d/e")
+except shutil.Error as e:
+    seen.append(str(e))
+seen
+"""
+    ours = run(source)
+    assert "Destination path" in ours[-1]
+    space = {}
+    for name in ("d", "out", "o2"):
+        shutil.rmtree(name)
+    exec(source, space)
+    assert ours == space["seen"]

@@ -10,7 +10,7 @@ from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import exact_name
 
 from . import make
-from .paths import PathRefused, check, is_stream, open_file, text_path
+from .paths import Checked, PathRefused, check, is_stream, open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -71,16 +71,24 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
         """As `zipfile.ZipFile`."""
 
         def __init__(self, file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> None:
-            if not is_stream(file):
-                file = check(file)
             raw: Any = super()
-            raw.__init__(file, exact_name(mode), *args, **kwargs)
+            if is_stream(file):
+                raw.__init__(file, exact_name(mode), *args, **kwargs)
+                return
+            given = text_path(file)
+            with Checked(given) as real:
+                raw.__init__(real, exact_name(mode), *args, **kwargs)
+            self.filename = given
 
         def extract(self, member: Any, path: Any = None, pwd: Any = None) -> str:
-            return super().extract(member, check(os.getcwd() if path is None else path), pwd)
+            given = os.getcwd() if path is None else text_path(path)
+            check(given)
+            return super().extract(member, given, pwd)
 
         def extractall(self, path: Any = None, members: Any = None, pwd: Any = None) -> None:
-            super().extractall(check(os.getcwd() if path is None else path), members, pwd)
+            given = os.getcwd() if path is None else text_path(path)
+            check(given)
+            super().extractall(given, members, pwd)
 
         def _extract_member(self, member: Any, targetpath: Any, pwd: Any) -> str:
             import shutil
@@ -90,17 +98,21 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
             # Asked once, as an exact str: one of the program's own could answer each of the standard method's questions differently.
             name = exact_name(member.filename)
             parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-            target = check(os.path.join(check(targetpath), *parts))
+            given = text_path(targetpath)
+            target = check(os.path.join(check(given), *parts))
+            shown = os.path.normpath(os.path.join(given, *parts))
             if name.endswith("/"):
                 os.makedirs(target, exist_ok=True)
-                return target
+                return shown
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with self.open(member, pwd=pwd) as source, open_file(target, "wb") as file:
                 shutil.copyfileobj(source, file)
-            return target
+            return shown
 
         def write(self, filename: Any, arcname: Any = None, *args: Any, **kwargs: Any) -> None:
-            super().write(check(filename), text_path(filename) if arcname is None else arcname, *args, **kwargs)
+            given = text_path(filename)
+            with Checked(given) as real:
+                super().write(real, given if arcname is None else arcname, *args, **kwargs)
 
     ZipFile.__module__ = __name__
     deny_class(zipfile.ZipFile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.identity import LanguageRefused, exact_name
 
 from . import make
-from .paths import PathRefused, check, open_file, text_path
+from .paths import Checked, PathRefused, check, open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -68,7 +69,8 @@ def _checked(function: Callable[..., Any], follow: bool = True) -> Callable[...,
     def call(path: Any, *args: Any, **kwargs: Any) -> Any:
         if "dir_fd" in kwargs or "src_dir_fd" in kwargs or "dst_dir_fd" in kwargs:
             raise TypeError("directory descriptors are not available in this sandbox")
-        return function(check(path, follow), *args, **kwargs)
+        with Checked(path, follow) as real:
+            return function(real, *args, **kwargs)
 
     call.__name__ = call.__qualname__ = function.__name__
     call.__doc__ = function.__doc__
@@ -77,14 +79,16 @@ def _checked(function: Callable[..., Any], follow: bool = True) -> Callable[...,
 
 def _two(function: Callable[[str, str], Any]) -> Callable[[Any, Any], Any]:
     def call(src: Any, dst: Any) -> Any:
-        return function(check(src, False), check(dst, False))
+        with Checked(src, False) as source, Checked(dst, False) as target:
+            return function(source, target)
 
     call.__name__ = call.__qualname__ = function.__name__
     return call
 
 
 def listdir(path: Any = ".") -> list[str]:
-    return os.listdir(check(path))
+    with Checked(path) as real:
+        return os.listdir(real)
 
 
 def _scandir(path: Any = ".") -> Any:
@@ -103,11 +107,13 @@ def walk(top: Any, topdown: bool = True, onerror: Any = None, followlinks: bool 
 
 
 def makedirs(name: Any, mode: int = 0o777, exist_ok: bool = False) -> None:
-    os.makedirs(check(name), mode, exist_ok)
+    with Checked(name) as real:
+        os.makedirs(real, mode, exist_ok)
 
 
 def stat_(path: Any, *, follow_symlinks: bool = True) -> os.stat_result:
-    return os.stat(check(path, follow_symlinks), follow_symlinks=follow_symlinks)
+    with Checked(path, follow_symlinks) as real:
+        return os.stat(real, follow_symlinks=follow_symlinks)
 
 
 def _access(path: Any, mode: int) -> bool:
@@ -123,6 +129,10 @@ def _os(language: RestrictedLanguage) -> Exports:
     def getenv(key: str, default: Any = None) -> Any:
         return environ.get(key, default)
 
+    def fsync(fd: Any) -> None:
+        """As `os.fsync`. The files of a session are in memory: there is nothing to wait for."""
+        operator.index(fd if isinstance(fd, int) else fd.fileno())
+
     exports: Exports = {
         "listdir": listdir, "scandir": _scandir, "walk": walk, "makedirs": makedirs, "stat": stat_, "access": _access,
         "mkdir": _checked(os.mkdir), "rmdir": _checked(os.rmdir), "remove": _checked(os.remove, False),
@@ -131,11 +141,10 @@ def _os(language: RestrictedLanguage) -> Exports:
         "get_terminal_size": lambda fd=1: os.terminal_size((80, 24)), "getuid": lambda: 1000, "geteuid": lambda: 1000, "getgid": lambda: 1000, "getegid": lambda: 1000,
         "rename": _two(os.rename), "replace": _two(os.replace), "environ": environ, "getenv": getenv,
         "path": make("os.path", _os_path(language)), "cpu_count": lambda: 1, "getlogin": lambda: "sandbox",
-        "getpid": os.getpid,
+        "getpid": os.getpid, "fsync": fsync, "fdatasync": fsync, "isatty": lambda fd: False, "sched_getaffinity": lambda pid: {0},
+        "uname": lambda: os.uname_result(("Linux", "sandbox", "", "", "")), "getcwdb": os.getcwdb,
     }  # fmt: skip
-    for (
-        name
-    ) in """getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
+    for name in """SEEK_SET SEEK_CUR SEEK_END EX_OK uname_result getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
         PathLike stat_result F_OK R_OK W_OK X_OK strerror""".split():
         exports[name] = getattr(os, name)
     return exports
@@ -147,37 +156,49 @@ def _os(language: RestrictedLanguage) -> Exports:
 def _shutil(language: RestrictedLanguage) -> Exports:
     import shutil
 
-    def into(src: Any, dst: Any) -> tuple[str, str]:
-        source, target = check(src), check(dst)
-        return source, os.path.join(target, os.path.basename(source)) if os.path.isdir(target) else target
-
     def copyfile(src: Any, dst: Any, *, follow_symlinks: bool = True) -> Any:
-        shutil.copyfile(check(src), check(dst))
+        with Checked(src) as source, Checked(dst) as target:
+            shutil.copyfile(source, target)
         return dst
+
+    def copymode(src: Any, dst: Any, *, follow_symlinks: bool = True) -> None:
+        shutil.copymode(check(src), check(dst))
+
+    def copystat(src: Any, dst: Any, *, follow_symlinks: bool = True) -> None:
+        shutil.copystat(check(src), check(dst))
 
     def copy(src: Any, dst: Any, *, follow_symlinks: bool = True) -> str:
-        source, target = into(src, dst)
-        shutil.copyfile(source, check(target))
-        return target if os.path.isdir(check(dst)) else text_path(dst)
+        given = text_path(dst)
+        with Checked(src) as source, Checked(given) as target:
+            if os.path.isdir(target):
+                given = os.path.join(given, os.path.basename(source))
+                target = check(given)
+            shutil.copyfile(source, target)
+        return given
 
     def move(src: Any, dst: Any) -> Any:
-        source = check(src, False)
-        target = check(dst)
-        if os.path.isdir(target):
-            target = os.path.join(target, os.path.basename(source))
-        os.rename(source, check(target, False))
-        return dst
+        given = text_path(dst)
+        with Checked(src, False) as source, Checked(given) as target:
+            os.lstat(source)  # an error of the move itself would name both
+            if os.path.isdir(target):
+                given = os.path.join(given, os.path.basename(source))
+                if os.path.lexists(check(given, False)):
+                    raise shutil.Error(f"Destination path '{given}' already exists")
+            os.rename(source, check(given, False))
+        return given
 
     def rmtree(path: Any, ignore_errors: bool = False, onerror: Any = None) -> None:
         try:
-            shutil.rmtree(check(path, False))
+            with Checked(path, False) as real:
+                shutil.rmtree(real)
         except OSError:
             if not ignore_errors:
                 raise
 
     def copytree(src: Any, dst: Any, symlinks: bool = False, ignore: Any = None, copy_function: Any = None,
                  ignore_dangling_symlinks: bool = False, dirs_exist_ok: bool = False) -> Any:  # fmt: skip
-        shutil.copytree(check(src), check(dst), symlinks=True, ignore=ignore, dirs_exist_ok=dirs_exist_ok)
+        with Checked(src) as source, Checked(dst) as target:
+            shutil.copytree(source, target, symlinks=True, ignore=ignore, dirs_exist_ok=dirs_exist_ok)
         return dst
 
     def make_archive(
@@ -202,7 +223,7 @@ def _shutil(language: RestrictedLanguage) -> Exports:
 
     return {
         "make_archive": make_archive, "unpack_archive": unpack_archive, "ignore_patterns": shutil.ignore_patterns,
-        "copyfile": copyfile, "copy": copy, "copy2": copy, "move": move, "rmtree": rmtree, "copytree": copytree,
+        "copyfile": copyfile, "copymode": copymode, "copystat": copystat, "copy": copy, "copy2": copy, "move": move, "rmtree": rmtree, "copytree": copytree,
         "disk_usage": disk_usage, "which": which, "copyfileobj": shutil.copyfileobj, "Error": shutil.Error,
         "SameFileError": shutil.SameFileError, "get_terminal_size": lambda fallback=(80, 24): os.terminal_size(fallback),
     }  # fmt: skip
@@ -326,7 +347,7 @@ def _tempfile(language: RestrictedLanguage) -> Exports:
         )
 
     return {
-        "gettempdir": gettempdir, "mkdtemp": mkdtemp, "TemporaryDirectory": TemporaryDirectory, "mkstemp": mkstemp, "mktemp": mktemp,
+        "gettempdir": gettempdir, "gettempprefix": tempfile.gettempprefix, "tempdir": None, "mkdtemp": mkdtemp, "TemporaryDirectory": TemporaryDirectory, "mkstemp": mkstemp, "mktemp": mktemp,
         "NamedTemporaryFile": NamedTemporaryFile, "TemporaryFile": TemporaryFile,
         "SpooledTemporaryFile": TemporaryFile,
     }  # fmt: skip

@@ -18,7 +18,7 @@ from safeexec.guest import source_lines
 from safeexec_backends.local.language.identity import own_module
 from safeexec_backends.local.language.tokens import token
 
-from .paths import open_file
+from .paths import check, open_file
 from .views import space_module
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class OwnModules:
                 (base, stat.S_ISDIR),
             ):
                 try:
-                    # Where it lies is looked at when it is opened; this says no more than os.path.isfile does.
-                    if wanted(os.stat(path).st_mode):
+                    # Only where `open` works: of other places a program shall not learn what there is.
+                    if wanted(os.stat(check(path)).st_mode):
                         return path
                 except (OSError, ValueError):
                     continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.identity import exact_name
 
 from .files import listdir, makedirs, stat_, walk
-from .paths import PathRefused, check, open_file, text_path
+from .paths import Checked, PathRefused, check, open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -92,7 +92,8 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
                 makedirs(self, mode, exist_ok)
                 return
             try:
-                os.mkdir(check(self), mode)
+                with Checked(self) as real:
+                    os.mkdir(real, mode)
             except FileExistsError:
                 if not exist_ok or not self.is_dir():
                     raise
@@ -107,20 +108,24 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
 
         def unlink(self, missing_ok: bool = False) -> None:
             try:
-                os.unlink(check(self, False))
+                with Checked(self, False) as real:
+                    os.unlink(real)
             except FileNotFoundError:
                 if not missing_ok:
                     raise
 
         def rmdir(self) -> None:
-            os.rmdir(check(self))
+            with Checked(self) as real:
+                os.rmdir(real)
 
         def rename(self, target: Any) -> Any:
-            os.rename(check(self, False), check(target, False))
+            with Checked(self, False) as source, Checked(target, False) as place:
+                os.rename(source, place)
             return type(self)(target)
 
         def replace(self, target: Any) -> Any:
-            os.replace(check(self, False), check(target, False))
+            with Checked(self, False) as source, Checked(target, False) as place:
+                os.replace(source, place)
             return type(self)(target)
 
         def absolute(self) -> Any:

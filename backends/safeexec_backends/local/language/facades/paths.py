@@ -62,6 +62,33 @@ def check(path: Any, follow: bool = True) -> str:
     raise PathRefused(errno.EACCES, "only the working directory and /tmp can be used in this sandbox", given)
 
 
+class Checked:
+    """``with Checked(path) as real``: the resolved path, and errors that name it as the program did.
+
+    :raises PathRefused: as :func:`check` does.
+    """
+
+    __slots__ = ("_given", "_real")
+
+    def __init__(self, path: Any, follow: bool = True) -> None:
+        self._given = text_path(path)  # asked once: a program's own path could answer differently the second time
+        self._real = check(self._given, follow)
+
+    def __enter__(self) -> str:
+        return self._real
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, OSError) and not isinstance(error, PathRefused):
+            for which in ("filename", "filename2"):
+                name = getattr(error, which)
+                if type(name) is not str:
+                    continue
+                if name == self._real:
+                    setattr(error, which, self._given)
+                elif name.startswith(self._real + os.sep):  # what lies below it
+                    setattr(error, which, os.path.join(self._given, name[len(self._real) + 1 :]))
+
+
 def is_stream(file: Any) -> bool:
     """Whether `file` can be nothing but an object with methods: not a path or a descriptor, whatever else it has and says of itself."""
     kinds = class_mro(type(file))

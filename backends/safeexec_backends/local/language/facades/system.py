@@ -223,6 +223,11 @@ def _platform(language: RestrictedLanguage) -> Exports:
     return {name: _constant(value) for name, value in values.items()} | {
         "python_version_tuple": lambda: tuple(platform.python_version().split(".")),
         "architecture": lambda: ("64bit", "ELF"),
+        "uname": lambda: types.SimpleNamespace(
+            **{name: values[name] for name in ("system", "node", "release", "version", "machine", "processor")}
+        ),
+        "python_build": lambda: ("", ""),
+        "python_compiler": lambda: "",
     }
 
 

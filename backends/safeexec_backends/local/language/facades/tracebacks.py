@@ -102,6 +102,41 @@ def _traceback(language: RestrictedLanguage) -> Exports:
         """As `traceback.print_tb`."""
         (sys.stderr if file is None else file).write("".join(format_tb(tb, limit)))
 
+    class TracebackException:
+        """As `traceback.TracebackException`, the program's own lines only."""
+
+        __slots__ = ("_report", "exc_type", "exc_type_str", "stack")
+
+        def __init__(
+            self, exc_type: Any, exc_value: Any, exc_traceback: Any = None, *, limit: Any = None, **more: Any
+        ) -> None:
+            if not isinstance(exc_value, BaseException):
+                raise TypeError(f"an exception was expected, not {type(exc_value).__name__}")
+            self._report = trimmed(exc_value, limit)
+            self.exc_type = type(exc_value)
+            self.exc_type_str = type(exc_value).__name__
+            self.stack = [FrameSummary(f.filename, f.lineno, f.name, line=f.line) for f in self._report.stack]
+
+        @classmethod
+        def from_exception(cls, exc: Any, *args: Any, **kwargs: Any) -> Any:
+            """As `traceback.TracebackException.from_exception`."""
+            return cls(type(exc), exc, None, *args, **kwargs)
+
+        def format(self, *, chain: bool = True, **more: Any) -> Any:
+            """As `traceback.TracebackException.format`."""
+            return iter(list(self._report.format(chain=chain)))
+
+        def format_exception_only(self, **more: Any) -> Any:
+            """As `traceback.TracebackException.format_exception_only`."""
+            return iter(list(self._report.format_exception_only()))
+
+        def print(self, *, file: Any = None, chain: bool = True) -> None:
+            """As `traceback.TracebackException.print`."""
+            (sys.stderr if file is None else file).write("".join(self.format(chain=chain)))
+
+        def __str__(self) -> str:
+            return str(self._report)
+
     def clear_frames(tb: Any) -> None:
         """As `traceback.clear_frames`, the program's own frames only."""
         while tb is not None:
@@ -117,7 +152,7 @@ def _traceback(language: RestrictedLanguage) -> Exports:
         "format_exception": format_exception, "format_exc": format_exc, "print_exception": print_exception,
         "print_exc": print_exc, "extract_tb": extract_tb, "format_tb": format_tb, "print_tb": print_tb,
         "format_exception_only": traceback.format_exception_only, "format_list": format_list,
-        "FrameSummary": FrameSummary,
+        "FrameSummary": FrameSummary, "TracebackException": TracebackException,
     }  # fmt: skip
 
 

@@ -95,10 +95,14 @@ def space_module(language: Any, namespace: Callable[[], dict[str, Any]], called:
         __doc__ = property(lambda self: namespace().get("__doc__"))
 
         def __getattr__(self, name: str) -> Any:
+            space = namespace()
             try:
-                return language.view(namespace())[name]
+                return language.view(space)[name]
             except KeyError:
-                raise AttributeError(f"module {called!r} has no attribute {name!r}") from None
+                pass
+            if name[:2] != "__" and "__getattr__" in space:
+                return space["__getattr__"](name)
+            raise AttributeError(f"module {called!r} has no attribute {name!r}")
 
         def __setattr__(self, name: str, value: Any) -> None:
             language.view(namespace())[name] = value
