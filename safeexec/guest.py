@@ -510,8 +510,8 @@ class Guest:
 
     def _start_network(self, setup: Dict[str, Any], sources: Sequence[wire.Blob]) -> Any:
         """Make what the host permits reachable. The modules that do it come from the host, for sessions that have a network only."""
-        chosen = (("inside", 0), ("inside_wasm", 2) if sys.platform == "emscripten" else ("inside_threads", 1))
-        for name, index in chosen:
+        sockets = ("inside_wasm", 4) if sys.platform == "emscripten" else ("inside_threads", 3)
+        for name, index in (("inside", 0), ("inside_names", 1), ("inside_tls", 2), sockets):
             module = types.ModuleType("safeexec_" + name)
             module.__file__ = "<safeexec_{}>".format(name)
             sys.modules[module.__name__] = module
@@ -630,9 +630,8 @@ class Guest:
         error: Optional[BaseException] = None
         if self._network is not None:
             self._network.begin(header["id"])
-        self._calls = max(
-            self._calls, header.get("calls", 0)
-        )  # beyond calls that were undone: an answer to one may still come
+        # Beyond calls that were undone: an answer to one may still come.
+        self._calls = max(self._calls, header.get("calls", 0))
         for number in header.get("dead", ()):  # calls the host gave up when an earlier step ended
             self._resolve(number, RuntimeError("the step that made this call has ended"))
         try:

@@ -88,7 +88,8 @@ class Policy:
 
     limits: Limits = field(default_factory=Limits)
     imports: Sequence[str] | None = None
-    """Modules code may import: names, ``"name.*"`` for a package and all below it, ``"*"`` for all; None: DEFAULT_IMPORTS."""
+    """Modules code may import: names, ``"name.*"`` for a package and all below it, ``"*"`` for all. None: DEFAULT_IMPORTS, or all that is there
+    where the sandbox runs the whole language and this would be no wall (``wasm``, ``docker``)."""
     packages: Sequence[str] = ()
     """Distributions to be present in the sandbox."""
     network: Sequence[str] = ()

@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from functools import lru_cache
-from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from safeexec import answers, inherited, travel, wire
@@ -25,9 +24,10 @@ from safeexec.errors import (
     StepTimeout,
 )
 from safeexec.files import Files
+from safeexec.outcome import result_of
 from safeexec.policy import Limits, Policy
-from safeexec.result import FileInfo, GuestError, Result, Usage
-from safeexec.step import OnOutput, Step, number_field
+from safeexec.result import GuestError, Result
+from safeexec.step import OnOutput, Step
 from safeexec.text import neutralise
 from safeexec.tools import HostTool, Tools, collect
 from safeexec.variables import Variables
@@ -178,7 +178,8 @@ class Session:
             self._perform(step, header)
             if step.broker is not None:
                 self._abandoned = step.broker.abandoned
-            result = self._result(step)
+            result = result_of(step, self.policy.limits, self._peak, self._closed)
+            self._peak = result.usage.peak_memory
             if travel.to_undo(self._rollback, step, result) and travel.roll_back(self):
                 self._abandoned = before  # the guest waits for those calls again
                 if step.broker is not None:
@@ -221,60 +222,6 @@ class Session:
             raise
         finally:
             self._step = None
-
-    def _result(self, step: Step) -> Result:
-        error: GuestError | None = None
-        value: Any = None
-        files: tuple[FileInfo, ...] = ()
-        cpu = 0.0
-        try:
-            if step.broken is not None:
-                raise ProtocolError(step.broken)
-            if step.died is None:
-                answer = step.answer
-                if "error" in answer or "fail" in answer:
-                    error = answers.guest_error(answer.get("error")) or answers.own_failure(answer)
-                if error is None and "v" in answer:
-                    value = wire.Decoder(step.blobs, limit=self.policy.limits.value).decode(answer["v"])
-                cpu = number_field(answer, "cpu")
-                self._peak = max(self._peak, int(number_field(answer, "rss")))
-                if "files" in answer:
-                    files = answers.file_list(answer["files"])
-                if answer.get("cut") is True:
-                    step.truncated = True
-        except (ProtocolError, wire.WireError) as trouble:
-            error, value, files = GuestError("protocol", "ProtocolError", str(trouble)), None, ()
-        if step.expired is not None:
-            trace = error or GuestError("time", "", "")
-            error = GuestError("time", "TimeoutError", step.expired, trace.traceback, trace.line)
-            value = None
-        elif step.died is not None:
-            if step.interrupted:
-                error = GuestError(
-                    "exception", "KeyboardInterrupt", "the step was interrupted and did not stop by itself"
-                )
-            elif self._closed is not None:
-                error = GuestError("crash", "SessionClosed", f"{self._closed} while the step ran")
-            else:
-                error = GuestError(step.died.kind, _DEATHS.get(step.died.kind, "GuestDied"), step.died.message)
-        calls = tuple(step.broker.log) if step.broker is not None else ()
-        ended = step.broker is not None and step.broker.ended
-        if ended and step.died is None and step.expired is None and (error is None or error.kind not in travel.DISCARD):
-            error, value = None, None  # how the guest unwound is of no interest, and what it says now changes nothing
-        out, err = step.streams
-        return Result(
-            value=value,
-            stdout=out.text(),
-            stderr=err.text(),
-            error=error,
-            displays=tuple(step.displays),
-            files=files,
-            usage=Usage(monotonic() - step.clock.started, cpu, self._peak, len(calls)),
-            tool_calls=calls,
-            network=step.net.log if step.net is not None else (),
-            truncated=step.truncated or out.truncated or err.truncated,
-            ended=ended,
-        )
 
     # -- other requests --------------------------------------------------------------------------------------------------
 
@@ -389,9 +336,8 @@ class Session:
         # A step still reads from the guest, here (a callback closed the session) or in another thread: what it reads from must not go.
         try:
             threading.Thread(target=self._close_later, name="safeexec-close", daemon=True).start()
-        except (
-            RuntimeError
-        ):  # the interpreter ends, and starts no more threads (Python 3.12): the step, which was killed, is waited for
+        except RuntimeError:
+            # The interpreter ends, and starts no more threads (Python 3.12): the step, which was killed, is waited for.
             if self._holder != threading.get_ident():
                 self._close_later()
 
@@ -440,6 +386,3 @@ def _patient(limits: Limits) -> Limits:
 def _discard(guest: Guest) -> None:
     guest.kill()
     guest.close()
-
-
-_DEATHS = {"memory": "MemoryError", "time": "TimeoutError", "output": "OutputLimitExceeded", "crash": "Crash"}

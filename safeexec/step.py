@@ -198,9 +198,8 @@ class Step:
 
     def _kill(self) -> None:
         with self._lock:
-            if (
-                not self._over
-            ):  # a step that ended just now may have been undone: what lives by now is the session that goes on
+            # A step that ended just now may have been undone: what lives by now is the session that goes on.
+            if not self._over:
                 self._guest.kill()
 
     def _check(self, now: float) -> None:

@@ -9,24 +9,15 @@ from __future__ import annotations
 import inspect
 import keyword
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any
 
-from safeexec import wire
+from safeexec import parameters, wire
 from safeexec.errors import ToolError
 
 Tools = Sequence[Any] | Mapping[str, Any]
 
-_JSON_TYPES: dict[str, Any] = {
-    "string": str,
-    "integer": int,
-    "number": float,
-    "boolean": bool,
-    "array": list,
-    "object": dict,
-}
 _EXACT = frozenset((str, int, float, bool, list, dict))
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class HostTool:
@@ -50,33 +41,17 @@ class HostTool:
             raise ToolError(f"tool name {chosen!r} is not a name that code could call; pass tools={{'name': function}}")
         self.name = chosen
         self.call: Callable[..., Any] = source
-        self.is_async = inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(
-            getattr(source, "__call__", None)  # noqa: B004  the method itself is asked, not whether there is one
-        )
-        self.description = str(source.description if shaped else inspect.getdoc(source) or "")
         self.time_limit: float | None = _time_limit(source, chosen)
         """Seconds of one call instead of ``Limits.tool_time``, from the tool's attribute `tool_time`; inf for None there, None for no such attribute."""
-        self._keywords_only_call = shaped
-        self.parameters = _from_inputs(source.inputs) if shaped else _from_signature(source, chosen)
-        self._signature = inspect.Signature(list(self.parameters.values()))
-        self._simple = all(p.kind in _POSITIONAL for p in self.parameters.values()) and not shaped
-        self._order = list(self.parameters)
-        self._required = sum(p.default is p.empty for p in self.parameters.values())
-        self._positional = [
-            p.name for p in self.parameters.values() if p.kind is p.POSITIONAL_ONLY and p.default is p.empty
-        ]
-        self._wanted = {
-            p.name: p.annotation
-            for p in self.parameters.values()
-            if p.annotation is not p.empty and p.annotation is not Any
-        }
-        """The types of the parameters that have one."""
-        self._validators: dict[str, Any] = {}
+        self._shaped = shaped
+        self._parameters = parameters.of_inputs(source) if shaped else parameters.of_callable(source, chosen)
+        self.is_async = self._parameters.is_async
+        self.description = self._parameters.doc
 
     def spec(self) -> dict[str, Any]:
         """What the guest is told."""
         shown = []
-        for parameter in self.parameters.values():
+        for parameter in self._parameters.named.values():
             star = _STARS.get(parameter.kind, "")
             shown.append(star + parameter.name + ("=…" if parameter.default is not parameter.empty else ""))
         return {"name": self.name, "doc": self.description[:20_000], "text": f"{self.name}({', '.join(shown)})"}
@@ -86,13 +61,14 @@ class HostTool:
 
         Raises TypeError or ValueError with a message the guest's author can act on.
         """
-        if self._simple and not kwargs and self._required <= len(args) <= len(self._order):
-            named = dict(zip(self._order, args, strict=False))
+        of = self._parameters
+        if of.simple and not self._shaped and not kwargs and of.required <= len(args) <= len(of.order):
+            named = dict(zip(of.order, args, strict=False))
             checked = [self._check(key, value) for key, value in named.items()]
             return checked, {}, named
         try:
-            bound = self._signature.bind(*args, **kwargs)
-            for key in self._positional:
+            bound = of.signature.bind(*args, **kwargs)
+            for key in of.positional:
                 # Python 3.13 takes one that is named for one of **more, and misses nothing.
                 if key not in bound.arguments:
                     raise TypeError(f"missing a required positional-only argument: {key!r}")
@@ -100,26 +76,27 @@ class HostTool:
             raise TypeError(f"{self.name}(): {error}; it is {self.spec()['text']}") from None
         named = dict(bound.arguments)
         for key, value in bound.arguments.items():
-            kind = self.parameters[key].kind
+            kind = of.named[key].kind
             if kind is inspect.Parameter.VAR_POSITIONAL:
                 bound.arguments[key] = tuple(self._check(key, item) for item in value)
             elif kind is inspect.Parameter.VAR_KEYWORD:
                 bound.arguments[key] = {k: self._check(key, item) for k, item in value.items()}
             else:
                 bound.arguments[key] = self._check(key, value)
-        if self._keywords_only_call:
+        if self._shaped:
             return [], dict(bound.arguments), named
         return list(bound.args), dict(bound.kwargs), named
 
     def _check(self, name: str, value: Any) -> Any:
-        if name not in self._wanted:
+        of = self._parameters
+        if name not in of.wanted:
             return value
-        wanted = self._wanted[name]
+        wanted = of.wanted[name]
         if type(value) is wanted and wanted in _EXACT:
             return value
-        validator = self._validators.get(name)
+        validator = of.validators.get(name)
         if validator is None:
-            validator = self._validators[name] = _validator(wanted)
+            validator = of.validators[name] = _validator(wanted)
         if validator is False:
             return value
         import pydantic
@@ -152,42 +129,6 @@ def _validator(annotation: Any) -> Any:
         return pydantic.TypeAdapter(annotation)
     except pydantic.errors.PydanticUserError:
         return False
-
-
-def _from_inputs(inputs: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
-    required: list[inspect.Parameter] = []
-    optional: list[inspect.Parameter] = []
-    for name, about in inputs.items():
-        about = about if isinstance(about, Mapping) else {}
-        wanted = about.get("type", "any")
-        annotation = _JSON_TYPES.get(wanted, Any) if isinstance(wanted, str) else Any
-        is_optional = bool(about.get("nullable")) or "default" in about
-        if is_optional and annotation is not Any:
-            annotation = annotation | None
-        default = None if is_optional else inspect.Parameter.empty
-        parameter = inspect.Parameter(
-            name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation
-        )
-        (optional if is_optional else required).append(parameter)
-    return {p.name: p for p in required + optional}
-
-
-def _from_signature(source: Any, name: str) -> dict[str, inspect.Parameter]:
-    try:
-        signature = inspect.signature(source)
-    except (TypeError, ValueError) as error:
-        raise ToolError(f"tool {name!r}: its signature cannot be read ({error}); wrap it in a function") from error
-    try:
-        hints = get_type_hints(source if inspect.isroutine(source) else source.__call__, include_extras=True)
-    except Exception:  # a hint that names something missing must not make the tool unusable: it is then not checked
-        hints = {}
-    parameters = {}
-    for parameter in signature.parameters.values():
-        annotation = hints.get(parameter.name, parameter.annotation)
-        parameters[parameter.name] = parameter.replace(
-            annotation=parameter.empty if isinstance(annotation, str) else annotation
-        )
-    return parameters
 
 
 def collect(tools: Tools) -> dict[str, HostTool]:

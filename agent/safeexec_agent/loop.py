@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from safeexec import Executor, GuestError, Policy, Result, Session, SessionClosed
+from safeexec import GuestError, Result, Session, SessionClosed
 from safeexec_agent import prompts, telemetry, travel
 from safeexec_agent.bridge import Slot
 from safeexec_agent.errors import AgentBusy, AgentInterrupted, ModelError
 from safeexec_agent.memory import (
     ActionStep,
-    AgentMemory,
     FinalAnswerStep,
     PlanningStep,
     StepError,
@@ -29,6 +26,7 @@ from safeexec_agent.memory import (
 from safeexec_agent.models import ChatMessage, Delta, TokenUsage, ask, usage_dict
 from safeexec_agent.observe import check_answer, hint, message_of, observation
 from safeexec_agent.parsing import ParseError, parse_code, parse_structured
+from safeexec_agent.parts import Parts
 from safeexec_agent.values import to_plain
 
 if TYPE_CHECKING:
@@ -85,65 +83,8 @@ class _Run:
     last_failure: tuple[Any, ...] = ()
 
 
-class Loop:
+class Loop(Parts):
     """How an agent runs. What it is made of is CodeAgent's."""
-
-    name: str | None
-    model: Any
-    max_steps: int
-    sandbox: str | Executor
-    policy: Policy
-    tools: dict[str, Any]
-    managed_agents: dict[str, Any]
-    helpers: dict[str, str]
-    tags: tuple[str, str]
-    memory: AgentMemory
-    state: dict[str, Any]
-    observers: list[Callable[..., Any]]
-    prompt_templates: dict[str, str]
-    planning_interval: int | None
-    token_budget: int | None
-    max_print_outputs_length: int
-    stream_outputs: bool
-    use_structured_outputs: bool
-    before_step: Callable[[ActionStep], Any] | None
-    step_callbacks: Sequence[Callable[..., Any]] | Mapping[type, Any]
-    final_answer_checks: list[Callable[..., Any]]
-    _session: Session | None
-    _fresh_sandbox = False
-    """A run was taken up whose session is not there any more."""
-    _slot: Slot
-    _lock: threading.Lock
-    _interrupted: threading.Event
-
-    @property
-    def system_prompt(self) -> str:
-        """The first message."""
-        raise NotImplementedError
-
-    @property
-    def executor(self) -> Executor:
-        """The sandbox's executor."""
-        raise NotImplementedError
-
-    @property
-    def session(self) -> Session:
-        """The session in which the code runs."""
-        raise NotImplementedError
-
-    def interrupt(self) -> None:
-        """Stop the run."""
-        raise NotImplementedError
-
-    def write_memory_to_messages(self) -> list[ChatMessage]:
-        """The conversation so far."""
-        raise NotImplementedError
-
-    def _tools_text(self) -> str:
-        raise NotImplementedError
-
-    def _more_imports(self) -> list[str]:
-        raise NotImplementedError
 
     def run(
         self,
@@ -302,10 +243,6 @@ class Loop:
             run.state = "max_steps"
         self._give_up(run, span)
 
-    def _check(self) -> None:
-        if self._interrupted.is_set():
-            raise AgentInterrupted("the run was interrupted")
-
     def _ask(
         self, messages: list[ChatMessage], span: telemetry.Span, step: Any = None, formatted: bool = False
     ) -> ChatMessage:
@@ -455,20 +392,3 @@ class Loop:
         except ModelError as error:
             run.output = None
             self._emit("failed", agent=self, error=error)
-
-    def _call_back(self, step: Any) -> None:
-        callbacks: list[Any]
-        if isinstance(self.step_callbacks, Mapping):
-            found = [c for kind, c in self.step_callbacks.items() if isinstance(step, kind)]
-            callbacks = [c for item in found for c in (item if isinstance(item, list | tuple) else [item])]
-        else:
-            callbacks = [c for c in self.step_callbacks if isinstance(step, ActionStep)]
-        for callback in callbacks:
-            if "agent" in inspect.signature(callback).parameters:
-                callback(step, agent=self)
-            else:
-                callback(step)
-
-    def _emit(self, event: str, **about: Any) -> None:
-        for observer in self.observers:
-            observer(event, **about)

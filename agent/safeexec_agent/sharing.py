@@ -170,9 +170,8 @@ def load(
         raise AgentError(f"{root} has more than {_MAX_AGENTS} agents in it")
 
     def read(path: Path) -> str:
-        if not path.resolve().is_relative_to(
-            root
-        ):  # a prompt that is a link to a file of the user's would be sent to the model
+        # A prompt that is a link to a file of the user's would be sent to the model.
+        if not path.resolve().is_relative_to(root):
             raise ValueError(f"{path.name} is a link that leads out of {root}")
         return _read(path)
 

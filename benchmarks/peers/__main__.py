@@ -4,6 +4,7 @@ python -m benchmarks.peers                  build what is missing, measure all, 
 python -m benchmarks.peers --quick          fewer samples and at most 100 live sessions: does everything work?
 python -m benchmarks.peers --only wasm eryx some of them
 python -m benchmarks.peers --from FILE      tables and plots of a recorded run
+python -m benchmarks.peers --against FILE   does this run tell the same story as a recorded one, of another machine? Its record is left alone
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 import tomllib
 from pathlib import Path
 
-from benchmarks.peers import plots, report, run
+from benchmarks.peers import plots, report, run, story
 from benchmarks.peers.environments import BY_NAME, ROOT, build
 
 CORPUS = ROOT / "fuzz" / "safeexec_fuzz" / "corpus" / "benign"
@@ -41,18 +42,22 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    """Measure, or read; then show. Returns 0, or 1 when a sandbox of ours has no figures."""
+    """Measure, or read; then show. Returns 0, or 1 when a sandbox of ours has no figures or two runs contradict each other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", choices=list(BY_NAME), default=list(BY_NAME), metavar="PEER")
     parser.add_argument("--folder", type=Path, default=ROOT / ".peers", help="where the environments are kept")
     parser.add_argument("--corpus", type=Path, default=CORPUS, help="the ordinary programs")
     parser.add_argument("--build", action="store_true", help="build the environments and stop")
-    parser.add_argument("--json", type=Path, default=RECORD / "run.json")
-    parser.add_argument("--plots", type=Path, default=RECORD)
+    parser.add_argument("--json", type=Path, help="where to write the run down")
+    parser.add_argument("--plots", type=Path, help="the folder of the plots")
     parser.add_argument("--from", dest="recorded", type=Path, help="show this run instead of measuring")
     parser.add_argument("--readme", action="store_true", help="write the tables into README.md, between its marks")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="compare with this run")
     options = parser.parse_args()
+    # A comparison must not replace what it compares with.
+    folder = RECORD if options.against is None else options.folder
+    options.json, options.plots = options.json or folder / "run.json", options.plots or folder
     document = json.loads(options.recorded.read_text()) if options.recorded else measure(options)
     if document is None:
         return 0
@@ -67,7 +72,23 @@ def main() -> int:
     if options.readme:
         into_readme(report.figures(document, options.plots.resolve().relative_to(ROOT).as_posix()))
     missing = [n for n in document["peers"] if BY_NAME[n].ours and not document["results"][n].get("fresh")]
-    return 1 if missing else 0
+    same = options.against is None or compare(json.loads(options.against.read_text()), document)
+    return 1 if missing or not same else 0
+
+
+def compare(before: report.Document, now: report.Document) -> bool:
+    """Print how two runs agree; whether they do."""
+    found = story.pairs(before, now)
+    against = [pair for pair in found if pair.contradicts]
+    there = before["machine"]
+    print(
+        f"\nBeside the run of {before['date']} on {there['cores']} cores ({there['processor']}, Python {there['python']}):\n"
+    )
+    print(report.markdown(story.table(found)))
+    for pair in against:
+        print(f"CONTRADICTS {pair}")
+    print(f"{len(found) - len(against)} of {len(found)} comparisons come out the same way.")
+    return bool(found) and not against
 
 
 def into_readme(text: str, path: Path = ROOT / "README.md") -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from types import TracebackType
 from typing import Any
 
-from .audit import LIMITS, WEAK, plain
+from .audit import LIMITS, WEAK, plain, start_supervisor
 from .cases import Case, Step
 from .targets import Target
 
@@ -22,15 +20,7 @@ class Attacker:
 
     def __init__(self, target: Target, limits: dict[str, Any] | None = None) -> None:
         self.target = target
-        self._process = subprocess.Popen(
-            # -P: a folder in which somebody audits may be a stranger's, with a json.py of his own.
-            [sys.executable, "-P", "-m", "safeexec_fuzz.supervisor"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-        )
+        self._process = start_supervisor()
         chosen = {**LIMITS, **(WEAK if target.adapter == "weak" else {}), **(limits or {})}
         ready = self._ask({"target": target.data(), "limits": chosen})
         self.capabilities = frozenset(ready["capabilities"])

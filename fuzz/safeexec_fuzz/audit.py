@@ -40,6 +40,19 @@ Progress = Callable[[str, "Verdict | None", int, int], None]
 """Called with the target's name, a verdict, how many are done, and of how many; from several threads, one at a time."""
 
 
+def start_supervisor() -> subprocess.Popen[str]:
+    """A supervisor that waits for its target, on standard input and output."""
+    return subprocess.Popen(
+        # -P: a folder in which somebody audits may be a stranger's, with a json.py of his own.
+        [sys.executable, "-P", "-m", "safeexec_fuzz.supervisor"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What came of one case against one target."""
@@ -96,15 +109,7 @@ class _Lane(threading.Thread):
 
     def run(self) -> None:
         while True:
-            process = subprocess.Popen(
-                # -P: a folder in which somebody audits may be a stranger's, with a json.py of his own.
-                [sys.executable, "-P", "-m", "safeexec_fuzz.supervisor"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                start_new_session=True,
-            )
+            process = start_supervisor()
             self._run.processes.append(process)
             try:
                 if self._serve(process):

@@ -200,9 +200,8 @@ def read_response(lines: list[bytes]) -> Response:
         raise BadMessage("a malformed status line")
     joined: list[bytes] = []
     for line in lines[1:]:
-        if (
-            line[:1] in (b" ", b"\t") and joined
-        ):  # servers still fold: RFC 9112, section 5.2, has a proxy join the lines
+        # Servers still fold: RFC 9112, section 5.2, has a proxy join the lines.
+        if line[:1] in (b" ", b"\t") and joined:
             joined[-1] += b" " + line.strip()
         else:
             joined.append(line)

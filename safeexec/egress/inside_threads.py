@@ -17,6 +17,8 @@ from queue import SimpleQueue
 from typing import Any
 
 import safeexec_inside as inside  # type: ignore[import-not-found, unused-ignore]
+import safeexec_inside_names as names  # type: ignore[import-not-found, unused-ignore]
+import safeexec_inside_tls as tls  # type: ignore[import-not-found, unused-ignore]
 
 _RealSocket = socket.socket
 DONE = object()
@@ -402,9 +404,9 @@ def start(guest: Any, setup: dict[str, Any]) -> Any:
     channel = Channel(guest._channel, network.feed)
     guest._channel = channel
     setattr(socket, "socket", Socket)
-    inside.install_names(socket.getaddrinfo)
-    inside.install_loop(network, _sockets.begin)
-    inside.install_tls(network)
+    names.install_names(socket.getaddrinfo)
+    names.install_loop(network, _sockets.begin)
+    tls.install_tls(network)
     if pump.port:
         inside.tell_children(pump.port)
 

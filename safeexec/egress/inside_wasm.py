@@ -15,6 +15,8 @@ import time
 import types
 
 import safeexec_inside as inside
+import safeexec_inside_names as names
+import safeexec_inside_tls as tls
 
 _RealSocket = socket.socket
 _real_poll, _real_select = select.poll, select.select
@@ -374,12 +376,12 @@ def start(guest, setup):
     _network = network = inside.Network(guest, setup)
     socket.socket = socket.SocketType = Socket
     select.poll, select.select = Poll, select_
-    inside.install_names(socket.getaddrinfo)
+    names.install_names(socket.getaddrinfo)
     import asyncio
 
-    inside.install_loop(network, begin)
-    inside.after_import("ssl", complete_tls)
-    inside.install_tls(network)
+    names.install_loop(network, begin)
+    names.after_import("ssl", complete_tls)
+    tls.install_tls(network)
     install_selector(type(asyncio.EventLoop()._selector))
     sys.meta_path.insert(0, Finder())
     return network

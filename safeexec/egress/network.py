@@ -26,10 +26,9 @@ _MAX_URLS = 4 * 2**20
 
 @cache
 def guest_modules() -> tuple[bytes, ...]:
-    """The texts of what the guest gets when a policy permits a network; it takes the first and one of the others."""
-    return tuple(
-        Path(__file__).with_name(name).read_bytes() for name in ("inside.py", "inside_threads.py", "inside_wasm.py")
-    )
+    """The texts of what the guest gets when a policy permits a network, in the order in which it expects them; of the last two it takes one."""
+    names = ("inside", "inside_names", "inside_tls", "inside_threads", "inside_wasm")
+    return tuple(Path(__file__).with_name(f"{name}.py").read_bytes() for name in names)
 
 
 class Network:

@@ -10,7 +10,7 @@ from tests.support.lines import lines_of_code
 from tests.support.markdown import ROOT
 
 FOLDER = ROOT / "agent" / "safeexec_agent"
-LOOP = "agent bridge errors loop memory observe parsing prompts travel values"
+LOOP = "agent bridge errors loop memory observe parsing parts prompts travel values"
 """What runs between a task and its answer."""
 BESIDE = "models telemetry tools"
 """The protocols of models and tools, and spans. Endpoints, built-in tools, folders and hubs, the trace and the command are imported by who uses them."""

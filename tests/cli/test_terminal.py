@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from safeexec.testing.base import eventually
 from tests.cli.conftest import ROOT
 
 pty = pytest.importorskip("pty", reason="n/a: the system has no pseudo-terminals")
@@ -199,9 +200,7 @@ def test_a_termination_leaves_nothing(at_terminal: Spawn, number: signal.Signals
 
 def test_ctrl_c_with_json_is_a_document(at_terminal: Spawn) -> None:
     terminal = at_terminal("run", "--json", "--save-files", "out", "-c", "open('f', 'w').write('x')\nwhile True: pass")
-    deadline = time.monotonic() + 20
-    while not children_of(terminal.pid) and time.monotonic() < deadline:
-        os.sched_yield()
+    assert eventually(lambda: bool(children_of(terminal.pid)))
     with pytest.raises(AssertionError, match="nothing more came"):
         terminal.until("never", timeout=1.0)  # nothing is shown while it runs
     terminal.type("\x03")

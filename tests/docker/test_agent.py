@@ -19,9 +19,8 @@ def test_menu() -> None:
 
 
 def test_research_team_draws_the_map(tmp_path: Path) -> None:
-    Executor(
-        "docker", policy=Policy(packages=("matplotlib",)), **BUILD
-    ).close()  # the image, which the example then finds
+    # The image, which the example then finds.
+    Executor("docker", policy=Policy(packages=("matplotlib",)), **BUILD).close()
     done = run("research_team", "docker", "--out", str(tmp_path), patience=600)
     assert json.loads(done.stdout.splitlines()[-1]) == {"map": "saved_map.png", "cities": CITIES, "warmest": "Mumbai"}
     check_map(tmp_path / "saved_map.png", (1000, 400))

@@ -11,7 +11,7 @@ import pytest
 
 import safeexec
 from safeexec import Executor, Limits, Policy, PolicyError
-from safeexec_backends.docker import backend, config
+from safeexec_backends.docker import backend, config, walls
 from safeexec_backends.docker.direct import INSIDE
 
 MIB = 2**20
@@ -64,6 +64,21 @@ def test_file_systems_are_capped_in_size_and_inodes(executor: Executor) -> None:
     sizes = value(executor, code, disk=8 * MIB)
     assert sizes["/sandbox"][0] == 8 * MIB and sizes["/tmp"][0] == sizes["/dev/shm"][0] == 2 * MIB
     assert all(0 < inodes <= 8192 for _, inodes in sizes.values())
+
+
+def test_a_small_disk_is_no_missing_wall() -> None:
+    """/tmp has a quarter of a megabyte at least, and pages of 64 KiB are rounded up to."""
+    with Executor("docker", policy=Policy(limits=Limits(disk=1000))) as small:
+        assert small.isolation["disk_limit"].active, small.isolation["disk_limit"].reason
+
+
+@pytest.mark.parametrize(
+    ("page", "size", "stands"), [(4096, 8192, False), (65536, 65536, True), (65536, 131072, False)]
+)
+def test_a_disk_may_be_larger_by_less_than_a_page(page: int, size: int, stands: bool) -> None:
+    want = config.shape("image", "runc", Limits(disk=4096), 1.0)
+    mounts = [["/sandbox", "tmpfs", False, size, 256], ["/tmp", "tmpfs", False, 2**18, 256]]
+    assert walls._disk({"mounts": mounts, "page": page}, want).active is stands
 
 
 def test_inode_flood_is_a_full_disk_and_not_an_oom(executor: Executor) -> None:
@@ -220,7 +235,7 @@ def test_system_call_is_refused(executor: Executor, name: str) -> None:
     code = f"import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nr = libc.syscall({REFUSED[name]}, 0, 0, 0, 0, 0)\n(os.uname().machine, r, ctypes.get_errno())"
     machine, result, errno = value(executor, code)
     if machine != "x86_64":
-        pytest.skip("the numbers are x86_64's")
+        pytest.skip("n/a: the numbers are x86_64's")
     assert (result, errno) == (-1, 1)
 
 

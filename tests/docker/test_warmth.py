@@ -120,6 +120,7 @@ def test_pages_of_another_size_are_counted_as_they_are(monkeypatch: pytest.Monke
         assert spec is not None and spec.loader is not None
         fresh[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(fresh[name])
+    monkeypatch.setattr(fresh["past"], "warmth", fresh["warmth"])
     monkeypatch.setattr(fresh["past"].copies, "read", lambda path: b"100 50 20 1 0 60 0\n")
     assert fresh["past"]._held() == 30 << 16
     assert fresh["warmth"]._ranges([1 << 16, 2 << 16, 4 << 16], [(0, 1 << 64)]) == [

@@ -43,9 +43,12 @@ class Sock:
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setitem(sys.modules, "safeexec_inside", inside)
-    module = importlib.import_module("safeexec.egress.inside_threads")
-    yield module
-    sys.modules.pop("safeexec.egress.inside_threads", None)
+    for part in ("names", "tls"):
+        module = importlib.import_module(f"safeexec.egress.inside_{part}")
+        monkeypatch.setitem(sys.modules, f"safeexec_inside_{part}", module)
+    yield importlib.import_module("safeexec.egress.inside_threads")
+    for part in ("names", "tls", "threads"):
+        sys.modules.pop(f"safeexec.egress.inside_{part}", None)
 
 
 def carried(threads: Any, room: int, ends: bool, pieces: list[bytes]) -> tuple[bool, Any, Sock]:

@@ -85,9 +85,8 @@ def test_the_page_is_drawn_wide_and_narrow(tmp_path: Path, width: int, height: i
     assert shot.exists(), done.stderr
     wide, high, colours = pixels(shot)
     assert (wide, high) == (width, height)
-    assert (
-        rgb("e85a5a") in colours
-    )  # the heat map's cell for "nothing contained": the style sheet was taken, so its hash is right
+    # The heat map's cell for "nothing contained": the style sheet was taken, so its hash is right.
+    assert rgb("e85a5a") in colours
 
 
 @pytest.mark.slow

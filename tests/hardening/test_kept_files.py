@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,3 +74,19 @@ def test_files_far_below_are_not_many(tmp_path: Path) -> None:
     for number in range(1000):
         (files / str(number)).touch()
     kept.save(False)
+
+
+def test_a_page_more_than_the_limit_is_a_full_disk_and_not_a_file_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a page has 64 KiB, a file of a hundred bytes takes that much, and a smaller disk is rounded up to it."""
+    file = tmp_path / "f"
+    file.write_bytes(b"x" * 100)
+    found = os.lstat(file)
+    large = SimpleNamespace(**{name: getattr(found, name) for name in dir(found) if name.startswith("st_")})
+    large.st_blocks = 65536 // 512
+    monkeypatch.setattr(kept_files, "_PAGE", 65536)
+    assert kept_files._contents(str(file), large, 1000) == ((0, b"x" * 100),)
+    large.st_blocks *= 2
+    with pytest.raises(TooMuch, match="large"):
+        kept_files._contents(str(file), large, 1000)

@@ -15,7 +15,7 @@ import pytest
 from safeexec_backends._hardening import descriptors, folders, landlock, libc, mounts, namespaces, privileges, rlimits
 from tests.hardening.child import in_child
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="n/a: Linux only")
 with_landlock = pytest.mark.skipif(bool(landlock.probe()), reason="no Landlock here")
 as_root = pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="needs root")
 

@@ -9,7 +9,7 @@ import pytest
 from safeexec import Policy
 from safeexec.testing import conformance
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these walls are Linux's")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="n/a: these walls are Linux's")
 
 OFF = dict.fromkeys(
     ("test_imports_restrict", "test_policy_of_a_session_replaces_the_executors"), "the language wall is off"

@@ -56,9 +56,8 @@ def test_a_missing_wall_is_reported_and_the_others_stand(wall: str) -> None:
     standing = {name for name, w in full.isolation.items() if w.active}
     full.close()
     made = make(_deny=[wall])
-    with_it = (
-        {wall, "rollback"} if wall == "pid_namespace" else {wall}
-    )  # what would hold the copies of a process together
+    # What would hold the copies of a process together.
+    with_it = {wall, "rollback"} if wall == "pid_namespace" else {wall}
     assert {name for name, w in made.isolation.items() if w.active} == standing - with_it
     assert made.isolation[wall].reason == "switched off"
     assert made.start(Policy()).pid > 0
@@ -103,9 +102,8 @@ def test_required_walls_fail_closed() -> None:
         Policy(require=("seccomp", "uts_namespace")), _deny=["uts_namespace"]
     )
     assert "'language' is required" in refused(Policy(require=("language",)))
-    assert "seccomp" in refused(
-        Policy(require=("landlock",)), _deny=["seccomp"]
-    )  # naming one does not waive the minimum
+    # Naming one does not waive the minimum.
+    assert "seccomp" in refused(Policy(require=("landlock",)), _deny=["seccomp"])
     with pytest.raises(PolicyError, match="no wall 'moat'"):
         make(Policy(require=("moat",)))
     make(Policy(require=("seccomp", "landlock", "mount_namespace"))).close()

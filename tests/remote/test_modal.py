@@ -155,7 +155,7 @@ def test_network_that_hangs_does_not_hold_up_the_end(server: Loopback) -> None:
         started = time.monotonic()
         result = session.run("1")
         assert result.error is not None and result.error.kind == "time"
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4, "it waited for the network"
 
 
 def test_without_a_token(environment: pytest.MonkeyPatch) -> None:

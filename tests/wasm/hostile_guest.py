@@ -5,7 +5,8 @@ from __future__ import annotations
 import wasmtime
 
 from safeexec_backends.wasm import abi
-from safeexec_backends.wasm.fs import Quota, base_tree
+from safeexec_backends.wasm.fs_nodes import base_tree
+from safeexec_backends.wasm.fs_tree import Quota
 from safeexec_backends.wasm.functions import host_functions
 from safeexec_backends.wasm.host import Exited, Host, Killed, ProtocolViolation
 

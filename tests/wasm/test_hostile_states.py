@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safeexec import Executor, Limits, Policy, Session, Snapshot, SnapshotError, snapshot
-from safeexec_backends.wasm import WasmBackend, fs_state
-from safeexec_backends.wasm.fs import HELD_MAX, PATH_MAX, Directory, File, FileSystem, Symlink
+from safeexec_backends.wasm import WasmBackend, fs_copy
+from safeexec_backends.wasm.fs import HELD_MAX, FileSystem
+from safeexec_backends.wasm.fs_nodes import Directory, File, Symlink
+from safeexec_backends.wasm.fs_tree import PATH_MAX
 from safeexec_backends.wasm.instance import WasmGuest
 from tests.wasm.test_travel import change, files, forged, parts, placed
 
@@ -450,7 +452,7 @@ def test_fs_state_is_what_is_loaded(in_process: Executor, image: Snapshot) -> No
     """That the checks above see what they are meant to see: the unchanged image passes them, a tree with a loop does not."""
     assert survives(in_process, image, 7)
     with in_process.restore(image) as back:
-        tree = fs_state.copy(inside(back))
+        tree = fs_copy.copy(inside(back))
         assert isinstance(tree.working.entries["a"], Directory)
         tree.working.entries["a"].entries["loop"] = tree.working
         with pytest.raises(AssertionError, match="two names"):

@@ -13,7 +13,8 @@ import wasmtime
 
 from safeexec import Executor, Limits, Policy
 from safeexec_backends.wasm import abi, stops
-from safeexec_backends.wasm.fs import Quota, base_tree
+from safeexec_backends.wasm.fs_nodes import base_tree
+from safeexec_backends.wasm.fs_tree import Quota
 from safeexec_backends.wasm.functions import host_functions
 from safeexec_backends.wasm.host import Host, Killed
 from safeexec_backends.wasm.image.binary import FormatError, Module, i32_constant

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from safeexec import Executor, Limits, Policy, Session, SessionClosed, Snapshot, SnapshotError, snapshot
 from safeexec.testing import same
-from safeexec_backends.wasm import WasmBackend, checkpoint, fs_state, pages
+from safeexec_backends.wasm import WasmBackend, checkpoint, fs_copy, fs_state, pages
 from safeexec_backends.wasm.instance import WasmGuest
 from safeexec_backends.wasm.worker_guest import WorkerGuest
 from tests.support import histories, late
@@ -473,9 +473,8 @@ def test_interrupt_that_came_late_does_not_reach_the_state_that_comes_back(execu
     with executor.session(policy=FAST) as session:
         session.run("x = 1")
         session._guest.interrupt()
-        session.run(
-            "import time\ntime.sleep(0.1)"
-        )  # which may or may not meet it: a worker hears of it in its own time
+        # Which may or may not meet it: a worker hears of it in its own time.
+        session.run("import time\ntime.sleep(0.1)")
         assert session.run(SPIN).rolled_back
         for _ in range(3):
             assert session.run("sum(range(10_000))").value == 49_995_000
@@ -495,9 +494,8 @@ def test_files_in_directories_without_end_cost_their_own_session_only(executor: 
     deep = "import os\nfor n in range(3000):\n    os.mkdir('d'); os.chdir('d')\nkept = [os.open('.', 0) for _ in range(200)]"
     with executor.session() as session:
         result = session.run(deep)
-        assert (
-            result.error is not None and result.error.type == "OSError"
-        )  # the open ones keep the directories above them
+        # The open ones keep the directories above them.
+        assert result.error is not None and result.error.type == "OSError"
         assert session.run("import os\nos.abort()").rolled_back
 
 
@@ -948,5 +946,5 @@ def test_file_system_is_written_down_and_read_back_the_same(in_process: Executor
         )
         assert json.dumps(fs_state.dump(again, base)[0]) == json.dumps(described)
         assert (again.used, again.inodes) == (guest._host.files.used, guest._host.files.inodes)
-        twin = fs_state.copy(guest._host.files)
+        twin = fs_copy.copy(guest._host.files)
         assert json.dumps(fs_state.dump(twin, base)[0]) == json.dumps(described)

@@ -32,6 +32,8 @@ _MAX_ENTRIES = 20_000
 _MAX_STEPS = 20 * _MAX_ENTRIES
 """Folders that the paths of all entries lead through: each is a look-up, several times while everybody waits."""
 _ACCESS = 0o700
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+"""What lies in memory takes whole pages, so a full disk may hold up to one more than its size says."""
 
 
 class TooMuch(OSError):
@@ -214,7 +216,7 @@ def _contents(path: str, info: os.stat_result, limit: int) -> tuple[tuple[int, b
     if not stat.S_ISREG(info.st_mode) or not info.st_size:
         return ()
     # Not more than the disk holds: a file of nothing but holes can be as large as it likes.
-    if info.st_blocks * 512 > limit + 4096:
+    if info.st_blocks * 512 > limit + _PAGE:
         raise TooMuch(errno.EFBIG, "the files are too large")
     fd = _open(path, info.st_mode, os.O_RDONLY)
     try:
@@ -234,7 +236,7 @@ def _contents(path: str, info: os.stat_result, limit: int) -> tuple[tuple[int, b
                 raise
             place = os.lseek(fd, start, os.SEEK_HOLE)
             left -= place - start
-            if left < -4096:
+            if left < -_PAGE:
                 raise TooMuch(errno.EFBIG, "the files are too large")
             if place == start:  # somebody makes holes where they are looked for: it would never end
                 raise TooMuch(errno.EBUSY, "the files change while they are kept")

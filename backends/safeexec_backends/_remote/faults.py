@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -50,6 +51,21 @@ class Secret:
 
     def __reduce__(self) -> str:
         raise TypeError("a secret is not copied or pickled")
+
+
+def raising(translate: Callable[[Exception, Secret], Fault]) -> Callable[[Secret], AbstractContextManager[None]]:
+    """A context manager that raises an SDK's exceptions as the faults that `translate` makes of them. ``from None``: they may hold request headers."""
+
+    @contextmanager
+    def translated(key: Secret) -> Iterator[None]:
+        try:
+            yield
+        except Fault:
+            raise
+        except Exception as error:
+            raise translate(error, key) from None
+
+    return translated
 
 
 def retry(call: Callable[[], T], stop: threading.Event | None = None, attempts: int = ATTEMPTS) -> T:

@@ -115,9 +115,8 @@ def serve_guest(stream: socket.socket, setup: Dict[str, Any]) -> None:
             self.pipe_lock = threading.Lock()
             for fd, stream in ((1, self._stdout), (2, self._stderr)):
                 read, write = os.pipe()
-                os.dup2(
-                    write, fd
-                )  # the other end stays too: a pipe that nobody can write to would wake the pump for ever
+                # The other end stays too: a pipe that nobody can write to would wake the pump for ever.
+                os.dup2(write, fd)
                 os.set_blocking(read, False)
                 self.pipes[read] = stream.buffer
             threading.Thread(target=self.pump, daemon=True).start()

@@ -1,4 +1,4 @@
-"""How frames travel in and out of a container, and how other output is caught.
+"""How frames travel in and out of a container over two sockets, and how other output is caught.
 
 Shipped as text next to inside.py; CPython 3.9 and later. It defends nothing: the container is the wall.
 """
@@ -11,7 +11,6 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ else:
         from safeexec import guest, wire
         from safeexec_backends.docker import orders
 
-_PIPE = 1 << 20
-_F_SETPIPE_SZ = 1031
 _PIECE = 64 * 1024
 _POLLS = (b"7", b"73")
 """The numbers of poll (x86_64) and ppoll (aarch64)."""
@@ -241,9 +238,8 @@ class Channel:
 
     def _begun(self, header: wire.Header) -> None:
         if header.get("t") == "run":
-            with (
-                self.guest._send_lock
-            ):  # the thread that forwards must not hold the step to account for what was written before it
+            # The thread that forwards must not hold the step to account for what was written before it.
+            with self.guest._send_lock:
                 self._current, self._running, self._floods = header.get("id", -1), True, {}
 
     def buffered(self) -> bool:
@@ -341,78 +337,3 @@ class Channel:
             os._exit(1 if "error" in header else 0)
         elif kind == "call":
             raise RuntimeError("tools cannot be called from a child process")
-
-
-class StdioChannel(Channel):
-    """Frames over the container's stdin and stdout, interrupts among them, where the sockets cannot be had. A thread reads."""
-
-    def __init__(self) -> None:
-        self._in = os.dup(0)
-        self._frames = guest.FdChannel(self._in, os.dup(1))
-        self._queue: SimpleQueue[wire.Frame | None] = SimpleQueue()
-        self._watchers: dict[Any, Callable[[], None]] = {}
-        for fd in (self._in, 1):  # fewer switches for large frames; refused above the user's share, which is no harm
-            _grow(fd)
-        self._redirect()
-
-    def interrupted(self) -> bool:
-        """See the base class. Frames arrive in order, so a word that comes late was taken out before the next step came."""
-        return True
-
-    def overtaken(self) -> bool:
-        """See the base class."""
-        return False
-
-    def _listen(self) -> None:
-        try:
-            while True:
-                frame = self._frames.recv()
-                if frame[0].get("t") == "interrupt":
-                    # The main thread by name: so that a system call it waits in is interrupted too.
-                    signal.pthread_kill(self._main, signal.SIGINT)
-                    continue
-                self._queue.put(frame)
-                for loop, callback in list(self._watchers.items()):
-                    try:
-                        loop.call_soon_threadsafe(callback)
-                    except RuntimeError:  # that loop was closed
-                        self._watchers.pop(loop, None)
-        except BaseException:  # the host is gone, or user code closed the descriptor: nobody can be answered any more
-            os._exit(0)
-
-    def recv(self) -> wire.Frame:
-        """The next frame, waiting for it."""
-        if self._child:
-            raise RuntimeError("tools cannot be called from a child process")
-        frame = self._queue.get()
-        if frame is None:
-            raise EOFError
-        self._begun(frame[0])
-        return frame
-
-    def buffered(self) -> bool:
-        """Whether a frame waits."""
-        return not self._queue.empty()
-
-    def watch(self, loop: Any, callback: Callable[[], None]) -> None:
-        """Call `callback` from the event loop whenever a frame may be waiting."""
-
-        def ready() -> None:
-            if self.buffered():  # an earlier call may have taken this frame too, and the callback waits for one
-                callback()
-
-        self._watchers[loop] = ready
-        loop.call_soon(ready)
-
-    def unwatch(self, loop: Any) -> None:
-        """Undo :meth:`watch`."""
-        self._watchers.pop(loop, None)
-
-
-def _grow(fd: int) -> None:
-    try:
-        import fcntl
-
-        fcntl.fcntl(fd, _F_SETPIPE_SZ, _PIPE)
-    except (ImportError, OSError):
-        return

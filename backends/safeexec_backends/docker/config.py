@@ -67,19 +67,23 @@ def shape(image: str, runtime: str, limits: Limits, cpus: float, hosts: str = ""
     return Shape(image, runtime, limits.memory, limits.disk, limits.processes, cpus, hosts, returns)
 
 
-def tmpfs(disk: int, podman: bool = False) -> dict[str, str]:
-    """The file systems that can be written to. Each has an inode cap: empty files cost kernel memory that `size` does not count."""
+def sizes(disk: int) -> dict[str, int]:
+    """The file systems that can be written to, and how many bytes each is to hold; the kernel rounds that up to whole pages."""
     small = max(disk // 4, _MIB // 4)
+    return {WORKDIR: max(4096, disk), "/tmp": small, "/dev/shm": small}
+
+
+def tmpfs(disk: int, podman: bool = False) -> dict[str, str]:
+    """How they are mounted. Each has an inode cap: empty files cost kernel memory that `size` does not count."""
     # podman 4 takes neither an owner of a tmpfs (nobody else is in the container whom the mode would keep out) nor a bound on inodes, which
     # `isolation` then reports as missing.
     base = "rw,nosuid,nodev,noexec," + ("mode=1777" if podman else "uid=65534,gid=65534,mode=0700")
 
     def options(size: int) -> str:
         inodes = max(256, size * _INODES_PER_MIB // _MIB)
-        # Whole pages: the kernel rounds a size up.
-        return f"{base},size={max(4096, size)}" + ("" if podman else f",nr_inodes={inodes}")
+        return f"{base},size={size}" + ("" if podman else f",nr_inodes={inodes}")
 
-    return {WORKDIR: options(disk), "/tmp": options(small), "/dev/shm": options(small)}
+    return {path: options(size) for path, size in sizes(disk).items()}
 
 
 def memory(want: Shape) -> int:

@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from safeexec import guest, wire
     from safeexec_backends import nearest
     from safeexec_backends.docker import channel as channels
-    from safeexec_backends.docker import look
+    from safeexec_backends.docker import look, stdio
 else:
     try:  # what was shipped comes first: an image may have another version of safeexec installed
         import safeexec_channel as channels
         import safeexec_guest as guest
         import safeexec_look as look
         import safeexec_nearest as nearest
+        import safeexec_stdio as stdio
         import safeexec_wire as wire
     except ImportError:
         from safeexec import guest, wire
         from safeexec_backends import nearest
         from safeexec_backends.docker import channel as channels
-        from safeexec_backends.docker import look
+        from safeexec_backends.docker import look, stdio
 
 _WARM = 0.1
 """Seconds after which a container that is not used yet is one of a pool."""
@@ -54,7 +55,7 @@ class Session(guest.Guest):
 class Python(guest.Python):
     """The whole language, with `imports` as a rule: what code of the session itself may import."""
 
-    hidden = (__file__, channels.__file__)
+    hidden = (__file__, channels.__file__, stdio.__file__)
 
     def __init__(self, channel: channels.Channel) -> None:
         self.imports: Sequence[str] | None = None
@@ -105,7 +106,7 @@ def main(codes: bytes | None, sockets: Sequence[int], later: dict[str, Any]) -> 
     """Serve, over `sockets` if there are two. `codes` is the compiled program where it had to be compiled here: the host ships it to the containers
     that follow. `later` is the part of it that is not needed yet."""
     channels.later.update(later)
-    channel = channels.Channel(*sockets) if sockets else channels.StdioChannel()
+    channel = channels.Channel(*sockets) if sockets else stdio.StdioChannel()
     if codes is not None:
         channel._frames.send({"t": "program", "look": look.look()}, [codes])
     else:

@@ -53,9 +53,8 @@ def _pip() -> list[str] | None:
 def main(wanted: list[str]) -> None:
     size = int.from_bytes(sys.stdin.buffer.read(4), "little")
     os.environ.update(json.loads(sys.stdin.buffer.read(size)))
-    if os.path.exists(
-        CERTIFICATES
-    ):  # the image's, made of the host's where it is ours: pip alone would trust only what it brings along
+    # The image's, made of the host's where it is ours: pip alone would trust only what it brings along.
+    if os.path.exists(CERTIFICATES):
         os.environ.setdefault("PIP_CERT", CERTIFICATES)
     pip = _pip()
     if pip is None:

@@ -145,6 +145,7 @@ def look() -> dict[str, Any]:
         "calls": _syscalls(),
         "copies": _copies(),
         "mounts": mounts,
+        "page": os.sysconf("SC_PAGE_SIZE"),
         "writable": writable,
         "interfaces": interfaces,
         "limits": limits,

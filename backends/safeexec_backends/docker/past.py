@@ -37,8 +37,6 @@ _REST = 3
 _BEHIND = 2
 """Checkpoints that the keeper may have yet to end before it is waited for: each holds pages of its own."""
 _ROOTS = ("/sandbox", "/tmp", "/dev/shm")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-"""Not 4096 on every aarch64 kernel: 16 KiB and 64 KiB are in use."""
 _GROWN = 2**20
 """Bytes by which the session has to have grown before it is asked whether some of that is free again."""
 _ALL = tuple(int(number) for number in signal.valid_signals())
@@ -258,7 +256,7 @@ class Past:
     def _divide(self, number: int) -> None:
         """Become the keeper. Returns in every runner that is a copy of it."""
         # A word of memory that all copies share. PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS
-        size, start = ctypes.c_size_t(_PAGE), ctypes.c_long(0)
+        size, start = ctypes.c_size_t(warmth.PAGE), ctypes.c_long(0)
         address = copies.libc().mmap(None, size, 3, 0x21, -1, start)
         if address is None or address == ctypes.c_void_p(-1).value:
             raise OSError(12, "no memory to share")
@@ -272,7 +270,7 @@ class Past:
 def _held() -> int:
     """Bytes of memory that are this process's own."""
     pages = copies.read("/proc/self/statm").split()
-    return (int(pages[1]) - int(pages[2])) * _PAGE
+    return (int(pages[1]) - int(pages[2])) * warmth.PAGE
 
 
 def _lives(pid: int) -> bool:

@@ -79,7 +79,7 @@ def source() -> bytes:
     """The program as source. marshal's version 2 of strings and tuples is read by every CPython that a guest can run on."""
     here = Path(__file__).parent
     files = [here.parent / "_hardening" / f"{name}.py" for name in _SHARED]
-    files += [here / f"{name}.py" for name in (*_LATER[len(_SHARED) :], "orders", "channel", "look")]
+    files += [here / f"{name}.py" for name in (*_LATER[len(_SHARED) :], "orders", "channel", "stdio", "look")]
     files += [here.parent / "nearest.py", here / "inside.py"]
     own = ((f"safeexec_{path.stem}", path.read_text("utf-8")) for path in files)
     return marshal.dumps((*modules(), *own), 2)

@@ -8,7 +8,7 @@ from typing import Any
 from safeexec.backend import Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import Policy
-from safeexec_backends.docker.config import WORKDIR, Shape, counts_sockets, memory
+from safeexec_backends.docker.config import WORKDIR, Shape, counts_sockets, memory, sizes
 
 MINIMUM = (
     "network_namespace",
@@ -122,8 +122,9 @@ def _disk(seen: Mapping[str, Any], want: Shape) -> Wall:
         mount = mounts.get(path)
         if mount is None or mount[1] != "tmpfs":
             return Wall(False, f"{path} is not a file system of its own")
-        if mount[3] and mount[3] > max(want.disk, 4 * 4096) + 4096:
-            return Wall(False, f"{path} holds {mount[3]} bytes, not {want.disk}")
+        size = sizes(want.disk)[path]
+        if mount[3] and mount[3] >= size + seen["page"]:
+            return Wall(False, f"{path} holds {mount[3]} bytes, not {size}")
         unbounded = not 0 < mount[4] <= max(1024, 2 * want.disk // 1024)
         if not mount[3] or (unbounded and not want.gvisor):
             return Wall(False, f"{path} has no limit on its {'inodes' if mount[3] else 'size'}")

@@ -21,13 +21,14 @@ else:
 
 _POPULATE_WRITE = 23
 """Of madvise(2), since Linux 5.14: as if every page were written to, and nothing is."""
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+"""Not 4096 on every aarch64 kernel: 16 KiB and 64 KiB are in use."""
 _EXCLUSIVE = 1 << 56 | 1 << 63
 """Of an entry of /proc/self/pagemap: nobody else has this page, which is there. Source: Documentation/admin-guide/mm/pagemap.rst."""
 _LARGEST = 64 * 2**20
 """Bytes of a mapping that is looked through."""
-_ROW = max(256 * 2**10, _PAGE)
-_MOST = 4 * 2**20 // _PAGE
+_ROW = max(256 * 2**10, PAGE)
+_MOST = 4 * 2**20 // PAGE
 """Pages that are copied ahead: each is memory that two processes might have shared."""
 
 
@@ -46,13 +47,13 @@ class Warmth:
         try:
             for start, end in _mappings():
                 if end - start <= _LARGEST:
-                    words = memoryview(os.pread(fd, (end - start) // _PAGE * 8, start // _PAGE * 8)).cast("Q")
-                    found += [start + n * _PAGE for n, word in enumerate(words) if word & _EXCLUSIVE == _EXCLUSIVE]
+                    words = memoryview(os.pread(fd, (end - start) // PAGE * 8, start // PAGE * 8)).cast("Q")
+                    found += [start + n * PAGE for n, word in enumerate(words) if word & _EXCLUSIVE == _EXCLUSIVE]
         finally:
             os.close(fd)
         # Long rows are the session's data, of which the next step may have no use.
         short = (run for run in _ranges(found, [(0, 1 << 64)]) if run[1] <= _ROW)
-        self._pages = [page for start, length in short for page in range(start, start + length, _PAGE)][:_MOST]
+        self._pages = [page for start, length in short for page in range(start, start + length, PAGE)][:_MOST]
         self._size = b""
 
     def touch(self) -> bool:
@@ -94,7 +95,7 @@ def _ranges(pages: list[int], mappings: list[tuple[int, int]]) -> list[tuple[int
         if page < start:
             continue
         if found and sum(found[-1]) == page:
-            found[-1] = (found[-1][0], found[-1][1] + _PAGE)
+            found[-1] = (found[-1][0], found[-1][1] + PAGE)
         else:
-            found.append((page, _PAGE))
+            found.append((page, PAGE))
     return found

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import e2b
 import httpx
 from connectrpc.errors import ConnectError
 from e2b.exceptions import SandboxNotFoundException, ServiceBusyException
 
-from safeexec_backends._remote.faults import Fault, Gone, Passing, Secret
+from safeexec_backends._remote.faults import Fault, Gone, Passing, Secret, raising
 
 
 def translate(error: Exception, key: Secret) -> Fault:
@@ -32,12 +29,4 @@ def translate(error: Exception, key: Secret) -> Fault:
     return Fault(f"{type(error).__name__}: {text}")
 
 
-@contextmanager
-def translated(key: Secret) -> Iterator[None]:
-    """Raise the SDK's exceptions as faults. ``from None``: the SDK's own exceptions may hold request headers."""
-    try:
-        yield
-    except Fault:
-        raise
-    except Exception as error:
-        raise translate(error, key) from None
+translated = raising(translate)

@@ -223,9 +223,8 @@ class NativeGuest(Guest):
     def _do_list(self, header: Any, blobs: Any, answer: Any, encoder: wire.Encoder, events: Any) -> None:
         found: list[list[Any]] = []
         folders, seen = [HOME], 0
-        while (
-            folders and len(found) < _MOST and seen < _MOST
-        ):  # a sandbox that was taken over may have folders without end
+        # A sandbox that was taken over may have folders without end.
+        while folders and len(found) < _MOST and seen < _MOST:
             seen += 1
             for entry in self.sandbox.files.list(folders.pop()):
                 if entry.name.startswith("."):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from modal import exception
 
-from safeexec_backends._remote.faults import Fault, Gone, Passing, Secret
+from safeexec_backends._remote.faults import Fault, Gone, Passing, Secret, raising
 
 
 def translate(error: Exception, key: Secret) -> Fault:
@@ -35,12 +32,4 @@ def translate(error: Exception, key: Secret) -> Fault:
     return Fault(f"{type(error).__name__}: {text}")
 
 
-@contextmanager
-def translated(key: Secret) -> Iterator[None]:
-    """Raise the SDK's exceptions as faults. ``from None``: they may hold request headers."""
-    try:
-        yield
-    except Fault:
-        raise
-    except Exception as error:
-        raise translate(error, key) from None
+translated = raising(translate)

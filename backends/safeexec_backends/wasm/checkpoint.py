@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
 
-from . import abi, fs_state
+from . import abi, fs_copy
 from .fs import FileSystem
 from .host import Host
 from .pages import Frozen, Run, Shadow, compared, finder, shadows, total, united
@@ -80,7 +80,7 @@ def take(host: Host, rest: Rest, shadow: Shadow, known: Known, changes: int, las
     settled(host, rest)
     runs = written(host, rest)
     shadow.keep(host.memory.view, runs)
-    return State(host.memory.size, host.base, runs, fs_state.copy(host.files, last), host.clocks, known, changes)
+    return State(host.memory.size, host.base, runs, fs_copy.copy(host.files, last), host.clocks, known, changes)
 
 
 def freeze(host: Host, rest: Rest, known: Known, changes: int) -> State:
@@ -90,7 +90,7 @@ def freeze(host: Host, rest: Rest, known: Known, changes: int) -> State:
     base = host.base
     if runs or base is None:
         base = Frozen(host.memory.view, runs if base is None else united(runs, base.runs))
-    return State(host.memory.size, base, (), fs_state.copy(host.files), host.clocks, known, changes)
+    return State(host.memory.size, base, (), fs_copy.copy(host.files), host.clocks, known, changes)
 
 
 class Source(Protocol):
@@ -129,7 +129,7 @@ def revive(make: Callable[[], H], state: State, source: Source | None) -> H:
         host.close()
         raise
     host.base = state.base
-    host.files = fs_state.copy(state.files)
+    host.files = fs_copy.copy(state.files)
     host.clocks = state.clocks
     return host
 
@@ -213,7 +213,7 @@ class Past:
             self._branched = True
             settled(host, self.rest)
             runs = written(host, self.rest)
-            state = State(host.memory.size, host.base, runs, fs_state.copy(host.files), host.clocks, known, changes)
+            state = State(host.memory.size, host.base, runs, fs_copy.copy(host.files), host.clocks, known, changes)
             return state, Living(host.memory.view)
         if self._frozen is None:
             self._frozen = freeze(host, self.rest, known, changes)

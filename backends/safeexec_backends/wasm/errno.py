@@ -29,7 +29,6 @@ EPERM: Final = 63
 ERANGE: Final = 68
 EROFS: Final = 69
 ESPIPE: Final = 70
-EXDEV: Final = 75
 
 
 class Errno(Exception):

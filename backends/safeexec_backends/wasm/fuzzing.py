@@ -6,7 +6,9 @@ import stat
 from collections.abc import Callable
 
 from .errno import Errno
-from .fs import Directory, File, FileSystem, Node, Quota, Symlink, base_tree
+from .fs import FileSystem
+from .fs_nodes import Directory, File, Node, Symlink, base_tree
+from .fs_tree import Quota
 
 _NAMES = (
     "a",

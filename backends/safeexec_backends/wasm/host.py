@@ -11,7 +11,9 @@ from types import MappingProxyType
 from typing import Final
 
 from . import abi
-from .fs import Directory, FileSystem, Quota
+from .fs import FileSystem
+from .fs_nodes import Directory
+from .fs_tree import Quota
 from .pages import Frozen
 
 SIGNAL_WORD: Final = 64  # see image/helpers.wat

@@ -20,7 +20,9 @@ from .checkpoint import Known, Past, Rest, Source, State, Unsettled, revive
 from .errno import Errno
 from .faults import faults
 from .first import First
-from .fs import Directory, FileSystem, Quota, base_tree
+from .fs import FileSystem
+from .fs_nodes import Directory, base_tree
+from .fs_tree import Quota
 from .functions import host_functions
 from .host import Exited, Host, Killed, ProtocolViolation
 from .image.cache import Loaded

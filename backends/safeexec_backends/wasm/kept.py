@@ -147,9 +147,8 @@ class Keeper:
         outcome, state = worker.written(wish.number, self._most)
         if outcome == WRITTEN:
             guest.keep(wish, state)
-        elif (
-            outcome == BUSY and attempt < _ATTEMPTS
-        ):  # its last request is about to end, or the next one is already there
+        elif outcome == BUSY and attempt < _ATTEMPTS:
+            # Its last request is about to end, or the next one is already there.
             self.want(guest, attempt + 1)
         elif worker.alive:
             guest.unkept = _REFUSED.get(outcome, _REFUSED[RESTLESS])

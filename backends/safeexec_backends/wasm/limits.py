@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from safeexec.policy import Limits
 
 from . import abi
-from .fs import Quota
+from .fs_tree import Quota
 
 NATIVE_STACK: Final = 5 << 20
 """Bytes of machine stack that guest code may use; beyond them it traps. Fits a thread of the usual 8 MiB."""

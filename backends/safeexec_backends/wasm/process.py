@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
 _numbers = itertools.count(1)
 _CONTROL_TIMEOUT = 2.0
-_FILE_SIZE = (
-    1 << 33
-)  # of the files in memory that branches share; what a worker keeps of its sessions is bounded by their limits
+# Of the files in memory that branches share; what a worker keeps of its sessions is bounded by their limits.
+_FILE_SIZE = 1 << 33
 _DISK = 1 << 20  # of the worker itself, which keeps its sessions' files in memory
 _THREADS = 4200
 _WRITING = 10.0

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from safeexec import wire
 from safeexec.errors import SnapshotError
 
-from . import abi, fs_state
+from . import abi, fs_copy, fs_state
 from .checkpoint import Rest, fit, settled, written
-from .fs import HELD_MAX, FileSystem, Quota
+from .fs import HELD_MAX, FileSystem
+from .fs_tree import Quota
 from .host import CLOCKS, Host
 from .pages import Run, total, united
 
@@ -65,7 +66,7 @@ def draft(host: Host, rest: Rest, most: int) -> Draft:
     if total(runs) + host.files.used > most:
         raise TooLarge
     pages = [_copied(host.memory.view, start, end) for start, end in runs]
-    return Draft(host.memory.size, runs, pages, host.clocks[1](), fs_state.copy(host.files))
+    return Draft(host.memory.size, runs, pages, host.clocks[1](), fs_copy.copy(host.files))
 
 
 def _copied(memory: memoryview, start: int, end: int) -> bytearray:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from . import errno as e
 from .abi import Fault
 from .errno import Errno
-from .fs import PATH_MAX, Open, Place
+from .fs import Open
+from .fs_tree import PATH_MAX, Place
 from .host import Host
 
 AT_FDCWD = 0xFFFFFF9C  # -100

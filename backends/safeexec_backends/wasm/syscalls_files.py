@@ -8,13 +8,14 @@ import time
 
 from . import errno as e
 from .errno import Errno
-from .fs import DT_CHR, DT_DIR, DT_LNK, DT_REG, NAME_MAX, Directory, File, Node, Symlink
+from .fs_nodes import Directory, File, Node, Symlink
+from .fs_tree import NAME_MAX
 from .host import Host
 from .syscalls import AT_FDCWD, open_at, path_at, s32, start_at, syscall
 
 AT_SYMLINK_NOFOLLOW, AT_REMOVEDIR, AT_EMPTY_PATH = 0x100, 0x200, 0x1000
 R_OK_W_OK_X_OK, W_OK, X_OK = 7, 2, 1
-_TYPES = {stat.S_IFDIR: DT_DIR, stat.S_IFCHR: DT_CHR, stat.S_IFREG: DT_REG, stat.S_IFLNK: DT_LNK}
+_TYPES = {stat.S_IFCHR: 2, stat.S_IFDIR: 4, stat.S_IFREG: 8, stat.S_IFLNK: 10}  # DT_CHR and its kind, of dirent.h
 # struct stat: dev mode nlink uid gid rdev, size, blksize blocks, atime mtime ctime as (i64 s, i32 ns, padding), ino
 _STAT = struct.Struct("<6Iqii" + "qi4x" * 3 + "Q")
 # struct dirent: ino, off, reclen, type; the name is NUL-terminated in the rest

@@ -7,7 +7,8 @@ import struct
 from . import errno as e
 from .abi import MASK32, PAGE
 from .errno import Errno
-from .fs import O_APPEND, Device, Directory, File, Open
+from .fs import O_APPEND, Open
+from .fs_nodes import Device, Directory, File
 from .host import Host
 from .syscalls import open_at, s32, syscall, wasi
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from . import errno as e
 from .abi import MAX_PAGES, PAGE, Trap
 from .errno import Errno
-from .fs import PATH_MAX
+from .fs_tree import PATH_MAX
 from .host import MAX_FRAME, Exited, Host, Killed, ProtocolViolation
 from .syscalls import HOST, WASI, plain, s32, syscall, wasi
 

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 from safeexec import watchdog, wire
-from safeexec.backend import GuestDied, OnFrame, StreamGuest
+from safeexec.backend import GuestDied, OnFrame
 from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
 from safeexec.policy import Policy
 from safeexec.wire import Frame
 
-from .agreed import BEGIN, GREETING, KEEP, LAST, WORD, WRITE
 from .first import First
 from .kept import NOT_YET, Keeper, Kept, Wish
 from .process import Line, WorkerProcess
+from .worker_channel import KEEP_WORD, WorkerChannel, death_of
 
 T = TypeVar("T")
-_KEEP = WORD + bytes((KEEP,))
-_LAST = WORD + bytes((LAST,))
-_KINDS = ("memory", "crash", "time", "output", "protocol")
-_PATIENCE = 30.0
-"""Seconds for work that the worker does without running any guest code."""
-_LARGEST_IMAGE = 1 << 30
 _LARGE = 4 << 20
 """Bytes of a session beyond the image's own from which a checkpoint is begun at once."""
 _MOVES = 8
 """Deaths of workers that a session survives, of which it may have caused one: if its code ran at the second one it is closed."""
 
 
-class WorkerGuest(StreamGuest):
+class WorkerGuest(WorkerChannel):
     """One session in a worker."""
 
     def __init__(
@@ -44,10 +38,7 @@ class WorkerGuest(StreamGuest):
         once: bool = False,
     ) -> None:
         """`greet`: it is a fresh one; `once`: it ends with the first step."""
-        super().__init__(line.socket, policy.limits.value + wire.MAX_HEADER)
-        self.number = line.number
-        self.worker = worker
-        self._policy = policy
+        super().__init__(line, policy, worker, greet)
         self._forget = forget
         self.elsewhere: Callable[[Policy, bytes], WorkerGuest] | None = None
         """Makes branches where every session has a worker of its own."""
@@ -60,15 +51,9 @@ class WorkerGuest(StreamGuest):
         """A worker died while this session ran in it."""
         self._first = First(policy)
         self._first_kept = self._first.held
-        # Travels with the first request: making the session is no round trip of its own.
-        self._greeting = GREETING.pack(policy.limits.memory, policy.limits.disk) if greet else b""
         self._once = once
-        self._last = False
-        """The worker has yet to be told that nothing comes after the next request."""
         self._remembered = False
         """The worker keeps, or will keep, a checkpoint of this session."""
-        self._wanted = False
-        """The worker has yet to be told to take one."""
         self._large = False
         self._state = threading.Lock()
         self._busy = False
@@ -81,7 +66,6 @@ class WorkerGuest(StreamGuest):
         self._untouched = False
         """It rests, and the worker never had anything to do for it."""
         self._is_kept = False
-        self._killed = False
         self._closed = False
 
     @classmethod
@@ -117,7 +101,7 @@ class WorkerGuest(StreamGuest):
             self._heard = True
             header = answer[0]
             if header.get("t") == "died":
-                raise _death(header)
+                raise death_of(header)
             if header.get("t") == "done":
                 used = header.get("rss")  # the worker's word
                 self._large = type(used) is int and used > _LARGE
@@ -147,24 +131,6 @@ class WorkerGuest(StreamGuest):
             self._missed = False
             self._want()
 
-    def _write(self, buffers: Sequence[wire.Blob]) -> None:
-        if self._greeting or self._wanted or self._last:
-            buffers = [b"".join((self._unsaid(), buffers[0])), *buffers[1:]]
-        super()._write(buffers)
-
-    def _unsaid(self, seconds: float = -1) -> bytes:
-        """What goes before the next thing that is sent. Raises TimeoutError where somebody else has not sent his for `seconds`."""
-        if not self._send_lock.acquire(timeout=seconds):
-            raise TimeoutError("the guest does not read")
-        said = self._greeting
-        if self._wanted:
-            said += _KEEP
-        if self._last:
-            said += _LAST
-        self._greeting, self._wanted, self._last = b"", False, False
-        self._send_lock.release()
-        return said
-
     def interrupt(self) -> None:
         self._order("interrupt")
 
@@ -178,31 +144,7 @@ class WorkerGuest(StreamGuest):
             self._order("kill")
         self.hang_up()
 
-    def _order(self, op: str, number: int | None = None) -> None:
-        try:
-            self.worker.order({"op": op, "id": self.number if number is None else number})
-        except OSError:
-            pass  # the worker is gone, and the session with it
-
     # The past. The worker does the work; what it is told by a frame of one byte needs no answer unless something depends on it.
-
-    def _say(self, word: int) -> None:
-        self._write_soon([self._unsaid(_PATIENCE) + WORD + bytes((word,))], _PATIENCE)
-
-    def _wait(self, kind: str) -> Frame:
-        """The worker's own next frame. Raises GuestDied."""
-        assert self._socket is not None
-        try:
-            self._socket.settimeout(_PATIENCE)
-            frame = self._reader.next()
-            self._socket.settimeout(None)
-        except (EOFError, OSError, wire.WireError) as error:
-            raise self.death() from error
-        if frame[0].get("t") == "died":
-            raise _death(frame[0])
-        if frame[0].get("t") != kind:
-            raise GuestDied("protocol", "the guest sent a frame outside a request")
-        return frame
 
     def checkpoint(self) -> None:
         self._first_kept = self._first.held
@@ -233,7 +175,7 @@ class WorkerGuest(StreamGuest):
         try:
             if not self._wanted or self._killed or self._socket is None:
                 return
-            if self._socket.send(_KEEP, socket.MSG_DONTWAIT) == len(_KEEP):
+            if self._socket.send(KEEP_WORD, socket.MSG_DONTWAIT) == len(KEEP_WORD):
                 self._wanted = False
         except OSError:
             pass  # it is gone: the next request finds that out, and the checkpoint before is still good
@@ -360,17 +302,6 @@ class WorkerGuest(StreamGuest):
             self._first.held = self._first_kept
             self._killed = self._busy = False
 
-    def begin(self, state: bytes = b"") -> None:
-        """Wait until a session that was made of another, or of `state`, stands. Raises GuestDied."""
-        assert self._socket is not None
-        try:
-            with self._send_lock:
-                self._socket.sendall(state)
-            self._say(BEGIN)
-        except OSError:
-            pass  # it says why
-        self._wait("ready")
-
     def fork(self) -> WorkerGuest:
         if self.elsewhere is not None:
             return self.elsewhere(self._policy, self.snapshot()[1])
@@ -423,35 +354,15 @@ class WorkerGuest(StreamGuest):
     def _write_down(self) -> tuple[str, bytes]:
         if self._first.held is not None:  # the guest has to know it to have it written down: any request takes it along
             self.exchange(({"t": "names", "id": 0}, ()), lambda frame: frame[0].get("t") == "done")
-        try:
-            self._say(WRITE)
-        except OSError:
-            raise self.death() from None
-        parts: list[bytes] = []
-        size, bound = 0, self._policy.limits.memory + self._policy.limits.disk + _LARGEST_IMAGE
-        more = True
-        while more:
-            header, blobs = self._wait("state")
-            if len(blobs) != 1:
-                raise GuestDied("protocol", "a malformed piece of state")
-            parts.append(bytes(blobs[0]))
-            size += len(blobs[0])
-            if size > bound:  # a worker that was taken over could go on for ever
-                raise GuestDied("protocol", "a state that is larger than the limits allow")
-            more = header.get("more") is True
-        return self.worker.engine, b"".join(parts)
-
-    def death(self) -> GuestDied:
-        return GuestDied("crash", "the guest was killed" if self._killed else self.worker.why())
+        return self.worker.engine, self._read_state()
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
             watchdog.unwatch(id(self))
             self.worker.ends(self)
-            if (
-                self._remembered and not self._busy
-            ):  # before it hears that the session is over, and keeps a checkpoint for nobody
+            # Before it hears that the session is over, and keeps a checkpoint for nobody.
+            if self._remembered and not self._busy:
                 self._order("drop")
                 self._remembered = False
             self.kill()
@@ -463,10 +374,3 @@ class WorkerGuest(StreamGuest):
             self._forget(self)
             if not self._busy:
                 self.worker.prepare()
-
-
-def _death(header: wire.Header) -> GuestDied:
-    kind, message = header.get("kind"), header.get("message")
-    if kind not in _KINDS or type(message) is not str:
-        return GuestDied("protocol", "the guest ended in a way that makes no sense")
-    return GuestDied(kind, message[:2000])

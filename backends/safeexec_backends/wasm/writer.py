@@ -18,7 +18,7 @@ from .checkpoint import Unsettled
 
 if TYPE_CHECKING:
     from .instance import Runtime
-    from .worker import WorkerSession
+    from .worker_session import WorkerSession
 
 _MOST: Final = 32 << 20
 """Bytes of one session's pages and files, before they are packed: more would hold its neighbours up for too long."""

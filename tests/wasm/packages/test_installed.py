@@ -12,9 +12,8 @@ import pytest
 from safeexec import Executor, Policy, PolicyError
 from safeexec_backends.wasm.packages import pip, prepare
 
-pytestmark = pytest.mark.timeout(
-    900
-)  # the first test makes the image, which takes half a minute on a machine with nothing else to do
+# The first test makes the image, which takes half a minute on a machine with nothing else to do.
+pytestmark = pytest.mark.timeout(900)
 POLICY = Policy(packages=("msgpack",), imports="*")
 MODES: dict[str, dict[str, Any]] = {
     "in process": {"workers": 0},

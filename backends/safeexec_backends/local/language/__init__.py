@@ -6,6 +6,7 @@ wall, which does not depend on any of it.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import os
@@ -15,12 +16,12 @@ from typing import Any
 
 from safeexec.guest import source_lines
 
-from . import transformer
+from . import scopes, tokens, transformer
 from .builtins_ import make_builtins
 from .facades import Gate, make, paths
 from .facades.views import globals_view
 from .guards import Guards
-from .identity import MAIN, PLAIN, is_guest_frame, mark
+from .identity import MAIN, PLAIN, LanguageRefused, is_guest_frame, mark
 from .patches import install
 from .star import star
 
@@ -59,7 +60,7 @@ class RestrictedLanguage:
         self._own: set[str] = set()
         guards = self.guards
         self.constants: dict[str, Any] = {
-            transformer.token(name): item
+            tokens.token(name): item
             for name, item in {
                 "read": guards.read,
                 "writable": guards.writable,
@@ -130,6 +131,11 @@ class RestrictedLanguage:
         """One code object, for ``eval``, ``exec`` and ``compile``."""
         return self._generate(self._parse(source, filename, mode, True), source, filename, mode, flags)
 
+    def compile_module(self, source: str, filename: str, guards: dict[str, Any]) -> types.CodeType:
+        """The code object of a module of the program's own, with `guards` for those of a step that it names."""
+        tree = self._parse(source, filename, "exec")
+        return self._generate(tree, source, filename, "exec", 0, {**self.constants, **guards})
+
     def compile_tree(self, tree: Any, filename: str, mode: str) -> types.CodeType:
         """One code object from a syntax tree that the program built."""
         return self._generate(self._transform(tree, True), "", filename, mode)
@@ -146,7 +152,7 @@ class RestrictedLanguage:
 
     def _transform(self, tree: Any, dynamic: bool = False, names: bool = True) -> Any:
         if names:
-            self._own |= transformer.attribute_names(tree)
+            self._own |= scopes.attribute_names(tree)
         visitor = transformer.Transformer(self._own, dynamic)
         before = sys.getrecursionlimit()
         # The visitor recurses in Python only, which costs no C stack; what CPython's parser took, it shall take.
@@ -156,7 +162,16 @@ class RestrictedLanguage:
         finally:
             sys.setrecursionlimit(before)
 
-    def _generate(self, tree: Any, source: str, filename: str, mode: str, flags: int = _FLAGS) -> types.CodeType:
+    def _generate(
+        self,
+        tree: Any,
+        source: str,
+        filename: str,
+        mode: str,
+        flags: int = _FLAGS,
+        guards: dict[str, Any] | None = None,
+    ) -> types.CodeType:
+        texts = transformer.annotations_are_texts(tree)
         try:
             code: types.CodeType = compile(tree, filename, mode, flags, dont_inherit=True)
         except SyntaxError as error:
@@ -164,7 +179,10 @@ class RestrictedLanguage:
             if error.text is None and error.lineno and error.lineno <= len(lines):
                 error.text = lines[error.lineno - 1]
             raise
-        return transformer.bind(code, self.constants)
+        if texts and not code.co_flags & __future__.annotations.compiler_flag:
+            # What the transformer went by is not so.
+            raise LanguageRefused("annotations would run that were left as they are")
+        return tokens.bind(code, self.constants if guards is None else guards)
 
     # -- for the facades ---------------------------------------------------------------------------------------------------
 
@@ -191,6 +209,11 @@ class RestrictedLanguage:
             if known is view:
                 return namespace
         return None
+
+    def space_of(self, module: Any) -> dict[str, Any] | None:
+        """The globals of the program's module that `module` is the ``__name__`` of, by its identity."""
+        spaces = [self.main, *self.gate.own.spaces()]
+        return next((space for space in spaces if space.get("__name__") is module), None)
 
     def fresh_builtins(self) -> dict[str, Any]:
         """Builtins for a namespace that the program holds: a copy, as the program can reach and change it there."""

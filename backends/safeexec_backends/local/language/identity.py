@@ -66,6 +66,10 @@ class WriteRefused(TypeError, Refused):
     """A change to something that is not the program's."""
 
 
+class InstanceRefused(AttributeRefused, WriteRefused):
+    """The same of an object that is no class: of most CPython says by an AttributeError that they take no attributes."""
+
+
 class ModuleRefused(ImportRefused, ModuleNotFoundError):
     """An import that the policy does not allow. Programs that can do without a module catch either of the built-in ones."""
 
@@ -81,6 +85,7 @@ def as_builtin(kind: type, name: str) -> None:
 
 as_builtin(AttributeRefused, "AttributeError")
 as_builtin(WriteRefused, "TypeError")
+as_builtin(InstanceRefused, "AttributeError")
 as_builtin(ModuleRefused, "ImportError")
 as_builtin(LanguageRefused, "PolicyError")
 
@@ -140,7 +145,11 @@ def passes_on(kind: type) -> bool:
     if id(kind) in PLAIN or not is_guest_class(kind):
         return False
     for base in class_mro(kind):
-        if base is Super or base is types.GenericAlias or ("__getattr__" in class_dict(base) and not is_guest_class(base)):
+        if (
+            base is Super
+            or base is types.GenericAlias
+            or ("__getattr__" in class_dict(base) and not is_guest_class(base))
+        ):
             return True
     return False
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import dataclasses
 import enum
 import inspect
 import traceback
@@ -47,6 +48,7 @@ def install() -> None:
     _no_reads_by_enum_properties()
     _no_imports_for_suggestions()
     _no_names_from_signatures()
+    _no_modules_by_name()
 
 
 def _no_writes_by_copies() -> None:
@@ -103,6 +105,19 @@ def _no_reads_by_enum_properties() -> None:
         return original(self, instance, ownerclass)
 
     kind.__get__ = __get__
+
+
+def _no_modules_by_name() -> None:
+    """``dataclass`` looks the names in annotations that are text up in the module of the interpreter that the class says it is of.
+
+    A program's modules are not there; the facade has put the few names that mean something in their places.
+    """
+    original = dataclasses._is_type  # type: ignore[attr-defined]
+
+    def is_type(annotation: Any, cls: Any, *rest: Any) -> Any:
+        return False if is_guest_class(cls) else original(annotation, cls, *rest)
+
+    dataclasses._is_type = is_type  # type: ignore[attr-defined]
 
 
 _CONTAINERS = frozenset(map(id, (list, dict, set)))

@@ -128,12 +128,6 @@ def i32_constant(value: int) -> bytes:
     return bytes((I32_CONST,)) + encode_signed(value - (1 << 32) if value >> 31 else value) + END
 
 
-def i64_constant(value: int) -> bytes:
-    """The constant expression of a 64-bit number, taken modulo 2**64."""
-    value &= 0xFFFFFFFFFFFFFFFF
-    return bytes((I64_CONST,)) + encode_signed(value - (1 << 64) if value >> 63 else value) + END
-
-
 def value_type(data: bytes, position: int) -> int:
     """The position after a value type."""
     if data[position] in (0x63, 0x64):  # (ref null ht), (ref ht)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from safeexec_backends.wasm import abi
-from safeexec_backends.wasm.fs import Directory, Node, Quota
+from safeexec_backends.wasm.fs_nodes import Directory, Node
+from safeexec_backends.wasm.fs_tree import Quota
 from safeexec_backends.wasm.functions import host_functions
 from safeexec_backends.wasm.host import Host
 from safeexec_backends.wasm.limits import STACK_PROTECTION

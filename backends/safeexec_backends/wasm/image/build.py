@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from safeexec_backends.wasm import abi
-from safeexec_backends.wasm.fs import base_tree
+from safeexec_backends.wasm.fs_nodes import base_tree
 from safeexec_backends.wasm.functions import host_functions
 from safeexec_backends.wasm.limits import NATIVE_STACK
 
@@ -18,7 +18,7 @@ from .boot import HANDLER_WORD, POINTERS, PROVIDED, SITE, STDLIB, BootError, Int
 from .freeze import freeze
 from .library import compile_library, select, time_zones
 from .link import Linked, link
-from .pins import guest_files
+from .pins import guest_files, own_library
 
 STAGES: Final = ("fetch", "link", "compile", "library", "boot", "freeze", "compile image", "verify", "done")
 ZONES: Final = "usr/share/zoneinfo/"
@@ -80,7 +80,9 @@ def build(wasm: bytes, library: bytes, progress: Progress) -> Image:
         path.write_bytes(engine.compile(linked.module))
         program = abi.Program(engine, engine.load(path), host_functions())
     begin("library")
-    files: dict[str, bytes | memoryview] = {STDLIB[1:]: compile_library(program, select(library), linked.missing)}
+    files: dict[str, bytes | memoryview] = {
+        STDLIB[1:]: compile_library(program, select(library, own_library()), linked.missing)
+    }
     files |= guest_files()
     files |= {ZONES + name: data for name, data in time_zones().items()}
     begin("boot")

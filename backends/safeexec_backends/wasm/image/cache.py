@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from safeexec_backends.wasm import native
 
-from .pins import PINS, guest_files
+from .pins import PINS, guest_files, own_library
 
 COMPILED, FILES, FACTS = "image.cwasm", "files.bin", "image.json"
 STAMP: Final = "verified"
@@ -34,7 +34,7 @@ _FORMAT: Final = 2
 _BUILDER: Final = (
     "binary.py", "boot.py", "build.py", "code.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
     "polls.py", "state.py",
-    "../abi.py", "../native.py", "../limits.py", "../stops.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
+    "../abi/engine.py", "../abi/instance.py", "../abi/library.py", "../abi/memory.py", "../abi/program.py", "../native.py", "../limits.py", "../stops.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
 )  # fmt: skip
 
 
@@ -95,7 +95,8 @@ def key() -> str:
     folder = Path(__file__).parent
     for name in _BUILDER:
         add((folder / name).read_bytes())
-    for data in guest_files().values():
+    for name, data in (guest_files() | own_library()).items():
+        add(name.encode())
         add(data)
     return digest.hexdigest()[:32]
 

@@ -17,22 +17,26 @@ BR, BR_IF, BR_TABLE, RETURN, CALL, CALL_INDIRECT, RETURN_CALL = 0x0C, 0x0D, 0x0E
 RETURN_CALL_INDIRECT, CALL_REF, RETURN_CALL_REF, DELEGATE, CATCH_ALL = 0x13, 0x14, 0x15, 0x18, 0x19
 TRY_TABLE, LOCAL_GET, LOCAL_SET, GLOBAL_GET, GLOBAL_SET, REF_FUNC, GC = 0x1F, 0x20, 0x21, 0x23, 0x24, 0xD2, 0xFB
 
-_L: Final = rb"[\x80-\xff]*+[\x00-\x7f]"
-_BLOCK_TYPE: Final = rb"(?:[\x63\x64]" + _L + rb"|" + _L + rb")"
+# Immediates: one number, a block type, and those of the instructions that begin with 0xFD (vectors) and 0xFE (atomics).
+LEB: Final = rb"[\x80-\xff]*+[\x00-\x7f]"
+BLOCK_TYPE: Final = rb"(?:[\x63\x64]" + LEB + rb"|" + LEB + rb")"
+VECTOR: Final = (
+    rb"\xfd(?:[\x00-\x0b\x5c\x5d]" + LEB + LEB + rb"|[\x0c\x0d].{16}|[\x15-\x22].|[\x54-\x5b]" + LEB + LEB + rb"."
+    rb"|[\x0e-\x14\x23-\x53\x5e-\x7f]|[\x80-\xff]++[\x00-\x7f])"
+)
+ATOMIC: Final = rb"\xfe(?:\x03.|[\x00-\x02\x10-\x7f]" + LEB + LEB + rb")"
 # Everything that carries no function index and no label, one alternative per shape of the immediates.
 _PLAIN: Final = (
     rb"[\x00\x01\x0f\x1a\x1b\x45-\xc4\xd1]"
-    rb"|[\x20-\x26\x41\x42\xd0]" + _L + rb"|[\x28-\x3e]" + _L + _L + rb"|[\x3f\x40]\x00"
-    rb"|\x43.{4}|\x44.{8}|[\x11\x13]" + _L + _L + rb"|\x1c\x01[\x6f-\x7f]|\x08" + _L + rb"|\x0a"
-    rb"|\xfc(?:[\x00-\x07]|[\x08\x0a\x0c\x0e]" + _L + _L + rb"|[\x09\x0b\x0d\x0f-\x11]" + _L + rb")"
-    rb"|\xfd(?:[\x00-\x0b\x5c\x5d]" + _L + _L + rb"|[\x0c\x0d].{16}|[\x15-\x22].|[\x54-\x5b]" + _L + _L + rb"."
-    rb"|[\x0e-\x14\x23-\x53\x5e-\x7f]|[\x80-\xff]++[\x00-\x7f])"
-    rb"|\xfe(?:\x03.|[\x00-\x02\x10-\x7f]" + _L + _L + rb")"
+    rb"|[\x20-\x26\x41\x42\xd0]" + LEB + rb"|[\x28-\x3e]" + LEB + LEB + rb"|[\x3f\x40]\x00"
+    rb"|\x43.{4}|\x44.{8}|[\x11\x13]" + LEB + LEB + rb"|\x1c\x01[\x6f-\x7f]|\x08" + LEB + rb"|\x0a"
+    rb"|\xfc(?:[\x00-\x07]|[\x08\x0a\x0c\x0e]" + LEB + LEB + rb"|[\x09\x0b\x0d\x0f-\x11]" + LEB + rb")"
+    rb"|" + VECTOR + rb"|" + ATOMIC
 )
-_CONTROL: Final = rb"|[\x02-\x04]" + _BLOCK_TYPE + rb"|[\x05\x0b]|[\x0c\x0d]" + _L
+_CONTROL: Final = rb"|[\x02-\x04]" + BLOCK_TYPE + rb"|[\x05\x0b]|[\x0c\x0d]" + LEB
 # A run that may hold blocks and branches: stops at calls, ref.func, br_table and exception handling.
 run_over_control: Final = re.compile(rb"(?:" + _PLAIN + _CONTROL + rb")*+", re.DOTALL).match
-_CALL: Final = rb"|[\x10\x12\x14\x15\xd2]" + _L
+_CALL: Final = rb"|[\x10\x12\x14\x15\xd2]" + LEB
 # A run of everything but loops, and what is of no fixed shape: br_table, try_table, instructions on types.
 run_over_calls: Final = re.compile(
     rb"(?:" + _PLAIN + _CONTROL.replace(rb"\x02-\x04", rb"\x02\x04") + _CALL + rb")*+", re.DOTALL

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from safeexec_backends.wasm import abi
-from safeexec_backends.wasm.fs import File, base_tree
+from safeexec_backends.wasm.fs_nodes import File, base_tree
 
 from .boot import STDLIB, Interpreter
 
@@ -30,16 +30,18 @@ build("/lib/source.zip", "/tmp/library.zip")
 """
 
 
-def select(archive: bytes) -> bytes:
-    """Pyodide's archive without what has no place here, uncompressed."""
+def select(archive: bytes, own: Mapping[str, bytes]) -> bytes:
+    """Pyodide's archive without what has no place here, with modules of our `own`, uncompressed."""
     target = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(archive)) as source,
         zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as kept,
     ):
         for item in source.infolist():
-            if not item.is_dir() and not item.filename.startswith(_LEFT_OUT):
+            if not item.is_dir() and not item.filename.startswith(_LEFT_OUT) and item.filename not in own:
                 kept.writestr(zipfile.ZipInfo(item.filename), source.read(item))
+        for name, data in own.items():
+            kept.writestr(zipfile.ZipInfo(name), data)
     return target.getvalue()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from safeexec_backends.wasm import abi
-from safeexec_backends.wasm.fs import Directory, File, base_tree
+from safeexec_backends.wasm.fs_nodes import Directory, File, base_tree
 from safeexec_backends.wasm.functions import host_functions
 from safeexec_backends.wasm.host import Exited, Killed, ProtocolViolation
 from safeexec_backends.wasm.limits import NATIVE_STACK

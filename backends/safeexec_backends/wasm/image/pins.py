@@ -25,13 +25,20 @@ PINS: Final = {
     LOADER: "6f1d60f7bf529beb300f0f47983c921d3982363640ba20af0e38efdddbc66109",
 }
 GUEST_FILES: Final = "lib/safeexec/"
+_HERE: Final = Path(__file__).parents[1]
 
 
 def guest_files() -> dict[str, bytes]:
     """The guest program and its protocol, as text, from the core; and what fits them to this sandbox."""
-    found = {"safeexec_runtime": Path(__file__).parent.with_name("guest_runtime.py").read_bytes()}
+    found = {f"safeexec_{name}": (_HERE / f"guest_{name}.py").read_bytes() for name in ("runtime", "hashing")}
     for module, name in (("safeexec.guest", "safeexec_guest"), ("safeexec.wire", "safeexec_wire")):
         spec = importlib.util.find_spec(module)
         assert spec is not None and spec.origin is not None
         found[name] = Path(spec.origin).read_bytes()
     return {f"{GUEST_FILES}{name}.py": data for name, data in found.items()}
+
+
+def own_library() -> dict[str, bytes]:
+    """Modules of the standard library that Pyodide leaves out or that need JavaScript there, by their places in the library."""
+    folder = _HERE / "stdlib"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.py"))}

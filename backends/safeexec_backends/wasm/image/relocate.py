@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from .binary import FormatError, encode_signed, encode_unsigned, signed, unsigned
 from .code import (
+    ATOMIC,
     BLOCK,
     BR_TABLE,
     CALL,
@@ -18,6 +19,7 @@ from .code import (
     GLOBAL_GET,
     GLOBAL_SET,
     IF,
+    LEB,
     LOOP,
     REF_FUNC,
     RETURN_CALL,
@@ -25,18 +27,16 @@ from .code import (
     THROW,
     TRY,
     TRY_TABLE,
+    VECTOR,
     skip_locals,
 )
 
-_L: Final = rb"[\x80-\xff]*+[\x00-\x7f]"
 _UNCHANGED: Final = (
     rb"[\x00\x01\x05\x0a\x0b\x0f\x1a\x1b\x45-\xc4\xd1]"
-    rb"|[\x20-\x22\x41\x42\x0c\x0d]" + _L + rb"|[\x28-\x3e]" + _L + _L + rb"|[\x02-\x04][\x40-\x62\x65-\x7f]"
+    rb"|[\x20-\x22\x41\x42\x0c\x0d]" + LEB + rb"|[\x28-\x3e]" + LEB + LEB + rb"|[\x02-\x04][\x40-\x62\x65-\x7f]"
     rb"|[\x3f\x40\x25\x26]\x00|\x43.{4}|\x44.{8}|\x1c\x01[\x6f-\x7f]|\xd0[\x69-\x70]"
-    rb"|\xfc(?:[\x00-\x07]|\x0a" + _L + _L + rb"|\x0b" + _L + rb")"
-    rb"|\xfd(?:[\x00-\x0b\x5c\x5d]" + _L + _L + rb"|[\x0c\x0d].{16}|[\x15-\x22].|[\x54-\x5b]" + _L + _L + rb"."
-    rb"|[\x0e-\x14\x23-\x53\x5e-\x7f]|[\x80-\xff]++[\x00-\x7f])"
-    rb"|\xfe(?:\x03.|[\x00-\x02\x10-\x7f]" + _L + _L + rb")"
+    rb"|\xfc(?:[\x00-\x07]|\x0a" + LEB + LEB + rb"|\x0b" + LEB + rb")"
+    rb"|" + VECTOR + rb"|" + ATOMIC
 )
 _run: Final = re.compile(rb"(?:" + _UNCHANGED + rb")*+", re.DOTALL).match
 

@@ -9,19 +9,26 @@ import re
 from typing import Final, NamedTuple
 
 from .binary import FormatError, Module, unsigned
-from .code import BR_TABLE, GLOBAL_SET, TRY_TABLE, skip_clauses, skip_locals, skip_targets
+from .code import (
+    ATOMIC,
+    BLOCK_TYPE,
+    BR_TABLE,
+    GLOBAL_SET,
+    LEB,
+    TRY_TABLE,
+    VECTOR,
+    skip_clauses,
+    skip_locals,
+    skip_targets,
+)
 
-_L: Final = rb"[\x80-\xff]*+[\x00-\x7f]"
-_BLOCK_TYPE: Final = rb"(?:[\x63\x64]" + _L + rb"|" + _L + rb")"
 # Every instruction that changes nothing but the operand stack, locals and memory, and needs no look inside.
 _HARMLESS: Final = (
     rb"[\x00\x01\x05\x0a\x0b\x0f\x1a\x1b\x45-\xc4\xd1]"
-    rb"|[\x20-\x23\x25\x41\x42\xd0\xd2\x08\x0c\x0d\x10\x12\x14\x15]" + _L + rb"|[\x28-\x3e]" + _L + _L + rb"|[\x3f\x40]\x00"
-    rb"|\x43.{4}|\x44.{8}|[\x11\x13]" + _L + _L + rb"|\x1c\x01[\x6f-\x7f]|[\x02-\x04]" + _BLOCK_TYPE
-    + rb"|\xfc(?:[\x00-\x07]|\x0a" + _L + _L + rb"|[\x0b\x10]" + _L + rb")"
-    rb"|\xfd(?:[\x00-\x0b\x5c\x5d]" + _L + _L + rb"|[\x0c\x0d].{16}|[\x15-\x22].|[\x54-\x5b]" + _L + _L + rb"."
-    rb"|[\x0e-\x14\x23-\x53\x5e-\x7f]|[\x80-\xff]++[\x00-\x7f])"
-    rb"|\xfe(?:\x03.|[\x00-\x02\x10-\x7f]" + _L + _L + rb")|\xfb[\x14-\x17]" + _L
+    rb"|[\x20-\x23\x25\x41\x42\xd0\xd2\x08\x0c\x0d\x10\x12\x14\x15]" + LEB + rb"|[\x28-\x3e]" + LEB + LEB + rb"|[\x3f\x40]\x00"
+    rb"|\x43.{4}|\x44.{8}|[\x11\x13]" + LEB + LEB + rb"|\x1c\x01[\x6f-\x7f]|[\x02-\x04]" + BLOCK_TYPE
+    + rb"|\xfc(?:[\x00-\x07]|\x0a" + LEB + LEB + rb"|[\x0b\x10]" + LEB + rb")"
+    rb"|" + VECTOR + rb"|" + ATOMIC + rb"|\xfb[\x14-\x17]" + LEB
 )  # fmt: skip
 _run: Final = re.compile(rb"(?:" + _HARMLESS + rb")*+", re.DOTALL).match
 _TABLE_SET, _PREFIX, _GROW = 0x26, 0xFC, 15

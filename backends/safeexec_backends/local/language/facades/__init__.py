@@ -17,6 +17,8 @@ from .hints import HINTS
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
 
+    from .own import OwnModules
+
 
 class Facade:
     """A module's reviewed names. It has no ``__dict__``: there is nothing that a helper of the standard library could write to."""
@@ -126,6 +128,7 @@ class Gate:
         self._made: dict[str, Any] = {}
         self._built: dict[str, Any] = {}
         self._real: dict[str, RealModule] = {}
+        self._own: OwnModules | None = None
 
     # -- policy ------------------------------------------------------------------------------------------------------------
 
@@ -135,9 +138,18 @@ class Gate:
             return True
         return any(_covers(pattern, name) or pattern.startswith(name + ".") for pattern in self._allowed)
 
+    @property
+    def own(self) -> OwnModules:
+        """The program's own modules."""
+        if self._own is None:
+            from .own import OwnModules
+
+            self._own = OwnModules(self.language)
+        return self._own
+
     def loaded(self) -> dict[str, Any]:
         """The modules that the program imported."""
-        return {**self._made, "__main__": self.language.main_module}
+        return {**self._made, **self.own.loaded(), "__main__": self.language.main_module}
 
     def _refuse(self, name: str) -> Any:
         listed = sorted(builders()) if self._allowed is None else sorted(self._allowed)
@@ -162,6 +174,12 @@ class Gate:
             raise ValueError("Empty module name")
         if name == "__main__":
             return self.language.main_module
+        found = self.own.find(name)
+        if found is not None:
+            return found
+        package = name.rpartition(".")[0]
+        if package and package in self.own.loaded():
+            raise ModuleNotFoundError(f"No module named {name!r}: the working directory has no such file", name=name)
         if not self.permits(name):
             return self._refuse(name)
         found = self._made[name] = self.build(name)
@@ -251,6 +269,9 @@ class Gate:
         except AttributeError:
             pass
         below = f"{module}.{name}"
+        inside = self.own.find(below)
+        if inside is not None:
+            return inside
         if below in builders() or (isinstance(found, RealModule) and self.permits(below)):
             try:
                 return self.find(below)
@@ -258,13 +279,13 @@ class Gate:
                 pass
         raise ImportError(f"cannot import name {name!r} from {module!r}", name=module) from None
 
-    def every(self, module: str) -> None:
-        """``from module import *``, into the namespace of the statement's frame."""
+    def every(self, module: str, depth: int = 1) -> None:
+        """``from module import *``, into the namespace of the statement's frame, `depth` calls up."""
         found = self.find(module)
         names = getattr(found, "__all__", None)
         if names is None:
             names = [n for n in dir(found) if n[:1] != "_"]
-        space = sys._getframe(1).f_locals  # that of a module or of exec(): the namespace itself
+        space = sys._getframe(depth).f_locals  # that of a module or of exec(): the namespace itself
         for name in names:
             space[name] = self.member(module, name)
 

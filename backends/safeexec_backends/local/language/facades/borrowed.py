@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language import transformer
+from safeexec_backends.local.language import scopes, tokens, transformer
 from safeexec_backends.local.language.identity import as_facade, exact_name, own_module
 
 from . import Facade, builders, make, missing
@@ -126,7 +126,7 @@ def code_of(name: str) -> CodeType:
         with open(_path(name), encoding="utf-8") as file:
             tree = ast.parse(file.read())
         tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and "'__main__'" in ast.unparse(n.test))]
-        made = transformer.Transformer(transformer.attribute_names(tree)).visit(tree)
+        made = transformer.Transformer(scopes.attribute_names(tree)).visit(tree)
         # As the interpreter's own frozen modules: tracebacks leave the lines of "<frozen …>" out.
         code = _codes[name] = compile(made, f"<frozen {name}>", "exec", dont_inherit=True)
     return code
@@ -163,7 +163,7 @@ class Library:
         if parent:
             self._spaces[id(above)][child] = shown
         try:
-            exec(transformer.bind(code_of(name), self._constants(package)), space)
+            exec(tokens.bind(code_of(name), self._constants(package)), space)
             if name in _AFTER:
                 exec(self._language.compile_one(_AFTER[name], f"<frozen {name}>", "exec"), space)
         except BaseException:
@@ -182,9 +182,8 @@ class Library:
             if exists(name):
                 return self.load(name)
             name = _ALIASES.get(name, name)
-            if name in builders() or any(
-                n.startswith(name + ".") for n in builders()
-            ):  # whatever the policy says of the program's own imports: it is not shown to the program
+            # Whatever the policy says of the program's own imports: it is not shown to the program.
+            if name in builders() or any(n.startswith(name + ".") for n in builders()):
                 return self._language.gate.build(name)
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
@@ -215,9 +214,9 @@ class Library:
 
         return {
             **self._language.constants,
-            transformer.token("import"): find,
-            transformer.token("import_top"): top,
-            transformer.token("import_from"): member,
+            tokens.token("import"): find,
+            tokens.token("import_top"): top,
+            tokens.token("import_from"): member,
         }
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import types
+import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,7 @@ from safeexec_backends.local.language.identity import (
     LanguageRefused,
     exact_name,
     is_class,
+    is_facade,
     is_guest_class,
     native_metaclass,
 )
@@ -25,9 +29,12 @@ Exports = dict[str, Any]
 _DATACLASS_PARTS = ("field", "is_dataclass", "KW_ONLY", "MISSING", "InitVar", "FrozenInstanceError", "Field", "fields")
 
 
+_NAMED = re.compile(r"\s*(?:(\w+)\s*\.)?\s*(\w+)").match
+_MARKERS = (typing.ClassVar, dataclasses.InitVar, dataclasses.KW_ONLY)
+
+
 def _dataclasses(language: RestrictedLanguage) -> Exports:
     import copy
-    import dataclasses
     import keyword
 
     guards = language.guards
@@ -69,6 +76,23 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
                     raise TypeError("a base class has fields that dataclass() did not make")
             type.__setattr__(base, "__dataclass_fields__", known)
 
+    def marker(cls: Any, annotation: Any) -> Any:
+        """ClassVar, InitVar or KW_ONLY for an annotation whose text names it, else the annotation.
+
+        dataclasses itself looks the name up in ``sys.modules``, where the program's modules are not.
+        """
+        if type(annotation) is not str:
+            return annotation
+        named = _NAMED(annotation)
+        space = language.space_of(class_dict(cls).get("__module__"))
+        if named is None or space is None:
+            return annotation
+        module, name = named.groups()
+        found = space.get(module or name)
+        if module and is_facade(type(found)):
+            found = getattr(found, name, None)
+        return found if any(found is known for known in _MARKERS) else annotation
+
     _only_its_own_fields(check_name)
     _Params = type(dataclasses.dataclass(type("_", (), {})).__dataclass_params__)  # type: ignore[attr-defined]
 
@@ -81,7 +105,7 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
             annotations = own["__annotations__"]
             if type(annotations) is not dict:
                 raise TypeError("__annotations__ must be a dict")
-            checked = {check_name(name): value for name, value in annotations.items()}
+            checked = {check_name(name): marker(cls, value) for name, value in annotations.items()}
             # While dataclasses reads it, code of the program may run (descriptors, __class__ of defaults): it must find
             # nothing to change. 3.12 makes a copy itself and wants a dict.
             import sys

@@ -5,37 +5,97 @@ The examples run in the program's language. The library's parser and checker wor
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.identity import MAIN, class_dict, is_class, is_guest_class, is_guest_function
+from safeexec_backends.local.language.identity import (
+    MAIN,
+    class_dict,
+    is_class,
+    is_facade,
+    is_guest_class,
+    is_guest_function,
+)
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
 
 Exports = dict[str, Any]
+_LINE = "*" * 70
+_CACHED: Any = type(functools.lru_cache(len))
+
+
+def _plain(item: Any) -> Any:
+    """The function behind a method, a property or a cache."""
+    kind = type(item)
+    if kind is staticmethod or kind is classmethod:
+        item = item.__func__
+    elif kind is property:
+        item = item.fget
+    return item.__wrapped__ if type(item) is _CACHED else item
+
+
+def _summary(counts: list[tuple[str, int, int]], verbose: bool) -> str:
+    """What `doctest` of this Python writes at the end, of (name, failed, tried)."""
+    late = sys.version_info >= (3, 13)
+    failed, tried = sum(c[1] for c in counts), sum(c[2] for c in counts)
+
+    def some(number: int, what: str) -> str:
+        return f"{number} {what}{'' if late and number == 1 else 's'}"
+
+    lines = []
+    if verbose:
+        if idle := sorted(name for name, _, count in counts if not count):
+            lines += [f"{some(len(idle), 'item')} had no tests:", *(f"    {name}" for name in idle)]
+        if passed := sorted((name, count) for name, wrong, count in counts if count and not wrong):
+            lines.append(f"{some(len(passed), 'item')} passed all tests:")
+            lines += [f" {count:3d} test{'' if late and count == 1 else 's'} in {name}" for name, count in passed]
+    if wrongs := sorted(c for c in counts if c[1]):
+        lines += [_LINE, f"{some(len(wrongs), 'item')} had failures:"]
+        lines += [f" {wrong:3d} of {count:3d} in {name}" for name, wrong, count in wrongs]
+    if verbose:
+        lines.append(f"{some(tried, 'test')} in {some(len(counts), 'item')}.")
+        lines.append(f"{tried - failed} passed" + (f" and {failed} failed." if failed or not late else "."))
+    if failed:
+        lines.append(f"***Test Failed*** {some(failed, 'failure')}.")
+    elif verbose:
+        lines.append("Test passed.")
+    return "".join(line + "\n" for line in lines)
 
 
 def _doctest(language: RestrictedLanguage) -> Exports:
     import doctest
 
     checker, parser = doctest.OutputChecker(), doctest.DocTestParser()
-    line = "*" * 70
 
-    def found(name: str, item: Any) -> Iterator[tuple[str, str]]:
-        """Names and documentation of a thing of the program and of what is in it."""
+    def found(
+        name: str, item: Any, seen: set[int], mine: Callable[[Any], bool]
+    ) -> Iterator[tuple[str, str, int | None]]:
+        """Names, documentation and first lines of a thing of the program and of what is in it, each once."""
+        if id(item) in seen:
+            return
+        seen.add(id(item))
         text = language.guards.readable(item, "__doc__", None)
-        if isinstance(text, str):
-            yield name, str.__str__(text)
+        code = None if is_class(item) else getattr(_plain(item), "__code__", None)
+        yield name, str.__str__(text) if isinstance(text, str) else "", code and code.co_firstlineno
         if is_class(item):
             for key, value in dict(class_dict(item)).items():
-                inner: Any = value.__func__ if type(value) in (staticmethod, classmethod) else value
-                inner = inner.fget if type(inner) is property else inner
-                if is_guest_function(inner) or (is_class(inner) and is_guest_class(inner)):
-                    yield from found(f"{name}.{key}", inner)
+                if type(key) is str and mine(_plain(value)):
+                    method = type(value) in (staticmethod, classmethod)
+                    yield from found(f"{name}.{key}", value.__func__ if method else value, seen, mine)
 
-    def run(example: Any, space: dict[str, Any], flags: int) -> tuple[bool, str]:
-        """Whether the example gave what it should, and what it gave."""
+    def belongs(space: dict[str, Any]) -> Callable[[Any], bool]:
+        def mine(item: Any) -> bool:
+            if is_class(item):
+                return is_guest_class(item) and class_dict(item).get("__module__") == space.get("__name__")
+            return is_guest_function(item) and item.__globals__ is space
+
+        return mine
+
+    def run(example: Any, space: dict[str, Any], flags: int) -> tuple[bool, str, bool]:
+        """Whether the example gave what it should, what it gave, and whether that is a traceback."""
         import io
 
         out = io.StringIO()
@@ -51,65 +111,89 @@ def _doctest(language: RestrictedLanguage) -> Exports:
         finally:
             streams.pop("stdout")
         got = out.getvalue()
-        for flag, on in example.options.items():
-            flags = flags | flag if on else flags & ~flag
+        if got and not got.endswith("\n"):
+            got += "\n"  # an example cannot say that there is none
         if raised:
             if example.exc_msg is None:
-                return False, got + "Traceback (most recent call last):\n    ...\n" + raised
-            return checker.check_output(example.exc_msg, raised, flags), got + raised
+                return False, got + "Traceback (most recent call last):\n    ...\n" + raised, True
+            if flags & doctest.IGNORE_EXCEPTION_DETAIL:
+                want, seen = (text.partition(":")[0].rpartition(".")[2] for text in (example.exc_msg, raised))
+                return want.strip() == seen.strip(), got + raised, True
+            return checker.check_output(example.exc_msg, raised, flags), got + raised, True
         if example.exc_msg is not None:
-            return False, got
-        return checker.check_output(example.want, got, flags), got
+            return False, got, False
+        return checker.check_output(example.want, got, flags), got, False
 
-    def examine(name: str, text: str, globs: dict[str, Any], flags: int, verbose: bool) -> tuple[int, int]:
+    def indented(text: str) -> str:
+        return "".join("    " + part for part in text.splitlines(True))
+
+    def examine(
+        name: str, text: str, first: int | None, globs: dict[str, Any], flags: int, verbose: bool
+    ) -> tuple[int, int]:
         space = {**globs, "__builtins__": language.fresh_builtins(), "__name__": MAIN}
         failed = tried = 0
         write = language.streams.shown("stdout").write
         for example in parser.get_examples(text, name):
+            now = flags
+            for flag, on in example.options.items():
+                now = now | flag if on else now & ~flag
+            if now & doctest.SKIP:
+                continue
             tried += 1
-            right, got = run(example, space, flags)
-            if right and not verbose:
-                continue
-            failed += not right
-            source = "".join("    " + part for part in example.source.splitlines(True))
-            want = "".join("    " + part for part in example.want.splitlines(True))
+            if verbose:
+                expecting = f":\n{indented(example.want)}" if example.want else " nothing\n"
+                write(f"Trying:\n{indented(example.source)}Expecting{expecting}")
+            right, got, raised = run(example, space, now)
             if right:
-                write(f"Trying:\n{source}Expecting{':' if want else ' nothing'}\n{want}ok\n")
+                if verbose:
+                    write("ok\n")
                 continue
-            shown = "".join("    " + part for part in got.splitlines(True))
+            failed += 1
+            place = "?" if first is None else first + example.lineno + 1
+            said = (
+                f"Exception raised:\n{indented(got)}"
+                if raised and example.exc_msg is None
+                else checker.output_difference(example, got, now)
+            )
             write(
-                f'{line}\nFile "__main__", line {example.lineno + 1}, in {name}\nFailed example:\n{source}'
-                + (f"Expected:\n{want}" if want else "Expected nothing\n")
-                + (f"Got:\n{shown}" if shown else "Got nothing\n")
+                f'{_LINE}\nFile "__main__", line {place}, in {name}\nFailed example:\n{indented(example.source)}{said}'
             )
         return failed, tried
 
     def testmod(m: Any = None, name: Any = None, globs: Any = None, verbose: Any = None, report: bool = True,
                 optionflags: int = 0, extraglobs: Any = None, raise_on_error: bool = False, exclude_empty: bool = False) -> Any:  # fmt: skip
-        """As `doctest.testmod`, of the program itself."""
-        space = {k: v for k, v in language.main.items() if k != "__builtins__" and " " not in k}
-        space |= dict(globs or {}) | dict(extraglobs or {})
-        tests = [("__main__", space["__doc__"])] if isinstance(space.get("__doc__"), str) else []
+        """As `doctest.testmod`, of the program itself or of a module of its own."""
+        own = None if m is None or not is_facade(type(m)) else language.gate.own.behind(m)
+        whole = language.main if own is None else own
+        title = str(name or (MAIN if own is None else own["__name__"]))
+        space = {k: v for k, v in whole.items() if k != "__builtins__" and " " not in k}
+        mine = belongs(whole)
+        seen: set[int] = set()
+        doc = space.get("__doc__")
+        tests: list[tuple[str, str, int | None]] = [(title, doc if type(doc) is str else "", 0)]
         for key, item in list(space.items()):
-            if is_guest_function(item) or (is_class(item) and is_guest_class(item)):
-                tests += list(found(f"__main__.{key}", item))
-        failed = tried = 0
-        for title, text in sorted(tests):
-            wrong, count = examine(title, text, space, int(optionflags), bool(verbose))
-            failed, tried = failed + wrong, tried + count
-        if failed and report:
-            language.streams.shown("stdout").write(f"{line}\n***Test Failed*** {failed} failures.\n")
-        return doctest.TestResults(failed, tried)
+            if mine(_plain(item)):
+                tests += found(f"{title}.{key}", item, seen, mine)
+        if exclude_empty:
+            tests = [test for test in tests if test[1]]
+        values = dict(space if globs is None else globs) | dict(extraglobs or {})
+        counts = []
+        for called, text, first in sorted(tests, key=lambda test: test[:2]):
+            wrong, count = examine(called, text, first, values, int(optionflags), bool(verbose))
+            counts.append((called, wrong, count))
+        if report:
+            language.streams.shown("stdout").write(_summary(counts, bool(verbose)))
+        return doctest.TestResults(sum(c[1] for c in counts), sum(c[2] for c in counts))
 
     def run_docstring_examples(f: Any, globs: Any, verbose: bool = False, name: str = "NoName", compileflags: Any = None,
                                optionflags: int = 0) -> None:  # fmt: skip
         """As `doctest.run_docstring_examples`."""
         space = {k: v for k, v in dict(globs).items() if k != "__builtins__" and type(k) is str}
-        for title, text in found(name, f):
-            examine(title, text, space, int(optionflags), bool(verbose))
+        for title, text, first in found(name, f, set(), lambda item: is_guest_function(item) or is_class(item)):
+            examine(title, text, first, space, int(optionflags), bool(verbose))
 
     flags = """ELLIPSIS NORMALIZE_WHITESPACE IGNORE_EXCEPTION_DETAIL DONT_ACCEPT_TRUE_FOR_1 DONT_ACCEPT_BLANKLINE SKIP REPORT_UDIFF
-        REPORT_NDIFF REPORT_ONLY_FIRST_FAILURE FAIL_FAST"""
+        REPORT_NDIFF REPORT_CDIFF REPORT_ONLY_FIRST_FAILURE FAIL_FAST"""
     return {n: getattr(doctest, n) for n in flags.split()} | {
         "testmod": testmod,
         "run_docstring_examples": run_docstring_examples,

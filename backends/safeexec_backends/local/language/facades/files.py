@@ -95,7 +95,8 @@ def _scandir(path: Any = ".") -> Any:
 
 def walk(top: Any, topdown: bool = True, onerror: Any = None, followlinks: bool = False) -> Iterator[Any]:
     text = text_path(top)  # asked once: a program's own path could answer differently the second time
-    check(text)
+    if text:  # of the empty one the real walk finds nothing, and says so to `onerror`
+        check(text)
     if followlinks:
         raise ValueError("walk() does not follow links in this sandbox")
     return os.walk(text, bool(topdown), onerror, False)

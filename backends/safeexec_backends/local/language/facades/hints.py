@@ -13,7 +13,7 @@ HINTS: dict[str, str] = {
     **dict.fromkeys(("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "copyreg", "dbm"), _PICKLE),
     **dict.fromkeys(
         ("socket", "ssl", "select", "selectors", "socketserver", "ftplib", "smtplib", "poplib", "imaplib", "telnetlib", "xmlrpc", "wsgiref",
-         "webbrowser", "requests", "httpx", "aiohttp", "urllib3", "http.client", "http.server", "urllib.request", "bs4"),
+         "webbrowser", "requests", "httpx", "aiohttp", "urllib3", "http.client", "http.server", "urllib.request"),
         _NETWORK,
     ),
     **dict.fromkeys(("subprocess", "pty", "sh", "pexpect", "venv", "ensurepip", "pip"), _PROGRAMS),
@@ -25,5 +25,5 @@ HINTS: dict[str, str] = {
         _INTERPRETER,
     ),
     **dict.fromkeys(("curses", "tkinter", "turtle", "readline", "termios", "tty"), _TERMINAL),
-    **dict.fromkeys(("numpy", "pandas", "scipy", "matplotlib", "sklearn", "sympy", "PIL", "networkx", "yaml", "seaborn"), _PACKAGE),
+    **dict.fromkeys(("numpy", "pandas", "scipy", "matplotlib", "sklearn", "sympy", "PIL", "networkx", "yaml", "seaborn", "bs4"), _PACKAGE),
 }  # fmt: skip

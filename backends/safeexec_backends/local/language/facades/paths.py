@@ -6,6 +6,7 @@ What finally holds is the operating system's wall: this check and the use of the
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 from io import DEFAULT_BUFFER_SIZE
 from typing import Any
@@ -46,8 +47,11 @@ def check(path: Any, follow: bool = True) -> str:
 
     :param follow: whether a symbolic link at the end is followed; what is removed or renamed is the link itself.
     :raises PathRefused: outside of the working directory and the temporary directory.
+    :raises FileNotFoundError: for the empty path, which names nothing: resolved, it would be the working directory.
     """
     given = text_path(path)
+    if not given:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), given)
     if follow:
         real = os.path.realpath(given)
     else:
@@ -55,8 +59,6 @@ def check(path: Any, follow: bool = True) -> str:
         real = os.path.join(os.path.realpath(folder), name)
     if real == "/dev/null" or any(real == root or real.startswith(root.rstrip("/") + "/") for root in _roots):
         return real
-    import errno
-
     raise PathRefused(errno.EACCES, "only the working directory and /tmp can be used in this sandbox", given)
 
 

@@ -62,7 +62,16 @@ def _sys(language: RestrictedLanguage) -> Exports:
     }  # fmt: skip
 
     class Modules(dict):  # type: ignore[type-arg]
-        """``sys.modules``: what the program imported."""
+        """``sys.modules``: what the program imported; a module of its own that is taken out is run anew by its next import."""
+
+        def __delitem__(self, key: Any) -> None:
+            dict.__delitem__(self, key)
+            language.gate.own.forget(key)
+
+        def pop(self, key: Any, *default: Any) -> Any:
+            found = dict.pop(self, key, *default)
+            language.gate.own.forget(key)
+            return found
 
     hooks: dict[str, Any] = {}
 
@@ -163,18 +172,37 @@ def _builtins(language: RestrictedLanguage) -> Exports:
 def _importlib(language: RestrictedLanguage) -> Exports:
     def import_module(name: str, package: str | None = None) -> Any:
         """As `importlib.import_module`."""
-        return language.gate.find(exact_name(name))
+        return language.gate.find(_absolute(exact_name(name), package))
 
     def reload(module: Any) -> Any:
-        """Nothing to load again: the module itself."""
-        return module
+        """As `importlib.reload` for the program's own modules; of the others there is nothing to load again."""
+        return language.gate.own.reload(module)
 
-    return {"import_module": import_module, "reload": reload, "__import__": language.gate.function}
+    def invalidate_caches() -> None:
+        """Nothing to forget: every import looks for its file."""
+
+    return {
+        "import_module": import_module, "reload": reload, "invalidate_caches": invalidate_caches, "__import__": language.gate.function,
+    }  # fmt: skip
+
+
+def _absolute(name: str, package: str | None) -> str:
+    if name[:1] != ".":
+        return name
+    parts = exact_name(package).split(".") if package else []
+    level = len(name) - len(name.lstrip("."))
+    if level > len(parts):
+        raise ImportError("attempted relative import beyond top-level package" if parts else
+                          "the 'package' argument is required to perform a relative import for " + repr(name))  # fmt: skip
+    return ".".join([*parts[: len(parts) - level + 1], *([name[level:]] if name[level:] else [])])
 
 
 def _importlib_util(language: RestrictedLanguage) -> Exports:
     def find_spec(name: str, package: str | None = None) -> Any:
         """Something true where the module may be imported, None where not."""
+        path = language.gate.own.locate(exact_name(name))
+        if path is not None:
+            return types.SimpleNamespace(name=exact_name(name), origin=path)
         try:
             language.gate.find(exact_name(name))
         except ImportError:
@@ -205,20 +233,20 @@ def _constant(value: str) -> Callable[[], str]:
 def _timeit(language: RestrictedLanguage) -> Exports:
     import time
 
-    def prepared(stmt: Any, globals: Any) -> Callable[[], Any]:
+    def namespace(globals: Any) -> dict[str, Any]:
+        space = language.behind(globals) if globals is not None else None
+        return {**dict(globals or {}), "__builtins__": language.fresh_builtins()} if space is None else space
+
+    def prepared(stmt: Any, space: dict[str, Any]) -> Callable[[], Any]:
         if callable(stmt):
             return stmt  # type: ignore[no-any-return]
         code = language.compile_one(exact_name(stmt), "<timeit>", "exec")
-        space = language.behind(globals) if globals is not None else None
-        if space is None:
-            space = {"__builtins__": language.fresh_builtins(), **dict(globals or {})}
-            space["__builtins__"] = language.fresh_builtins()
         return lambda: exec(code, space)
 
     def timeit(stmt: Any = "pass", setup: Any = "pass", timer: Any = time.perf_counter, number: int = 1_000_000,
                globals: Any = None) -> float:  # fmt: skip
         """As `timeit.timeit`; text is run in the program's language."""
-        space: Any = globals if globals is not None else {}
+        space = namespace(globals)  # one for both: the statement uses what the set-up made
         prepared(setup, space)()
         run = prepared(stmt, space)
         started = timer()
@@ -231,7 +259,38 @@ def _timeit(language: RestrictedLanguage) -> Exports:
         """As `timeit.repeat`."""
         return [timeit(stmt, setup, timer, number, globals) for _ in range(repeat)]
 
-    return {"timeit": timeit, "repeat": repeat, "default_timer": time.perf_counter}
+    class Timer:
+        """As `timeit.Timer`."""
+
+        __slots__ = ("_all",)
+
+        def __init__(
+            self, stmt: Any = "pass", setup: Any = "pass", timer: Any = time.perf_counter, globals: Any = None
+        ) -> None:
+            self._all = stmt, setup, timer, globals
+
+        def timeit(self, number: int = 1_000_000) -> float:
+            """As `timeit.Timer.timeit`."""
+            stmt, setup, timer, globals = self._all
+            return timeit(stmt, setup, timer, number, globals)
+
+        def repeat(self, repeat: int = 5, number: int = 1_000_000) -> list[float]:
+            """As `timeit.Timer.repeat`."""
+            return [self.timeit(number) for _ in range(repeat)]
+
+        def autorange(self, callback: Any = None) -> tuple[int, float]:
+            """As `timeit.Timer.autorange`."""
+            scale = 1
+            while True:
+                for number in (scale, scale * 2, scale * 5):
+                    taken = self.timeit(number)
+                    if callback is not None:
+                        callback(number, taken)
+                    if taken >= 0.2:
+                        return number, taken
+                scale *= 10
+
+    return {"timeit": timeit, "repeat": repeat, "default_timer": time.perf_counter, "Timer": Timer}
 
 
 def _gc(language: RestrictedLanguage) -> Exports:

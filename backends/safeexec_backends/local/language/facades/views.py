@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from types import CellType, CodeType
 from typing import Any
 
@@ -82,37 +82,42 @@ def globals_view(namespace: dict[str, Any]) -> MutableMapping[str, Any]:
 
 
 def main_module(language: Any) -> Any:
-    """``__main__``: the session's own variables, through the same rules as ``globals()``."""
+    """``__main__``: the session's own variables."""
+    return space_module(language, lambda: language.main, "__main__")
+
+
+def space_module(language: Any, namespace: Callable[[], dict[str, Any]], called: str) -> Any:
+    """A namespace of the program as a module, through the same rules as ``globals()``."""
     from . import Facade
 
-    class Main(Facade):
+    class Space(Facade):
         __slots__ = ()
-        __doc__ = None
+        __doc__ = property(lambda self: namespace().get("__doc__"))
 
         def __getattr__(self, name: str) -> Any:
             try:
-                return language.view(language.main)[name]
+                return language.view(namespace())[name]
             except KeyError:
-                raise AttributeError(f"module '__main__' has no attribute {name!r}") from None
+                raise AttributeError(f"module {called!r} has no attribute {name!r}") from None
 
         def __setattr__(self, name: str, value: Any) -> None:
-            language.view(language.main)[name] = value
+            language.view(namespace())[name] = value
 
         def __delattr__(self, name: str) -> None:  # type: ignore[override]
             try:
-                del language.view(language.main)[name]
+                del language.view(namespace())[name]
             except KeyError:
                 raise AttributeError(name) from None
 
         def __dir__(self) -> list[str]:
-            return sorted(map(str, language.view(language.main)))
+            return sorted(map(str, language.view(namespace())))
 
         def __repr__(self) -> str:
-            return "<module '__main__'>"
+            return f"<module {called!r}>"
 
-    type.__setattr__(Main, "__name__", "module")
-    as_facade(Main)
-    return object.__new__(Main)
+    type.__setattr__(Space, "__name__", "module")
+    as_facade(Space)
+    return object.__new__(Space)
 
 
 def _ours(key: Any) -> bool:

@@ -1,0 +1,109 @@
+"""The host functions' side of an instance in a worker: its frames come from a socket, and go there."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from typing import Final
+
+from .host import Host, Killed
+
+RECEIVE: Final = 1 << 16
+"""Bytes that are read, or sent as one piece of output, at a time."""
+
+
+class SessionHost(Host):
+    """A host whose frames come from a socket."""
+
+    socket: socket.socket
+    buffer: bytearray
+    wake: int = -1
+    """Written to by interrupts while the guest waits for a frame."""
+
+    def _notify(self) -> None:
+        super()._notify()
+        if self.wake >= 0:
+            os.eventfd_write(self.wake, 1)
+
+    def wait(self, seconds: float) -> int:
+        return int(self._has_frame() or self._wait_for_bytes(None if seconds < 0 else seconds))
+
+    def receive(self) -> int:
+        while not self._has_frame():
+            self._wait_for_bytes(None, interruptible=False)
+        return int.from_bytes(self.buffer[:4], "little")
+
+    def take(self, size: int) -> tuple[bytes]:
+        frame = bytes(memoryview(self.buffer)[4 : 4 + size])
+        del self.buffer[: 4 + size]
+        return (frame,)
+
+    def _has_frame(self) -> bool:
+        return len(self.buffer) >= 4 and len(self.buffer) >= 4 + int.from_bytes(self.buffer[:4], "little")
+
+    def _wait_for_bytes(self, seconds: float | None, interruptible: bool = True) -> bool:
+        """Wait for the host's bytes; whether a whole frame is there. Raises Killed, also when the host has hung up."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        wake = self.wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            poll = select.poll()
+            poll.register(self.socket, select.POLLIN)
+            poll.register(wake, select.POLLIN)
+            while True:
+                if self.killed:
+                    raise Killed
+                if interruptible and self.interrupted():
+                    return False
+                left = None if deadline is None else (deadline - time.monotonic()) * 1000
+                if left is not None and left <= 0:
+                    left = 0
+                ready = poll.poll(left)
+                if not ready and left is not None:
+                    return False
+                if any(fd == wake for fd, _ in ready):
+                    os.eventfd_read(wake)
+                if any(fd != wake for fd, _ in ready):
+                    self.fill()
+                    if self._has_frame():
+                        return True
+        finally:
+            # Whoever notifies holds it: else he could write to whatever gets the descriptor's number next.
+            with self._wake:
+                self.wake = -1
+                os.close(wake)
+
+    def fill(self) -> None:
+        """Read what there is. Raises Killed at the end of the stream."""
+        try:
+            data = self.socket.recv(RECEIVE)
+        except OSError:
+            data = b""
+        if not data:
+            raise Killed
+        self.buffer += data
+        # A large frame: make room once, and read the rest where it belongs.
+        if len(self.buffer) >= 4:
+            missing = 4 + int.from_bytes(self.buffer[:4], "little") - len(self.buffer)
+            if missing > RECEIVE:
+                start = len(self.buffer)
+                self.buffer += bytes(missing)
+                view = memoryview(self.buffer)[start:]
+                try:
+                    while view:
+                        count = self.socket.recv_into(view)
+                        if not count:
+                            raise Killed
+                        view = view[count:]
+                except OSError as error:
+                    raise Killed from error
+                finally:
+                    view.release()
+
+    def emit(self, frame: bytes) -> None:
+        """Send a frame to the host. Raises Killed when it is gone."""
+        try:
+            self.socket.sendall(frame)
+        except OSError as error:
+            raise Killed from error

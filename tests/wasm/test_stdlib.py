@@ -1,0 +1,128 @@
+"""What Pyodide's library lacks, or has for JavaScript only, and programs expect all the same."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import pytest
+
+from safeexec import Executor, Limits, Policy
+from tests.wasm.conftest import Run
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "salt", "iterations", "length"),
+    [
+        ("sha256", b"secret", b"salt", 1000, None),
+        ("SHA256", b"", b"", 1, None),
+        ("sha512", b"p" * 200, b"s" * 99, 7, 150),  # a password longer than a block, a key of several
+        ("sha1", b"\0\xff", b"\0", 2, 20),
+        ("md5", b"p", b"s", 3, 1),
+        ("sha3_256", b"p" * 136, b"s", 2, 64),
+    ],
+)
+def test_keys_are_derived_as_openssl_does(
+    run: Run, name: str, password: bytes, salt: bytes, iterations: int, length: int | None
+) -> None:
+    result = run(f"import hashlib\nhashlib.pbkdf2_hmac({name!r}, {password!r}, {salt!r}, {iterations}, dklen={length})")
+    assert result.value == hashlib.pbkdf2_hmac(name.lower(), password, salt, iterations, length)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ("'sha256', 'text', b'', 1", "TypeError"),
+        ("b'sha256', b'', b'', 1", "TypeError"),
+        ("'sha256', b'', b'', 1.0", "TypeError"),
+        ("'sha256', b'', b'', 0", "ValueError"),
+        ("'sha256', b'', b'', 1, 0", "ValueError"),
+        ("'none', b'', b'', 1", "ValueError"),
+        ("'shake_128', b'', b'', 1", "ValueError"),
+    ],
+)
+def test_what_cannot_be_derived_is_refused(run: Run, arguments: str, error: str) -> None:
+    result = run(f"import hashlib\nhashlib.pbkdf2_hmac({arguments})")
+    assert result.error is not None and result.error.type == error
+
+
+def test_deriving_a_key_ends_with_its_step() -> None:
+    started = time.monotonic()
+    with Executor("wasm", policy=Policy(limits=Limits(time=0.3))) as executor:
+        result = executor.run("import hashlib\nhashlib.pbkdf2_hmac('sha256', b'', b'', 10**12)")
+    assert result.error is not None and result.error.kind == "time"
+    assert time.monotonic() - started < 60
+
+
+def test_shelves_and_databases(run: Run) -> None:
+    code = """
+import dbm, shelve
+seen = []
+with shelve.open("shelf") as shelf:
+    shelf["a"] = {"k": [1, (2, None)]}
+with shelve.open("shelf", flag="r") as shelf:
+    seen.append((dict(shelf), "b" in shelf, len(shelf)))
+with dbm.open("data", "c") as data:
+    data["k"] = "v"; data[b"\\xff\\0"] = b"\\0"; data["n"] = "1"; data["n"] = "2"; del data["k"]
+    seen.append(sorted(data.keys())); seen.append(data.setdefault("x", b"y"))
+for flag, act in (("r", lambda d: d.__setitem__("a", "b")), ("w", lambda d: d["gone"]), ("w", lambda d: d.pop("gone"))):
+    with dbm.open("data", flag) as data:
+        try:
+            act(data)
+        except (*dbm.error, KeyError) as error:
+            seen.append(type(error).__name__)
+try:
+    data["n"]
+except dbm.error as error:
+    seen.append(str(error))
+with dbm.open("data", "n") as data:
+    seen.append(len(data))
+open("text", "w").write("no database")
+seen.append([dbm.whichdb(name) for name in ("data", "text", "nothing")])
+for name in ("text", "nothing"):
+    try:
+        dbm.open(name)
+    except dbm.error as error:
+        seen.append(type(error) is dbm.error[0])
+import os
+seen.append(sorted(os.listdir()))
+seen
+"""
+    assert run(code).value == [
+        ({"a": {"k": [1, (2, None)]}}, False, 1),
+        [b"n", b"\xff\0"],
+        b"y",
+        "error",
+        "KeyError",
+        "KeyError",
+        "DBM object has already been closed",
+        0,
+        ["dbm.sqlite3", "", None],
+        True,
+        True,
+        ["data", "shelf", "text"],
+    ]
+
+
+def test_the_only_user_has_a_name(run: Run) -> None:
+    code = """
+import getpass, grp, os, pathlib, pwd
+here = pathlib.Path("a"); here.touch()
+user = pwd.getpwuid(os.getuid())
+try:
+    pwd.getpwnam("root")
+except KeyError as error:
+    missing = error.args[0]
+(getpass.getuser(), here.owner(), here.group(), user.pw_dir == os.getcwd(), grp.getgrgid(user.pw_gid).gr_name, missing)
+"""
+    assert run(code).value == ("sandbox", "sandbox", "sandbox", True, "sandbox", "getpwnam(): name not found: 'root'")
+
+
+def test_there_is_no_browser_and_no_error(run: Run) -> None:
+    code = "import webbrowser, antigravity\n(webbrowser.open('https://example.com'), issubclass(webbrowser.Error, Exception))"
+    assert run(code).value == (False, True)
+
+
+def test_the_one_thread_has_a_clock(run: Run) -> None:
+    code = "import time\nstart = time.thread_time()\nsum(range(10**6))\n(time.thread_time() > start, time.thread_time_ns() > 0)"
+    assert run(code).value == (True, True)
