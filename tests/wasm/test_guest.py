@@ -92,6 +92,51 @@ def test_a_thread_that_cannot_start_says_what_to_do(run: Run) -> None:
     assert result.error.message.startswith("can't start new thread: this sandbox has none; ")
 
 
+def test_what_asyncio_gives_to_threads_runs_in_its_loop(run: Run) -> None:
+    code = """
+import asyncio, contextvars, functools
+from concurrent.futures import ThreadPoolExecutor
+name = contextvars.ContextVar("name")
+seen = []
+def work(n):
+    seen.append(n)
+    return n * n, name.get()
+def fail():
+    raise LookupError("no")
+async def main():
+    name.set("mine")
+    loop = asyncio.get_running_loop()
+    found = [await asyncio.to_thread(work, 3)]
+    found += await asyncio.gather(asyncio.to_thread(work, 4), asyncio.sleep(0, "beside"))
+    name.set("other")
+    with ThreadPoolExecutor() as pool:
+        found.append(await loop.run_in_executor(pool, functools.partial(len, "four")))
+    for attempt in (asyncio.to_thread(fail), loop.run_in_executor(None, fail)):
+        try:
+            await attempt
+        except LookupError as error:
+            found.append(str(error))
+    late = loop.run_in_executor(None, seen.append, "never")
+    late.cancel()
+    await asyncio.sleep(0)
+    try:
+        loop.run_in_executor(pool, len, "")
+    except RuntimeError as error:
+        found.append(str(error))
+    return found, seen
+await main()
+"""
+    assert run(code).value == (
+        [(9, "mine"), (16, "mine"), "beside", 4, "no", "no", "cannot schedule new futures after shutdown"],
+        [3, 4],
+    )
+
+
+def test_a_name_that_asyncio_looks_up_is_not_found(run: Run) -> None:
+    result = run("import asyncio\nawait asyncio.open_connection('example.com', 80)")
+    assert result.error is not None and result.error.type == "gaierror"
+
+
 def test_help_is_there(run: Run) -> None:
     result = run("def f(x):\n    'What f does.'\nhelp(f)\nhelp(len)\nhelp()")
     assert result.error is None
@@ -127,6 +172,23 @@ summer = datetime.datetime(2026, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")
     assert run(code).value == (
         ("UTC", "UTC"), 0, 7200.0, 1767225600.0, (2000, 2, 29, 0, 0, 0, 1, 60), "1900-01-01 00:00:00",
     )  # fmt: skip
+
+
+def test_an_unknown_zone_is_not_there(run: Run) -> None:
+    error = run("import zoneinfo\nzoneinfo.ZoneInfo('No/Where')").error
+    assert error is not None and error.type == "ZoneInfoNotFoundError"
+    assert error.message == "'No time zone found with key No/Where'"
+
+
+def test_the_event_loop_is_made_when_it_is_asked_for(run: Run) -> None:
+    code = """
+import asyncio
+async def answer(): return 42
+loop = asyncio.get_event_loop()
+first = loop.run_until_complete(answer()), asyncio.get_event_loop() is loop
+first + (asyncio.run(answer()), asyncio.get_event_loop().run_until_complete(answer()))
+"""
+    assert run(code).value == (42, True, 42, 42)
 
 
 def test_sleep_takes_its_time_and_no_processor(run: Run) -> None:
@@ -174,6 +236,7 @@ def test_raw_output_arrives_in_order(run: Run) -> None:
     [
         ("import requests", "Policy(packages=('requests',))"),
         ("import requests.sessions", "Policy(packages=('requests',))"),
+        ("from PIL import Image", "Policy(packages=('pillow',))"),
         ("import tkinter", "this sandbox's Python is without it"),
         ("import os.nothing", "'os' is not a package"),
         ("raise ModuleNotFoundError('mine')", "mine"),

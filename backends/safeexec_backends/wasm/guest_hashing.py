@@ -18,7 +18,8 @@ def pbkdf2_hmac(hash_name, password, salt, iterations, dklen=None):
         raise ValueError("iteration value must be greater than 0.")
     digest = hashlib.new(hash_name)
     # The names that _hmac has a function of its own for; one call for each iteration is what the time goes into.
-    compute = getattr(_hmac, "compute_" + digest.name, None)
+    name = digest.name + "_32" if digest.name in ("blake2b", "blake2s") else digest.name
+    compute = getattr(_hmac, "compute_" + name, None)
     if compute is None:
         raise ValueError(f"unsupported hash type {hash_name}")
     size = digest.digest_size if dklen is None else operator.index(dklen)

@@ -17,6 +17,8 @@ import signal
 import sys
 import time
 import types
+import zoneinfo
+from concurrent.futures import ThreadPoolExecutor
 
 import _safeexec_device as device  # type: ignore[import-not-found]
 import safeexec_guest  # type: ignore[import-not-found]
@@ -97,6 +99,30 @@ class EventLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
         selector.loop = self
 
+    def run_in_executor(self, executor, func, *args):
+        """What would run in another thread runs in a turn of the loop: `asyncio.to_thread` gives its result, and others wait meanwhile."""
+        self._check_closed()
+        if executor is not None and (type(executor) is not ThreadPoolExecutor or executor._shutdown):
+            return super().run_in_executor(executor, func, *args)
+        future = self.create_future()
+
+        def run():
+            if future.cancelled():
+                return
+            try:
+                result = func(*args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(result)
+
+        self.call_soon(run)
+        return future
+
     def _make_self_pipe(self):
         self._ssock = self._csock = None
         self._internal_fds += 1
@@ -114,10 +140,34 @@ def fit():
     asyncio.unix_events.SelectorEventLoop = asyncio.unix_events._UnixSelectorEventLoop = EventLoop
     for policy in (asyncio.unix_events._DefaultEventLoopPolicy, asyncio.unix_events._UnixDefaultEventLoopPolicy):
         policy._loop_factory = EventLoop
+    asyncio.events._BaseDefaultEventLoopPolicy.get_event_loop = get_event_loop
+    zoneinfo._common.load_tzdata = zone_data(zoneinfo._common.load_tzdata)
     signal.signal(signal.SIGINT, guest.on_interrupt)
     safeexec_hashing.complete()
     # Of the one thread that there is.
     time.thread_time, time.thread_time_ns = time.process_time, time.process_time_ns
+
+
+def zone_data(original):
+    """Pyodide's error for an unknown zone tells to load a package by means of JavaScript."""
+
+    def load_tzdata(key):
+        try:
+            return original(key)
+        except zoneinfo.ZoneInfoNotFoundError:
+            raise zoneinfo.ZoneInfoNotFoundError(f"No time zone found with key {key}") from None
+
+    return load_tzdata
+
+
+def get_event_loop(self):
+    """The current event loop; made where there is none, as up to Python 3.13.
+
+    Ordinary code begins with ``loop = asyncio.get_event_loop()``, which 3.14 answers with a RuntimeError.
+    """
+    if self._local._loop is None:
+        self.set_event_loop(self.new_event_loop())
+    return self._local._loop
 
 
 class Gate:
@@ -143,6 +193,14 @@ class Gate:
             if not below or not all(map(self.allows, below)):
                 raise safeexec_guest.ImportRefused(f"import of {name!r} is not allowed", name=name)
         return self.original(name, globals, locals, fromlist, level)
+
+
+# Of packages whose module is called otherwise; what is written here is asked of a registry.
+DISTRIBUTIONS = {
+    "PIL": "pillow", "bs4": "beautifulsoup4", "cv2": "opencv-python", "Crypto": "pycryptodome", "dateutil": "python-dateutil",
+    "docx": "python-docx", "dotenv": "python-dotenv", "fitz": "pymupdf", "jwt": "pyjwt", "magic": "python-magic", "pptx": "python-pptx",
+    "skimage": "scikit-image", "sklearn": "scikit-learn", "slugify": "python-slugify", "yaml": "pyyaml",
+}  # fmt: skip
 
 
 # Some arenas of the interpreter's allocator, never written to: no session pays for them.
@@ -190,8 +248,9 @@ class Guest(safeexec_guest.Guest):
             if name in sys.stdlib_module_names:
                 answer["message"] += ": this sandbox's Python is without it"
             else:
+                package = DISTRIBUTIONS.get(name, name)
                 answer["message"] += (
-                    f"; where packages may be installed, Policy(packages=({name!r},)) or --package does it"
+                    f"; where packages may be installed, Policy(packages=({package!r},)) or --package does it"
                 )
         return answer
 

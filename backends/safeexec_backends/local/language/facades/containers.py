@@ -21,10 +21,11 @@ Exports = dict[str, Any]
 def _io(language: RestrictedLanguage) -> Exports:
     import io
 
-    shown = """BufferedIOBase BufferedRWPair BufferedRandom BufferedReader BufferedWriter BytesIO DEFAULT_BUFFER_SIZE IOBase
-        IncrementalNewlineDecoder RawIOBase SEEK_CUR SEEK_END SEEK_SET StringIO TextIOBase TextIOWrapper
-        UnsupportedOperation BlockingIOError text_encoding""".split()
-    return {n: getattr(io, n) for n in shown if hasattr(io, n)} | {"open": open_file}
+    from .buffers import SHOWN
+
+    shown = """BufferedIOBase BytesIO DEFAULT_BUFFER_SIZE IOBase IncrementalNewlineDecoder SEEK_CUR SEEK_END SEEK_SET StringIO TextIOBase
+        TextIOWrapper UnsupportedOperation BlockingIOError text_encoding""".split()
+    return {n: getattr(io, n) for n in shown if hasattr(io, n)} | SHOWN | {"open": open_file}
 
 
 def _gzip(language: RestrictedLanguage) -> Exports:
@@ -45,6 +46,7 @@ def _gzip(language: RestrictedLanguage) -> Exports:
 
     GzipFile.__module__ = __name__
     deny_class(gzip.GzipFile)
+    vars(gzip).update(io=make("io", _io(language)))  # a program's subclass sees the buffer that it makes
 
     def open_(filename: Any, mode: Any = "rb", compresslevel: int = 9, encoding: Any = None, errors: Any = None,
               newline: Any = None) -> Any:  # fmt: skip

@@ -8,10 +8,13 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+from io import DEFAULT_BUFFER_SIZE
 from typing import Any
 
 from safeexec.guest import Refused
 from safeexec_backends.local.language.identity import as_builtin, class_dict, class_mro, exact_name
+
+from .buffers import ours
 
 _roots: list[str] = []
 
@@ -95,4 +98,5 @@ def open_file(
             error.filename = path
             raise
 
-    return builtins.open(path, mode, buffering, encoding, errors, newline, opener=open_checked)
+    found = builtins.open(path, mode, buffering, encoding, errors, newline, opener=open_checked)
+    return ours(found, newline, buffering if buffering > 1 else DEFAULT_BUFFER_SIZE)
