@@ -99,8 +99,9 @@ class Loop(Parts):
     ) -> Any:
         """Do `task` and return the answer; an iterator of deltas and steps with `stream`; a :class:`RunResult` with `return_full_result`.
 
-        `resume` names a file in which the run is kept after every step, with the sandbox's live state where it can be written down; if it is
-        there, the run goes on from it, in whatever process; it is removed when the run has ended. `reset` forgets earlier runs and takes a fresh session. `images` are files as bytes, for models that see. `additional_args` become variables.
+        `resume` names a file in which the run is kept after every step, with the sandbox's live state where it can be written down. If the file is
+        there, the run goes on from it, in whatever process; it is removed when the run has ended. `reset` forgets earlier runs and takes a
+        fresh session. `images` are files as bytes, for models that see. `additional_args` become variables.
         Raises ModelError when the model fails, AgentInterrupted, AgentBusy, BackendUnavailable.
         """
         if not isinstance(task, str) or not task.strip():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from safeexec import Executor, Limits, Policy, Result
+from safeexec import Executor, Limits, Policy, Result, Snapshot
 from safeexec_backends.wasm import WasmBackend
 
 Run = Callable[..., Result]
@@ -27,3 +27,28 @@ def run(in_process: Executor) -> Run:
         return in_process.run(code, policy=Policy(limits=Limits(**limits)))  # type: ignore[arg-type]
 
     return go
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Executor]:
+    """Guests in one worker."""
+    with Executor(WasmBackend(Policy(), workers=1)) as executor:
+        yield executor
+
+
+@pytest.fixture(params=["in_process", "workers"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    """Both ways."""
+    found: Executor = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module")
+def image(in_process: Executor) -> Snapshot:
+    """A snapshot of a session with files, a link and an open file."""
+    with in_process.session() as session:
+        session.run(
+            "import os\nx = [1]\nopen('a', 'w').write('text')\nos.mkdir('d')\nopen('d/b', 'wb').write(bytes(5000))\n"
+            "os.symlink('a', 'link')\nf = open('a')"
+        )
+        return session.snapshot()

@@ -32,7 +32,7 @@ from safeexec_backends.wasm.worker_guest import WorkerGuest
 from tests.support import histories
 
 from .deaths import PATIENT, guest_of, is_kept, keeper_of, keeper_of_pool, kill_worker, pool_of, worker_of
-from .test_travel import ATTACKS, parts
+from .test_forged_snapshots import ATTACKS, parts
 
 
 @pytest.fixture(scope="module")

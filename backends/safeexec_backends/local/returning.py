@@ -197,8 +197,11 @@ class ReturningGuest(LocalGuest):
         super()._rest(now)
 
     def _ask(self, seconds: float | None) -> None:
-        """Have the runner copied before anything else, if that is wanted. What comes of it is heard later; what came of the last time, now. That, and being read
-        by the runner, may take `seconds`. Raises TimeoutError, OSError, EOFError."""
+        """Have the runner copied before it does anything else, if that is wanted.
+
+        What came of the last copy is heard first; what comes of this one, later. To hear that, and to have the order read by the runner, may take
+        `seconds` each. Raises TimeoutError, OSError, EOFError.
+        """
         with self._listening:
             if self._wanted:
                 self._settle(seconds)

@@ -1,8 +1,8 @@
 """wasmtime's signal handlers, kept in place.
 
 A trap of a guest is a signal (SIGILL, SIGSEGV, SIGBUS, SIGFPE) that wasmtime's handlers turn into an error; they are installed with the first engine.
-A host that turns `faulthandler` off and on later takes them out again, as pytest does when it runs a pytest of its own, and from then on the first
-trap of a guest would end the host's process. So they are looked at before a session begins, and put back if they are not there.
+A host that turns `faulthandler` off and on later takes them out again, as pytest does when it runs a pytest of its own. From then on the first trap of a
+guest would end the host's process. So they are looked at before a session begins, and put back if they are not there.
 """
 
 from __future__ import annotations

@@ -2,10 +2,13 @@
 
 A program without third-party modules can only reach objects of the built-in types, of the standard library classes that the
 facades show, and of its own classes. Real modules, frames and code objects are reached from those by a finite set of attribute
-names. So three kinds of names need no call at run time: those in `DIRECT`, which were reviewed (a test walks everything that can be
-reached and asserts that no such name yields anything dangerous), those of the program's own classes unless they are in
-`SUSPECT` or are names of standard library modules, and the double-underscore names in `DUNDER_DIRECT`. All others go through
-`guards.read`, which refuses by the result as well.
+names. So three kinds of names need no call at run time:
+
+* those in `DIRECT`, which were reviewed: a test walks everything that can be reached and asserts that none of them yields anything dangerous;
+* those of the program's own classes, unless they are in `SUSPECT` or are names of standard library modules;
+* the double-underscore names in `DUNDER_DIRECT`.
+
+All others go through `guards.read`, which refuses by the result as well.
 """
 
 import sys

@@ -34,7 +34,9 @@ _FORMAT: Final = 2
 _BUILDER: Final = (
     "binary.py", "boot.py", "build.py", "code.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
     "polls.py", "state.py",
-    "../abi/engine.py", "../abi/instance.py", "../abi/library.py", "../abi/memory.py", "../abi/program.py", "../native.py", "../limits.py", "../stops.py", "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
+    "../abi/engine.py", "../abi/instance.py", "../abi/library.py", "../abi/memory.py", "../abi/program.py",
+    "../native.py", "../limits.py", "../stops.py",
+    "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
 )  # fmt: skip
 
 
