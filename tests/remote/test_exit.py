@@ -54,6 +54,7 @@ print([session.run("40 + 2").value for session in sessions], flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_forked_child_that_ends_leaves_the_sandboxes_to_its_parent() -> None:
     about = VENDORS["e2b"]
     pytest.importorskip(about["sdk"], reason="the e2b extra is not installed: pip install -e '.[e2b]'")
