@@ -13,11 +13,10 @@ from safeexec_backends.local.language.identity import AttributeRefused, ModuleRe
 from safeexec_backends.nearest import nearest
 
 from .hints import HINTS
+from .own import OwnModules
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
-
-    from .own import OwnModules
 
 
 class Facade:
@@ -142,8 +141,6 @@ class Gate:
     def own(self) -> OwnModules:
         """The program's own modules."""
         if self._own is None:
-            from .own import OwnModules
-
             self._own = OwnModules(self.language)
         return self._own
 
