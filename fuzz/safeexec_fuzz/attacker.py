@@ -6,7 +6,7 @@ import json
 from types import TracebackType
 from typing import Any
 
-from .audit import LIMITS, WEAK, plain, start_supervisor
+from .audit import LIMITS, WEAK, Supervisor, plain
 from .cases import Case, Step
 from .targets import Target
 
@@ -20,7 +20,7 @@ class Attacker:
 
     def __init__(self, target: Target, limits: dict[str, Any] | None = None) -> None:
         self.target = target
-        self._process = start_supervisor()
+        self._process = Supervisor()
         chosen = {**LIMITS, **(WEAK if target.adapter == "weak" else {}), **(limits or {})}
         ready = self._ask({"target": target.data(), "limits": chosen})
         self.capabilities = frozenset(ready["capabilities"])
@@ -50,13 +50,7 @@ class Attacker:
 
     def close(self) -> None:
         """End the supervisor and all below it."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass
-        self._process.wait()
-        self._process.stdout.close()
+        self._process.end()
 
     def __enter__(self) -> Attacker:
         return self

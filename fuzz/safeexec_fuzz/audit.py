@@ -7,6 +7,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -40,17 +41,37 @@ Progress = Callable[[str, "Verdict | None", int, int], None]
 """Called with the target's name, a verdict, how many are done, and of how many; from several threads, one at a time."""
 
 
-def start_supervisor() -> subprocess.Popen[str]:
+class Supervisor(subprocess.Popen[str]):
     """A supervisor that waits for its target, on standard input and output."""
-    return subprocess.Popen(
-        # -P: a folder in which somebody audits may be a stranger's, with a json.py of his own.
-        [sys.executable, "-P", "-m", "safeexec_fuzz.supervisor"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,
-    )
+
+    def __init__(self) -> None:
+        # Made here and not there: an attack that ends the supervisor must not leave its folder behind.
+        self.folder = tempfile.mkdtemp(prefix="safeexec-audit-")
+        super().__init__(
+            # -P: a folder in which somebody audits may be a stranger's, with a json.py of his own.
+            [sys.executable, "-P", "-m", "safeexec_fuzz.supervisor", self.folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+
+    def end(self) -> None:
+        """Have it end with all below it, wait for that, and see to it that nothing is left."""
+        assert self.stdin is not None and self.stdout is not None
+        try:
+            self.stdin.close()  # it ends what is below it when nobody speaks to it any more
+        except BrokenPipeError:
+            pass
+        self.wait()
+        self.stdout.close()
+        remove(self.folder)
+
+
+def remove(folder: str) -> None:
+    """Remove what an attack may have made deeper than Python recurses."""
+    subprocess.run(["rm", "-rf", "--", folder], check=False)
 
 
 @dataclass(frozen=True)
@@ -109,19 +130,13 @@ class _Lane(threading.Thread):
 
     def run(self) -> None:
         while True:
-            process = start_supervisor()
+            process = Supervisor()
             self._run.processes.append(process)
             try:
                 if self._serve(process):
                     return
             finally:
-                if process.stdin is not None and process.stdout is not None:
-                    try:
-                        process.stdin.close()  # the supervisor ends what is below it when nobody speaks to it any more
-                    except BrokenPipeError:
-                        pass
-                    process.wait()
-                    process.stdout.close()
+                process.end()
 
     def _serve(self, process: subprocess.Popen[str]) -> bool:
         assert process.stdin is not None and process.stdout is not None

@@ -312,10 +312,10 @@ def _excerpt(report: Mapping[str, Any] | None) -> str:
 
 
 def main() -> None:
-    """Entry point: the first line says what to attack, each further one is a case."""
+    """Entry point, with a folder of its own: the first line says what to attack, each further one is a case."""
     processes.become_subreaper()
     # One folder for all that is made here: an end that comes in the middle of a host's start leaves none behind.
-    folder = tempfile.mkdtemp(prefix="safeexec-audit-")
+    folder = sys.argv[1]
     try:
         os.chmod(folder, 0o755)  # hosts and guests of other users get to theirs, and see nothing else in it
         tempfile.tempdir = folder

@@ -46,12 +46,15 @@ class Isolation(Base):
 
     def test_sessions_share_no_temporary_files(self) -> None:
         path = Path("/tmp") / f"safeexec-{uuid4()}"  # another run's file must not be taken for this one's
-        with self.session() as one, self.session() as two:
-            write = f"with open({str(path)!r}, 'w') as f:\n        _ = f.write('canary-tmp')"
-            one.run(f"try:\n    {write}\nexcept OSError:\n    pass")
-            result = two.run(f"open({str(path)!r}).read()")
-            assert result.error is not None and result.value is None
-        assert not path.exists()
+        try:
+            with self.session() as one, self.session() as two:
+                write = f"with open({str(path)!r}, 'w') as f:\n        _ = f.write('canary-tmp')"
+                one.run(f"try:\n    {write}\nexcept OSError:\n    pass")
+                result = two.run(f"open({str(path)!r}).read()")
+                assert result.error is not None and result.value is None
+            assert not path.exists()
+        finally:
+            path.unlink(missing_ok=True)  # of a sandbox that does not pass
 
     def test_sessions_do_not_poison_each_other(self) -> None:
         with self.session() as live:

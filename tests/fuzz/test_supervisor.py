@@ -51,10 +51,14 @@ def test_the_next_case_goes_on_after_the_host_died(run: Run) -> None:
     assert [v.outcome for v in verdicts.values()] == ["escaped"] * 3 + ["ok"]
 
 
-def test_the_next_case_goes_on_after_the_supervisor_was_killed(run: Run) -> None:
+def test_the_next_case_goes_on_after_the_supervisor_was_killed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     verdicts = run(WEAK, case("parricide", "import os\nos.kill(os.getppid(), 9)"), "file-read-plain", jobs=1)
     assert dict(verdicts["parricide"].effects)["process"].startswith("the supervisor")
     assert verdicts["file-read-plain"].outcome == "escaped"
+    assert not list(tmp_path.iterdir()), "its folder is removed by who started it"
 
 
 def test_a_target_that_cannot_start_is_broken_not_contained() -> None:
