@@ -142,7 +142,11 @@ def test_answers_that_nobody_reads_are_held_back() -> None:
         def write(self, data: bytes) -> None:
             reads.wait(20)
 
-    transport = Deaf(iter(lambda: hang.wait(20) and b"", None))
+    def nothing() -> Iterator[bytes]:
+        hang.wait(20)
+        yield b""
+
+    transport = Deaf(nothing())
     guest = RemoteGuest(transport, 2**20, lambda _: None)
     sent: list[int] = []
     ends: list[str] = []
