@@ -217,8 +217,8 @@ def test_package_that_does_not_exist(server: Loopback) -> None:
 def test_tool_call_takes_less_than_ten_milliseconds(server: Loopback) -> None:
     with Executor("blaxel") as executor, executor.session({"f": lambda: 1}) as session:
         session.run("f()")
-        times = [1.0]
-        while min(times) > 0.010 and len(times) < 50:  # what it takes at best: others use the machine as well
+        times = []
+        for _ in range(5):
             started = time.monotonic()
             assert session.run("for _ in range(20):\n    f()").ok
             times.append((time.monotonic() - started) / 20)

@@ -223,8 +223,8 @@ def test_sessions_from_many_threads_share_a_client(server: Loopback) -> None:
 def test_tool_call_takes_less_than_ten_milliseconds(server: Loopback) -> None:
     with Executor("modal") as executor, executor.session({"f": lambda: 1}) as session:
         session.run("f()")
-        times = [1.0]
-        while min(times) > 0.010 and len(times) < 50:  # what it takes at best: others use the machine as well
+        times = []
+        for _ in range(5):
             started = time.monotonic()
             assert session.run("for _ in range(20):\n    f()").ok
             times.append((time.monotonic() - started) / 20)

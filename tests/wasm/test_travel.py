@@ -436,7 +436,7 @@ def test_files_in_directories_without_end_cost_their_own_session_only(executor: 
 
 def test_checkpoint_with_many_files(executor: Executor) -> None:
     # Not FAST: a checkpoint copies thousands of objects, so the host's garbage collector comes along, and this process is a large one.
-    with executor.session(policy=Policy(limits=Limits(time=6))) as session:
+    with executor.session(policy=Policy(limits=Limits(time=2))) as session:
         session.run("x = 1")
         session.files.write("kept", "kept")
         for start in range(0, 3000, 100):  # in little steps: none must run out of its time
