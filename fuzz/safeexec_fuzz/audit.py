@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
+from . import processes
 from .cases import Case
 from .targets import Target
 
@@ -37,6 +39,9 @@ LIMITS: dict[str, Any] = {
 WEAK = {"wall": 1.0, "grace": 1.0, "settle": 6.0, "patience": 20.0}
 """The weak executor has no limits: its endless loops are given up early, and what takes its time before it bites gets it."""
 
+_END = 30.0
+"""Seconds that a supervisor gets to end all that is below it."""
+
 Progress = Callable[[str, "Verdict | None", int, int], None]
 """Called with the target's name, a verdict, how many are done, and of how many; from several threads, one at a time."""
 
@@ -45,8 +50,8 @@ class Supervisor(subprocess.Popen[str]):
     """A supervisor that waits for its target, on standard input and output."""
 
     def __init__(self) -> None:
-        # Made here and not there: an attack that ends the supervisor must not leave its folder behind.
-        self.folder = tempfile.mkdtemp(prefix="safeexec-audit-")
+        # Named here and made there: whichever of the two is ended, the other knows what to remove.
+        self.folder = os.path.join(tempfile.gettempdir(), f"safeexec-audit-{secrets.token_hex(8)}")
         super().__init__(
             # -P: a folder in which somebody audits may be a stranger's, with a json.py of his own.
             [sys.executable, "-P", "-m", "safeexec_fuzz.supervisor", self.folder],
@@ -66,12 +71,7 @@ class Supervisor(subprocess.Popen[str]):
             pass
         self.wait()
         self.stdout.close()
-        remove(self.folder)
-
-
-def remove(folder: str) -> None:
-    """Remove what an attack may have made deeper than Python recurses."""
-    subprocess.run(["rm", "-rf", "--", folder], check=False)
+        processes.remove(self.folder)
 
 
 @dataclass(frozen=True)
@@ -272,8 +272,9 @@ def run(
     work = _Run(target, cases, chosen, bitten(), progress)
     started = time.monotonic()
     count = max(1, min(jobs or os.cpu_count() or 1, len(cases)))
+    lanes: list[_Lane] = []
     try:
-        lanes = [_Lane(work) for _ in range(count)]
+        lanes += [_Lane(work) for _ in range(count)]
         for lane in lanes:
             lane.start()
         for lane in lanes:
@@ -281,14 +282,18 @@ def run(
         # An escape in doubt may have come back when the other lanes had gone home already.
         while not work.outcome.broken and (more := work.take()) is not None:
             work._rest.put(more)
-            last = _Lane(work)
-            last.start()
-            last.join()
+            lanes.append(_Lane(work))
+            lanes[-1].start()
+            lanes[-1].join()
     finally:
         work.stopped = True
         for process in work.processes:
             if process.poll() is None and process.stdin is not None:
                 process.terminate()
+        # A supervisor that was only just starting ends without removing its folder: its lane does that.
+        for lane in lanes:
+            if lane.ident is not None:
+                lane.join(_END)
     outcome = work.outcome
     if outcome.broken:
         done = {v.case.id for v in outcome.verdicts}

@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 
@@ -149,3 +150,8 @@ def owner_of_tcp(local_port: int, remote_port: int) -> int | None:
             except OSError:
                 continue  # it ended while it was looked at, or is not ours to look at
     return None
+
+
+def remove(folder: str | os.PathLike[str]) -> None:
+    """Remove a folder, which an attack may have made deeper than Python recurses."""
+    subprocess.run(["rm", "-rf", "--", folder], check=False)

@@ -132,7 +132,7 @@ class HostProcess:
         self.log.close()
         os.close(self._commands)
         os.close(self._reports)
-        subprocess.run(["rm", "-rf", str(self.folder)], check=False)
+        processes.remove(self.folder)
         return left
 
     def _strangers(self) -> list[int]:
@@ -317,13 +317,14 @@ def main() -> None:
     # One folder for all that is made here: an end that comes in the middle of a host's start leaves none behind.
     folder = sys.argv[1]
     try:
+        os.mkdir(folder)
         os.chmod(folder, 0o755)  # hosts and guests of other users get to theirs, and see nothing else in it
         tempfile.tempdir = folder
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what ends all that is below
         _serve()
     finally:
         processes.end_all_below(os.getpid())
-        subprocess.run(["rm", "-rf", folder], check=False)
+        processes.remove(folder)
 
 
 def _serve() -> None:

@@ -118,9 +118,10 @@ def test_settings_of_a_sandbox() -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [2, 3, 5], ids=["a supervisor starts", "it starts", "all run"])
+def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals, processes: int, tmp_path: Path) -> None:
     """No process, told by its environment, which they all inherit, whoever their parents are by now; and no folder."""
-    mark = f"AUDIT_MARK_{os.getpid()}_{how}"
+    mark = f"AUDIT_MARK_{os.getpid()}_{how}_{processes}"
     process = subprocess.Popen(
         [
             sys.executable,
@@ -134,6 +135,8 @@ def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals, tmp_path: Pa
             "loop-while-true",
             "--case",
             "loop-finally",
+            "--jobs",
+            "2",
         ],
         env={**os.environ, mark: "1", "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
@@ -141,7 +144,7 @@ def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals, tmp_path: Pa
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
-        assert eventually(lambda: len(marked(mark)) >= 3)  # the command, a supervisor and a host
+        assert eventually(lambda: len(marked(mark)) >= processes)  # the command, supervisors and their hosts
         process.send_signal(how)
         process.wait(30)
         assert eventually(lambda: not marked(mark), 60)
