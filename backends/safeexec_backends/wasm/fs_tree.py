@@ -262,13 +262,16 @@ class Tree:
         directory, name, node = self._present(path, start)
         if not isinstance(node, Directory):
             raise Errno(e.ENOTDIR)
+        self._may_vanish(node, directory)
+        self._unlink(directory, name)
+
+    def _may_vanish(self, node: Directory, parent: Directory) -> None:
         if node.readonly:
             raise Errno(e.EROFS)
         if node.entries:
             raise Errno(e.ENOTEMPTY)
-        if directory is self.root:
+        if parent is self.root:
             raise Errno(e.EBUSY)
-        self._unlink(directory, name)
 
     def rename(self, old: str, new: str, old_start: Place | None = None, new_start: Place | None = None) -> None:
         """rename, replacing what is there as POSIX says"""
@@ -292,12 +295,7 @@ class Tree:
             if isinstance(there, Directory):
                 if not isinstance(node, Directory):
                     raise Errno(e.EISDIR)
-                if there.readonly:
-                    raise Errno(e.EROFS)
-                if there.entries:
-                    raise Errno(e.ENOTEMPTY)
-                if target is self.root:
-                    raise Errno(e.EBUSY)
+                self._may_vanish(there, target)
             elif isinstance(node, Directory):
                 raise Errno(e.ENOTDIR)
             self._unlink(target, found.name)

@@ -90,13 +90,16 @@ class Writing(Reading):
 
     def updatable(self, o: Any, name: str) -> Any:
         """`o`, for ``o.name += …``: readable and writable."""
+        self._may_load(o, name)
+        return self.writable(o)
+
+    def _may_load(self, o: Any, name: str) -> None:
         try:
             self.read(o, name)
         except AttributeRefused:
             raise
         except AttributeError:
             pass  # the statement itself says so
-        return self.writable(o)
 
     def _set_method(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         found: Any = reader(o, name)
@@ -168,12 +171,7 @@ class Writing(Reading):
         """`o`, for ``o.__name__ += …``, which hands the old value to the other operand's ``__radd__``."""
         if name in self.dunders:  # what `read` gives is not what the interpreter would load
             return self._refuse(o, name)
-        try:
-            self.read(o, name)
-        except AttributeRefused:
-            raise
-        except AttributeError:
-            pass  # the statement itself says so
+        self._may_load(o, name)
         return self.writable_dunder(o, name)
 
     def set(self, o: Any, name: str, value: Any) -> None:

@@ -102,49 +102,24 @@ def _may_detach(raw: Any) -> None:
         raise io.UnsupportedOperation("detach() of a file is not available in this sandbox")
 
 
-class BufferedReader(io.BufferedReader):
-    """As `io.BufferedReader`."""
+def _over(native: Any) -> Any:
+    """`native` over one raw stream, which sees copies. No base class of all three: a program's own class could have it lead elsewhere."""
 
-    def __init__(self, raw: Any, buffer_size: int = _SIZE) -> None:
-        super().__init__(_shielded(raw), buffer_size)
+    class Buffered(native):  # type: ignore[misc]
+        def __init__(self, raw: Any, buffer_size: int = _SIZE) -> None:
+            super().__init__(_shielded(raw), buffer_size)
 
-    @property
-    def raw(self) -> Any:  # type: ignore[override]
-        return _unshielded(super().raw)
+        @property
+        def raw(self) -> Any:
+            return _unshielded(super().raw)
 
-    def detach(self) -> Any:
-        _may_detach(super().raw)
-        return _unshielded(super().detach())
+        def detach(self) -> Any:
+            _may_detach(super().raw)
+            return _unshielded(super().detach())
 
-
-class BufferedWriter(io.BufferedWriter):
-    """As `io.BufferedWriter`."""
-
-    def __init__(self, raw: Any, buffer_size: int = _SIZE) -> None:
-        super().__init__(_shielded(raw), buffer_size)
-
-    @property
-    def raw(self) -> Any:  # type: ignore[override]
-        return _unshielded(super().raw)
-
-    def detach(self) -> Any:
-        _may_detach(super().raw)
-        return _unshielded(super().detach())
-
-
-class BufferedRandom(io.BufferedRandom):
-    """As `io.BufferedRandom`."""
-
-    def __init__(self, raw: Any, buffer_size: int = _SIZE) -> None:
-        super().__init__(_shielded(raw), buffer_size)
-
-    @property
-    def raw(self) -> Any:  # type: ignore[override]
-        return _unshielded(super().raw)
-
-    def detach(self) -> Any:
-        _may_detach(super().raw)
-        return _unshielded(super().detach())
+    Buffered.__name__ = Buffered.__qualname__ = native.__name__
+    Buffered.__doc__ = f"As `io.{native.__name__}`."
+    return Buffered
 
 
 class BufferedRWPair(io.BufferedRWPair):
@@ -177,14 +152,8 @@ class RawIOBase(io.IOBase):
         raise io.UnsupportedOperation("write")
 
 
-SHOWN: dict[str, Any] = {
-    kind.__name__: kind for kind in (BufferedReader, BufferedWriter, BufferedRandom, BufferedRWPair, RawIOBase)
-}
-_KINDS: dict[type, Any] = {
-    io.BufferedReader: BufferedReader,
-    io.BufferedWriter: BufferedWriter,
-    io.BufferedRandom: BufferedRandom,
-}
+_KINDS: dict[type, Any] = {kind: _over(kind) for kind in (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)}
+SHOWN: dict[str, Any] = {kind.__name__: kind for kind in (*_KINDS.values(), BufferedRWPair, RawIOBase)}
 for _kind in (*_KINDS, io.BufferedRWPair, io.RawIOBase):
     deny_class(_kind)
 for _kind in SHOWN.values():
