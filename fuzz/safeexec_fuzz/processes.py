@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _HELD = re.compile(rb"Rss(?:Anon|Shmem):\s*(\d+) kB")
+_SHARED = re.compile(rb"RssShmem:\s*(\d+) kB")
+_MACHINE = re.compile(rb"^(\w+):\s*(\d+) kB", re.MULTILINE)
 bystanders: set[int] = set()
 """Processes that are not part of what is looked at or ended, although they are below."""
 
@@ -61,7 +63,7 @@ def descendants(root: int) -> dict[int, int]:
     return below
 
 
-def memory(pids: Iterable[int]) -> int:
+def memory(pids: Iterable[int], kinds: re.Pattern[bytes] = _HELD) -> int:
     """Bytes of memory that is no file's: the private pages, and those of shared memory, since a guest can fill either."""
     total = 0
     for pid in pids:
@@ -70,8 +72,33 @@ def memory(pids: Iterable[int]) -> int:
                 text = file.read()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        total += sum(int(number) for number in _HELD.findall(text)) << 10
+        total += sum(int(number) for number in kinds.findall(text)) << 10
     return total
+
+
+def memory_of_no_process(root: int) -> int:
+    """Bytes of the machine's memory that no process's figures show: what lies in pipes and sockets, page tables and other objects of the kernel, and
+    files in memory that nothing below `root` has mapped. The kernel does not say whose it is, so this is the whole machine's."""
+    with open("/proc/meminfo", "rb") as file:
+        held = {name.decode(): int(number) << 10 for name, number in _MACHINE.findall(file.read())}
+    # Cached holds the pages of shared memory as well; Balloon, where the kernel tells, is what a hypervisor took back.
+    known = ("MemFree", "Buffers", "Cached", "SwapCached", "AnonPages", "SReclaimable", "Balloon")
+    kernel = held["MemTotal"] - sum(held.get(name, 0) for name in known)
+    return kernel + max(0, held.get("Shmem", 0) - memory(descendants(root), _SHARED))
+
+
+def processor(pids: Iterable[int]) -> tuple[float, float]:
+    """Seconds that all threads of these ran so far, and seconds that they waited for a processor that others had."""
+    ran = waited = 0
+    for pid in pids:
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
+                    one, other, _ = file.read().split()
+                ran, waited = ran + int(one), waited + int(other)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return ran / 1e9, waited / 1e9
 
 
 def end(pids: Iterable[int]) -> None:
