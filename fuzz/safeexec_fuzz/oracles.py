@@ -81,9 +81,10 @@ def judge(case: Case, world: World, seen_: Observation, limits: Mapping[str, Any
     longest = max([*seen_.step_seconds, *(s["seconds"] for s in steps)], default=0.0)
     if seen_.killed == "time" or longest > allowed + limits["grace"]:
         found.append(Effect("time", f"a step ran on for {longest:.1f} s"))
-    if seen_.killed == "memory" or seen_.memory > limits["memory"] + limits["memory_slack"]:
+    most = limits["memory"] + limits["memory_slack"]
+    if seen_.memory > most:
         found.append(Effect("memory", f"{seen_.memory >> 20} MiB more than before"))
-    elif seen_.elsewhere > limits["memory"] + limits["memory_slack"]:
+    elif seen_.elsewhere > most:
         found.append(Effect("memory", f"{seen_.elsewhere >> 20} MiB more than before, in the kernel or in files in memory"))
     if seen_.host_died and not seen_.killed:
         last = seen_.log.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
