@@ -21,6 +21,7 @@ import zoneinfo
 from concurrent.futures import ThreadPoolExecutor
 
 import _safeexec_device as device  # type: ignore[import-not-found]
+import safeexec_alarms  # type: ignore[import-not-found]
 import safeexec_guest  # type: ignore[import-not-found]
 import safeexec_hashing  # type: ignore[import-not-found]
 import safeexec_wire as wire  # type: ignore[import-not-found]
@@ -143,6 +144,7 @@ def fit():
     asyncio.events._BaseDefaultEventLoopPolicy.get_event_loop = get_event_loop
     zoneinfo._common.load_tzdata = zone_data(zoneinfo._common.load_tzdata)
     signal.signal(signal.SIGINT, guest.on_interrupt)
+    safeexec_alarms.complete(guest)
     safeexec_hashing.complete()
     # Of the one thread that there is.
     time.thread_time, time.thread_time_ns = time.process_time, time.process_time_ns
@@ -272,6 +274,7 @@ class Clock:
 
 safeexec_guest.time = Clock
 guest = Guest(channel)
+guest._hidden += (os.path.dirname(safeexec_guest.__file__) + "/",)
 
 
 def handle(frame):
