@@ -83,6 +83,8 @@ class Python:
         module = types.ModuleType("__main__")
         module.__dict__["__builtins__"] = builtins
         sys.modules["__main__"] = module
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last: a file of the program's does not take a library's place
         setattr(builtins, "print", fast_print)
         setattr(builtins, "input", refuse_input)
         for name in ("exit", "quit"):
