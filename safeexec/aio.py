@@ -256,7 +256,7 @@ class AsyncExecutor:
     def __init__(
         self, sandbox: str | Backend = DEFAULT_SANDBOX, *, policy: Policy | None = None, **backend_options: Any
     ) -> None:
-        self._make = lambda: Executor(sandbox, policy=policy, **backend_options)
+        self._make: Callable[[], Executor] = lambda: Executor(sandbox, policy=policy, **backend_options)
         self._executor: Executor | None = None
         # Not asyncio's: whoever sets it up may be cancelled meanwhile, and others may wait on other loops.
         self._lock = threading.Lock()
@@ -268,7 +268,7 @@ class AsyncExecutor:
             return self._executor
 
     async def _ready(self) -> Executor:
-        return self._executor or await _in_thread(self._set_up)
+        return await _in_thread(self._set_up) if self._executor is None else self._executor
 
     async def __aenter__(self) -> AsyncExecutor:
         await self._ready()

@@ -273,26 +273,6 @@ def test_cancelling_before_the_step_has_begun_ends_it(turns: int) -> None:
     run(main())
 
 
-def test_cancelling_one_step_leaves_the_next_alone() -> None:
-    """What was cancelled is the awaited step, not whatever the session runs when the cancellation arrives."""
-
-    async def main() -> None:
-        async with AsyncExecutor(PlainBackend(), policy=PATIENT) as executor, executor.session() as session:
-            for _ in range(20):
-                first = asyncio.create_task(session.run("1"))
-                await asyncio.sleep(0.002)
-                while session._session._holder:
-                    await asyncio.sleep(0)
-                # The first has ended, but its task has not heard of that.
-                second = asyncio.create_task(session.run("import time\ntime.sleep(0.01)\n2"))
-                first.cancel()
-                result = await second
-                assert result.value == 2, result.error
-                await asyncio.gather(first, return_exceptions=True)
-
-    run(main())
-
-
 def test_an_interrupt_is_not_sent_by_the_event_loops_thread() -> None:
     """A guest that reads nothing, or takes no orders, would hold up the loop and all that is on it."""
     threads: list[int] = []
