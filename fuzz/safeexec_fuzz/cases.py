@@ -139,7 +139,9 @@ def _case(item: dict[str, Any], category: str, kind: str, where: str, shared: di
     steps = [Step(**s) for s in item["step"]] if "step" in item else [Step(item["code"])]
     if "payload" in item:
         last = steps[-1]
-        steps[-1] = Step(last.code.rstrip("\n") + "\n" + _text(shared, "payloads", item["payload"], where), last.session)
+        steps[-1] = Step(
+            last.code.rstrip("\n") + "\n" + _text(shared, "payloads", item["payload"], where), last.session
+        )
     if "prelude" in item:
         steps[0] = Step(_text(shared, "preludes", item["prelude"], where) + steps[0].code, steps[0].session)
     if kind != "benign" and item.get("effect") not in EFFECTS:

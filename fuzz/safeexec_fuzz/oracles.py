@@ -85,7 +85,9 @@ def judge(case: Case, world: World, seen_: Observation, limits: Mapping[str, Any
     if seen_.memory > most:
         found.append(Effect("memory", f"{seen_.memory >> 20} MiB more than before"))
     elif seen_.elsewhere > most:
-        found.append(Effect("memory", f"{seen_.elsewhere >> 20} MiB more than before, in the kernel or in files in memory"))
+        found.append(
+            Effect("memory", f"{seen_.elsewhere >> 20} MiB more than before, in the kernel or in files in memory")
+        )
     if seen_.host_died and not seen_.killed:
         last = seen_.log.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
         found.append(Effect("died", f"{seen_.host_died}: {last}" if last else seen_.host_died))

@@ -217,7 +217,9 @@ class World:
         if state in (b"T", b"t"):
             return "the bystander was stopped"
         now = _settings(self.victim.pid)
-        return "; ".join(f"the bystander's {name} changed" for name, was in self._settings.items() if now.get(name) != was)
+        return "; ".join(
+            f"the bystander's {name} changed" for name, was in self._settings.items() if now.get(name) != was
+        )
 
     def close(self) -> None:
         for name, option in self._shared():

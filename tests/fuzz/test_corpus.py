@@ -61,7 +61,9 @@ def test_no_case_names_a_host_beyond_this_machine() -> None:
 def parse(text: str) -> list[cases.Case]:
     import tomllib
 
-    return cases.parse(tomllib.loads(text), "attack", "test.toml", {"payloads": {"p": "print(1)\n"}, "preludes": {"q": "b = 2\n"}})
+    return cases.parse(
+        tomllib.loads(text), "attack", "test.toml", {"payloads": {"p": "print(1)\n"}, "preludes": {"q": "b = 2\n"}}
+    )
 
 
 def test_a_case_may_have_steps_and_a_payload() -> None:

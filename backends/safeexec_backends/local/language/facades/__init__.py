@@ -8,9 +8,9 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from safeexec_backends.import_rule import nearest
 from safeexec_backends.local.language.denied import DENIED_TYPES
 from safeexec_backends.local.language.identity import AttributeRefused, ModuleRefused, WriteRefused, as_facade
-from safeexec_backends.nearest import nearest
 
 from .hints import HINTS
 from .own import OwnModules
