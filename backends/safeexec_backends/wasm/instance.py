@@ -316,6 +316,10 @@ class WasmGuest(Guest):
 
     # From any thread
 
+    def runs_elsewhere(self) -> bool:
+        """Whether another thread is at work in it."""
+        return self._running.locked() and self._thread != threading.get_ident()
+
     def send(self, frame: Frame) -> None:
         if self._host.killed:
             raise GuestDied("crash", "the guest was killed")
