@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ def _logging(language: RestrictedLanguage) -> Exports:
 
     class StreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
         def __init__(self, stream: Any = None) -> None:
-            super().__init__(sys.stderr if stream is None else stream)
+            super().__init__(language.streams.shown("stderr") if stream is None else stream)
             self.setFormatter(Formatter())
 
     class FileHandler(StreamHandler):
