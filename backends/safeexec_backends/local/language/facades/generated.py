@@ -59,12 +59,12 @@ def _librarys(o: Any) -> bool:
 
 def _install() -> None:
     module: Any = dataclasses
-    if vars(module).get("exec") is _exec:
+    module.exec = _exec
+    if hasattr(module._dataclass_getstate, "guarded"):
         return
     from safeexec_backends.local.language.guards import Guards
 
     guards = Guards()
-    module.exec = _exec
     getstate, setstate = module._dataclass_getstate, module._dataclass_setstate
 
     def _dataclass_getstate(self: Any) -> Any:
@@ -79,6 +79,7 @@ def _install() -> None:
         for f, value in zip(dataclasses.fields(self), state, strict=False):
             guards.set_natively(self, exact_name(f.name), value)
 
+    _dataclass_getstate.guarded = True  # type: ignore[attr-defined]
     module._dataclass_getstate, module._dataclass_setstate = _dataclass_getstate, _dataclass_setstate
     replace = getattr(module, "_replace", None)  # from 3.13 on a method of every dataclass
     if replace is not None:
