@@ -13,7 +13,7 @@ from typing import Any
 from .denied import is_denied
 from .facades.kinds import by_identity
 from .guards import Guards
-from .identity import WriteRefused, exact_name, is_guest_class
+from .identity import exact_name, is_guest_class
 
 _guards = Guards()
 
@@ -22,7 +22,6 @@ def install() -> None:
     """Put them in; `patches` does, once."""
     _no_dictionaries_by_wrappers()
     _no_writes_by_aliases()
-    _no_writes_by_adapters()
     _no_questions_about_bases()
     by_identity()
     _no_streams_of_threads()
@@ -71,21 +70,6 @@ def _no_writes_by_aliases() -> None:
         original(self, name, value)
 
     kind.__setattr__ = __setattr__
-
-
-def _no_writes_by_adapters() -> None:
-    """The manager of a logger's adapter is set on whatever it adapts."""
-    import logging
-
-    adapter: Any = logging.LoggerAdapter
-    original = adapter.manager
-
-    def set_manager(self: Any, value: Any) -> None:
-        if not isinstance(self.logger, logging.Logger | logging.LoggerAdapter):
-            raise WriteRefused("an adapter's manager is its logger's")
-        original.fset(self, value)
-
-    adapter.manager = property(original.fget, set_manager)
 
 
 def _no_questions_about_bases() -> None:
