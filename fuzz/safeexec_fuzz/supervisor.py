@@ -221,6 +221,9 @@ class Lane:
         own, limits = os.getpid(), self.limits
         baseline = processes.memory(processes.descendants(own))
         peak_at = 0.0
+        # Of all lanes' processes: what another one has mapped is not held elsewhere.
+        elsewhere = processes.MemoryOfNoProcess(os.getppid())
+        resting: tuple[float, float, float] | None = None
         data = case.data()
         for step in data["steps"]:
             step["code"] = world.fill(step["code"], host.process.pid)
@@ -248,8 +251,9 @@ class Lane:
             if now >= peak_at or (message is not None and message.get("t") == "end"):
                 peak_at = now + 0.05
                 saw.memory = max(saw.memory, processes.memory(processes.descendants(own)) - baseline)
+                saw.elsewhere = max(saw.elsewhere, elsewhere.grown())
             world.listeners.look(own)
-            if saw.memory > limits["memory"] + limits["memory_slack"]:
+            if max(saw.memory, saw.elsewhere) > limits["memory"] + limits["memory_slack"]:
                 saw.killed = "memory"
                 break
             if os.fstat(host.log.fileno()).st_size > _MAX_LOG:
@@ -280,6 +284,11 @@ class Lane:
                 deadline = (
                     now + limits["settle"] + case.linger + (4 * limits["benign_time"] if case.kind == "benign" else 0)
                 )
+            elif kind == "rest" and expected == "begin" and case.linger:
+                resting, expected = (now, *processes.processor(processes.descendants(own))), "rested"
+            elif kind == "rested" and expected == "rested" and resting is not None:
+                ran, waited = processes.processor(processes.descendants(own))
+                saw.resting, expected = (ran - resting[1], waited - resting[2], now - resting[0]), "begin"
             elif kind == "done" and expected == "begin":
                 host.send({"nonce": nonce})
                 expected, deadline = "report", now + limits["settle"]

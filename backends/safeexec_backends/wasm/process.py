@@ -112,7 +112,10 @@ class WorkerProcess:
 
     def _ended(self, timeout: float) -> bool:
         watched = self._pidfd if self._pidfd >= 0 else self._status
-        return bool(select.select([watched], [], [], timeout)[0])
+        # Not select(), which takes no descriptor from 1024 on: a host with a thousand connections would get no session any more.
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def rests(self, guest: WorkerGuest) -> None:
         """A session's request was answered. If it still runs in some seconds it is ended: it forged the answer, to go on where no clock runs."""

@@ -98,8 +98,11 @@ class WorkerSession:
             self._past.moves(host, self._known, self._changes)
         self._started = time.thread_time()
         self._runs_since = time.monotonic()
-        if host.instance.call(STEP, host.receive()):
-            raise abi.Trap("the guest program ended without an answer")
+        try:
+            if host.instance.call(STEP, host.receive()):
+                raise abi.Trap("the guest program ended without an answer")
+        finally:
+            host.rest()
         self._runs_since = math.inf
         self._over = self._last
 

@@ -109,7 +109,9 @@ class Host:
             for session in sessions.values():
                 session.close()
             if case["linger"]:
+                self.send({"t": "rest"})
                 time.sleep(case["linger"])
+                self.send({"t": "rested"})
             fresh = self._probe(target, self._bench(), probes)
             poison = same + ["a fresh session: " + code for code in fresh]
             broken = ""

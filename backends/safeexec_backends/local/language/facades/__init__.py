@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from safeexec_backends.import_rule import nearest
 from safeexec_backends.local.language.denied import deny_type
 from safeexec_backends.local.language.identity import (
     AttributeRefused,
@@ -17,7 +18,6 @@ from safeexec_backends.local.language.identity import (
     exact_name,
 )
 from safeexec_backends.local.language.names import NEVER_BOUND, NOT_GLOBAL
-from safeexec_backends.nearest import nearest
 
 from .hints import HINTS
 from .own import OwnModules
