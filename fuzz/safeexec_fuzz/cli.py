@@ -127,7 +127,9 @@ def audit(
             try:
                 Path(name).write_text(text(), encoding="utf-8")
             except OSError as error:
-                raise exits.Failure(f"{name} could not be written: {error.strerror}; what was found stands above") from error
+                raise exits.Failure(
+                    f"{name} could not be written: {error.strerror}; what was found stands above"
+                ) from error
     if fail_on == "escape" and any(t["escaped"] for name, t in data["targets"].items() if name != "weak"):
         return exits.GUEST
     if any(t["error"] for t in data["targets"].values()):

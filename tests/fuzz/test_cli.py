@@ -119,7 +119,11 @@ def test_a_target_that_runs_nothing_is_broken_and_contains_nothing(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("/proc/nowhere/a.json", "no directory /proc/nowhere"), ("/proc", "it is a directory"), ("no/such/a.html", "no directory no/such")],
+    [
+        ("/proc/nowhere/a.json", "no directory /proc/nowhere"),
+        ("/proc", "it is a directory"),
+        ("no/such/a.html", "no directory no/such"),
+    ],
 )
 def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(name: str, said: str) -> None:
     done = audit("--target", "weak", *FEW, "--html" if name.endswith("html") else "--json", name)

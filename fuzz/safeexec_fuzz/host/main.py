@@ -32,7 +32,8 @@ def _why(error: BaseException) -> str:
     own = [
         entry
         for entry in traceback.extract_tb(error.__traceback__)
-        if not entry.filename.startswith((_HERE, "<frozen")) and os.path.basename(os.path.dirname(entry.filename)) != "importlib"
+        if not entry.filename.startswith((_HERE, "<frozen"))
+        and os.path.basename(os.path.dirname(entry.filename)) != "importlib"
     ]
     lines = traceback.format_exception_only(type(error), error)
     if own:
