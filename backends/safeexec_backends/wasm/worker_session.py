@@ -72,9 +72,7 @@ class WorkerSession:
             with self._serving:
                 host = self._host
                 if host is None:
-                    if (
-                        self._ended
-                    ):  # one that goes back to its past had its instance freed before its hang-up was heard
+                    if self._ended:  # it goes back to its past, which freed its instance before its hang-up was heard
                         return False
                     host = self._make()
                 try:

@@ -196,14 +196,15 @@ class RestrictedLanguage:
             raise RuntimeError(f"{what}() must be called by the program itself")
         return frame
 
-    def run(self, code: types.CodeType, space: dict[str, Any], names: Any = None) -> Any:
-        """``eval(code, space, names)`` for a namespace that a facade made, of which only what is called by an exact str is taken.
+    def own_space(self, names: dict[Any, Any]) -> dict[str, Any]:
+        """A namespace with what `names` calls by an exact str.
 
-        Another key could pass for ``__builtins__`` at one look and not at the next, and CPython would put in those of whoever calls: these are
-        the program's.
+        Another key could pass for ``__builtins__`` at one look and not at the next, and CPython would put in those of whoever calls.
         """
-        for key in [k for k in space if type(k) is not str]:
-            del space[key]
+        return {**{k: v for k, v in names.items() if type(k) is str}, "__builtins__": self.builtins}
+
+    def run(self, code: types.CodeType, space: dict[str, Any], names: Any = None) -> Any:
+        """``eval(code, space, names)`` with the program's builtins, for a namespace of :meth:`own_space`'s kind."""
         space["__builtins__"] = self.builtins
         return run_with(self.builtins, eval, code, space, space if names is None else names)
 

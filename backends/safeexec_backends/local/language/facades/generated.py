@@ -1,7 +1,8 @@
 """The methods that ``dataclasses`` writes, as code of the program whose class they are for.
 
 As the library compiles them they read and set attributes of whatever they are called with: ``A.__init__(json.JSONEncoder, …)`` would change the
-library, ``A.__eq__`` of a class with a field called ``_loop`` would show an event loop. So their source goes through the program's language.
+library, ``A.__eq__`` of a class with a field called ``_loop`` would show an event loop. So they look at what they are called with, and do for
+anything but the program's plain objects what the program's own code would do: their source goes through its language then.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import builtins
 import contextlib
 import dataclasses
+import functools
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import (
@@ -18,7 +21,9 @@ from safeexec_backends.local.language.identity import (
     class_dict,
     class_mro,
     exact_name,
+    is_facade,
     is_guest_class,
+    is_plain,
 )
 
 if TYPE_CHECKING:
@@ -39,12 +44,64 @@ def methods_of(language: RestrictedLanguage) -> Iterator[None]:
         _now.language = before
 
 
+_FIT: dict[int, type] = {}
+"""Classes of the program of whose instances all may be read and set, by id."""
+
+
+def _is_fit(kind: type) -> bool:
+    if is_plain(kind) and not is_facade(kind):  # object.__setattr__ does not ask a facade
+        _FIT[id(kind)] = kind
+        return True
+    return False
+
+
 def _exec(text: str, space: dict[str, Any], names: dict[str, Any]) -> None:
+    """Run what `dataclasses` wrote. For instances of plain classes the methods do it directly, after one look; for all else through the language."""
     language: RestrictedLanguage | None = getattr(_now, "language", None)
     if language is None:  # of a library
         builtins.exec(text, space, names)
         return
-    language.run(language.compile_one(text, "<string>", "exec"), {"__name__": MAIN}, names)
+    guard = functools.partial(_guarded, language, text)
+    known = {"__safeexec_id__": id, "__safeexec_type__": type, "__safeexec_fit__": _FIT, "__safeexec_is_fit__": _is_fit,
+             "__safeexec_guard__": guard, "__safeexec_given__": locals, "__name__": MAIN}  # fmt: skip
+    builtins.exec(_looking_first(text), known, names)
+
+
+def _looking_first(text: str) -> str:
+    """`text` with a look at the objects at the beginning of each method. No field has a name with double underscores around it."""
+    first, *lines = text.split("\n")
+    made = [first, " __safeexec_guarded__=__safeexec_guard__(__safeexec_given__())"]
+    for line in lines:
+        made.append(line)
+        method = _METHOD(line)
+        if method is None:
+            continue
+        name, listed = method.groups()
+        parameters = [part.partition(":")[0].partition("=")[0].strip() for part in listed.split(",")]
+        positional, _, named = ",".join(parameters).partition("*,")
+        looks = [_LOOK.format(p) for p in (parameters[:2] if parameters[1:] == ["other"] else parameters[:1])]
+        passed = [positional.strip(",")] + [f"{p}={p}" for p in named.split(",") if p]
+        made.append(f"  if {' or '.join(looks)}: return __safeexec_guarded__({name!r})({','.join(passed)})")
+    return "\n".join(made)
+
+
+_METHOD = re.compile(r" def (__\w+__)\((.*)\)(?:->\w+)?:$").match
+_LOOK = "(__safeexec_id__(__safeexec_type__({0})) not in __safeexec_fit__ and not __safeexec_is_fit__(__safeexec_type__({0})))"
+
+
+def _guarded(language: RestrictedLanguage, text: str, given: dict[str, Any]) -> Callable[[str], Any]:
+    """The same methods in the program's language, made when one is wanted."""
+    made: dict[str, Any] = {}
+
+    def find(name: str) -> Any:
+        if not made:
+            names: dict[str, Any] = {}
+            language.run(language.compile_one(text, "<string>", "exec"), {"__name__": MAIN}, names)
+            found = names["__create_fn__"](**given)
+            made.update({f.__name__: f for f in (found if type(found) is tuple else (found,))})
+        return made[name]
+
+    return find
 
 
 def _librarys(o: Any) -> bool:
@@ -59,12 +116,12 @@ def _librarys(o: Any) -> bool:
 
 def _install() -> None:
     module: Any = dataclasses
-    if vars(module).get("exec") is _exec:
+    module.exec = _exec
+    if hasattr(module._dataclass_getstate, "guarded"):
         return
     from safeexec_backends.local.language.guards import Guards
 
     guards = Guards()
-    module.exec = _exec
     getstate, setstate = module._dataclass_getstate, module._dataclass_setstate
 
     def _dataclass_getstate(self: Any) -> Any:
@@ -79,6 +136,7 @@ def _install() -> None:
         for f, value in zip(dataclasses.fields(self), state, strict=False):
             guards.set_natively(self, exact_name(f.name), value)
 
+    _dataclass_getstate.guarded = True  # type: ignore[attr-defined]
     module._dataclass_getstate, module._dataclass_setstate = _dataclass_getstate, _dataclass_setstate
     replace = getattr(module, "_replace", None)  # from 3.13 on a method of every dataclass
     if replace is not None:
