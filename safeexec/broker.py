@@ -291,9 +291,8 @@ class Broker:
             try:
                 header["v"] = encoder.encode(value)
                 blobs = encoder.blobs
-            except (
-                BaseException
-            ) as trouble:  # the value is asked for its class and its parts, and may answer with anything
+            # The value is asked for its class and its parts, and may answer with anything.
+            except BaseException as trouble:
                 text = _message(trouble)
                 if isinstance(trouble, wire.NotPlain):
                     text = f"{call.tool.name}() returned {text}"
@@ -332,9 +331,7 @@ class Broker:
             if now >= call.deadline:
                 limit = self._limit(call)
                 error = TimeoutError(f"{call.tool.name}() took longer than {limit:g} s (Limits.tool_time)")
-                threads.start(
-                    partial(self._abandon, call, error)
-                )  # tried again at the next tick where there is no thread
+                threads.start(partial(self._abandon, call, error))  # where there is no thread, again at the next tick
                 call.deadline = float("inf")
 
     def _abandon(self, call: Call, error: BaseException) -> None:

@@ -212,6 +212,7 @@ class WasmGuest(Guest):
                     raise self._dead from error
                 raise
             finally:
+                self._host.rest()
                 self._on_frame = _nobody
                 self._thread = 0
                 self._host.empty()
