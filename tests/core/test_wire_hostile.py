@@ -285,7 +285,7 @@ def test_crafted_input_costs_no_more_than_honest_input(name: str, reckless: None
 def test_fractions_that_are_sent_can_be_read() -> None:
     """Whatever the encoder lets through the decoder takes, up to the largest; what takes too long to reduce is refused where it is sent."""
     largest = Fraction(int(random_digits(1), 16), int(random_digits(2), 16))
-    many = [Fraction(n, n + 1) for n in range(1, 50_000)]
+    many = [Fraction(n, n + 1) for n in range(1, 5_000)]
     for value in (largest, many, [Fraction(3**1000, 7**n) for n in range(400, 900)]):
         encoder = wire.Encoder(strict=True)
         node = encoder.encode(value)
@@ -423,7 +423,6 @@ def test_what_is_in_strings_is_not_counted_wherever_the_text_is_cut(value: objec
                 wire.check_json(raw, nodes, depth - 1)
 
 
-@settings(max_examples=300)
 @given(st.recursive(st.sampled_from([1, "[", '{"]', ""]), lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text("[]{}\"\\", max_size=3), v, max_size=4), max_leaves=60), st.integers(1, 12))  # fmt: skip
 def test_depth_is_counted_as_it_is(value: Any, most: int) -> None:
     def depth(item: Any) -> int:

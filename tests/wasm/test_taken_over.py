@@ -10,12 +10,17 @@ import pytest
 
 from safeexec import Executor, Policy, wire
 from safeexec.backend import GuestDied
-from safeexec_backends.wasm import WasmBackend, worker_channel
+from safeexec_backends.wasm import WasmBackend, process, worker_channel
 from safeexec_backends.wasm.agreed import PIECE
 from safeexec_backends.wasm.process import Line, WorkerProcess
 from safeexec_backends.wasm.worker_guest import WorkerGuest
 
 from .deaths import guest_of
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_NEWS", 0.05)  # it lives, and nobody has to wait for news of its end
 
 
 @pytest.fixture(scope="module")
