@@ -151,6 +151,14 @@ def fit():
     time.thread_time, time.thread_time_ns = time.process_time, time.process_time_ns
 
 
+def collect(*_):
+    """The host says that the memory grew (host.py, grown). What is left is not looked at again before the next time."""
+    if gc.isenabled():
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+
+
 def zone_data(original):
     """Pyodide's error for an unknown zone tells to load a package by means of JavaScript."""
 
@@ -182,6 +190,11 @@ DISTRIBUTIONS = {
 
 
 reserve = [b"", b""]  # until the image is finished
+
+
+def listen():
+    """Collect garbage when the host says so."""
+    signal.signal(signal.SIGSTKFLT, collect)
 
 
 def set_aside():

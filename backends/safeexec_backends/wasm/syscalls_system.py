@@ -193,6 +193,7 @@ def resize_heap(host: Host, wanted: int) -> int:
     # A little more than asked for: programs that grow in small steps would come back for every one of them.
     for pages in (min(host.max_pages, max(need, now + now // 20)), need):
         if host.memory.grow(pages - now):
+            host.grown(now * PAGE)
             return 1
     return 0
 

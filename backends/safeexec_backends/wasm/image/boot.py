@@ -60,6 +60,9 @@ class _Still(Host):
                 # What differs from machine to machine, the zone database, is numbered last.
                 pending += [child for name, child in sorted(node.entries.items(), key=lambda i: (i[0] != "usr", i[0]))]
 
+    def grown(self, _before: int) -> None:
+        """Nobody listens yet, and the word would be frozen with the image."""
+
 
 class Interpreter:
     """A CPython in an instance, driven through its C API."""

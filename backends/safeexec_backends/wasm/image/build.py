@@ -50,6 +50,7 @@ _FINISH: Final = """
 safeexec_runtime.warm()
 safeexec_runtime.begin()
 gc.collect()
+safeexec_runtime.listen()
 safeexec_runtime.immortalise()
 safeexec_runtime.set_aside()
 gc.collect()
