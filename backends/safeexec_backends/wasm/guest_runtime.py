@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 import _safeexec_device as device  # type: ignore[import-not-found]
 import safeexec_guest  # type: ignore[import-not-found]
 import safeexec_hashing  # type: ignore[import-not-found]
+import safeexec_system  # type: ignore[import-not-found]
 import safeexec_wire as wire  # type: ignore[import-not-found]
 
 
@@ -144,8 +145,7 @@ def fit():
     zoneinfo._common.load_tzdata = zone_data(zoneinfo._common.load_tzdata)
     signal.signal(signal.SIGINT, guest.on_interrupt)
     safeexec_hashing.complete()
-    # Of the one thread that there is.
-    time.thread_time, time.thread_time_ns = time.process_time, time.process_time_ns
+    safeexec_system.complete()
 
 
 def zone_data(original):
@@ -220,6 +220,8 @@ class Guest(safeexec_guest.Guest):
         """What a session has beyond that for which `begin` has set everything up."""
         self._limits.update(header.get("limits", {}))
         os.environ.update(header.get("env", {}))
+        if "TZ" in header.get("env", {}):
+            time.tzset()
         self._add_tools(header.get("tools", ()))
         if "network" in header:
             self._network = self._start_network(header["network"], blobs)

@@ -8,7 +8,7 @@ from . import errno as e
 from .abi import MASK32, PAGE
 from .errno import Errno
 from .fs import O_APPEND, Open
-from .fs_nodes import Device, Directory, File
+from .fs_nodes import Device, Directory, File, Node
 from .host import Host
 from .syscalls import open_at, s32, syscall, wasi
 
@@ -114,8 +114,14 @@ def fd_write(host: Host, descriptor: int, array: int, count: int, result: int) -
     _write_all(host, descriptor, array, count, None, result)
 
 
+def _is_stream(node: Node) -> bool:
+    # The other devices have a place that is always 0, as on Linux: whoever opens os.devnull to append looks for its end.
+    return isinstance(node, Device) and node.name.startswith("std")
+
+
 def _seekable(host: Host, descriptor: int, position: int) -> int:
-    if not isinstance(open_at(host, descriptor).node, File):
+    node = open_at(host, descriptor).node
+    if _is_stream(node) or isinstance(node, Directory):
         raise Errno(e.ESPIPE)
     if position < 0:
         raise Errno(e.EINVAL)
@@ -136,8 +142,11 @@ def fd_pwrite(host: Host, descriptor: int, array: int, count: int, position: int
 def fd_seek(host: Host, descriptor: int, offset: int, whence: int, result: int) -> None:
     file = open_at(host, descriptor)
     node = file.node
-    if isinstance(node, Device):
+    if _is_stream(node):
         raise Errno(e.ESPIPE)
+    if isinstance(node, Device):
+        host.memory.set_u64(result, 0)
+        return
     if whence > 2:
         raise Errno(e.EINVAL)
     start = (0, file.position, len(node.data) if isinstance(node, File) else 0)[whence]
