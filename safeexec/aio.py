@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +19,7 @@ from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.policy import Policy
 from safeexec.result import FileInfo, Result
 from safeexec.session import Session
-from safeexec.step import OnOutput, Output
+from safeexec.step import OnOutput, Output, Step
 from safeexec.tools import Tools
 
 if TYPE_CHECKING:
@@ -66,6 +67,38 @@ async def _in_thread(work: Callable[[], T], on_cancel: Callable[[], object] | No
         future.exception()  # taken note of: the cancellation is what the caller hears about
         raise cancelled
     return future.result()
+
+
+class _Turn:
+    """One awaited step. It may be cancelled before the thread that is to run it has come to it, and when the session runs another already."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._step: Step | None = None
+        self._cancelled = False
+
+    def begins(self, step: Step) -> None:
+        """In the thread that runs it, before anything is sent. Raises CancelledError if nobody waits for it any more."""
+        with self._lock:
+            self._step = step
+            if self._cancelled:
+                raise asyncio.CancelledError
+
+    def cancel(self) -> None:
+        """On the event loop."""
+        with self._lock:
+            self._cancelled = True
+            step = self._step
+        if step is not None:
+            _interrupt(step)
+
+
+def _interrupt(step: Step) -> None:
+    # In a thread: a guest that does not read, or a worker that takes no orders, would hold up the loop and everything else on it.
+    try:
+        threads.start(step.interrupt)
+    except RuntimeError:  # there is none to be had
+        step.interrupt()
 
 
 class AsyncVariables:
@@ -163,7 +196,8 @@ class AsyncSession:
             def relay(piece: Output) -> None:
                 loop.call_soon_threadsafe(callback, piece)
 
-        return await _in_thread(lambda: self._session.run(code, on_output=relay), self._session.interrupt)
+        turn = _Turn()
+        return await _in_thread(lambda: self._session._run(code, relay, turn.begins), turn.cancel)
 
     async def add_tools(self, tools: Tools) -> None:
         """Make more host tools callable."""
@@ -175,7 +209,9 @@ class AsyncSession:
 
     def interrupt(self) -> None:
         """Stop the running step, if any. Does not wait."""
-        self._session.interrupt()
+        step = self._session._step
+        if step is not None:
+            _interrupt(step)
 
     def kill(self) -> None:
         """End the session at once. Does not wait."""
@@ -220,15 +256,19 @@ class AsyncExecutor:
     def __init__(
         self, sandbox: str | Backend = DEFAULT_SANDBOX, *, policy: Policy | None = None, **backend_options: Any
     ) -> None:
-        self._make = lambda: Executor(sandbox, policy=policy, **backend_options)
+        self._make: Callable[[], Executor] = lambda: Executor(sandbox, policy=policy, **backend_options)
         self._executor: Executor | None = None
-        self._lock = asyncio.Lock()
+        # Not asyncio's: whoever sets it up may be cancelled meanwhile, and others may wait on other loops.
+        self._lock = threading.Lock()
+
+    def _set_up(self) -> Executor:
+        with self._lock:
+            if self._executor is None:
+                self._executor = self._make()
+            return self._executor
 
     async def _ready(self) -> Executor:
-        async with self._lock:
-            if self._executor is None:
-                self._executor = await _in_thread(self._make)
-            return self._executor
+        return await _in_thread(self._set_up) if self._executor is None else self._executor
 
     async def __aenter__(self) -> AsyncExecutor:
         await self._ready()

@@ -42,8 +42,13 @@ def shared_loop() -> asyncio.AbstractEventLoop:
     global _loop
     with _loop_lock:
         if _loop is None or _loop.is_closed():
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="safeexec-tools", daemon=True).start()
+            loop = asyncio.new_event_loop()
+            try:
+                threading.Thread(target=loop.run_forever, name="safeexec-tools", daemon=True).start()
+            except RuntimeError:  # no more threads: nobody is to wait for a loop that does not turn
+                loop.close()
+                raise
+            _loop = loop
         return _loop
 
 
@@ -158,7 +163,7 @@ class Broker:
         try:
             positional, named, shown = tool.bind(args, kwargs)
         except Exception as error:  # a validator of the host's own may raise anything: the guest chose the value
-            self._refuse(number, type(error).__name__, _message(error))
+            self._refuse(number, _kind(error), _message(error))
             return None
         size = header["n"]
         if size > self._log_left:  # the log outlives the calls
@@ -212,12 +217,13 @@ class Broker:
             return
         try:
             value = call.context.run(call.tool.call, *call.positional, **call.named)
+            waits = inspect.iscoroutine(value)  # of a plain function or object; asks the value for its class
+            if waits:
+                self._on_loop(call, value)
         except BaseException as error:
             self._settle(call, None, error)
         else:
-            if inspect.iscoroutine(value):  # a plain function or object that returned one
-                self._on_loop(call, value)
-            else:
+            if not waits:
                 self._settle(call, value, None)
         self._next()
 
@@ -242,21 +248,27 @@ class Broker:
 
         def finished(done: Any) -> None:
             # In a thread: a guest that does not read its answers would hold up the event loop, and everything else on it.
-            if done.cancelled():
-                threads.start(partial(self._settle, call, None, TimeoutError("the call was cancelled")))
-                return
-            error = done.exception()
-            threads.start(partial(self._settle, call, None if error else done.result(), error))
+            error = TimeoutError("the call was cancelled") if done.cancelled() else done.exception()
+            settle = partial(self._settle, call, None if error is not None else done.result(), error)
+            try:
+                threads.start(settle)
+            except RuntimeError:  # there is none to be had
+                settle()
 
         future.add_done_callback(finished)
 
     def _next(self) -> None:
-        with self._lock:
-            if self._closed or not self._waiting:
-                self._active -= 1
+        while True:
+            with self._lock:
+                if self._closed or not self._waiting:
+                    self._active -= 1
+                    return
+                call = self._waiting.popleft()
+            try:
+                threads.start(self._started(call))
                 return
-            call = self._waiting.popleft()
-        threads.start(self._started(call))
+            except RuntimeError as error:  # no more threads: it is not to wait for an answer that nobody will give
+                self._settle(call, None, error)
 
     # -- from the thread that ran the tool, or the watchdog --------------------------------------------------------------
 
@@ -265,7 +277,7 @@ class Broker:
         return self._limits.tool_time if own is None else own
 
     def _settle(self, call: Call, value: Any, error: BaseException | None) -> None:
-        ends = isinstance(error, EndStep)
+        ends = issubclass(type(error), EndStep)  # not isinstance(), which asks the object as well
         with self._lock:
             if call.settled:  # abandoned: the late result is dropped
                 return
@@ -279,16 +291,19 @@ class Broker:
             try:
                 header["v"] = encoder.encode(value)
                 blobs = encoder.blobs
-            except Exception as trouble:
-                text = f"{call.tool.name}() returned {trouble}" if isinstance(trouble, wire.NotPlain) else str(trouble)
+            # The value is asked for its class and its parts, and may answer with anything.
+            except BaseException as trouble:
+                text = _message(trouble)
+                if isinstance(trouble, wire.NotPlain):
+                    text = f"{call.tool.name}() returned {text}"
                 error = TypeError(text.replace("cannot be passed", "which is not plain data"))
         failure = None
         if error is not None:
             # Type name and message only: a traceback or a chained exception would carry host paths and host values.
-            kind, message = type(error).__name__, _message(error)
+            kind, message = _kind(error), _message(error)
             failure = f"{kind}: {message}"
             header = {"t": "failure", "id": call.number, "type": kind, "message": message}
-            if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            if issubclass(type(error), (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 header["type"] = "RuntimeError"
             blobs = ()
         if ends:
@@ -314,10 +329,10 @@ class Broker:
         """Abandon calls that ran past their time. Does not block: a guest that does not read must not stop the watchdog."""
         for call in list(self._running.values()):
             if now >= call.deadline:
-                call.deadline = float("inf")
                 limit = self._limit(call)
                 error = TimeoutError(f"{call.tool.name}() took longer than {limit:g} s (Limits.tool_time)")
-                threads.start(partial(self._abandon, call, error))
+                threads.start(partial(self._abandon, call, error))  # where there is no thread, again at the next tick
+                call.deadline = float("inf")
 
     def _abandon(self, call: Call, error: BaseException) -> None:
         cancel = call.cancel
@@ -361,11 +376,16 @@ async def _guarded(coroutine: Any) -> Any:
         raise RuntimeError(f"the tool raised {type(error).__name__}") from error
 
 
+def _kind(error: BaseException) -> str:
+    name: str = type.__dict__["__name__"].__get__(type(error))  # a metaclass may have a property of that name
+    return name
+
+
 def _message(error: BaseException) -> str:
     try:
         # str() of a KeyError is the repr of its key; the guest's own KeyError would put quotes around that once more.
         plain = type(error) is KeyError and len(error.args) == 1 and type(error.args[0]) is str
-        text = error.args[0] if plain else str(error)
-    except Exception:
+        text = error.args[0] if plain else str.__str__(str(error))
+    except BaseException:  # from here it would leave a call unanswered, and its step without an end
         text = "(its message cannot be shown)"
     return text if len(text) <= 20_000 else text[:19_999] + "…"

@@ -7,7 +7,8 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from safeexec import inherited
@@ -123,10 +124,14 @@ class Executor:
 
     def _disown(self) -> None:
         """In a forked child: be closed, and leave everything to the parent, unless it is in this process anyway."""
+        self._lock = threading.Lock()
         if self._backend.survives_fork:
+            for session in list(self._sessions):
+                if session._lock.locked() and session._holder != threading.get_ident():
+                    session._disown()  # the thread that ran it is not in this process
+            self._backend.disown()
             return
         self._closed = self._forked = True
-        self._lock = threading.Lock()
         for session in list(self._sessions):
             session._disown()
         self._backend.disown()
@@ -212,7 +217,19 @@ _inherited: list[Backend] = []
 # -- one-shot runs ----------------------------------------------------------------------------------------------------------
 
 _MAX_SHARED = 4
-_shared: OrderedDict[Any, Executor] = OrderedDict()
+"""Executors kept while nobody uses them."""
+
+
+class _Shared:
+    """An executor of :func:`run`, and how many calls use it: it is made once, and not closed under them."""
+
+    def __init__(self) -> None:
+        self.making = threading.Lock()
+        self.executor: Executor | None = None
+        self.users = 0
+
+
+_shared: OrderedDict[Any, _Shared] = OrderedDict()
 _shared_lock = threading.Lock()
 
 
@@ -231,32 +248,44 @@ def run(
     chosen = Policy() if policy is None else policy
     if limits is not None:
         chosen = chosen.replace(limits=limits)
-    executor = _shared_executor(sandbox, chosen, backend_options)
-    return executor.run(code, tools=tools, variables=variables, policy=chosen, on_output=on_output)
+    with _shared_executor(sandbox, chosen, backend_options) as executor:
+        return executor.run(code, tools=tools, variables=variables, policy=chosen, on_output=on_output)
 
 
-def _shared_executor(sandbox: str, policy: Policy, options: dict[str, Any]) -> Executor:
+@contextmanager
+def _shared_executor(sandbox: str, policy: Policy, options: dict[str, Any]) -> Iterator[Executor]:
     # Only what a sandbox may prepare for is part of the key; limits, files and environment belong to the session.
     prepared = (policy.imports, policy.packages, policy.network, policy.require, policy.rollback)
     key = (sandbox, prepared, tuple(sorted((k, repr(v)) for k, v in options.items())))
     with _shared_lock:
-        executor = _shared.get(key)
-        if executor is not None:
-            _shared.move_to_end(key)
-            return executor
-    executor = Executor(sandbox, policy=policy.replace(files={}, env={}), **options)
+        shared = _shared.setdefault(key, _Shared())
+        _shared.move_to_end(key)
+        shared.users += 1
+    try:
+        with shared.making:
+            if shared.executor is None:
+                shared.executor = Executor(sandbox, policy=policy.replace(files={}, env={}), **options)
+        yield shared.executor
+    finally:
+        for executor in _unused(key, shared):
+            executor.close()
+
+
+def _unused(key: Any, shared: _Shared) -> list[Executor]:
+    """One call less uses `shared`: the executors that are not to be kept any more."""
     with _shared_lock:
-        _shared[key] = executor
-        old = _shared.popitem(last=False)[1] if len(_shared) > _MAX_SHARED else None
-    if old is not None:
-        old.close()
-    return executor
+        shared.users -= 1
+        idle = [k for k, other in _shared.items() if not other.users]
+        gone = [_shared.pop(k) for k in idle[: max(0, len(_shared) - _MAX_SHARED)]]
+        if not shared.users and _shared.get(key) is not shared and shared not in gone:
+            gone.append(shared)  # close_shared() came while it was made
+    return [other.executor for other in gone if other.executor is not None]
 
 
 def close_shared() -> None:
     """Close the executors that :func:`run` keeps. Happens by itself when the process ends."""
     with _shared_lock:
-        executors = list(_shared.values())
+        executors = [shared.executor for shared in _shared.values() if shared.executor is not None]
         _shared.clear()
     for executor in executors:
         executor.close()

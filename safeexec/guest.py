@@ -83,6 +83,8 @@ class Python:
         module = types.ModuleType("__main__")
         module.__dict__["__builtins__"] = builtins
         sys.modules["__main__"] = module
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last: a file of the program's does not take a library's place
         setattr(builtins, "print", fast_print)
         setattr(builtins, "input", ask)
         for name in ("exit", "quit"):
@@ -425,7 +427,7 @@ class Guest:
         self._steps = 0
         self._running = False
         self._shield = 0
-        self._interrupted = False
+        self._deferred: Optional[Callable[[], None]] = None
         self._send_lock = threading.RLock()
         self._read_lock = threading.RLock()
         self._pending: Dict[int, _Slot] = {}
@@ -483,16 +485,15 @@ class Guest:
         if not self._running:
             return
         if self._shield:
-            self._interrupted = True
+            self._deferred = self.on_interrupt
         else:
             raise KeyboardInterrupt
 
     def _open_shield(self) -> None:
         self._shield -= 1
-        if self._interrupted and not self._shield:
-            self._interrupted = False
-            if self._running:
-                raise KeyboardInterrupt
+        if self._deferred is not None and not self._shield:
+            deferred, self._deferred = self._deferred, None
+            deferred()
 
     def send(self, header: wire.Header, blobs: Sequence[wire.Blob] = ()) -> None:
         """Send one frame; an interrupt waits until it is out whole."""
@@ -666,7 +667,7 @@ class Guest:
             error = caught
             if isinstance(caught, MemoryError):
                 self._relieve()
-        self._interrupted = False
+        self._deferred = None
         if self._network is not None:
             self._network.reset()
         try:

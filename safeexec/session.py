@@ -155,6 +155,10 @@ class Session:
         `on_output` is called with each piece of output as it arrives, in this thread; what it raises ends the step and is raised here.
         Raises SessionBusy while another step runs, SessionClosed after the end; the guest's own failures are in ``result.error``.
         """
+        return self._run(code, on_output)
+
+    def _run(self, code: str, on_output: OnOutput | None, begins: Callable[[Step], object] | None = None) -> Result:
+        # `begins` hears of the step before anything is sent; what it raises is raised here, and the session is as it was.
         if not isinstance(code, str):
             raise TypeError(f"code must be a string, not {type(code).__name__}")
         try:
@@ -169,6 +173,8 @@ class Session:
         try:
             self._guest.prepare()
             step = Step(self._guest, self.policy.limits, self._tools, on_output, self._loop, self._network)
+            if begins is not None:
+                begins(step)
             header: wire.Header = {"t": "run", "code": code}
             before = self._abandoned
             if before:

@@ -118,7 +118,7 @@ class Step:
     """
 
     # What most steps never change is the class's: a step that computes nothing takes as long as what is set up for it.
-    _over = False
+    _begun = _over = False
     _kill_at = _soften_at = float("inf")
     broker: Broker | None = None
     net: StepNetwork | None = None
@@ -157,6 +157,7 @@ class Step:
         """Run the request to its end. Raises nothing the guest could cause."""
         self._number = header["id"]
         key = id(self)
+        self._begun = True
         watchdog.watch(key, self._check)
         try:
             self._guest.exchange((header, blobs), self._on_frame)
@@ -179,7 +180,10 @@ class Step:
     def interrupt(self) -> None:
         """End the step softly, and for good if it does not obey. From any thread."""
         self.interrupted = True
-        self._soften(monotonic() + INTERRUPT_GRACE)
+        if self._begun:
+            self._soften(monotonic() + INTERRUPT_GRACE)
+        else:  # the guest would take it for one of the step before: at the first tick of the clock
+            self._soften_at = monotonic()
 
     def _ended(self) -> None:
         # A tool ended the step: whoever catches that and goes on is given a moment, for cleaning up, and no more.

@@ -39,6 +39,8 @@ INLINE = 1024
 """Strings longer than this travel as blobs: a blob costs no escaping and cannot hide brackets."""
 MAX_SCALAR = 64 * 1024
 """Digits of a Fraction or Decimal: reducing a fraction is quadratic in them, so a hostile one could stall the reader."""
+MAX_REDUCING = MAX_SCALAR**2
+"""Digits above times digits below, of all Fractions of one value together: hundreds of the largest would stall the reader for a minute."""
 FRAME_OVERHEAD = 64 * 1024
 
 _PREFIX = struct.Struct("<II")
@@ -338,6 +340,7 @@ class Encoder:
         self._reserve = self._most - self._nodes
         self._root: Any = None
         self._strict = strict
+        self._reducing = MAX_REDUCING
         self._path: Dict[int, None] = {}
 
     def encode(self, value: Any) -> Any:
@@ -638,7 +641,12 @@ def _encode_decimal(e: Encoder, v: Any, depth: int) -> Any:
 def _encode_fraction(e: Encoder, v: Any, depth: int) -> Any:
     if max(v.numerator.bit_length(), v.denominator.bit_length()) > 4 * MAX_SCALAR:
         return e._opaque(v, "a fraction of {} bits".format(v.numerator.bit_length() + v.denominator.bit_length()))
-    return {"$": "fraction", "v": ["%x" % v.numerator, "%x" % v.denominator]}
+    parts = ["%x" % v.numerator, "%x" % v.denominator]
+    e._left -= len(parts[0]) + len(parts[1])
+    e._reducing -= len(parts[0]) * len(parts[1])
+    if e._left < 0 or e._reducing < 0:
+        raise TooLarge("the value has too many long fractions")
+    return {"$": "fraction", "v": parts}
 
 
 def _encode_bytes(e: Encoder, v: Any, depth: int) -> Any:
@@ -722,6 +730,7 @@ class Decoder:
         self._nodes = 2**62 if limit is None else 2 * max_nodes(limit) + 1000
         self._blobs: List[Optional[Blob]] = list(blobs)
         self._decimals = False
+        self._reducing = MAX_REDUCING
         self._array = array
         self._image = image
         self._table = table
@@ -897,6 +906,15 @@ def _decode_decimal(d: Decoder, n: Any, depth: int) -> Decimal:
     return Decimal(text)
 
 
+def _decode_fraction(d: Decoder, n: Any, depth: int) -> Fraction:
+    above, below = n["v"]
+    d._spend(0, len(above) + len(below))
+    d._reducing -= len(above) * len(below)
+    if d._reducing < 0:
+        raise TooLarge("fractions that take too long to reduce")
+    return Fraction(_hex(above), _hex(below))
+
+
 def _decode_array(d: Decoder, n: Any, depth: int) -> Any:
     dtype, shape = n["d"], n["s"]
     size = item_size(dtype)
@@ -954,7 +972,7 @@ _BUILD: Dict[str, Callable[[Decoder, Any, int], Any]] = {
     "timedelta": lambda d, n, depth: timedelta(*_ints(n["v"], 3)),
     "timezone": lambda d, n, depth: _zone(n["v"]) or timezone.utc,
     "decimal": _decode_decimal,
-    "fraction": lambda d, n, depth: Fraction(_hex(n["v"][0]), _hex(n["v"][1])),
+    "fraction": _decode_fraction,
     "uuid": _decode_uuid,
     "array": _decode_array,
     "image": _decode_image,

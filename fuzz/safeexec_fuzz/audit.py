@@ -189,7 +189,7 @@ def plain(case: Case) -> dict[str, Any]:
     }
 
 
-_DOUBTFUL = {"time", "memory", "left"}
+_DOUBTFUL = {"time", "memory", "left", "late"}
 """Effects that a busy machine can feign: an escape by these alone is run once more, by itself, and must show again."""
 
 

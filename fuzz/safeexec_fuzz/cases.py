@@ -2,7 +2,8 @@
 
 A file of the corpus is one category. Its top level has ``category``; each ``[[case]]`` has ``id``, ``mechanism``, the steps as ``code`` or as
 ``[[case.step]]``, and for attacks ``effect`` (what proves the escape; one of ``EFFECTS``), ``reference`` and ``needs``. ``payload`` names a text
-of ``[payloads]`` in ``payloads.toml`` that is put behind the code, so that one route can be written without saying again what to do at its end.
+of ``[payloads]`` in ``payloads.toml`` that is put behind the code, so that one route can be written without saying again what to do at its end;
+``prelude`` one of ``[preludes]`` that is put before it.
 """
 
 from __future__ import annotations
@@ -91,13 +92,13 @@ class Case:
 def load(kinds: Iterable[str] = KINDS) -> list[Case]:
     """The corpus that comes with the package, by category and id. Raises CorpusError."""
     root = files(__package__) / "corpus"
-    payloads = _table(root / "payloads.toml").get("payloads", {})
+    shared = _table(root / "payloads.toml")
     found: list[Case] = []
     for kind in kinds:
         folder = root / {"attack": "attacks", "benign": "benign", "finding": "findings"}[kind]
         for file in sorted(folder.iterdir(), key=lambda f: f.name):
             if file.name.endswith(".toml"):
-                found += parse(_table(file), kind, file.name, payloads)
+                found += parse(_table(file), kind, file.name, shared)
     ids = [case.id for case in found]
     twice = sorted({i for i in ids if ids.count(i) > 1})
     if twice:
@@ -112,21 +113,21 @@ def _table(file: Traversable) -> dict[str, Any]:
         raise CorpusError(f"{file.name}: {error}") from error
 
 
-def parse(table: dict[str, Any], kind: str, name: str, payloads: dict[str, str]) -> list[Case]:
-    """The cases of one file's table. Raises CorpusError."""
+def parse(table: dict[str, Any], kind: str, name: str, shared: dict[str, dict[str, str]]) -> list[Case]:
+    """The cases of one file's table; `shared` holds the texts that cases name. Raises CorpusError."""
     category = table.get("category")
     if not isinstance(category, str):
         raise CorpusError(f"{name}: no category")
-    return [_case(item, category, kind, f"{name}: case {item.get('id', '?')}", payloads) for item in table["case"]]
+    return [_case(item, category, kind, f"{name}: case {item.get('id', '?')}", shared) for item in table["case"]]
 
 
 _FIELDS = {
-    "id", "mechanism", "code", "step", "effect", "reference", "needs", "linger", "alone", "payload", "stdout", "value", "error",
+    "id", "mechanism", "code", "step", "effect", "reference", "needs", "linger", "alone", "payload", "prelude", "stdout", "value", "error",
     "category",
 }  # fmt: skip
 
 
-def _case(item: dict[str, Any], category: str, kind: str, where: str, payloads: dict[str, str]) -> Case:
+def _case(item: dict[str, Any], category: str, kind: str, where: str, shared: dict[str, dict[str, str]]) -> Case:
     unknown = set(item) - _FIELDS
     if unknown:
         raise CorpusError(f"{where}: unknown field {', '.join(sorted(unknown))}")
@@ -138,7 +139,11 @@ def _case(item: dict[str, Any], category: str, kind: str, where: str, payloads: 
     steps = [Step(**s) for s in item["step"]] if "step" in item else [Step(item["code"])]
     if "payload" in item:
         last = steps[-1]
-        steps[-1] = Step(last.code.rstrip("\n") + "\n" + payloads[item["payload"]], last.session)
+        steps[-1] = Step(
+            last.code.rstrip("\n") + "\n" + _text(shared, "payloads", item["payload"], where), last.session
+        )
+    if "prelude" in item:
+        steps[0] = Step(_text(shared, "preludes", item["prelude"], where) + steps[0].code, steps[0].session)
     if kind != "benign" and item.get("effect") not in EFFECTS:
         raise CorpusError(f"{where}: effect must be one of {', '.join(EFFECTS)}")
     needs = tuple(item.get("needs", ()))
@@ -163,6 +168,13 @@ def _case(item: dict[str, Any], category: str, kind: str, where: str, payloads: 
         error=item.get("error"),
         digest=digest,
     )
+
+
+def _text(shared: dict[str, dict[str, str]], table: str, name: str, where: str) -> str:
+    try:
+        return shared[table][name]
+    except KeyError:
+        raise CorpusError(f"{where}: there is no {name} among the {table}") from None
 
 
 def select(cases: Sequence[Case], categories: Sequence[str], ids: Sequence[str]) -> list[Case]:

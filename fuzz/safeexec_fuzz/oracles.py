@@ -25,6 +25,10 @@ class Observation:
     """As the supervisor measured them; the last may have been cut short by `killed`."""
     memory: int = 0
     """Bytes that the host and all below it grew by, at most."""
+    elsewhere: int = 0
+    """Bytes that the memory which is no process's grew by, on the whole machine."""
+    resting: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Once every session was closed: seconds that the threads of the host and all below it ran, that they waited for a processor, and that they were watched."""
     left: list[str] = field(default_factory=list)
     """Processes that outlived the host."""
     forged: str = ""
@@ -77,8 +81,13 @@ def judge(case: Case, world: World, seen_: Observation, limits: Mapping[str, Any
     longest = max([*seen_.step_seconds, *(s["seconds"] for s in steps)], default=0.0)
     if seen_.killed == "time" or longest > allowed + limits["grace"]:
         found.append(Effect("time", f"a step ran on for {longest:.1f} s"))
-    if seen_.killed == "memory" or seen_.memory > limits["memory"] + limits["memory_slack"]:
+    most = limits["memory"] + limits["memory_slack"]
+    if seen_.memory > most:
         found.append(Effect("memory", f"{seen_.memory >> 20} MiB more than before"))
+    elif seen_.elsewhere > most:
+        found.append(
+            Effect("memory", f"{seen_.elsewhere >> 20} MiB more than before, in the kernel or in files in memory")
+        )
     if seen_.host_died and not seen_.killed:
         last = seen_.log.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
         found.append(Effect("died", f"{seen_.host_died}: {last}" if last else seen_.host_died))
@@ -90,6 +99,9 @@ def judge(case: Case, world: World, seen_: Observation, limits: Mapping[str, Any
     if seen_.left:
         found.append(Effect("left", "; ".join(seen_.left[:3])))
     found += _calls(report.get("calls", ()), limits)
+    ran, waited, watched = seen_.resting
+    if watched >= 1.0 and ran > 0.1 * watched and ran + waited > 0.9 * watched:
+        found.append(Effect("late", f"something computed all the time, {watched:.1f} s, after the end"))
     if seen_.forged:
         found.append(Effect("forgery", seen_.forged))
     live = sorted({name for step in steps for name in step["live"]})

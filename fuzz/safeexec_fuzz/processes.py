@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import os
 import re
@@ -12,6 +13,10 @@ from collections.abc import Iterable, Iterator
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _HELD = re.compile(rb"Rss(?:Anon|Shmem):\s*(\d+) kB")
+_SHARED = re.compile(rb"RssShmem:\s*(\d+) kB")
+_MACHINE = re.compile(rb"^(\w+):\s*(\d+) kB", re.MULTILINE)
+_FREEING = 1.0
+"""Seconds that the pages of a process which ended may take to be free."""
 bystanders: set[int] = set()
 """Processes that are not part of what is looked at or ended, although they are below."""
 
@@ -61,7 +66,7 @@ def descendants(root: int) -> dict[int, int]:
     return below
 
 
-def memory(pids: Iterable[int]) -> int:
+def memory(pids: Iterable[int], kinds: re.Pattern[bytes] = _HELD) -> int:
     """Bytes of memory that is no file's: the private pages, and those of shared memory, since a guest can fill either."""
     total = 0
     for pid in pids:
@@ -70,8 +75,51 @@ def memory(pids: Iterable[int]) -> int:
                 text = file.read()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        total += sum(int(number) for number in _HELD.findall(text)) << 10
+        total += sum(int(number) for number in kinds.findall(text)) << 10
     return total
+
+
+class MemoryOfNoProcess:
+    """How much the machine's memory grew that no process's figures show: what lies in pipes and sockets, page tables and other objects of the kernel,
+    and files in memory that nothing below `root` has mapped. The kernel does not say whose it is, so this is the whole machine's."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._recent: collections.deque[tuple[float, int, int]] = collections.deque()
+        self._first = self._last = self._held()
+
+    def grown(self) -> int:
+        """Bytes since this was made. What is there for one look only does not count."""
+        before, self._last = self._last, self._held()
+        return min(before, self._last) - self._first
+
+    def _held(self) -> int:
+        with open("/proc/meminfo", "rb") as file:
+            held = {name.decode(): int(number) << 10 for name, number in _MACHINE.findall(file.read())}
+        now = time.monotonic()
+        self._recent.append((now, held["AnonPages"], memory(descendants(self._root), _SHARED)))
+        while self._recent[0][0] < now - _FREEING:
+            self._recent.popleft()
+        # Pages of a process that ends are no longer its own some time before they are free: those it had a moment ago are not taken for the kernel's.
+        own, mapped = max(entry[1] for entry in self._recent), max(entry[2] for entry in self._recent)
+        # Cached holds the pages of shared memory as well; Balloon, where the kernel tells, is what a hypervisor took back.
+        known = ("MemFree", "Buffers", "Cached", "SwapCached", "SReclaimable", "Balloon")
+        kernel = held["MemTotal"] - sum(held.get(name, 0) for name in known) - own
+        return kernel + max(0, held.get("Shmem", 0) - mapped)
+
+
+def processor(pids: Iterable[int]) -> tuple[float, float]:
+    """Seconds that all threads of these ran so far, and seconds that they waited for a processor that others had."""
+    ran = waited = 0
+    for pid in pids:
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
+                    one, other, _ = file.read().split()
+                ran, waited = ran + int(one), waited + int(other)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return ran / 1e9, waited / 1e9
 
 
 def end(pids: Iterable[int]) -> None:

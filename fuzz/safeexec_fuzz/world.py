@@ -113,6 +113,22 @@ def _listing(folder: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+_SHARED_FOLDERS = ("/dev/shm", "/dev/mqueue", tempfile.gettempdir())
+
+
+def _settings(pid: int) -> dict[str, object]:
+    """What others could set of a process; nothing of one that is gone."""
+    try:
+        return {
+            "priority": os.getpriority(os.PRIO_PROCESS, pid),
+            "processors": os.sched_getaffinity(pid),
+            "limits": Path(f"/proc/{pid}/limits").read_bytes(),
+            "score with the out-of-memory killer": Path(f"/proc/{pid}/oom_score_adj").read_bytes(),
+        }
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+
+
 @dataclass
 class World:
     """The surroundings of one case. Made before it starts, closed when it was judged."""
@@ -142,6 +158,9 @@ class World:
         )
         processes.bystanders.add(self.victim.pid)
         self._before = _listing(self.outside)
+        self.shared_name = "safeexec-" + secrets.token_hex(8)
+        self.shared_key = secrets.randbelow(1 << 30) + 1
+        self._settings = _settings(self.victim.pid)
         self.env_name = "SAFEEXEC_AUDIT_SECRET"
 
     def fill(self, code: str, host: int) -> str:
@@ -155,6 +174,8 @@ class World:
             "@UDP@": str(self.listeners.udp.getsockname()[1]),
             "@UNIX@": str(self.folder / "socket"),
             "@ABSTRACT@": self.listeners.abstract_name,
+            "@SHARED@": self.shared_name,
+            "@KEY@": str(self.shared_key),
             "@VICTIM@": str(self.victim.pid),
             "@HOSTPID@": str(host),
             "@PLANT@": self.secrets["cross"],
@@ -165,9 +186,23 @@ class World:
         return code
 
     def outside_changes(self) -> list[str]:
-        """What was made, changed or removed outside."""
+        """What was made, changed or removed outside, in shared memory of the machine too."""
         now = _listing(self.outside)
-        return sorted(name for name in {*now, *self._before} if now.get(name) != self._before.get(name))
+        changed = sorted(name for name in {*now, *self._before} if now.get(name) != self._before.get(name))
+        return changed + [name for name, _ in self._shared()]
+
+    def _shared(self) -> list[tuple[str, str]]:
+        """What exists under the names that only this case's guest was told: how to say it, and how to remove it."""
+        found = [(f"{folder}/{self.shared_name}", "") for folder in _SHARED_FOLDERS]
+        found = [item for item in found if os.path.lexists(item[0])]
+        for table, option in (("shm", "-M"), ("sem", "-S"), ("msg", "-Q")):
+            try:
+                lines = Path(f"/proc/sysvipc/{table}").read_text(encoding="ascii").splitlines()[1:]
+            except FileNotFoundError:
+                continue  # a kernel without them
+            if any(int(line.split()[0]) == self.shared_key for line in lines):
+                found.append((f"System V {table} {self.shared_key}", option))
+        return found
 
     def victim_hurt(self) -> str:
         """What happened to the bystander, or nothing."""
@@ -179,9 +214,20 @@ class World:
                 state = file.read().rpartition(b")")[2].split()[0]
         except FileNotFoundError:
             return "the bystander is gone"
-        return "the bystander was stopped" if state in (b"T", b"t") else ""
+        if state in (b"T", b"t"):
+            return "the bystander was stopped"
+        now = _settings(self.victim.pid)
+        return "; ".join(
+            f"the bystander's {name} changed" for name, was in self._settings.items() if now.get(name) != was
+        )
 
     def close(self) -> None:
+        for name, option in self._shared():
+            # ipcrm is part of util-linux, as what reads these tables is part of the kernel; without it they stay and are named.
+            if not option:
+                processes.remove(name)
+            elif shutil.which("ipcrm"):
+                subprocess.run(["ipcrm", option, str(self.shared_key)], check=False)
         self.listeners.close()
         self.victim.kill()
         self.victim.wait()

@@ -25,6 +25,24 @@ class Fields(Base):
             error = session.run("import fractions").error
             assert error is not None and error.type == "ImportError" and "'fractions'" in error.message
 
+    def test_own_files_are_imported_under_the_same_rule(self) -> None:
+        files = {
+            "helper_of_mine.py": b"import math\ndef area(r):\n    return math.floor(math.pi * r * r)\n",
+            "package_of_mine/__init__.py": b"from . import part\n",
+            "package_of_mine/part.py": b"import math\nfrom helper_of_mine import area\nx = area(math.sqrt(2))\n",
+            "greedy_of_mine.py": b"import fractions\n",
+        }
+        code = "import helper_of_mine\nfrom package_of_mine import part\nhelper_of_mine.area(1), part.x"
+        executor = self.started(imports=("math",), files=files)
+        if executor is not None:
+            with executor, executor.session() as session:
+                assert session.run(code).value == (3, 6)
+                for refused in ("import greedy_of_mine", "import fractions", "from package_of_mine import fractions"):
+                    error = session.run(refused).error
+                    assert error is not None and error.type == "ImportError", (refused, error)
+        with self.make(files=files) as executor:
+            assert executor.run(code).value == (3, 6)
+
     def test_imports_add(self) -> None:
         executor = self.started(imports=(*DEFAULT_IMPORTS, "colorsys"))
         if executor is None:

@@ -252,3 +252,106 @@ def test_session_that_outlives_its_loop_can_be_closed() -> None:
 
     run(later())
     assert made[1].closed
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_cancelling_before_the_step_has_begun_ends_it(turns: int) -> None:
+    async def main() -> None:
+        policy = Policy(limits=Limits(time=None, wall=None))  # nothing else would end it
+        async with AsyncExecutor(PlainBackend(), policy=policy) as executor, executor.session() as session:
+            for _ in range(3):
+                task = asyncio.create_task(session.run("while True:\n    pass"))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                if session.closed:  # one that did not stop at once; this guest cannot go back
+                    break
+                assert (await session.run("1")).value == 1
+
+    run(main())
+
+
+def test_an_interrupt_is_not_sent_by_the_event_loops_thread() -> None:
+    """A guest that reads nothing, or takes no orders, would hold up the loop and all that is on it."""
+    threads: list[int] = []
+
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        peer.send({"t": "out", "s": 1}, b"begun")
+        peer.wait_for_the_end()
+
+    async def main() -> None:
+        backend = ScriptedBackend(behave)
+        async with AsyncExecutor(backend, policy=PATIENT) as executor:
+            for cancel in (True, False):
+                session = await executor.session()
+                backend.guests[-1].interrupt = lambda: threads.append(threading.get_ident())  # type: ignore[method-assign]
+                begun = asyncio.Event()
+                task = asyncio.create_task(session.run("x", on_output=lambda _, e=begun: e.set()))
+                await begun.wait()
+                if cancel:
+                    task.cancel()
+                else:
+                    session.interrupt()
+                await asyncio.gather(task, return_exceptions=True)
+        assert len(threads) == 2 and threading.get_ident() not in threads
+
+    run(main())
+
+
+def test_an_executor_whose_first_user_is_cancelled_is_there_for_the_next() -> None:
+    made: list[Executor] = []
+    go = threading.Event()
+
+    async def main() -> None:
+        async_executor = scripted()
+        make = async_executor._make
+
+        def slowly() -> Executor:
+            assert go.wait(20)
+            made.append(make())
+            return made[-1]
+
+        async_executor._make = slowly
+        first = asyncio.create_task(async_executor.run("1"))
+        await asyncio.sleep(0)
+        first.cancel()
+        second = asyncio.create_task(async_executor.run("2"))
+        await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert (await second).value == "2"
+        await async_executor.close()
+        assert len(made) == 1 and made[0]._closed
+
+    run(main())
+
+
+def test_an_executor_is_set_up_once_for_two_loops() -> None:
+    executor, made, both = scripted(), [], threading.Barrier(2)
+    make, values = executor._make, []
+
+    def slowly() -> Executor:
+        made.append(1)
+        threading.Event().wait(0.1)  # the other loop comes meanwhile
+        return make()
+
+    executor._make = slowly
+
+    def loop(number: int) -> None:
+        both.wait(10)
+
+        async def main() -> None:
+            values.append((await executor.run(str(number))).value)
+
+        asyncio.run(main())
+
+    started = [threading.Thread(target=loop, args=(number,), daemon=True) for number in range(2)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join(20)
+    assert sorted(values) == ["0", "1"] and made == [1]
+    run(executor.close())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import struct
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from time import process_time
 from typing import Any
 
@@ -224,6 +226,11 @@ def hexint(number: int) -> dict[str, str]:
     return {"$": "int", "v": f"{number:x}"}
 
 
+def random_digits(seed: int) -> str:
+    """As many as a fraction may have; those of a pattern are reduced in no time."""
+    return f"{random.Random(seed).getrandbits(4 * wire.MAX_SCALAR) | 1 << (4 * wire.MAX_SCALAR - 1):x}"
+
+
 DEEP = 10**6
 SLOW: dict[str, Any] = {
     "deep lists": body(b'{"v":' + b"[" * DEEP + b"]" * DEEP + b"}"),
@@ -255,6 +262,7 @@ SLOW: dict[str, Any] = {
     "decimals of many digits": long_values("list", [{"$": "decimal", "v": "7" * wire.MAX_SCALAR}] * 100),
     "decimal beyond the cap": long_values("tuple", [{"$": "decimal", "v": "7" * 10**7}]),
     "fractions of many digits": long_values("tuple", [{"$": "fraction", "v": ["3" * 65_000 + "1", "7" * 65_001]}] * 60),
+    "fractions that take long to reduce": long_values("tuple", [{"$": "fraction", "v": [random_digits(1), random_digits(2)]}] * 300),
     "fraction beyond the cap": long_values("tuple", [{"$": "fraction", "v": ["3" * 10**6, "7" * 10**6]}]),
     "number of sixteen million hex digits": lambda: wire.Decoder([b"f" * 2**24]).decode({"$": "int", "i": 0}),
     "number that is almost hex": lambda: wire.Decoder([b"f" * 2**24 + b"g"]).decode({"$": "int", "i": 0}),
@@ -270,6 +278,18 @@ SLOW: dict[str, Any] = {
 def test_crafted_input_costs_no_more_than_honest_input(name: str, reckless: None, honest: float) -> None:
     # What this guards against costs minutes to hours; the bound only has to tell that from a busy machine.
     assert cost(SLOW[name]) < max(3.0, 5 * honest)
+
+
+def test_fractions_that_are_sent_can_be_read() -> None:
+    """Whatever the encoder lets through the decoder takes, up to the largest; what takes too long to reduce is refused where it is sent."""
+    largest = Fraction(int(random_digits(1), 16), int(random_digits(2), 16))
+    many = [Fraction(n, n + 1) for n in range(1, 50_000)]
+    for value in (largest, many, [Fraction(3**1000, 7**n) for n in range(400, 900)]):
+        encoder = wire.Encoder(strict=True)
+        node = encoder.encode(value)
+        assert wire.Decoder(encoder.blobs, limit=2**24).decode(node) == value
+    with pytest.raises(wire.TooLarge):
+        wire.Encoder(strict=True).encode([largest, largest])
 
 
 def test_honest_keys_that_hash_alike_are_accepted() -> None:

@@ -22,5 +22,5 @@ def test_every_attack_is_contained_and_every_ordinary_program_runs(client: Any) 
     assert [
         (v.case.id, v.outcome, v.effects, v.why) for v in outcome.verdicts if v.outcome not in ("contained", "ok")
     ] == []
-    assert outcome.count("attack", "contained") >= 400
+    assert outcome.count("attack", "contained") >= 570
     assert eventually(lambda: reaper.find(client) == [])

@@ -18,7 +18,7 @@ CATEGORIES = {
 
 
 def test_is_as_large_as_it_says() -> None:
-    assert len(ATTACKS) >= 200 and len(BENIGN) >= 100
+    assert len(ATTACKS) >= 580 and len(BENIGN) >= 170
     assert {case.category for case in ATTACKS} == CATEGORIES
 
 
@@ -61,14 +61,16 @@ def test_no_case_names_a_host_beyond_this_machine() -> None:
 def parse(text: str) -> list[cases.Case]:
     import tomllib
 
-    return cases.parse(tomllib.loads(text), "attack", "test.toml", {"p": "print(1)\n"})
+    return cases.parse(
+        tomllib.loads(text), "attack", "test.toml", {"payloads": {"p": "print(1)\n"}, "preludes": {"q": "b = 2\n"}}
+    )
 
 
 def test_a_case_may_have_steps_and_a_payload() -> None:
     (case,) = parse(
-        'category = "c"\n[[case]]\nid = "x"\neffect = "canary"\npayload = "p"\n[[case.step]]\ncode = "a = 1"\nsession = "s"\n'
+        'category = "c"\n[[case]]\nid = "x"\neffect = "canary"\npayload = "p"\nprelude = "q"\n[[case.step]]\ncode = "a = 1"\nsession = "s"\n'
     )
-    assert case.steps == (cases.Step("a = 1\nprint(1)\n", "s"),)
+    assert case.steps == (cases.Step("b = 2\na = 1\nprint(1)\n", "s"),)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,7 @@ def test_a_case_may_have_steps_and_a_payload() -> None:
         ('category = "c"\n[[case]]\nid = "x"\ncode = "1"\neffect = "fame"', "effect"),
         ('category = "c"\n[[case]]\nid = "x"\ncode = "1"\neffect = "canary"\nneeds = ["luck"]', "needs"),
         ('category = "c"\n[[case]]\nid = "x"\ncode = "1"\neffect = "canary"\nnedes = []', "unknown field"),
+        ('category = "c"\n[[case]]\nid = "x"\ncode = "1"\neffect = "canary"\npayload = "z"', "no z among the payloads"),
     ],
 )
 def test_a_wrong_case_is_refused_with_what_is_wrong(text: str, said: str) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+from pathlib import Path
+
 import pytest
 
 from safeexec_fuzz import cases, targets
@@ -53,10 +57,51 @@ def test_harmless_code_has_no_effect(run: Run) -> None:
         ("canary", "import os\nos.write(1, open('@CANARY@', 'rb').read())"),
         ("env", "print(open('/proc/self/environ').read())"),
         ("died", "import os\nos.closerange(3, 200)"),
+        ("marker", "open('/dev/shm/@SHARED@', 'w').close()"),
+        ("marker", "import os\nos.mkdir('/tmp/@SHARED@')"),
+        ("marker", "import ctypes\nctypes.CDLL(None).shmget(@KEY@, ctypes.c_size_t(4096), 0o1666)"),
+        ("process", "import os\nos.setpriority(0, @VICTIM@, 19 - (os.getpriority(0, @VICTIM@) == 19))"),
+        ("process", "import resource\nresource.prlimit(@VICTIM@, resource.RLIMIT_NOFILE, (7, 7))"),
+        ("state", "import os\nos.umask(0)"),
+        ("state", "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.unshare(0x4000000) and libc.unshare(0x14000000)"),
+        ("state", "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))"),
+        ("forgery", "beacon([{'a': [type('Sly', (str,), {})('x')]}])"),
+        ("forgery", "beacon({frozenset(): 1})"),
     ],
 )
 def test_an_effect_is_seen_however_it_is_brought_about(run: Run, effect: str, code: str) -> None:
     assert effect in dict(run(WEAK, attack(code, effect))["made-up"].effects)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os\nfd = os.memfd_create('x')\nfor _ in range(600): os.write(fd, bytes(2**20))\nimport time; time.sleep(0.6)",
+        "import fcntl, os\nends = []\nfor _ in range(450):\n    ends.append(os.pipe())\n    fcntl.fcntl(ends[-1][1], 1031, 2**20)\n"
+        "    os.write(ends[-1][1], bytes(2**20))\nimport time; time.sleep(0.6)",
+    ],
+)
+def test_memory_that_is_no_process_s_is_seen(run: Run, code: str) -> None:
+    if os.getuid() or resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1024:
+        pytest.skip("n/a: an ordinary user may fill only some of the kernel's pipes")
+    effects = dict(run(WEAK, attack(code, "memory"))["made-up"].effects)
+    assert "in the kernel or in files in memory" in effects["memory"]
+
+
+def test_what_computes_after_the_end_is_seen(run: Run) -> None:
+    burning = "import threading\ndef burn():\n    while True: pass\nthreading.Thread(target=burn, daemon=True).start()"
+    assert "late" in dict(run(WEAK, attack(burning, "late", linger=1.1))["made-up"].effects)
+    waiting = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
+    assert run(WEAK, attack(waiting, "late", linger=1.1))["made-up"].effects == ()
+
+
+def test_shared_places_of_a_case_are_emptied_after_it(run: Run) -> None:
+    code = "open('/dev/shm/@SHARED@', 'w').close()\nprint('@SHARED@')\nimport ctypes\nctypes.CDLL(None).shmget(@KEY@, ctypes.c_size_t(9), 0o1666)\nprint(@KEY@)"
+    verdict = run(WEAK, attack(code, "marker"))["made-up"]
+    name, key = verdict.text.split()
+    assert f"/dev/shm/{name}" in dict(verdict.effects)["marker"] and f"shm {key}" in dict(verdict.effects)["marker"]
+    assert not os.path.exists(f"/dev/shm/{name}")
+    assert key not in [line.split()[0] for line in Path("/proc/sysvipc/shm").read_text().splitlines()]
 
 
 def test_tokens_are_fresh_for_every_case(run: Run) -> None:

@@ -13,7 +13,7 @@ TIMED = ("loops", "memory", "parser")
 SAMPLE = [
     case
     for category in sorted({c.category for c in ALL if c.kind != "benign"})
-    for case in [c for c in ALL if c.category == category][:: 12 if category in TIMED else 4]
+    for case in [c for c in ALL if c.category == category][:: 14 if category in TIMED else 5]
 ]
 BENIGN = [c for c in ALL if c.kind == "benign"]
 
@@ -25,7 +25,7 @@ def test_sample_is_contained(name: str) -> None:
     assert {
         v.case.id: (v.outcome, v.effects, v.why) for v in outcome.verdicts if v.outcome not in ("contained", "ok", "na")
     } == {}
-    assert outcome.count("attack", "contained") >= 60
+    assert outcome.count("attack", "contained") >= 95
 
 
 def full(name: str) -> audit.Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -357,3 +358,23 @@ def test_channels_of_sessions_are_made_several_at_a_time(monkeypatch: pytest.Mon
         )
         (worker,) = executor._backend._pool._workers  # type: ignore[attr-defined]
         assert len(worker._ahead) <= AHEAD + 2
+
+
+def test_a_host_with_thousands_of_descriptors_gets_sessions() -> None:
+    """Whatever watches a worker has a number that select() does not take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = []
+    try:
+        held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+        with Executor(WasmBackend(Policy(), workers=1)) as executor, executor.session() as session:
+            assert session.run("x = 7").ok
+            pid = worker_of(session)
+            assert eventually(lambda: session._guest.keeper.get(session._guest) is not None, 20)  # type: ignore[attr-defined]
+            os.kill(pid, signal.SIGKILL)
+            assert gone(pid)
+            assert session.run("x").value == 7
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

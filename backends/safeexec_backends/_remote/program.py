@@ -37,8 +37,8 @@ _REQUIREMENT = re.compile(
 def _packed() -> str:
     folder = Path(__file__).parent
     parts = [guest_source(), _DEFINE]
-    for name in ("lines", "relay"):
-        parts.append(f"_define('safeexec_{name}', {(folder / f'{name}.py').read_text(encoding='utf-8')!r})\n")
+    for path in (folder.parent / "import_rule.py", folder / "lines.py", folder / "relay.py"):
+        parts.append(f"_define('safeexec_{path.stem}', {path.read_text(encoding='utf-8')!r})\n")
     return base64.b64encode(zlib.compress("".join(parts).encode(), 9)).decode()
 
 

@@ -1,6 +1,6 @@
 """The program that runs at the vendor: starts the guest and carries its frames over standard input and output.
 
-Standard library only, CPython 3.9 and later; shipped as text behind ``safeexec.bundle.guest_source()`` and ``lines.py``. The guest is a process of its own, so that code which
+Standard library only, CPython 3.9 and later; shipped as text behind ``safeexec.bundle.guest_source()``, ``import_rule.py`` and ``lines.py``. The guest is a process of its own, so that code which
 closes descriptors, crashes or hangs cannot take the relay with it, and so that its exit status is known whatever the vendor reports.
 """
 
@@ -15,20 +15,11 @@ import threading
 from typing import Any, Deque, Dict, List, Tuple
 
 if "safeexec_lines" in sys.modules:  # shipped as text; another version may be installed in the sandbox
+    import safeexec_import_rule as import_rule  # type: ignore[import-not-found, unused-ignore]
     import safeexec_lines as lines  # type: ignore[import-not-found, unused-ignore]
 else:
+    from safeexec_backends import import_rule
     from safeexec_backends._remote import lines
-
-
-def may_import(name: str, patterns: Tuple[str, ...], wanted: Tuple[str, ...] = ()) -> bool:
-    """Whether the policy's patterns let a program import `name`, and from it what is `wanted`."""
-    if "*" in patterns or name in patterns:
-        return True
-    if any(p.endswith(".*") and (name == p[:-2] or name.startswith(p[:-1])) for p in patterns):
-        return True
-    # Importing urllib is how urllib.parse is reached, not urllib.request.
-    below = any(p.startswith(name + ".") for p in patterns)
-    return below and all(may_import(name + "." + item, patterns) for item in wanted)
 
 
 def language(guest: Any, patterns: Tuple[str, ...]) -> Any:
@@ -38,27 +29,12 @@ def language(guest: Any, patterns: Tuple[str, ...]) -> Any:
         hidden = ("<safeexec",)
 
         def namespace(self) -> Dict[str, Any]:
-            import builtins
-            import types
-
             names: Dict[str, Any] = super().namespace()
-            if "*" in patterns:
-                return names
-            # The step's own built-ins: the libraries it uses import what they like.
-            own = types.ModuleType("builtins", builtins.__doc__)
-            own.__dict__.update(vars(builtins))
-            own.__dict__["__import__"] = self.import_
-            names["__builtins__"] = own
-            return names
+            if "*" not in patterns:
+                import builtins
 
-        @staticmethod
-        def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
-            # An empty list is what PyImport_Import passes: a built-in function's own import, as that of _strptime by datetime.strptime.
-            internal = type(fromlist) is list and not fromlist
-            ruled = not level and not internal and name not in guest.own_modules
-            if ruled and not may_import(name, patterns, tuple(fromlist or ())):
-                raise guest.ImportRefused("import of {!r} is not allowed by the policy".format(name), name=name)
-            return __import__(name, globals, locals, fromlist, level)
+                builtins.__import__ = import_rule.ImportRule(guest, patterns, builtins.__import__)
+            return names
 
     return Rule()
 

@@ -8,26 +8,25 @@ from __future__ import annotations
 import builtins
 import os
 import select
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safeexec import guest, wire
-    from safeexec_backends import nearest
+    from safeexec_backends import import_rule
     from safeexec_backends.docker import channel as channels
     from safeexec_backends.docker import look, stdio
 else:
     try:  # what was shipped comes first: an image may have another version of safeexec installed
         import safeexec_channel as channels
         import safeexec_guest as guest
+        import safeexec_import_rule as import_rule
         import safeexec_look as look
-        import safeexec_nearest as nearest
         import safeexec_stdio as stdio
         import safeexec_wire as wire
     except ImportError:
         from safeexec import guest, wire
-        from safeexec_backends import nearest
+        from safeexec_backends import import_rule
         from safeexec_backends.docker import channel as channels
         from safeexec_backends.docker import look, stdio
 
@@ -72,34 +71,8 @@ class Python(guest.Python):
         """See the base class."""
         namespace = super().namespace()
         if self.imports is not None and "*" not in self.imports:
-            builtins.__import__ = _ruled(builtins.__import__, tuple(self.imports))
+            builtins.__import__ = import_rule.ImportRule(guest, self.imports, builtins.__import__)
         return namespace
-
-
-def _ruled(real: Callable[..., Any], patterns: tuple[str, ...]) -> Callable[..., Any]:
-    def allowed(name: str) -> bool:
-        if name in guest.own_modules:
-            return True
-        for pattern in patterns:
-            if name == pattern:
-                return True
-            if pattern.endswith(".*") and (name == pattern[:-2] or name.startswith(pattern[:-1])):
-                return True
-            if pattern.startswith(name + "."):  # the way to an allowed module leads through its packages
-                return True
-        return False
-
-    def __import__(name: Any, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
-        # Only the session's own code is asked; a library imports what it needs. Code that means to can get around this.
-        # An empty list is what PyImport_Import passes: a built-in function's own import.
-        ours = (sys._getframe(1).f_globals if globals is None else globals).get("__name__") == "__main__"
-        internal = type(fromlist) is list and not fromlist
-        if ours and not internal and level == 0 and isinstance(name, str) and not allowed(name):
-            shown = nearest.nearest(name, patterns)
-            raise guest.ImportRefused(f"Import of {name!r} is not allowed; allowed: {shown}")
-        return real(name, globals, locals, fromlist, level)
-
-    return __import__
 
 
 def main(codes: bytes | None, sockets: Sequence[int], later: dict[str, Any]) -> None:

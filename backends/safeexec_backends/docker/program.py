@@ -80,7 +80,7 @@ def source() -> bytes:
     here = Path(__file__).parent
     files = [here.parent / "_hardening" / f"{name}.py" for name in _SHARED]
     files += [here / f"{name}.py" for name in (*_LATER[len(_SHARED) :], "orders", "channel", "stdio", "look")]
-    files += [here.parent / "nearest.py", here / "inside.py"]
+    files += [here.parent / "import_rule.py", here / "inside.py"]
     own = ((f"safeexec_{path.stem}", path.read_text("utf-8")) for path in files)
     return marshal.dumps((*modules(), *own), 2)
 

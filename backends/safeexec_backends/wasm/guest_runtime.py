@@ -21,8 +21,10 @@ import zoneinfo
 from concurrent.futures import ThreadPoolExecutor
 
 import _safeexec_device as device  # type: ignore[import-not-found]
+import safeexec_alarms  # type: ignore[import-not-found]
 import safeexec_guest  # type: ignore[import-not-found]
 import safeexec_hashing  # type: ignore[import-not-found]
+import safeexec_import_rule  # type: ignore[import-not-found]
 import safeexec_system  # type: ignore[import-not-found]
 import safeexec_wire as wire  # type: ignore[import-not-found]
 
@@ -144,6 +146,7 @@ def fit():
     asyncio.events._BaseDefaultEventLoopPolicy.get_event_loop = get_event_loop
     zoneinfo._common.load_tzdata = zone_data(zoneinfo._common.load_tzdata)
     signal.signal(signal.SIGINT, guest.on_interrupt)
+    safeexec_alarms.complete(guest)
     safeexec_hashing.complete()
     safeexec_system.complete()
 
@@ -168,31 +171,6 @@ def get_event_loop(self):
     if self._local._loop is None:
         self.set_event_loop(self.new_event_loop())
     return self._local._loop
-
-
-class Gate:
-    """`__import__` that keeps the session's own code to the policy's names. A rule, not a wall: the wall is WebAssembly."""
-
-    def __init__(self, namespace, patterns):
-        self.namespace = namespace
-        self.exact = frozenset(p for p in patterns if not p.endswith(".*"))
-        self.packages = tuple(p[:-2] for p in patterns if p.endswith(".*"))
-        self.original = builtins.__import__
-
-    def allows(self, name):
-        if name in safeexec_guest.own_modules:
-            return True
-        return name in self.exact or any(name == p or name.startswith(p + ".") for p in self.packages)
-
-    def __call__(self, name, globals=None, locals=None, fromlist=(), level=0):
-        # A library may call __import__ without its globals; an empty list is what PyImport_Import passes, a built-in function's own import.
-        asking = sys._getframe(1).f_globals if globals is None else globals
-        internal = type(fromlist) is list and not fromlist
-        if level == 0 and not internal and asking.get("__name__") == "__main__" and not self.allows(name):
-            below = [name + "." + item for item in fromlist or ()]
-            if not below or not all(map(self.allows, below)):
-                raise safeexec_guest.ImportRefused(f"import of {name!r} is not allowed", name=name)
-        return self.original(name, globals, locals, fromlist, level)
 
 
 # Of packages whose module is called otherwise; what is written here is asked of a registry.
@@ -227,7 +205,7 @@ class Guest(safeexec_guest.Guest):
             self._network = self._start_network(header["network"], blobs)
         patterns = header.get("imports")
         if patterns is not None:
-            builtins.__import__ = Gate(self._globals(), patterns)
+            builtins.__import__ = safeexec_import_rule.ImportRule(safeexec_guest, patterns, builtins.__import__)
 
     def send(self, header, blobs=()):
         try:
@@ -274,6 +252,7 @@ class Clock:
 
 safeexec_guest.time = Clock
 guest = Guest(channel)
+guest._hidden += (os.path.dirname(safeexec_guest.__file__) + "/",)
 
 
 def handle(frame):

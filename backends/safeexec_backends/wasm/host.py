@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from . import abi
+from .alarms import Alarm
 from .fs import FileSystem
 from .fs_nodes import Directory
 from .fs_tree import Quota
@@ -18,6 +19,7 @@ from .pages import Frozen
 
 SIGNAL_WORD: Final = 64  # see image/helpers.wat
 SIGINT: Final = 2
+SIGALRM: Final = 14
 ENVIRONMENT: Final = {"HOME": "/sandbox", "LANG": "C.UTF-8", "TZ": "UTC"}
 MAX_FRAME: Final = 64 << 20
 _UNREAD: Final = 32 << 20
@@ -75,6 +77,7 @@ class Host(abi.Host):
         self.parts_size = 0
         self.inbox: deque[Sequence[Buffer]] = deque()
         lock = threading.Lock()
+        self._alarm: Alarm | None = None
         self._wake, self._room = threading.Condition(lock), threading.Condition(lock)
         self._unread = 0
         """Bytes in the inbox."""
@@ -126,6 +129,23 @@ class Host(abi.Host):
         """Whether an interrupt waits to be seen by the guest."""
         return self.memory.u32(SIGNAL_WORD) != 0
 
+    def _ring(self, now: float) -> None:
+        """From the watchdog's thread: raise SIGALRM in the guest if it is time, unless an interrupt waits, which must not be lost."""
+        with self._wake:
+            if self._alarm is not None and self._alarm.is_due(now) and self.memory.size and not self.interrupted():
+                self._alarm.went_off(now)
+                self.memory.set_u32(SIGNAL_WORD, SIGALRM)
+                self._notify()
+
+    def rest(self) -> None:
+        """No step runs any more: nothing goes off until the next one says so."""
+        if self._alarm is not None:
+            with self._wake:
+                self._alarm.stop()
+                self._alarm = None
+                if self.memory.size and self.memory.u32(SIGNAL_WORD) == SIGALRM:
+                    self.memory.set_u32(SIGNAL_WORD, 0)
+
     def kill(self) -> None:
         """Stop the guest at once; the instance is of no more use."""
         with self._wake:
@@ -155,6 +175,18 @@ class Host(abi.Host):
                 self.instance.close()
 
     # From the guest's thread
+
+    def alarm(self, seconds: float, interval: float) -> float:
+        """Have SIGALRM raised in the guest (see Alarm.set), or, if `seconds` is below 0, only look: the seconds that were left of the one before."""
+        with self._wake:
+            if self._alarm is None:
+                if not seconds > 0:
+                    return 0.0
+                self._alarm = Alarm(self._ring)
+            left = self._alarm.left()
+            if not seconds < 0:
+                self._alarm.set(seconds, interval)
+            return left
 
     def sleep(self, seconds: float) -> float:
         """Wait; an interrupt ends it early. Returns the seconds that were left. Raises Killed."""

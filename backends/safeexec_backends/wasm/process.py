@@ -36,6 +36,8 @@ _WRITING = 10.0
 """Seconds for writing a session down, while the worker does other things as well."""
 _REST = 5.0
 """Seconds after its answer by which a guest has long come to rest, however busy its worker is."""
+_LEFT = 0.25
+"""The same once its session is closed: nobody can want it to go on."""
 _NEWS = 0.5
 """Seconds until the kernel says that a process has ended."""
 _DESCRIPTORS = 16_384
@@ -112,7 +114,10 @@ class WorkerProcess:
 
     def _ended(self, timeout: float) -> bool:
         watched = self._pidfd if self._pidfd >= 0 else self._status
-        return bool(select.select([watched], [], [], timeout)[0])
+        # Not select(), which takes no descriptor from 1024 on: a host with a thousand connections would get no session any more.
+        poll = select.poll()
+        poll.register(watched, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def rests(self, guest: WorkerGuest) -> None:
         """A session's request was answered. If it still runs in some seconds it is ended: it forged the answer, to go on where no clock runs."""
@@ -147,7 +152,7 @@ class WorkerProcess:
                     break
                 if guest.at_rest:
                     numbers.append(guest.number)
-            while self._left and now - self._left[0][0] >= _REST:
+            while self._left and now - self._left[0][0] >= _LEFT:
                 numbers.append(self._left.popleft()[1])
             if not self._resting and not self._left:
                 watchdog.unwatch(id(self))

@@ -113,7 +113,7 @@ def resize_heap(host: Host, wanted: int) -> int:
 
 @syscall("_setitimer_js", "id")
 def setitimer(_host: Host, _which: int, _timeout: float) -> int:
-    raise Errno(e.ENOSYS)  # nothing can interrupt the guest but the host
+    raise Errno(e.ENOSYS)  # the C library's; `signal` has the frame device's (guest_alarms.py)
 
 
 @plain("proc_exit", "i", namespace=WASI)
@@ -186,6 +186,11 @@ def reply(host: Host, pointer: int, size: int) -> None:
     for buffer in host.take(size):
         host.memory.write(pointer, buffer)
         pointer += len(buffer)
+
+
+@plain("alarm", "dd", "d", namespace=HOST)
+def alarm(host: Host, seconds: float, interval: float) -> float:
+    return host.alarm(seconds, interval)
 
 
 @plain("missing", "i", namespace=HOST)

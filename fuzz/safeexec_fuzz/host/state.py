@@ -15,6 +15,7 @@ import os
 import pickle
 import random
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -33,6 +34,22 @@ _CHANGING = {("os", "environ")}  # looked at by its content
 PROBES = ("6 * 7", "sorted([3, 1, 2]) + [len('abc'), max(4, 5), int('7')]", "import json\njson.dumps([1, None])",
           "import math\n[math.floor(2.5), math.pi]", "print('probe')", "str(12) + repr([1])")  # fmt: skip
 """Steps whose answers must be the same before and after, in a fresh session."""
+
+
+# Bound now: an attack may replace them, and that is to be reported, not suffered.
+_open, _readlink, _getrlimit, _getpriority = open, os.readlink, resource.getrlimit, os.getpriority
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+
+
+def _of_the_kernel() -> Any:
+    """What the kernel keeps about this process that a guest may want otherwise."""
+    try:
+        with _open("/proc/self/status", encoding="utf-8", errors="replace") as status:
+            umask = [line.strip() for line in status if line.startswith("Umask")]
+        namespaces = [_readlink("/proc/self/ns/" + name) for name in _NAMESPACES]
+    except OSError as error:  # no descriptor left, or no /proc any more: a change by itself
+        umask = namespaces = [type(error).__name__]
+    return namespaces, [_getrlimit(number) for number in range(16)], _getpriority(os.PRIO_PROCESS, 0), umask
 
 
 def fingerprint() -> Any:
@@ -61,6 +78,8 @@ def fingerprint() -> Any:
     found["signals"] = tuple(
         id(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1)
     )
+    found["namespaces"], found["limits"], found["nice"], found["umask"] = _of_the_kernel()
+    found["asyncgen hooks"] = tuple(map(id, sys.get_asyncgen_hooks()))
     found["modules"] = {name: id(module) for name, module in list(sys.modules.items())}
     return found
 

@@ -13,6 +13,24 @@ class Vault:
         self.token = token
 
 
+_ATOMS = (int, str, float, bool, type(None), bytes)
+
+
+def _plain(arguments: Any, budget: int = 10_000) -> bool:
+    """Whether all of it, keys and what lists hold included, is plain data. Asks no object of the guest's anything."""
+    rest = list(arguments)
+    while rest and budget > 0:
+        budget -= 1
+        item = rest.pop()
+        if type(item) is list:
+            rest += item[:budget]
+        elif type(item) is dict:
+            rest += [part for pair in list(item.items())[:budget] for part in pair]
+        elif type(item) not in _ATOMS:
+            return False
+    return True
+
+
 class Bench:
     """The tools of one case."""
 
@@ -26,7 +44,7 @@ class Bench:
         limit = 2000
 
         def note(tool: Any, arguments: Any, allowed: Any = True) -> None:
-            plain = all(type(a) in (int, str, float, bool, type(None), list, dict, bytes) for a in arguments)
+            plain = _plain(arguments)
             with self._lock:
                 if len(self.calls) < limit:
                     self.calls.append((tool, self.step, plain, allowed))

@@ -9,7 +9,18 @@ from collections.abc import Iterator
 
 import pytest
 
-GUARDED = ("getattr", "hasattr", "setattr", "delattr", "open", "io", "_sys")
+GUARDED = (
+    "getattr",
+    "hasattr",
+    "setattr",
+    "delattr",
+    "open",
+    "io",
+    "_sys",
+    "exec",
+    "events",
+    "tasks",
+)
 """Names that the wall puts over those of library modules."""
 _ABSENT = object()
 

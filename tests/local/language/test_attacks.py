@@ -4,6 +4,7 @@ An attack may raise or run to its end; it fails the test when it reached a real 
 loop, the guest program, a file outside, or changed a class of the standard library.
 """
 
+import ast
 import asyncio
 import builtins
 import collections
@@ -20,6 +21,7 @@ import pytest
 
 from safeexec import guest
 from safeexec_backends.local.language import RestrictedLanguage
+from safeexec_backends.local.language.transformer import Transformer
 
 HERE = Path(__file__).parent / "attacks"
 REAL = [
@@ -47,10 +49,11 @@ def attacks() -> list:
 def within(value, depth=4):
     """The value and what it holds, without running code of the program."""
     yield value
-    if depth and type(value) in (list, tuple, set, frozenset):
+    kind = type(value)  # by identity: the metaclass of a program's class says what it is equal to
+    if depth and any(kind is other for other in (list, tuple, set, frozenset)):
         for item in list(value):
             yield from within(item, depth - 1)
-    elif depth and type(value) in (dict, types.MappingProxyType):
+    elif depth and (kind is dict or kind is types.MappingProxyType):
         for key, item in list(value.items()):
             yield from within(key, depth - 1)
             yield from within(item, depth - 1)
@@ -170,3 +173,21 @@ def test_the_attack_harness_sees_what_full_python_would_reach(tmp_path, monkeypa
     assert {"module object", "frame object"} <= set(found)
     assert any("built-in function open" in f for f in found)
     assert any("class os." in f for f in found)
+
+
+def test_a_scope_that_runs_later_asks_anew_for_what_it_reads():
+    """A variable may be exchanged by another thread between the look at its class and the reading, unless it is the function's alone."""
+    places = ["def g(x: a.gi_frame): pass", "def g() -> a.gi_frame: pass", "x: a.gi_frame = 1"]
+    if sys.version_info >= (3, 12):
+        places += [
+            "type X = a.gi_frame",
+            "type X[T: a.gi_frame] = 1",
+            "def g[T: a.gi_frame](): pass",
+            "class C[T](a.gi_frame): pass",
+        ]
+        places += ["class C[T](metaclass=a.gi_frame): pass"]
+    for place in places:
+        tree = Transformer().visit(ast.parse(f"def f(a):\n {place}"))
+        assert sum(isinstance(node, ast.Name) and node.id == "a" for node in ast.walk(tree)) == 1, place
+    own = Transformer().visit(ast.parse("def f(a):\n return a.gi_frame"))
+    assert sum(isinstance(node, ast.Name) and node.id == "a" for node in ast.walk(own)) == 3

@@ -10,9 +10,9 @@ import pytest
 
 from safeexec import guest
 from safeexec.guest import Refused
+from safeexec_backends.import_rule import nearest
 from safeexec_backends.local.language import RestrictedLanguage
 from safeexec_backends.local.language.facades import builders
-from safeexec_backends.nearest import nearest
 
 
 def run(source, imports=None, filename="<step 1>", **variables):

@@ -17,7 +17,7 @@ from typing import Any
 from safeexec.guest import source_lines
 
 from . import scopes, tokens, transformer
-from .builtins_ import make_builtins
+from .builtins_ import make_builtins, run_with
 from .facades import Gate, make, paths
 from .facades.views import globals_view
 from .guards import Guards
@@ -195,6 +195,18 @@ class RestrictedLanguage:
         if not is_guest_frame(frame):
             raise RuntimeError(f"{what}() must be called by the program itself")
         return frame
+
+    def own_space(self, names: dict[Any, Any]) -> dict[str, Any]:
+        """A namespace with what `names` calls by an exact str.
+
+        Another key could pass for ``__builtins__`` at one look and not at the next, and CPython would put in those of whoever calls.
+        """
+        return {**{k: v for k, v in names.items() if type(k) is str}, "__builtins__": self.builtins}
+
+    def run(self, code: types.CodeType, space: dict[str, Any], names: Any = None) -> Any:
+        """``eval(code, space, names)`` with the program's builtins, for a namespace of :meth:`own_space`'s kind."""
+        space["__builtins__"] = self.builtins
+        return run_with(self.builtins, eval, code, space, space if names is None else names)
 
     def view(self, namespace: dict[str, Any]) -> Any:
         """``globals()`` of a program's frame."""

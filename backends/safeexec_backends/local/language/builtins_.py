@@ -128,12 +128,12 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
             source = _text(source).lstrip(" \t")
         code = _code(source, "eval")  # first: a warning may be shown meanwhile, by the program's own stream
         space, names = _spaces("eval", globals, locals)
-        return _run_with(language.fresh_builtins(), eval, code, space, names)
+        return run_with(language.fresh_builtins(), eval, code, space, names)
 
     def exec_(source: Any, globals: Any = None, locals: Any = None, /) -> None:
         code = _code(source, "exec")
         space, names = _spaces("exec", globals, locals)
-        _run_with(language.fresh_builtins(), exec, code, space, names)
+        run_with(language.fresh_builtins(), exec, code, space, names)
 
     def compile_(
         source: Any, filename: Any, mode: Any, flags: int = 0, dont_inherit: bool = False, optimize: int = -1
@@ -192,7 +192,7 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
     return table
 
 
-def _run_with(table: dict[str, Any], run: Any, code: types.CodeType, space: dict[str, Any], names: Any) -> Any:
+def run_with(table: dict[str, Any], run: Any, code: types.CodeType, space: dict[str, Any], names: Any) -> Any:
     """``run(code, space, names)`` from a frame whose builtins are `table`.
 
     Should another thread of the program take ``__builtins__`` out of `space` at the last moment, CPython puts in those of the frame that

@@ -17,18 +17,10 @@ from .identity import (
     WrapperDescriptor,
     class_dict,
     class_module,
-    class_mro,
 )
 
-DENIED_TYPES: set[type] = {
-    types.ModuleType,
-    types.FrameType,
-    types.CodeType,
-    types.CellType,
-    _guest_program.Guest,
-    _guest_program.Stream,
-    _guest_program.FdChannel,
-}
+DENIED_TYPES: dict[int, type] = {}
+"""By id: looking a class up by itself asks the metaclass of a program's class whether it is one of these, and shows them."""
 DENIED_IDS: dict[int, Any] = {
     id(f): f
     for f in (
@@ -52,36 +44,49 @@ def deny_class(kind: type) -> None:
             DENIED_IDS[id(item)] = item
 
 
+def _is_denied_class(kind: Any) -> bool:
+    return any(kind is denied for denied in _DENIED_CLASSES)
+
+
+def deny_type(kind: type) -> None:
+    """Never show an instance of `kind`."""
+    DENIED_TYPES[id(kind)] = kind
+
+
 _OUR_MODULES = ("safeexec", "RestrictedPython")
 _SHOWN_OF_OURS = ("safeexec_backends.local.language.facades",)
 
 
 def is_denied(result: Any) -> bool:
     kind = type(result)
-    if kind in DENIED_TYPES or types.ModuleType in class_mro(kind):
+    if id(kind) in DENIED_TYPES or issubclass(kind, types.ModuleType):
         return True
     if id(result) in DENIED_IDS and DENIED_IDS[id(result)] is result:
         return True
     if kind is types.MethodType:
         return id(result.__func__) in DENIED_IDS
     if kind is MethodWrapper or kind is WrapperDescriptor:
-        return result.__objclass__ in _DENIED_CLASSES and result.__name__ in ("__init__", "__new__")
+        return _is_denied_class(result.__objclass__) and result.__name__ in ("__init__", "__new__")
     if kind is BuiltinMethod and result.__name__ == "__new__":
-        return result.__self__ in _DENIED_CLASSES
+        return _is_denied_class(result.__self__)
     module = class_module(kind)
     if type(module) is str and module.startswith(_OUR_MODULES) and not module.startswith(_SHOWN_OF_OURS):
         return (
             kind is not _guest_program.Tool and kind is not _guest_program.ToolError and not issubclass(kind, Refused)
         )
     if kind is tuple or kind is list:
-        return any(type(item) in DENIED_TYPES or id(item) in DENIED_IDS for item in result)
+        return any(id(type(item)) in DENIED_TYPES or id(item) in DENIED_IDS for item in result)
     return is_loop(kind)
 
 
 def is_loop(kind: type) -> bool:
     events = sys.modules.get("asyncio.events")
-    return events is not None and events.AbstractEventLoop in class_mro(kind)
+    return events is not None and issubclass(kind, events.AbstractEventLoop)
 
 
 deny_class(io.FileIO)
-DENIED_TYPES.add(io.FileIO)
+for _kind in (
+    types.ModuleType, types.FrameType, types.CodeType, types.CellType, io.FileIO,
+    _guest_program.Guest, _guest_program.Stream, _guest_program.FdChannel,
+):  # fmt: skip
+    deny_type(_kind)

@@ -95,7 +95,7 @@ class Reading:
 
     def _read(self, o: Any, name: str, reader: Reader) -> Any:
         kind = type(o)
-        if types.ModuleType in class_mro(kind) or is_loop(kind):
+        if issubclass(kind, types.ModuleType) or is_loop(kind):
             return self._refuse(o, name)
         if passes_on(kind) and not is_class(o) and (name[:1] == "_" or name in names.SUSPECT):
             reader = object.__getattribute__
@@ -333,7 +333,7 @@ class Reading:
                 found = {n: self.readable(o, n, missing) for n in class_dict(o)}
                 return types.MappingProxyType({n: v for n, v in found.items() if v is not missing})
             return self._refuse(o, "__dict__")
-        if types.ModuleType in class_mro(kind) or kind in DENIED_TYPES:
+        if issubclass(kind, types.ModuleType) or id(kind) in DENIED_TYPES:
             return self._refuse(o, "__dict__")
         if is_facade(kind):  # a copy of what it shows
             missing = object()

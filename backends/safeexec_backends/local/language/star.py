@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .identity import class_mro, is_class, is_exception
+from .identity import is_class, is_exception
 
 # The C members themselves: a program's exception may answer for its attributes as it likes.
 _context = BaseException.__dict__["__context__"]
@@ -16,7 +16,7 @@ _split: Any = BaseExceptionGroup.split
 
 
 def _is_group(error: BaseException) -> bool:
-    return BaseExceptionGroup in class_mro(type(error))
+    return issubclass(type(error), BaseExceptionGroup)
 
 
 class Star:
@@ -35,7 +35,7 @@ class Star:
         for kind in kinds if type(kinds) is tuple else (kinds,):
             if not is_class(kind) or not is_exception(kind):
                 raise TypeError("catching classes that do not inherit from BaseException is not allowed")
-            if BaseExceptionGroup in class_mro(kind):
+            if issubclass(kind, BaseExceptionGroup):
                 raise TypeError("catching ExceptionGroup with except* is not allowed. Use except instead.")
         if self._rest is None:
             return None

@@ -123,7 +123,22 @@ class Transformer(MatchRewriter, StarRewriter):
 
     def _annotation(self, node: ast.expr) -> ast.expr:
         """Where it is kept as a text nothing runs it, and the text is the program's: whoever evaluates it transforms it then."""
-        return node if self._texts else self.visit(node)
+        return node if self._texts else self._later(node)
+
+    def _later(self, node: Any) -> Any:
+        """`node` in a scope of its own, which the compiler makes for it and may run at any time: the function's variables are others' there, too."""
+        self._receivers.append(None)
+        self._locals.append(frozenset())
+        made = self.visit(node)
+        self._locals.pop()
+        self._receivers.pop()
+        return made
+
+    def visit_TypeAlias(self, node: Any) -> Any:
+        node.name = self.visit(node.name)
+        self._parameters(node)
+        node.value = self._later(node.value)
+        return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         node.target = self.visit(node.target)
@@ -217,9 +232,10 @@ class Transformer(MatchRewriter, StarRewriter):
         self.check_bound(node, node.name)
         node.decorator_list = [self.visit(d) for d in node.decorator_list]
         self._parameters(node)
-        node.bases = [self.visit(b) for b in node.bases]
+        visit = self._later if getattr(node, "type_params", None) else self.visit
+        node.bases = [visit(b) for b in node.bases]
         for keyword in node.keywords:
-            keyword.value = self.visit(keyword.value)
+            keyword.value = visit(keyword.value)
         self._classes.append(node.name)
         self._scopes.append("class")
         self._receivers.append(None)
@@ -233,7 +249,7 @@ class Transformer(MatchRewriter, StarRewriter):
 
     def _parameters(self, node: Any) -> None:
         if getattr(node, "type_params", None):
-            node.type_params = [self.visit(p) for p in node.type_params]
+            node.type_params = [self._later(p) for p in node.type_params]
 
     # -- imports -----------------------------------------------------------------------------------------------------------
 
@@ -277,13 +293,13 @@ def _is_dunder(name: str) -> bool:
 _PASSED = """Interactive Expression Expr Assign Delete Return Raise Assert For AsyncFor While If With AsyncWith Try
     BoolOp BinOp UnaryOp NamedExpr IfExp Dict Set Await Yield YieldFrom Compare Call
     FormattedValue JoinedStr TemplateStr Interpolation Subscript Starred List Tuple Slice comprehension arguments keyword withitem
-    match_case MatchSequence MatchOr TypeAlias"""
+    match_case MatchSequence MatchOr"""
 _LEAVES = """Pass Break Continue Constant Nonlocal MatchSingleton
     Load Store Del And Or Add BitAnd BitOr BitXor Div FloorDiv LShift Mod Mult MatMult Pow RShift Sub Invert Not UAdd USub
     Eq Gt GtE In Is IsNot Lt LtE NotEq NotIn"""
 _CAPTURES = "MatchAs MatchStar TypeVar ParamSpec TypeVarTuple"
 _OWN = """Module AnnAssign Attribute AugAssign Name Global arg ExceptHandler MatchMapping FunctionDef AsyncFunctionDef Lambda ClassDef Import
-    ImportFrom ListComp SetComp DictComp GeneratorExp Match MatchValue MatchClass TryStar"""
+    ImportFrom ListComp SetComp DictComp GeneratorExp Match MatchValue MatchClass TryStar TypeAlias"""
 
 Transformer.methods = {}
 for _text, _method in (

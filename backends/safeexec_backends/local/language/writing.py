@@ -179,6 +179,11 @@ class Writing(Reading):
         self._may_write(o, name, value)
         setattr(o, name, value)
 
+    def set_natively(self, o: Any, name: str, value: Any) -> None:
+        """``object.__setattr__``."""
+        self._may_write_natively(o, name, value)
+        object.__setattr__(o, name, value)
+
     def delete(self, o: Any, name: str) -> None:
         """``delattr``."""
         self._may_write(o, name)

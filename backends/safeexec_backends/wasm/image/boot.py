@@ -16,7 +16,9 @@ from safeexec_backends.wasm.limits import STACK_PROTECTION
 from safeexec_backends.wasm.syscalls import HOST
 
 PROVIDED: Final = frozenset(name for namespace, name in host_functions() if namespace != HOST)
-POINTERS: Final = ("safeexec_send", "safeexec_receive", "safeexec_wait", "safeexec_zone", "safeexec_memory")
+POINTERS: Final = (
+    "safeexec_send", "safeexec_receive", "safeexec_wait", "safeexec_zone", "safeexec_memory", "safeexec_alarm",
+)  # fmt: skip
 STDLIB: Final = "/lib/python314.zip"
 SITE: Final = "/lib/site-packages"
 _METH_NOARGS, _METH_O, _METH_FASTCALL = 4, 8, 0x80
@@ -26,6 +28,7 @@ _FUNCTIONS = (
     ("wait", "safeexec_wait", _METH_O),
     ("zone", "safeexec_zone", _METH_O),
     ("memory", "safeexec_memory", _METH_NOARGS),
+    ("alarm", "safeexec_alarm", _METH_FASTCALL),
 )
 _EPOCH: Final = 1_767_225_600 * 10**9  # 2026-01-01, in nanoseconds
 HANDLER_WORD: Final = 68  # see helpers.wat

@@ -3,7 +3,7 @@
 ;; (link.py): `main` stands for that module, `host` for what the host supplies.
 ;;
 ;; Words below address 1024 belong to nobody (emscripten's static data starts there):
-;;   64  signal to deliver; the host stores 2 (SIGINT) to interrupt the guest
+;;   64  signal to deliver; the host stores 2 (SIGINT) to interrupt the guest, 14 (SIGALRM) when its alarm goes off
 ;;   68  PyObject* of the function that handles a frame
 ;;   72  the table of the local time zone: its address, then its size (0: UTC)
 ;;   80  PyObject* of the exception, and address of its text, for a foreign function that cannot be called
@@ -29,6 +29,8 @@
   (import "main" "PyErr_Print" (func $print_error))
   (import "main" "PyLong_FromLong" (func $int (param i32) (result i32)))
   (import "main" "PyLong_AsLong" (func $as_int (param i32) (result i32)))
+  (import "main" "PyFloat_FromDouble" (func $float (param f64) (result i32)))
+  (import "main" "PyFloat_AsDouble" (func $as_float (param i32) (result f64)))
   (import "main" "PyErr_CheckSignals" (func $check_signals (result i32)))
   (import "main" "malloc" (func $malloc (param i32) (result i32)))
   (import "main" "free" (func $free (param i32)))
@@ -38,6 +40,7 @@
   (import "host" "clock_sleep" (func $clock_sleep (param i32 i32 i32 i32) (result i32)))
   (import "host" "part" (func $part (param i32 i32 i32)))
   (import "host" "wait" (func $wait (param i32) (result i32)))
+  (import "host" "alarm" (func $alarm (param f64 f64) (result f64)))
   (import "host" "reply_size" (func $reply_size (result i32)))
   (import "host" "reply" (func $reply (param i32 i32)))
 
@@ -164,6 +167,12 @@
   ;; METH_NOARGS: memory() -> pages (64 KiB) of linear memory, which never shrinks.
   (func (export "safeexec_memory") (param $self i32) (param $unused i32) (result i32)
     (call $int (memory.size)))
+
+  ;; METH_FASTCALL: alarm(seconds, interval) -> seconds that were left of the one before. See guest_alarms.py.
+  (func (export "safeexec_alarm") (param $self i32) (param $arguments i32) (param $count i32) (result i32)
+    (call $float (call $alarm
+      (call $as_float (i32.load (local.get $arguments)))
+      (call $as_float (i32.load offset=4 (local.get $arguments))))))
 
   ;; The host's way in: hand the waiting frame, of this size, to the guest program. 0, or -1 after an exception that it let through.
   (func (export "safeexec_step") (param $size i32) (result i32)

@@ -8,9 +8,16 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.denied import DENIED_TYPES
-from safeexec_backends.local.language.identity import AttributeRefused, ModuleRefused, WriteRefused, as_facade
-from safeexec_backends.nearest import nearest
+from safeexec_backends.import_rule import nearest
+from safeexec_backends.local.language.denied import deny_type
+from safeexec_backends.local.language.identity import (
+    AttributeRefused,
+    ModuleRefused,
+    WriteRefused,
+    as_facade,
+    exact_name,
+)
+from safeexec_backends.local.language.names import NEVER_BOUND, NOT_GLOBAL
 
 from .hints import HINTS
 from .own import OwnModules
@@ -283,13 +290,15 @@ class Gate:
         if names is None:
             names = [n for n in dir(found) if n[:1] != "_"]
         space = sys._getframe(depth).f_locals  # that of a module or of exec(): the namespace itself
-        for name in names:
+        for name in list(names):
+            # An exact str, of the kind that a statement could name: no other is looked at by the namespace's own rules.
+            name = exact_name(name)
+            if not name.isidentifier() or name in NEVER_BOUND or name in NOT_GLOBAL:
+                raise ImportError(f"cannot import name {name!r} from {module!r}", name=module)
             space[name] = self.member(module, name)
 
     def function(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         """``__import__``."""
-        from safeexec_backends.local.language.identity import exact_name
-
         name = "." * level + exact_name(name)
         if type(fromlist) is list and not fromlist and name in _INTERNAL:
             # CPython's C code imports what it needs through the builtins of whoever runs, in just this form, and takes the
@@ -305,7 +314,7 @@ class Gate:
         return found
 
 
-DENIED_TYPES.add(Gate)  # __import__.__self__
+deny_type(Gate)  # __import__.__self__
 
 
 def _covers(pattern: str, name: str) -> bool:

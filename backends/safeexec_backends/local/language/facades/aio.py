@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +47,12 @@ class Loop:
     def time(self) -> float:
         return float(self._loop.time())
 
-    def create_task(self, coro: Any, *, name: Any = None) -> Any:
-        return self._loop.create_task(coro, name=name)
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:
+        return self._loop.create_task(coro, name=name, context=context)
+
+    def call_exception_handler(self, context: Any) -> None:
+        # What a group of tasks says. Other keys make the handler read source lines of any file.
+        self._loop.call_exception_handler({n: context[n] for n in ("message", "exception", "task") if n in context})
 
     def create_future(self) -> Any:
         return self._loop.create_future()
@@ -80,7 +86,15 @@ def _asyncio(language: RestrictedLanguage) -> Exports:
     import asyncio
 
     def view(loop: Any) -> Loop:
-        return Loop(loop)
+        """The one view of a loop: locks and queues compare what they find."""
+        known = vars(loop).get("_safeexec_view")
+        if known is None:
+            known = loop._safeexec_view = Loop(loop)
+        return known  # type: ignore[no-any-return]
+
+    def _get_running_loop() -> Any:
+        loop = asyncio._get_running_loop()
+        return None if loop is None else view(loop)
 
     def get_running_loop() -> Loop:
         """As `asyncio.get_running_loop`."""
@@ -102,11 +116,15 @@ def _asyncio(language: RestrictedLanguage) -> Exports:
         current[:] = [loop]
         return loop
 
-    def set_event_loop(loop: Any) -> None:
-        """As `asyncio.set_event_loop`."""
+    def behind(loop: Any) -> Any:
+        # Nothing else: the library looks a loop up among those that run, and what equals one would be shown it.
         if loop is not None and type(loop) is not Loop:
             raise TypeError("not an event loop of this sandbox")
-        asyncio.set_event_loop(None if loop is None else loop._loop)
+        return None if loop is None else loop._loop
+
+    def set_event_loop(loop: Any) -> None:
+        """As `asyncio.set_event_loop`."""
+        asyncio.set_event_loop(behind(loop))
         current[:] = [] if loop is None else [loop]
 
     def run(main: Any, *, debug: Any = None) -> Any:
@@ -115,7 +133,15 @@ def _asyncio(language: RestrictedLanguage) -> Exports:
 
     def run_coroutine_threadsafe(coro: Any, loop: Any) -> Any:
         """As `asyncio.run_coroutine_threadsafe`."""
-        return asyncio.run_coroutine_threadsafe(coro, loop._loop)
+        return asyncio.run_coroutine_threadsafe(coro, behind(loop))
+
+    def current_task(loop: Any = None) -> Any:
+        """As `asyncio.current_task`."""
+        return asyncio.current_task(behind(loop))
+
+    def all_tasks(loop: Any = None) -> Any:
+        """As `asyncio.all_tasks`."""
+        return asyncio.all_tasks(behind(loop))
 
     class Runner:
         """As `asyncio.Runner`."""
@@ -142,12 +168,18 @@ def _asyncio(language: RestrictedLanguage) -> Exports:
         def __exit__(self, *exc: Any) -> None:
             self.close()
 
+    # What locks, queues and groups of tasks set on themselves, where a subclass sees it.
+    stand_in = types.SimpleNamespace(_get_running_loop=_get_running_loop, get_running_loop=get_running_loop)
+    for name in ("mixins", "taskgroups"):
+        vars(sys.modules[f"asyncio.{name}"])["events"] = stand_in
+    vars(asyncio.taskgroups)["tasks"] = types.SimpleNamespace(**{**vars(asyncio.tasks), "current_task": current_task})
+
     current: list[Loop] = []
     exports = {n: getattr(asyncio, n) for n in _SHOWN.split() if hasattr(asyncio, n)}
     return exports | {
         "get_running_loop": get_running_loop, "get_event_loop": get_event_loop, "new_event_loop": new_event_loop,
         "set_event_loop": set_event_loop, "run": run, "Runner": Runner, "AbstractEventLoop": Loop,
-        "run_coroutine_threadsafe": run_coroutine_threadsafe,
+        "run_coroutine_threadsafe": run_coroutine_threadsafe, "current_task": current_task, "all_tasks": all_tasks,
     }  # fmt: skip
 
 

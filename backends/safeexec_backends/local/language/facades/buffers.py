@@ -11,13 +11,15 @@ import io
 from typing import Any
 
 from safeexec_backends.local.language.denied import deny_class
+from safeexec_backends.local.language.identity import is_guest_class
 
 _SIZE = io.DEFAULT_BUFFER_SIZE
-_NATIVE = (io.FileIO, io.BytesIO)
 
 
-class _Shield(io.RawIOBase):
-    """A raw stream that gives another one copies."""
+class _Shield:
+    """A raw stream that gives another one copies. No subclass of CPython's, by which a program that came by one would come by that."""
+
+    __slots__ = ("_raw",)
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -30,6 +32,12 @@ class _Shield(io.RawIOBase):
         read = bytes(piece)[: _count(count, len(target))]  # it may have another length by now
         target[: len(read)] = read
         return len(read)
+
+    def read(self, size: int = -1) -> Any:
+        return _read(self, size)
+
+    def readall(self) -> Any:
+        return _read_all(self)
 
     def write(self, data: Any) -> int | None:
         copy = bytes(data)
@@ -89,17 +97,41 @@ def _count(said: Any, most: int) -> int:
     return count
 
 
-def _shielded(raw: Any) -> Any:
-    return raw if type(raw) in _NATIVE or type(raw) is _Shield else _Shield(raw)
+def _read(raw: Any, size: Any) -> Any:
+    if size is None or size < 0:
+        return raw.readall()
+    piece = bytearray(size)
+    count = raw.readinto(piece)
+    return None if count is None else bytes(piece)[: _count(count, size)]
 
 
-def _unshielded(raw: Any) -> Any:
+def _read_all(raw: Any) -> Any:
+    parts = bytearray()
+    while data := raw.read(_SIZE):
+        parts += data
+    return bytes(parts) if parts else data
+
+
+def behind(file: io.BufferedReader) -> Any:
+    """The raw stream that `file` reads from, for the library."""
+    raw: Any = vars(io.BufferedReader)["raw"].__get__(file)
     return raw._raw if type(raw) is _Shield else raw
 
 
-def _may_detach(raw: Any) -> None:
-    if type(raw) is io.FileIO:  # its class opens any path
-        raise io.UnsupportedOperation("detach() of a file is not available in this sandbox")
+def _shielded(raw: Any) -> Any:
+    kind = type(
+        raw
+    )  # compared by identity: a metaclass of the program's would be asked, and shown what it is compared with
+    return raw if kind is io.FileIO or kind is io.BytesIO or kind is _Shield else _Shield(raw)
+
+
+def _unshielded(raw: Any) -> Any:
+    """`raw` where it is the program's own, or bytes in memory: the classes of the others open any path, or inherit from CPython's."""
+    if type(raw) is _Shield:
+        raw = raw._raw
+    if type(raw) is not io.BytesIO and not is_guest_class(type(raw)):
+        raise io.UnsupportedOperation("the raw stream is not available in this sandbox")
+    return raw
 
 
 def _over(native: Any) -> Any:
@@ -114,8 +146,9 @@ def _over(native: Any) -> Any:
             return _unshielded(super().raw)
 
         def detach(self) -> Any:
-            _may_detach(super().raw)
-            return _unshielded(super().detach())
+            raw = _unshielded(super().raw)
+            super().detach()
+            return raw
 
     Buffered.__name__ = Buffered.__qualname__ = native.__name__
     Buffered.__doc__ = f"As `io.{native.__name__}`."
@@ -133,17 +166,10 @@ class RawIOBase(io.IOBase):
     """As `io.RawIOBase`, of which it is no subclass: that would be the method which believes how much was read."""
 
     def read(self, size: int = -1, /) -> Any:
-        if size is None or size < 0:
-            return self.readall()
-        piece = bytearray(size)
-        count = self.readinto(piece)
-        return None if count is None else bytes(piece)[: _count(count, size)]
+        return _read(self, size)
 
     def readall(self) -> Any:
-        parts = bytearray()
-        while data := self.read(_SIZE):
-            parts += data
-        return bytes(parts) if parts else data
+        return _read_all(self)
 
     def readinto(self, buffer: Any, /) -> Any:
         raise io.UnsupportedOperation("readinto")
@@ -154,7 +180,7 @@ class RawIOBase(io.IOBase):
 
 _KINDS: dict[type, Any] = {kind: _over(kind) for kind in (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)}
 SHOWN: dict[str, Any] = {kind.__name__: kind for kind in (*_KINDS.values(), BufferedRWPair, RawIOBase)}
-for _kind in (*_KINDS, io.BufferedRWPair, io.RawIOBase):
+for _kind in (*_KINDS, io.BufferedRWPair, io.RawIOBase, io.RawIOBase.__mro__[1]):
     deny_class(_kind)
 for _kind in SHOWN.values():
     _kind.__module__ = "io"

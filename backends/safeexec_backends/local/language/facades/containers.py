@@ -10,6 +10,7 @@ from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import exact_name
 
 from . import make
+from .buffers import behind
 from .paths import Checked, PathRefused, check, is_stream, open_file, text_path
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ def _gzip(language: RestrictedLanguage) -> Exports:
                 self.myfileobj = fileobj  # closed with it
             else:
                 super().__init__("", mode, compresslevel, fileobj, mtime)
+
+        @property
+        def mtime(self) -> Any:
+            return behind(self._buffer)._last_mtime  # type: ignore[attr-defined]
 
     GzipFile.__module__ = __name__
     deny_class(gzip.GzipFile)

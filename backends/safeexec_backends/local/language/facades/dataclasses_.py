@@ -20,6 +20,8 @@ from safeexec_backends.local.language.identity import (
     native_metaclass,
 )
 
+from .generated import methods_of, replaced
+
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
 
@@ -113,7 +115,8 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
             type.__setattr__(cls, "__annotations__",
                              types.MappingProxyType(checked) if sys.version_info < (3, 12) else checked)  # fmt: skip
             try:
-                made = dataclasses.dataclass(**options)(cls)
+                with methods_of(language):
+                    made = dataclasses.dataclass(**options)(cls)
             finally:
                 type.__setattr__(cls, "__annotations__", annotations)
             if made is not cls:  # slots=True makes a new class, from a copy of the dictionary
@@ -121,7 +124,8 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
             return made
         for name in list(getattr(cls, "__annotations__", {})):
             check_name(name)
-        return dataclasses.dataclass(**options)(cls)
+        with methods_of(language):
+            return dataclasses.dataclass(**options)(cls)
 
     allowed = ("init", "repr", "eq", "order", "unsafe_hash", "frozen", "match_args", "kw_only", "slots", "weakref_slot")
 
@@ -197,21 +201,7 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
     def replace(obj: Any, /, **changes: Any) -> Any:
         """As `dataclasses.replace`."""
         _instance(obj, "replace")
-        for f in obj.__dataclass_fields__.values():
-            kind = f._field_type.name if hasattr(f._field_type, "name") else ""
-            if kind == "_FIELD_CLASSVAR":
-                continue
-            if not f.init:
-                if f.name in changes:
-                    raise ValueError(
-                        f"field {f.name} is declared with init=False, it cannot be specified with replace()"
-                    )
-                continue
-            if f.name not in changes:
-                if kind == "_FIELD_INITVAR" and f.default is dataclasses.MISSING:
-                    raise ValueError(f"InitVar {f.name!r} must be specified with replace()")
-                changes[f.name] = guards.read(obj, exact_name(f.name))
-        return type(obj)(**changes)
+        return replaced(guards, obj, changes)
 
     return {n: getattr(dataclasses, n) for n in _DATACLASS_PARTS} | {
         "dataclass": dataclass,

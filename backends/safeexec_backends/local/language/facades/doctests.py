@@ -103,7 +103,7 @@ def _doctest(language: RestrictedLanguage) -> Exports:
         streams.push("stdout", out)
         raised = ""
         try:
-            exec(language.compile_one(example.source, "<doctest>", "single"), space)
+            language.run(language.compile_one(example.source, "<doctest>", "single"), space)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -130,7 +130,7 @@ def _doctest(language: RestrictedLanguage) -> Exports:
     def examine(
         name: str, text: str, first: int | None, globs: dict[str, Any], flags: int, verbose: bool
     ) -> tuple[int, int]:
-        space = {**globs, "__builtins__": language.fresh_builtins(), "__name__": MAIN}
+        space = language.own_space({**globs, "__name__": MAIN})
         failed = tried = 0
         write = language.streams.shown("stdout").write
         for example in parser.get_examples(text, name):

@@ -297,7 +297,7 @@ def _warnings(language: RestrictedLanguage) -> Exports:
 
     def warn(message: Any, category: Any = None, stacklevel: int = 1, source: Any = None, **options: Any) -> None:
         """As `warnings.warn`."""
-        warnings.warn(message, category, stacklevel + 1, source)
+        warnings.warn(message, category, stacklevel + 1, source if is_guest_class(type(source)) else None)
 
     def showwarning(
         message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None
@@ -306,6 +306,7 @@ def _warnings(language: RestrictedLanguage) -> Exports:
         text = formatwarning(message, category, filename, lineno, line)
         (language.streams.shown("stderr") if file is None else file).write(text)
 
+    _no_sources()
     shown = ("simplefilter", "filterwarnings", "resetwarnings", "WarningMessage")
     exports: Exports = {n: getattr(warnings, n) for n in shown}
     exports |= {"catch_warnings": catch_warnings, "warn": warn}
@@ -333,6 +334,23 @@ def _warnings(language: RestrictedLanguage) -> Exports:
     kind = type("warnings", (Facade,), body)
     as_facade(kind)
     return {"": object.__new__(kind)}
+
+
+def _no_sources() -> None:
+    """The interpreter warns of what nobody closed, a file's raw stream or an event loop, and hands it over; a program keeps what is its own."""
+    import warnings
+
+    original = warnings.WarningMessage.__init__
+    if original.__module__ == __name__:
+        return
+
+    def __init__(self: Any, message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None,
+                 source: Any = None) -> None:  # fmt: skip
+        original(
+            self, message, category, filename, lineno, file, line, source if is_guest_class(type(source)) else None
+        )
+
+    setattr(warnings.WarningMessage, "__init__", __init__)  # noqa: B010
 
 
 def _copy(language: RestrictedLanguage) -> Exports:
@@ -368,6 +386,22 @@ def _future(language: RestrictedLanguage) -> Exports:
     return {n: getattr(__future__, n) for n in __future__.all_feature_names}
 
 
+def _zoneinfo(language: RestrictedLanguage) -> Exports:
+    from zoneinfo import _tzpath
+
+    module: Any = _tzpath
+    original = module._validate_tzfile_path
+
+    def validate(path: Any, *rest: Any) -> None:
+        if type(path) is not str:  # joined to the folder by its own __radd__
+            raise TypeError("the key of a time zone is a str")
+        original(path, *rest)
+
+    if original.__module__ != __name__:
+        module._validate_tzfile_path = validate
+    return reviewed("zoneinfo")
+
+
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "operator": _operator,
     "string": _string,
@@ -380,4 +414,5 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "copy": _copy,
     "uuid": _uuid,
     "__future__": _future,
+    "zoneinfo": _zoneinfo,
 }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.denied import deny_class
-from safeexec_backends.local.language.identity import exact_name
+from safeexec_backends.local.language.identity import WriteRefused, exact_name
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -24,8 +23,24 @@ def _str_style(language: RestrictedLanguage) -> Callable[[Any, Any], str]:
     return format_record
 
 
+def _no_writes_by_adapters(logging: Any) -> None:
+    """The manager of a logger's adapter is set on whatever it adapts."""
+    adapter = logging.LoggerAdapter
+    original = adapter.manager
+
+    def set_manager(self: Any, value: Any) -> None:
+        if not isinstance(self.logger, logging.Logger | logging.LoggerAdapter):
+            raise WriteRefused("an adapter's manager is its logger's")
+        original.fset(self, value)
+
+    if original.fset.__module__ != __name__:
+        adapter.manager = property(original.fget, set_manager)
+
+
 def _logging(language: RestrictedLanguage) -> Exports:
     import logging
+
+    _no_writes_by_adapters(logging)
 
     from .paths import open_file
 
@@ -60,7 +75,7 @@ def _logging(language: RestrictedLanguage) -> Exports:
 
     class StreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
         def __init__(self, stream: Any = None) -> None:
-            super().__init__(sys.stderr if stream is None else stream)
+            super().__init__(language.streams.shown("stderr") if stream is None else stream)
             self.setFormatter(Formatter())
 
     class FileHandler(StreamHandler):

@@ -41,6 +41,9 @@ class OwnModules:
         # A file may not pass for a module of the library: neither this sandbox nor who reads the program expects it.
         if parts[0] in sys.stdlib_module_names or not all(p.isidentifier() and not keyword.iskeyword(p) for p in parts):
             return None
+        # In its package it would take the place of what the sandbox or the interpreter keeps there.
+        if any(p[:2] == "__" and p[-2:] == "__" for p in parts):
+            return None
         for folder in self._folders():
             base = os.path.join(folder, *parts)
             for path, wanted in (
@@ -142,7 +145,7 @@ class OwnModules:
         filename = f"<{os.path.relpath(path)}>"
         linecache.cache[filename] = len(source), None, source_lines(source), filename
         code = self._language.compile_module(source, filename, self._guards(space))
-        exec(code, space)
+        self._language.run(code, space)
 
     def _guards(self, space: dict[str, Any]) -> dict[str, Any]:
         """What import statements of the module call: its package's, where they begin with a dot."""

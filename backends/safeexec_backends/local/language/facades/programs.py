@@ -101,6 +101,7 @@ def _configparser(language: RestrictedLanguage) -> Exports:
 def _pprint(language: RestrictedLanguage) -> Exports:
     import pprint
 
+    setattr(pprint, "_sys", language.gate.build("sys"))  # noqa: B010  # a printer keeps the stream that it finds there
     guard(pprint, language)  # it reads the attributes that a dataclass names, and shows them to a subclass's format()
     return reviewed("pprint")
 

@@ -81,26 +81,28 @@ class Streams:
 
     def __init__(self) -> None:
         self.outputs = {"stdout": _Output("stdout", self), "stderr": _Output("stderr", self)}
-        self._replaced: dict[str, Any] = {}
+        self._guests: dict[str, Any] = {}
+        self._put: dict[str, Any] = {}
         self._stack: dict[str, list[Any]] = {"stdout": [], "stderr": []}
 
     def own(self, name: str) -> Any:
         """The guest program's stream."""
-        return self._replaced.get(name, getattr(sys, name))
+        now = getattr(sys, name)
+        return self._guests[name] if now is self._put.get(name, self) else now
 
     def shown(self, name: str) -> Any:
         """``sys.stdout``, ``sys.stderr``."""
-        now = getattr(sys, name)
-        return self.outputs[name] if now is self.own(name) else now
+        # What the program put there, and nothing else: between two steps, or two threads, it may be the guest program's at any moment.
+        put = self._put.get(name, self)
+        return put if getattr(sys, name) is put else self.outputs[name]
 
     def put(self, name: str, value: Any) -> None:
         """``sys.stdout = value``."""
         own = self.own(name)
         if value is self.outputs[name]:
-            self._replaced.pop(name, None)
             setattr(sys, name, own)
         else:
-            self._replaced[name] = own
+            self._guests[name], self._put[name] = own, value
             setattr(sys, name, value)
 
     def push(self, name: str, value: Any) -> None:
@@ -114,4 +116,5 @@ class Streams:
 
     def reset(self) -> None:
         """A step begins: the guest program has put its own streams back."""
-        self._replaced.clear()
+        self._put.clear()
+        self._guests.clear()

@@ -250,13 +250,13 @@ def _timeit(language: RestrictedLanguage) -> Exports:
 
     def namespace(globals: Any) -> dict[str, Any]:
         space = language.behind(globals) if globals is not None else None
-        return {**dict(globals or {}), "__builtins__": language.fresh_builtins()} if space is None else space
+        return language.own_space(dict(globals or {})) if space is None else space
 
     def prepared(stmt: Any, space: dict[str, Any]) -> Callable[[], Any]:
         if callable(stmt):
             return stmt  # type: ignore[no-any-return]
         code = language.compile_one(exact_name(stmt), "<timeit>", "exec")
-        return lambda: exec(code, space)
+        return lambda: language.run(code, space)
 
     def timeit(stmt: Any = "pass", setup: Any = "pass", timer: Any = time.perf_counter, number: int = 1_000_000,
                globals: Any = None) -> float:  # fmt: skip
@@ -360,8 +360,8 @@ def _etree(language: RestrictedLanguage) -> Exports:
 
     from .paths import open_file
 
-    # Its functions look the builtin up in their module first, and find the one that checks the path.
-    setattr(etree, "open", open_file)  # noqa: B010
+    # Its functions look the builtin up in their module first, and find the one that checks the path; and buffers that show their memory to nobody.
+    vars(etree).update(open=open_file, io=language.gate.build("io"))
     shown = """Comment Element ElementTree ParseError ProcessingInstruction QName SubElement TreeBuilder XML XMLID XMLParser
         XMLPullParser dump fromstring fromstringlist indent iselement iterparse parse register_namespace tostring
         tostringlist""".split()
