@@ -48,7 +48,7 @@ def _sys(language: RestrictedLanguage) -> Exports:
     stdin = io.StringIO()
     shown = """version version_info hexversion api_version maxsize maxunicode byteorder platform float_info int_info hash_info
         float_repr_style getsizeof getrecursionlimit getdefaultencoding getfilesystemencoding intern getrefcount
-        exception get_int_max_str_digits set_int_max_str_digits copyright""".split()
+        exception getswitchinterval get_int_max_str_digits set_int_max_str_digits copyright""".split()
     values: dict[str, Any] = {n: getattr(sys, n) for n in shown if hasattr(sys, n)}
     values |= {
         "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit,
@@ -165,7 +165,7 @@ def _builtins(language: RestrictedLanguage) -> Exports:
                 raise WriteRefused(f"builtins.{name} cannot be changed in this sandbox")
             table[name] = value
 
-        def __delattr__(self, name: str) -> None:  # type: ignore[override]
+        def __delattr__(self, name: str) -> None:
             if name not in changeable or name not in table:
                 raise AttributeError(name)
             del table[name]
@@ -311,7 +311,8 @@ def _timeit(language: RestrictedLanguage) -> Exports:
 def _gc(language: RestrictedLanguage) -> Exports:
     import gc
 
-    return {n: getattr(gc, n) for n in ("collect", "disable", "enable", "isenabled", "get_count", "get_threshold")}
+    shown = "collect disable enable isenabled get_count get_stats get_threshold is_finalized is_tracked set_threshold".split()
+    return {n: getattr(gc, n) for n in shown}
 
 
 def _atexit(language: RestrictedLanguage) -> Exports:
