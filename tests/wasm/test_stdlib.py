@@ -145,6 +145,16 @@ spent = os.times()
     assert result.error is not None and result.error.type == "ValueError"
 
 
+def test_added_functions_are_their_modules(run: Run) -> None:
+    code = """
+import os, pickle, time
+added = [os.utime, os.times, os.getlogin, os.sched_getaffinity, time.get_clock_info, time.tzset]
+([f"{f.__module__}.{f.__name__}" for f in added], [pickle.loads(pickle.dumps(f)) is f for f in added], os.utime in os.supports_fd)
+"""
+    names = ["os.utime", "os.times", "os.getlogin", "os.sched_getaffinity", "time.get_clock_info", "time.tzset"]
+    assert run(code).value == (names, [True] * 6, True)
+
+
 def test_what_a_program_uses_can_be_asked(run: Run) -> None:
     code = """
 import os, resource

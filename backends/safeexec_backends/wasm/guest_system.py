@@ -34,6 +34,9 @@ def complete():
     time.thread_time, time.thread_time_ns = time.process_time, time.process_time_ns
     time.get_clock_info = get_clock_info
     time.tzset = tzset
+    for module, functions in (("os", (utime, times, getlogin, sched_getaffinity)), ("time", (get_clock_info, tzset))):
+        for function in functions:
+            function.__module__ = module
 
 
 def utime(path, times=None, *, ns=None, dir_fd=None, follow_symlinks=True):
