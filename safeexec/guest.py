@@ -86,7 +86,7 @@ class Python:
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # last: a file of the program's does not take a library's place
         setattr(builtins, "print", fast_print)
-        setattr(builtins, "input", refuse_input)
+        setattr(builtins, "input", ask)
         for name in ("exit", "quit"):
             setattr(builtins, name, leave)
         if not hasattr(builtins, "help"):  # an interpreter without the site module
@@ -228,8 +228,26 @@ def refuse_input(prompt: object = "", /) -> str:
     raise RuntimeError("input() is not available in a sandbox: pass the value as a variable, a file or a tool")
 
 
+def input_from(readline: Callable[[], Any], prompt: object) -> str:
+    """What ``input`` gives where the program has put something of its own in the place of ``sys.stdin``."""
+    fast_print(prompt, end="")
+    line = readline()
+    if not isinstance(line, str):
+        raise TypeError("object.readline() returned non-string")
+    if not line:
+        raise EOFError("EOF when reading a line")
+    return line[:-1] if line.endswith("\n") else line
+
+
+def ask(prompt: object = "", /) -> str:
+    """``input``: a line of what the program itself has made its standard input; else there is nobody to ask."""
+    if sys.stdin is None or sys.stdin is sys.__stdin__:
+        return refuse_input()
+    return input_from(sys.stdin.readline, prompt)
+
+
 fast_print.__name__ = fast_print.__qualname__ = "print"
-refuse_input.__name__ = refuse_input.__qualname__ = "input"
+refuse_input.__name__ = refuse_input.__qualname__ = ask.__name__ = ask.__qualname__ = "input"
 
 
 def leave(code: object = None) -> None:

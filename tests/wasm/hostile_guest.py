@@ -54,7 +54,7 @@ def module() -> bytes:
         wasmtime.wat2wasm(
             "(module "
             + " ".join(thunk[0] for thunk in thunks)
-            + f'(memory (export "memory") {PAGES} 16) (global $at (mut i32) (i32.const 0)) (global $deep (mut i32) (i32.const 0))'
+            + f'(memory (export "memory") {PAGES} 16) (global (export "tzname") i32 (i32.const 512)) (global $at (mut i32) (i32.const 0)) (global $deep (mut i32) (i32.const 0))'
             + """
             (func (export "set_allocator") (param i32 i32) (global.set $at (local.get 0)) (global.set $deep (local.get 1)))
             (func (export "emscripten_builtin_memalign") (param i32 i32) (result i32)

@@ -145,7 +145,7 @@ def test_help_is_there(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["import os; os._exit(3)", "import os; os.abort()", "import ctypes; ctypes.string_at(0)"]
+    "code", ["import os; os._exit(3)", "import os; os.abort()", "import ctypes; ctypes.string_at(0xFFFFFFF0)"]
 )
 def test_what_ends_the_interpreter_ends_the_session_alone(in_process: Executor, code: str) -> None:
     with in_process.session() as other:

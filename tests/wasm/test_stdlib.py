@@ -131,3 +131,128 @@ def test_there_is_no_browser_and_no_error(run: Run) -> None:
 def test_the_one_thread_has_a_clock(run: Run) -> None:
     code = "import time\nstart = time.thread_time()\nsum(range(10**6))\n(time.thread_time() > start, time.thread_time_ns() > 0)"
     assert run(code).value == (True, True)
+
+
+def test_clocks_are_described_and_add_up(run: Run) -> None:
+    code = """
+import os, time
+info = time.get_clock_info("thread_time")
+spent = os.times()
+(info.monotonic, info == time.get_clock_info("process_time"), 0 < spent.user <= time.process_time(), spent.elapsed > 0)
+"""
+    assert run(code).value == (True, True, True, True)
+    result = run("import time\ntime.get_clock_info('none')")
+    assert result.error is not None and result.error.type == "ValueError"
+
+
+def test_added_functions_are_their_modules(run: Run) -> None:
+    code = """
+import os, pickle, time
+added = [os.utime, os.times, os.getlogin, os.sched_getaffinity, time.get_clock_info, time.tzset]
+([f"{f.__module__}.{f.__name__}" for f in added], [pickle.loads(pickle.dumps(f)) is f for f in added], os.utime in os.supports_fd)
+"""
+    names = ["os.utime", "os.times", "os.getlogin", "os.sched_getaffinity", "time.get_clock_info", "time.tzset"]
+    assert run(code).value == (names, [True] * 6, True)
+
+
+def test_what_a_program_uses_can_be_asked(run: Run) -> None:
+    code = """
+import os, resource
+before = resource.getrusage(resource.RUSAGE_SELF)
+data = bytearray(20 << 20)
+after = resource.getrusage(resource.RUSAGE_SELF)
+limit = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, limit)
+errors = []
+for act in (
+    lambda: resource.getrusage(5), lambda: resource.getrlimit(99), lambda: resource.setrlimit(resource.RLIMIT_AS, (1, 1)),
+):
+    try:
+        act()
+    except (ValueError, OSError) as error:
+        errors.append(type(error).__name__)
+(
+    10 << 10 < after.ru_maxrss - before.ru_maxrss < 25 << 10, after.ru_utime >= before.ru_utime > 0, len(after), limit[0] > 64 << 20,
+    resource.getpagesize() == os.sysconf("SC_PAGESIZE"), errors, os.getlogin(), os.sched_getaffinity(0),
+)
+"""
+    assert run(code).value == (
+        True, True, 16, True, True, ["ValueError", "ValueError", "PermissionError"], "sandbox", {0},
+    )  # fmt: skip
+
+
+def test_ctypes_looks_at_its_own_memory(run: Run) -> None:
+    code = """
+import ctypes
+here, there = ctypes.create_string_buffer(b"hello", 10), ctypes.create_string_buffer(10)
+ctypes.memmove(there, here, 4)
+ctypes.memset(ctypes.addressof(there) + 1, 65, 1)
+numbers = (ctypes.c_int * 3)(1, 2, 3)
+(
+    there.value, ctypes.string_at(here, 3), ctypes.wstring_at(ctypes.create_unicode_buffer("ab")),
+    ctypes.cast(numbers, ctypes.POINTER(ctypes.c_int))[2],
+)
+"""
+    assert run(code).value == (b"hAll", b"hel", "ab", 3)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "F(lambda x: x)",
+        "F(0)",
+        "F(1)",
+        "F(2**31)",
+        "F(2**32 - 1)",
+        "ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(7)",
+    ],
+)
+def test_a_foreign_function_is_an_error_and_no_end(in_process: Executor, function: str) -> None:
+    with in_process.session() as session:
+        session.run("import ctypes\nF = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)")
+        result = session.run(
+            f"try:\n    ({function})(3)\nexcept SystemError as error:\n    said = repr(error.__cause__)\nsaid"
+        )
+        assert result.value == "NotImplementedError('there are no foreign functions in this sandbox')"
+        assert session.run("1 + 1").value == 2
+
+
+def test_devices_without_an_end_have_a_place(run: Run) -> None:
+    code = """
+import io, os
+seen = []
+with open(os.devnull, "a") as file:
+    seen.append((file.write("text"), file.seek(0, io.SEEK_END), file.tell()))
+with open("/dev/zero", "rb") as file:
+    seen.append((file.read(3), file.seekable()))
+try:
+    os.lseek(1, 0, 0)
+except OSError as error:
+    seen.append(error.strerror)
+seen
+"""
+    assert run(code).value == [(4, 0, 0), (b"\0\0\0", True), "Invalid seek"]
+
+
+def test_input_reads_what_the_program_puts_there(run: Run) -> None:
+    code = """
+import io, sys
+from unittest import mock
+sys.stdin = io.StringIO("5\\nlast")
+seen = [int(input("number? ")), input()]
+try:
+    input()
+except EOFError as error:
+    seen.append(str(error))
+with mock.patch("sys.stdin", io.StringIO("inner\\n")):
+    seen.append(input())
+sys.stdin = sys.__stdin__
+try:
+    input()
+except RuntimeError as error:
+    seen.append(str(error)[:24])
+seen
+"""
+    result = run(code)
+    assert result.value == [5, "last", "EOF when reading a line", "inner", "input() is not available"]
+    assert result.stdout == "number? "

@@ -84,7 +84,8 @@ class _Copy:
     def _shallow(self, node: Node) -> Node:
         kind = type(node)
         twin = kind.__new__(kind)
-        twin.mode, twin.readonly, twin.ino, twin.mtime = node.mode, False, node.ino, node.mtime
+        twin.mode, twin.readonly, twin.ino = node.mode, False, node.ino
+        twin.atime, twin.mtime, twin.ctime = node.atime, node.mtime, node.ctime
         twin.links, twin.opened = node.links, node.opened
         if isinstance(node, File) and isinstance(twin, File):
             twin.data = node.share()

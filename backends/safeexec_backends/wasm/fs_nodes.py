@@ -11,6 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Mapping
+from typing import Final
 
 from . import errno as e
 from .errno import Errno
@@ -19,17 +20,26 @@ from .errno import Errno
 _inode_numbers = itertools.count(int.from_bytes(os.urandom(5), "little") << 12)
 
 
-class Node:
-    """An inode. `mtime` is in nanoseconds since 1970."""
+RESOLUTION: Final = 1000
+"""Nanoseconds between two times of a file. The guest's C library sets times by the microsecond: finer ones could not be copied from file to file."""
 
-    __slots__ = ("ino", "links", "mode", "mtime", "opened", "readonly")
+
+def now() -> int:
+    """The time, as files have it."""
+    return time.time_ns() // RESOLUTION * RESOLUTION
+
+
+class Node:
+    """An inode. `atime`, `mtime` and `ctime` are in nanoseconds since 1970; reading a file leaves `atime` as it is (as on a file system mounted with noatime)."""
+
+    __slots__ = ("atime", "ctime", "ino", "links", "mode", "mtime", "opened", "readonly")
     kind = stat.S_IFREG
 
     def __init__(self, mode: int, *, readonly: bool = False) -> None:
         self.mode = self.kind | mode
         self.readonly = readonly
         self.ino = next(_inode_numbers)
-        self.mtime = 0 if readonly else time.time_ns()
+        self.atime = self.mtime = self.ctime = 0 if readonly else now()
         self.links = 0
         self.opened = 0
 
@@ -37,6 +47,10 @@ class Node:
     def size(self) -> int:
         """Bytes, as stat reports them."""
         return 0
+
+    def touch(self) -> None:
+        """Note that it changes now."""
+        self.mtime = self.ctime = now()
 
 
 class File(Node):

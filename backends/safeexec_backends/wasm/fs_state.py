@@ -14,8 +14,8 @@ from .fs import HELD_MAX, FileSystem, Open
 from .fs_nodes import Device, Directory, File, Node, Symlink
 from .fs_tree import DEVICES, GONE, NAME_MAX, PATH_MAX, REMOVED, Place, Quota
 
-_MAX_TIME: Final = (1 << 63) * 1_000_000_000
-"""Nanoseconds before and after 1970: 64 bits of seconds, as utimensat takes them and stat gives them."""
+_MAX_TIME: Final = (1 << 63) * 10**9
+"""Nanoseconds from 1970 that a file's time is away at most, before or after: the guest gives seconds of 64 bits."""
 _FLAGS: Final = (1 << 32) - 1
 
 
@@ -109,7 +109,8 @@ class _Dump:
             kind, what = "l", node.target
         elif isinstance(node, Device):
             kind, what = "c", node.name
-        self._nodes.append([kind, stat.S_IMODE(node.mode), node.mtime, what, node.ino])
+        times = [node.atime, node.mtime, node.ctime]
+        self._nodes.append([kind, stat.S_IMODE(node.mode), times, what, node.ino])
         return number
 
 
@@ -132,6 +133,10 @@ def _require(condition: bool, what: str) -> None:
 def _integer(value: Any, end: int) -> int:
     _require(type(value) is int and 0 <= value < end, "a number out of range")
     return int(value)
+
+
+def _time(value: Any) -> int:
+    return _integer(value + _MAX_TIME, 2 * _MAX_TIME) - _MAX_TIME
 
 
 def _text(value: Any, limit: int) -> str:
@@ -162,7 +167,7 @@ class _Load:
         _require(type(described) is list and len(described) <= quota.inodes + extra, "too many nodes (Limits.disk)")
         self._nodes: list[Node] = []
         place = 0
-        for kind, mode, mtime, what, ino in described:
+        for kind, mode, times, what, ino in described:
             node: Node
             if kind == "f":
                 size = _integer(what, quota.bytes + 1)
@@ -179,7 +184,7 @@ class _Load:
                 _require(kind == "d", "a node of unknown kind")
                 node = Directory()
             node.mode = node.kind | _integer(mode, 0o10000)
-            node.mtime = _integer(mtime + _MAX_TIME, 2 * _MAX_TIME) - _MAX_TIME
+            node.atime, node.mtime, node.ctime = map(_time, times)
             node.ino = _integer(ino, 1 << 53)  # what is in the guest's memory may know it: SQLite does
             self._nodes.append(node)
         _require(place == len(contents), "contents of no file")

@@ -8,13 +8,12 @@ permission bits are kept but only the read-only base is enforced.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from . import errno as e
 from .errno import Errno
-from .fs_nodes import Device, Directory, File, Node, Symlink
+from .fs_nodes import Device, Directory, File, Node, Symlink, now
 
 PATH_MAX: Final = 4096
 NAME_MAX: Final = 255
@@ -175,12 +174,11 @@ class Tree:
         self.changes += 1
         node.links += 1
         directory.add(name, node)
-        directory.mtime = node.mtime
+        directory.mtime = directory.ctime = node.mtime
 
     def _unlink(self, directory: Directory, name: str) -> None:
         node = directory.remove(name)
-        self.changes += 1
-        directory.mtime = time.time_ns()
+        self.touch(directory)
         if node.readonly:
             return
         node.links = REMOVED if isinstance(node, Directory) else node.links - 1
@@ -234,7 +232,24 @@ class Tree:
     def touch(self, node: Node) -> None:
         """Note that a node has changed."""
         self.changes += 1
-        node.mtime = time.time_ns()
+        node.touch()
+
+    def change_mode(self, node: Node, mode: int) -> None:
+        """chmod. Raises Errno(EROFS)."""
+        if node.readonly:
+            raise Errno(e.EROFS)
+        node.mode = node.kind | mode & 0o7777
+        self.changes += 1
+        node.ctime = now()
+
+    def change_times(self, node: Node, accessed: int | None, modified: int | None) -> None:
+        """utimensat; None leaves a time as it is. Raises Errno(EROFS)."""
+        if node.readonly:
+            raise Errno(e.EROFS)
+        node.atime = node.atime if accessed is None else accessed
+        node.mtime = node.mtime if modified is None else modified
+        self.changes += 1
+        node.ctime = now()
 
     # Directory operations
 
@@ -301,8 +316,9 @@ class Tree:
             self._unlink(target, found.name)
         directory.remove(name)
         target.add(found.name, node)
-        self.changes += 1
-        directory.mtime = target.mtime = time.time_ns()
+        self.touch(directory)
+        self.touch(target)
+        node.ctime = now()
 
     def _leads_to(self, node: Directory, place: Place) -> bool:
         """Whether the last directory of a place is `node`, or below it."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from . import abi, syscalls_files, syscalls_io, syscalls_system
+from . import abi, syscalls_files, syscalls_io, syscalls_system, syscalls_time
 from .syscalls import TABLE
 
 # Importing these fills the table.
-REGISTERED = (syscalls_files, syscalls_io, syscalls_system)
+REGISTERED = (syscalls_files, syscalls_io, syscalls_system, syscalls_time)
 
 
 def host_functions() -> dict[tuple[str, str], tuple[abi.HostFunction, str, str]]:

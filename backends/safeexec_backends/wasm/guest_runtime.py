@@ -26,6 +26,7 @@ import safeexec_alarms  # type: ignore[import-not-found]
 import safeexec_guest  # type: ignore[import-not-found]
 import safeexec_hashing  # type: ignore[import-not-found]
 import safeexec_import_rule  # type: ignore[import-not-found]
+import safeexec_system  # type: ignore[import-not-found]
 import safeexec_wire as wire  # type: ignore[import-not-found]
 
 
@@ -147,8 +148,7 @@ def fit():
     signal.signal(signal.SIGINT, guest.on_interrupt)
     safeexec_alarms.complete(guest)
     safeexec_hashing.complete()
-    # Of the one thread that there is.
-    time.thread_time, time.thread_time_ns = time.process_time, time.process_time_ns
+    safeexec_system.complete()
 
 
 def collect(*_):
@@ -236,6 +236,8 @@ class Guest(safeexec_guest.Guest):
         """What a session has beyond that for which `begin` has set everything up."""
         self._limits.update(header.get("limits", {}))
         os.environ.update(header.get("env", {}))
+        if "TZ" in header.get("env", {}):
+            time.tzset()
         self._add_tools(header.get("tools", ()))
         if "network" in header:
             self._network = self._start_network(header["network"], blobs)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import stat
 import struct
-import time
 
 from . import errno as e
 from .errno import Errno
-from .fs_nodes import Directory, File, Node, Symlink
+from .fs_nodes import Directory, File, Node, Symlink, now
 from .fs_tree import NAME_MAX
 from .host import Host
 from .syscalls import AT_FDCWD, open_at, path_at, s32, start_at, syscall
@@ -22,13 +21,13 @@ _STAT = struct.Struct("<6Iqii" + "qi4x" * 3 + "Q")
 _DIRENT = struct.Struct("<QQHB")
 _DIRENT_SIZE = 280
 _UTIME_NOW, _UTIME_OMIT = 0x3FFFFFFF, 0x3FFFFFFE
+_NS = 1_000_000_000
 
 
 def _stat(host: Host, buffer: int, node: Node) -> int:
-    seconds, nanoseconds = divmod(node.mtime, 1_000_000_000)
     size = node.size
     links = max(node.links, 1)
-    times = (seconds, nanoseconds) * 3
+    times = (*divmod(node.atime, _NS), *divmod(node.mtime, _NS), *divmod(node.ctime, _NS))
     host.memory.write(
         buffer, _STAT.pack(1, node.mode, links, 0, 0, 0, size, 4096, (size + 511) // 512, *times, node.ino)
     )
@@ -173,10 +172,7 @@ def getdents64(host: Host, descriptor: int, buffer: int, size: int) -> int:
 
 
 def _change_mode(host: Host, node: Node, mode: int) -> int:
-    if node.readonly:
-        raise Errno(e.EROFS)
-    node.mode = stat.S_IFMT(node.mode) | mode & 0o7777
-    host.files.changes += 1  # or a checkpoint would take it for what it was
+    host.files.change_mode(node, mode)
     return 0
 
 
@@ -214,25 +210,26 @@ def fchownat(host: Host, directory: int, path: int, user: int, group: int, flags
     return _change_owner(_node(host, directory, path, flags), user, group)
 
 
+def _time(seconds: int, nanoseconds: int) -> int | None:
+    """What a struct timespec {i64 seconds; i32 nanoseconds; padding} says; None: nothing."""
+    if nanoseconds == _UTIME_NOW:
+        return now()
+    if nanoseconds == _UTIME_OMIT:
+        return None
+    if not 0 <= nanoseconds < _NS:
+        raise Errno(e.EINVAL)
+    return seconds * _NS + nanoseconds
+
+
 @syscall("__syscall_utimensat", "iiii")
 def utimensat(host: Host, directory: int, path: int, times: int, flags: int) -> int:
     # futimens passes no path
     node = _node(host, directory, path, flags) if path else open_at(host, directory).node
-    if node.readonly:
-        raise Errno(e.EROFS)
-    now = time.time_ns()
-    host.files.changes += 1
-    if not times:
-        node.mtime = now
-        return 0
-    # two struct timespec {i64 seconds; i32 nanoseconds; padding}; there is no separate access time
-    seconds, nanoseconds = struct.unpack("<16xqi4x", host.memory.read(times, 32))
-    if nanoseconds == _UTIME_NOW:
-        node.mtime = now
-    elif nanoseconds != _UTIME_OMIT:
-        if not 0 <= nanoseconds < 1_000_000_000:
-            raise Errno(e.EINVAL)
-        node.mtime = seconds * 1_000_000_000 + nanoseconds
+    accessed = modified = now()
+    if times:
+        numbers = struct.unpack("<qi4xqi4x", host.memory.read(times, 32))
+        accessed, modified = _time(*numbers[:2]), _time(*numbers[2:])  # type: ignore[assignment]
+    host.files.change_times(node, accessed, modified)
     return 0
 
 

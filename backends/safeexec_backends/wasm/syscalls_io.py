@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 from . import errno as e
 from .abi import MASK32, PAGE
 from .errno import Errno
 from .fs import O_APPEND, Open
-from .fs_nodes import Device, Directory, File
+from .fs_nodes import Device, Directory, File, Node
 from .host import Host
 from .syscalls import open_at, s32, syscall, wasi
 
@@ -114,8 +115,14 @@ def fd_write(host: Host, descriptor: int, array: int, count: int, result: int) -
     _write_all(host, descriptor, array, count, None, result)
 
 
+def _is_stream(node: Node) -> bool:
+    # The other devices have a place that is always 0, as on Linux: whoever opens os.devnull to append looks for its end.
+    return isinstance(node, Device) and node.name.startswith("std")
+
+
 def _seekable(host: Host, descriptor: int, position: int) -> int:
-    if not isinstance(open_at(host, descriptor).node, File):
+    node = open_at(host, descriptor).node
+    if _is_stream(node) or isinstance(node, Directory):
         raise Errno(e.ESPIPE)
     if position < 0:
         raise Errno(e.EINVAL)
@@ -136,8 +143,11 @@ def fd_pwrite(host: Host, descriptor: int, array: int, count: int, position: int
 def fd_seek(host: Host, descriptor: int, offset: int, whence: int, result: int) -> None:
     file = open_at(host, descriptor)
     node = file.node
-    if isinstance(node, Device):
+    if _is_stream(node):
         raise Errno(e.ESPIPE)
+    if isinstance(node, Device):
+        host.memory.set_u64(result, 0)
+        return
     if whence > 2:
         raise Errno(e.EINVAL)
     start = (0, file.position, len(node.data) if isinstance(node, File) else 0)[whence]
@@ -264,9 +274,22 @@ def poll(host: Host, array: int, count: int, timeout: int) -> int:
     return ready
 
 
+# A mapping that is written back must know its file when the guest has closed the descriptor: by then another file may have the number. So it has a
+# descriptor of its own, up where programs have none, and the number lies behind the mapping in the guest's memory. Like all descriptors it is
+# counted, kept and copied; a guest that changes the number names another of its own files.
+_OWN_DESCRIPTOR: Final = 128
+_FEW: Final = 64
+_TRAILER: Final = struct.Struct("<4sI")
+_MARK: Final = b"mmap"
+
+
+def _rounded(length: int) -> int:
+    return (length + PAGE - 1) // PAGE * PAGE
+
+
 @syscall("_mmap_js", "iiiilii")
 def mmap(
-    host: Host, length: int, _protection: int, _flags: int, descriptor: int, offset: int, allocated: int, address: int
+    host: Host, length: int, protection: int, flags: int, descriptor: int, offset: int, allocated: int, address: int
 ) -> int:
     file = open_at(host, descriptor)
     node = file.node
@@ -276,29 +299,44 @@ def mmap(
         raise Errno(e.EINVAL)
     host.memory.check(allocated, 4)
     host.memory.check(address, 4)
-    size = (length + PAGE - 1) // PAGE * PAGE
-    if size > MASK32 or size > host.max_pages * PAGE:
+    size = _rounded(length)
+    if size > MASK32 - PAGE or size > host.max_pages * PAGE:
         raise Errno(e.ENOMEM)
-    pointer = host.instance.call("emscripten_builtin_memalign", PAGE, size)
+    pointer = host.instance.call("emscripten_builtin_memalign", PAGE, size + _TRAILER.size)
     if not pointer:
         raise Errno(e.ENOMEM)
-    host.memory.check(pointer, size)
+    host.memory.check(pointer, size + _TRAILER.size)
     data = node.data[offset : offset + length]
     host.memory.write(pointer, data)
     # The allocator may hand out used memory: the rest of the mapping must read as zeros.
-    host.memory.view[pointer + len(data) : pointer + size] = bytes(size - len(data))
+    host.memory.view[pointer + len(data) : pointer + size + _TRAILER.size] = bytes(size + _TRAILER.size - len(data))
+    files = host.files.files
+    # Where there is little room it is the guest's descriptor that is written to.
+    if flags & MAP_SHARED and protection & PROT_WRITE and files.get(descriptor) is file and len(files) < _FEW:
+        try:
+            own = host.files.duplicate(descriptor, _OWN_DESCRIPTOR)
+        except Errno:
+            pass  # no room at all
+        else:
+            host.memory.write(pointer + size, _TRAILER.pack(_MARK, own))
     host.memory.set_u32(allocated, 1)
     host.memory.set_u32(address, pointer)
     return 0
 
 
-def _write_back(
-    host: Host, address: int, length: int, protection: int, flags: int, descriptor: int, offset: int
-) -> int:
+def _own_descriptor(host: Host, address: int, length: int) -> int | None:
+    """That of a mapping, if it has one."""
+    mark, own = _TRAILER.unpack(host.memory.read(address + _rounded(length), _TRAILER.size))
+    return own if mark == _MARK and own >= _OWN_DESCRIPTOR and own in host.files.files else None
+
+
+@syscall("_msync_js", "iiiiil")
+def msync(host: Host, address: int, length: int, protection: int, flags: int, descriptor: int, offset: int) -> int:
     """Copy a shared, writable mapping back into its file (never growing it, as POSIX says)."""
     if not flags & MAP_SHARED or not protection & PROT_WRITE:
         return 0
-    node = open_at(host, descriptor).node
+    own = _own_descriptor(host, address, length)
+    node = open_at(host, descriptor if own is None else own).node
     if not isinstance(node, File) or node.readonly or offset < 0:
         raise Errno(e.EINVAL)
     data = host.memory.read(address, length)[: max(len(node.data) - offset, 0)]
@@ -307,5 +345,13 @@ def _write_back(
     return 0
 
 
-for _name in ("_msync_js", "_munmap_js"):
-    syscall(_name, "iiiiil")(_write_back)
+@syscall("_munmap_js", "iiiiil")
+def munmap(host: Host, address: int, length: int, protection: int, flags: int, descriptor: int, offset: int) -> int:
+    """The same, and let go of the file."""
+    result = msync(host, address, length, protection, flags, descriptor, offset)
+    if flags & MAP_SHARED and protection & PROT_WRITE:
+        own = _own_descriptor(host, address, length)
+        if own is not None:
+            host.memory.write(address + _rounded(length), bytes(_TRAILER.size))
+            host.files.close(own)
+    return result

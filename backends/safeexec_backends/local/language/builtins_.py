@@ -6,7 +6,7 @@ import builtins
 import types
 from typing import TYPE_CHECKING, Any
 
-from safeexec.guest import fast_print, leave, refuse_input
+from safeexec.guest import fast_print, input_from, leave, refuse_input
 
 from .identity import AttributeRefused, LanguageRefused, exact_name, is_guest_class
 
@@ -169,13 +169,19 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
 
         return open_file(file, mode, *args, **kwargs)
 
+    def input_(prompt: Any = "", /) -> str:
+        system = language.gate.build("sys")
+        if system.stdin is None or system.stdin is system.__stdin__:
+            return refuse_input()
+        return input_from(guards.read(system.stdin, "readline"), prompt)
+
     def breakpoint_(*args: Any, **kwargs: Any) -> None:
         raise LanguageRefused("there is no debugger in this sandbox")
 
     own = {
         "getattr": getattr_, "hasattr": hasattr_, "setattr": setattr_, "delattr": delattr_, "globals": globals_,
         "locals": locals_, "vars": vars_, "dir": dir_, "eval": eval_, "exec": exec_, "compile": compile_, "open": open_,
-        "help": help_, "breakpoint": breakpoint_, "print": fast_print, "input": refuse_input, "exit": leave, "quit": leave,
+        "help": help_, "breakpoint": breakpoint_, "print": fast_print, "input": input_, "exit": leave, "quit": leave,
         "__import__": language.gate.function,
     }  # fmt: skip
     for name, item in own.items():

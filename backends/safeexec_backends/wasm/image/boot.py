@@ -16,7 +16,9 @@ from safeexec_backends.wasm.limits import STACK_PROTECTION
 from safeexec_backends.wasm.syscalls import HOST
 
 PROVIDED: Final = frozenset(name for namespace, name in host_functions() if namespace != HOST)
-POINTERS: Final = ("safeexec_send", "safeexec_receive", "safeexec_wait", "safeexec_alarm")
+POINTERS: Final = (
+    "safeexec_send", "safeexec_receive", "safeexec_wait", "safeexec_zone", "safeexec_memory", "safeexec_alarm",
+)  # fmt: skip
 STDLIB: Final = "/lib/python314.zip"
 SITE: Final = "/lib/site-packages"
 _METH_NOARGS, _METH_O, _METH_FASTCALL = 4, 8, 0x80
@@ -24,10 +26,13 @@ _FUNCTIONS = (
     ("send", "safeexec_send", _METH_FASTCALL),
     ("receive", "safeexec_receive", _METH_NOARGS),
     ("wait", "safeexec_wait", _METH_O),
+    ("zone", "safeexec_zone", _METH_O),
+    ("memory", "safeexec_memory", _METH_NOARGS),
     ("alarm", "safeexec_alarm", _METH_FASTCALL),
 )
 _EPOCH: Final = 1_767_225_600 * 10**9  # 2026-01-01, in nanoseconds
 HANDLER_WORD: Final = 68  # see helpers.wat
+_FOREIGN_WORD: Final = 80
 _MAX_OUTPUT: Final = 1 << 20
 """Bytes of output of which the last are kept: a package may print without end while it is imported."""
 # Built-in modules that exist to reach JavaScript or to test CPython by crashing it.
@@ -55,7 +60,7 @@ class _Still(Host):
         while pending:
             node = pending.pop()
             node.ino = next(numbers)
-            node.mtime = 0 if node.readonly else _EPOCH
+            node.atime = node.mtime = node.ctime = 0 if node.readonly else _EPOCH
             if isinstance(node, Directory):
                 # What differs from machine to machine, the zone database, is numbered last.
                 pending += [child for name, child in sorted(node.entries.items(), key=lambda i: (i[0] != "usr", i[0]))]
@@ -147,6 +152,9 @@ class Interpreter:
             function = call("PyCMethod_New", definition, 0, 0, 0)
             if not function or call("PyObject_SetAttrString", module, self.string(name), function) & abi.MASK32:
                 raise BootError(f"_safeexec_device.{name} could not be made")
+        error = memory.u32(self.instance.global_value("PyExc_NotImplementedError"))
+        memory.set_u32(_FOREIGN_WORD, error)
+        memory.set_u32(_FOREIGN_WORD + 4, self.string("there are no foreign functions in this sandbox"))
 
     def protect_stack(self) -> None:
         """Tell CPython how much of its stack it may use before it raises RecursionError."""

@@ -36,7 +36,7 @@ _BUILDER: Final = (
     "polls.py", "state.py",
     "../abi/engine.py", "../abi/instance.py", "../abi/library.py", "../abi/memory.py", "../abi/program.py",
     "../native.py", "../limits.py", "../stops.py",
-    "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py",
+    "../syscalls.py", "../syscalls_files.py", "../syscalls_io.py", "../syscalls_system.py", "../syscalls_time.py",
 )  # fmt: skip
 
 

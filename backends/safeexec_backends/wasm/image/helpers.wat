@@ -5,6 +5,8 @@
 ;; Words below address 1024 belong to nobody (emscripten's static data starts there):
 ;;   64  signal to deliver; the host stores 2 (SIGINT) to interrupt the guest, 14 (SIGALRM) when its alarm goes off
 ;;   68  PyObject* of the function that handles a frame
+;;   72  the table of the local time zone: its address, then its size (0: UTC)
+;;   80  PyObject* of the exception, and address of its text, for a foreign function that cannot be called
 ;;   128 scratch Py_buffer
 (module
   (type $three (func (param i32 i32 i32) (result i32)))
@@ -17,6 +19,10 @@
   (import "main" "__indirect_function_table" (table 0 funcref))
   (import "main" "PyBytes_FromStringAndSize" (func $bytes_new (param i32 i32) (result i32)))
   (import "main" "PyBytes_AsString" (func $bytes_data (param i32) (result i32)))
+  (import "main" "PyBytes_Size" (func $bytes_size (param i32) (result i32)))
+  (import "main" "PyGILState_Ensure" (func $ensure_lock (result i32)))
+  (import "main" "PyGILState_Release" (func $release_lock (param i32)))
+  (import "main" "PyErr_SetString" (func $set_error (param i32 i32)))
   (import "main" "PyObject_CallOneArg" (func $call_one (param i32 i32) (result i32)))
   (import "main" "PyObject_GetBuffer" (func $get_buffer (param i32 i32 i32) (result i32)))
   (import "main" "PyBuffer_Release" (func $release_buffer (param i32)))
@@ -66,6 +72,46 @@
   (func (export "clock_nanosleep") (param $clock i32) (param $flags i32) (param $wanted i32) (param $left i32) (result i32)
     (call $clock_sleep (local.get $clock) (local.get $flags) (local.get $wanted) (local.get $left)))
 
+  ;; A call of ctypes: of CPython's own functions behind cast, string_at, memmove and the like, whose arguments are words. There are no others;
+  ;; what is none of them (a closure, a made-up address) is an exception. ffi_cif: abi, nargs, arg_types, rtype; ffi_type: size, u16 alignment, u16 type
+  ;; (0 void, 2 float). Source: libffi's ffi.h.
+  (func (export "ffi_call_js") (param $cif i32) (param $f i32) (param $result i32) (param $values i32)
+    (local $r funcref) (local $count i32) (local $n i32) (local $type i32) (local $value i32)
+    (local.set $count (i32.load offset=4 (local.get $cif)))
+    (block $unknown
+      (br_if $unknown (i32.ge_u (local.get $f) (table.size 0)))
+      (local.set $r (table.get 0 (local.get $f)))
+      (local.set $type (i32.load offset=12 (local.get $cif)))
+      (loop $next
+        (if (i32.load16_u offset=6 (local.get $type))
+          (then
+            (br_if $unknown (i32.ne (i32.load (local.get $type)) (i32.const 4)))
+            (br_if $unknown (i32.eq (i32.load16_u offset=6 (local.get $type)) (i32.const 2)))))
+        (if (i32.lt_u (local.get $n) (local.get $count))
+          (then
+            (local.set $type (i32.load (i32.add (i32.load offset=8 (local.get $cif)) (i32.shl (local.get $n) (i32.const 2)))))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br $next))))
+      (block $called
+        (if (i32.and (i32.eq (local.get $count) (i32.const 3)) (ref.test (ref $three) (local.get $r)))
+          (then
+            (local.set $value (call_indirect (type $three) (i32.load (i32.load (local.get $values)))
+              (i32.load (i32.load offset=4 (local.get $values))) (i32.load (i32.load offset=8 (local.get $values))) (local.get $f)))
+            (br $called)))
+        (if (i32.and (i32.eq (local.get $count) (i32.const 2)) (ref.test (ref $two) (local.get $r)))
+          (then
+            (local.set $value (call_indirect (type $two) (i32.load (i32.load (local.get $values)))
+              (i32.load (i32.load offset=4 (local.get $values))) (local.get $f)))
+            (br $called)))
+        (br $unknown))
+      (if (i32.load16_u offset=6 (i32.load offset=12 (local.get $cif)))
+        (then (i32.store (local.get $result) (local.get $value))))
+      (return))
+    ;; ctypes has let go of the lock for all but PyDLL's functions, and of its thread state with it.
+    (local.set $n (call $ensure_lock))
+    (call $set_error (i32.load (i32.const 80)) (i32.load (i32.const 84)))
+    (call $release_lock (local.get $n)))
+
   ;; `import ctypes` makes one closure to try it out. Closures can be made, and never called: there is no foreign function.
   (func (export "ffi_closure_alloc_js") (param $size i32) (param $code i32) (result i32)
     (local $closure i32)
@@ -111,6 +157,16 @@
     (local.set $result (call $wait (call $as_int (local.get $milliseconds))))
     (if (i32.lt_s (call $check_signals) (i32.const 0)) (then (return (i32.const 0))))
     (call $int (local.get $result)))
+
+  ;; METH_O: zone(bytes) -> 0. The table that the host's localtime and mktime read (zone.py); the caller keeps the bytes alive.
+  (func (export "safeexec_zone") (param $self i32) (param $table i32) (result i32)
+    (i32.store (i32.const 72) (call $bytes_data (local.get $table)))
+    (i32.store (i32.const 76) (call $bytes_size (local.get $table)))
+    (call $int (i32.const 0)))
+
+  ;; METH_NOARGS: memory() -> pages (64 KiB) of linear memory, which never shrinks.
+  (func (export "safeexec_memory") (param $self i32) (param $unused i32) (result i32)
+    (call $int (memory.size)))
 
   ;; METH_FASTCALL: alarm(seconds, interval) -> seconds that were left of the one before. See guest_alarms.py.
   (func (export "safeexec_alarm") (param $self i32) (param $arguments i32) (param $count i32) (result i32)

@@ -30,7 +30,10 @@ _HERE: Final = Path(__file__).parents[1]
 
 def guest_files() -> dict[str, bytes]:
     """The guest program and its protocol, as text, from the core; and what fits them to this sandbox."""
-    found = {f"safeexec_{name}": (_HERE / f"guest_{name}.py").read_bytes() for name in ("runtime", "hashing", "alarms")}
+    found = {
+        f"safeexec_{name}": (_HERE / f"guest_{name}.py").read_bytes()
+        for name in ("runtime", "hashing", "system", "alarms")
+    }
     found["safeexec_import_rule"] = (_HERE.parent / "import_rule.py").read_bytes()
     for module, name in (("safeexec.guest", "safeexec_guest"), ("safeexec.wire", "safeexec_wire")):
         spec = importlib.util.find_spec(module)

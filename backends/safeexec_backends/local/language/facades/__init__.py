@@ -34,7 +34,8 @@ class Facade:
     def __setattr__(self, name: str, value: Any) -> None:
         raise WriteRefused(f"the module {_name(self)!r} cannot be changed in this sandbox")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, name: str) -> None:
+        raise WriteRefused(f"the module {_name(self)!r} cannot be changed in this sandbox")
 
     def __getattr__(self, name: str) -> Any:
         raise missing(self, name)
@@ -310,7 +311,11 @@ class Gate:
         found = self.find(name)
         for item in tuple(fromlist):
             if item != "*":
-                self.member(name, exact_name(item))
+                try:
+                    self.member(name, exact_name(item))
+                except ImportError as error:
+                    if error.name != name:  # what a module of the program's imports itself
+                        raise
         return found
 
 

@@ -29,6 +29,12 @@ def _io(language: RestrictedLanguage) -> Exports:
     return {n: getattr(io, n) for n in shown if hasattr(io, n)} | SHOWN | {"open": open_file}
 
 
+def _plain_name(path: Any) -> str | bytes:
+    """A file's name as the header of an archive gets it."""
+    path = os.fspath(path)
+    return str.__str__(path) if isinstance(path, str) else bytes(path)
+
+
 def _gzip(language: RestrictedLanguage) -> Exports:
     import gzip
 
@@ -40,10 +46,11 @@ def _gzip(language: RestrictedLanguage) -> Exports:
             mode = exact_name(mode or "rb")
             if fileobj is None:
                 fileobj = open_file(filename, mode.replace("t", "").replace("b", "") + "b")
-                super().__init__("", mode, compresslevel, fileobj, mtime)
+                super().__init__(_plain_name(filename), mode, compresslevel, fileobj, mtime)
                 self.myfileobj = fileobj  # closed with it
             else:
-                super().__init__("", mode, compresslevel, fileobj, mtime)
+                named = None if filename is None else _plain_name(filename)
+                super().__init__(named, mode, compresslevel, fileobj, mtime)
 
         @property
         def mtime(self) -> Any:

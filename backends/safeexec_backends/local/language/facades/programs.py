@@ -84,7 +84,29 @@ def _argparse(language: RestrictedLanguage) -> Exports:
     shown = """Action ArgumentDefaultsHelpFormatter ArgumentError ArgumentParser ArgumentTypeError BooleanOptionalAction
         HelpFormatter MetavarTypeHelpFormatter Namespace ONE_OR_MORE OPTIONAL PARSER REMAINDER RawDescriptionHelpFormatter
         RawTextHelpFormatter SUPPRESS ZERO_OR_MORE""".split()
-    return {n: getattr(argparse, n) for n in shown}
+
+    class FileType:
+        """As `argparse.FileType`, in the places that the builtin opens. Not a kind of it: that one reads an attribute of `sys.stdin`."""
+
+        def __init__(self, mode: Any = "r", bufsize: int = -1, encoding: Any = None, errors: Any = None) -> None:
+            self._mode = exact_name(mode)
+            self._options = bufsize, encoding, errors
+
+        def __call__(self, string: Any) -> Any:
+            mode, string = exact_name(self._mode), exact_name(string)
+            if string != "-":
+                try:
+                    return open_file(string, mode, *self._options)
+                except OSError as error:
+                    raise argparse.ArgumentTypeError(f"can't open '{string}': {error}") from None
+            if not set("rwax") & set(mode):
+                raise ValueError(f'argument "-" with mode {mode!r}')
+            system = language.gate.build("sys")
+            stream = system.stdin if "r" in mode else system.stdout
+            return language.guards.read(stream, "buffer") if "b" in mode else stream
+
+    FileType.__module__ = __name__
+    return {n: getattr(argparse, n) for n in shown} | {"FileType": FileType}
 
 
 def _configparser(language: RestrictedLanguage) -> Exports:

@@ -48,12 +48,12 @@ def _sys(language: RestrictedLanguage) -> Exports:
     stdin = io.StringIO()
     shown = """version version_info hexversion api_version maxsize maxunicode byteorder platform float_info int_info hash_info
         float_repr_style getsizeof getrecursionlimit getdefaultencoding getfilesystemencoding intern getrefcount
-        exception get_int_max_str_digits set_int_max_str_digits copyright""".split()
+        exception getswitchinterval get_int_max_str_digits set_int_max_str_digits copyright""".split()
     values: dict[str, Any] = {n: getattr(sys, n) for n in shown if hasattr(sys, n)}
     values |= {
         "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit,
-        "__stdout__": outputs["stdout"], "__stderr__": outputs["stderr"], "stdin": stdin,
-        "argv": [""], "path": [], "flags": types.SimpleNamespace(
+        "__stdout__": outputs["stdout"], "__stderr__": outputs["stderr"], "__stdin__": stdin,
+        "flags": types.SimpleNamespace(
             optimize=0, debug=0, verbose=0, utf8_mode=1, dev_mode=False, interactive=0, inspect=0, ignore_environment=1, bytes_warning=0,
             isolated=1, warn_default_encoding=0, hash_randomization=1),
         "executable": "", "prefix": "", "base_prefix": "", "exec_prefix": "", "base_exec_prefix": "", "implementation": types.SimpleNamespace(name=sys.implementation.name,
@@ -72,6 +72,11 @@ def _sys(language: RestrictedLanguage) -> Exports:
             found = dict.pop(self, key, *default)
             language.gate.own.forget(key)
             return found
+
+    settings: dict[str, Any] = {"argv": [""], "path": [], "stdin": stdin}
+
+    def setting(name: str) -> property:
+        return property(lambda self: settings[name], lambda self, value: settings.__setitem__(name, value))
 
     hooks: dict[str, Any] = {}
 
@@ -94,12 +99,13 @@ def _sys(language: RestrictedLanguage) -> Exports:
         "__slots__": (),
         "__module__": Facade.__module__,
         "__name__": "sys",
-        "__all__": sorted([*(n for n in values if n[:1] != "_"), "stdout", "stderr", "modules"]),
+        "__all__": sorted([*(n for n in values if n[:1] != "_"), *settings, "stdout", "stderr", "modules"]),
         "__dir__": lambda self: list(type(self).__all__),
         "__setattr__": _set,
         "stdout": property(getter("stdout"), setter("stdout")),
         "stderr": property(getter("stderr"), setter("stderr")),
         "modules": property(modules),
+        **{name: setting(name) for name in settings},
         # Of a prompt or a script that ends: here a step's error goes to the host.
         **{name: hook(name) for name in _HOOKS},
         "__excepthook__": staticmethod(excepthook),
@@ -129,8 +135,12 @@ def _set(self: Any, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
     elif name in _HOOKS:
         object.__setattr__(self, name, value)
-    elif name in ("argv", "stdin", "path"):
-        raise WriteRefused(f"sys.{name} cannot be replaced in this sandbox; its contents can be changed")
+    elif name in ("argv", "path"):
+        if type(value) is not list:  # argparse and the imports read it: what reads it shall not run the program's code
+            raise TypeError(f"sys.{name} must be a list")
+        object.__setattr__(self, name, value)
+    elif name == "stdin":
+        object.__setattr__(self, name, value)
     else:
         raise WriteRefused("the module 'sys' cannot be changed in this sandbox")
 
@@ -155,7 +165,7 @@ def _builtins(language: RestrictedLanguage) -> Exports:
                 raise WriteRefused(f"builtins.{name} cannot be changed in this sandbox")
             table[name] = value
 
-        def __delattr__(self, name: str) -> None:  # type: ignore[override]
+        def __delattr__(self, name: str) -> None:
             if name not in changeable or name not in table:
                 raise AttributeError(name)
             del table[name]
@@ -301,7 +311,8 @@ def _timeit(language: RestrictedLanguage) -> Exports:
 def _gc(language: RestrictedLanguage) -> Exports:
     import gc
 
-    return {n: getattr(gc, n) for n in ("collect", "disable", "enable", "isenabled", "get_count", "get_threshold")}
+    shown = "collect disable enable isenabled get_count get_stats get_threshold is_finalized is_tracked set_threshold".split()
+    return {n: getattr(gc, n) for n in shown}
 
 
 def _atexit(language: RestrictedLanguage) -> Exports:

@@ -7,7 +7,7 @@ here. A name that a Python version lacks is left out.
 
 NAMES: dict[str, str] = {
     "abc": """
-        ABC ABCMeta abstractclassmethod abstractmethod abstractproperty abstractstaticmethod""",
+        ABC ABCMeta abstractclassmethod abstractmethod abstractproperty abstractstaticmethod get_cache_token""",
     "array": """
         ArrayType array typecodes""",
     "base64": """
@@ -136,7 +136,7 @@ NAMES: dict[str, str] = {
         getrandbits getstate lognormvariate normalvariate paretovariate randbytes randint random randrange
         sample seed setstate shuffle triangular uniform vonmisesvariate weibullvariate""",
     "re": """
-        A ASCII DOTALL I IGNORECASE L LOCALE M MULTILINE Match NOFLAG Pattern PatternError RegexFlag S Scanner U
+        A ASCII DEBUG DOTALL I IGNORECASE L LOCALE M MULTILINE Match NOFLAG Pattern PatternError RegexFlag S Scanner U
         UNICODE VERBOSE X compile error escape findall finditer fullmatch match purge search split sub subn""",
     "reprlib": """
         Repr recursive_repr repr""",
@@ -204,7 +204,7 @@ NAMES: dict[str, str] = {
         urlencode urljoin urlparse urlsplit urlunparse urlunsplit _splittype""",
     "weakref": """
         CallableProxyType ProxyType ProxyTypes ReferenceType WeakKeyDictionary WeakMethod WeakSet
-        WeakValueDictionary finalize proxy ref""",
+        WeakValueDictionary finalize getweakrefcount proxy ref""",
     "zlib": """
         DEFLATED DEF_BUF_SIZE DEF_MEM_LEVEL MAX_WBITS ZLIB_RUNTIME_VERSION ZLIB_VERSION Z_BEST_COMPRESSION
         Z_BEST_SPEED Z_BLOCK Z_DEFAULT_COMPRESSION Z_DEFAULT_STRATEGY Z_FILTERED Z_FINISH Z_FIXED

@@ -107,7 +107,7 @@ def space_module(language: Any, namespace: Callable[[], dict[str, Any]], called:
         def __setattr__(self, name: str, value: Any) -> None:
             language.view(namespace())[name] = value
 
-        def __delattr__(self, name: str) -> None:  # type: ignore[override]
+        def __delattr__(self, name: str) -> None:
             try:
                 del language.view(namespace())[name]
             except KeyError:
