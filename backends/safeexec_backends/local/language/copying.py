@@ -9,15 +9,18 @@ from __future__ import annotations
 import copy
 import copyreg
 import types
+import typing
 from collections.abc import Callable
 from typing import Any
 
 from . import names
+from .denied import is_denied
 from .guards import Guards
 from .identity import (
     BuiltinMethod,
     WriteRefused,
     class_dict,
+    class_module,
     class_mro,
     class_name,
     exact_name,
@@ -37,6 +40,8 @@ def install() -> None:
     module.getattr = _getattr
     # Whoever's metaclass says that a class is equal to this one is asked by deepcopy(), and shown it.
     module._deepcopy_dispatch.pop(types.CodeType, None)
+    # It holds compiled code of its text, which is in no language of ours.
+    module._deepcopy_dispatch[typing.ForwardRef] = lambda reference, memo: reference
 
 
 def _reconstruct(
@@ -90,10 +95,20 @@ _absent = object()
 
 def _getattr(o: Any, name: str, default: Any = _absent) -> Any:
     found = getattr(o, name) if default is _absent else getattr(o, name, default)
-    if name == "__reduce_ex__" and type(found) is BuiltinMethod and is_guest_class(type(o)):
-        if _definer(type(o), "__reduce_ex__") is object and _definer(type(o), "__reduce__") is object:
-            return _reducer(o)
+    if name == "__reduce_ex__" and type(found) is BuiltinMethod:
+        kind = type(o)
+        simple = _definer(kind, "__reduce_ex__") is object and _definer(kind, "__reduce__") is object
+        if is_guest_class(kind):
+            return _reducer(o) if simple else found
+        # All that is in an object goes into the memo of deepcopy(), which the program may hold.
+        ours = str(class_module(kind)).startswith("safeexec") and class_name(kind) not in _OPEN
+        if is_denied(o) or (simple and ours):
+            raise TypeError(f"cannot pickle {class_name(kind)!r} object")
     return found
+
+
+_OPEN = frozenset(["attrgetter", "methodcaller", "FrameSummary"])
+"""Classes of ours whose objects hold nothing but what the program gave them."""
 
 
 def _definer(kind: type, name: str) -> Any:
