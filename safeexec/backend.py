@@ -134,7 +134,10 @@ class Backend(ABC):
     """Whether all of it is in this process, so that a forked child has one of its own."""
 
     def disown(self) -> None:  # noqa: B027
-        """In a forked child, to which nothing of this belongs: let go of what would end something of the parent's when the child ends."""
+        """In a forked child, to which nothing of this belongs: let go of what would end something of the parent's when the child ends.
+
+        Where it survives a fork: of the guests that ran in other threads, which are not in the child.
+        """
 
     @abstractmethod
     def close(self) -> None:

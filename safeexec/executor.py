@@ -124,10 +124,14 @@ class Executor:
 
     def _disown(self) -> None:
         """In a forked child: be closed, and leave everything to the parent, unless it is in this process anyway."""
+        self._lock = threading.Lock()
         if self._backend.survives_fork:
+            for session in list(self._sessions):
+                if session._lock.locked() and session._holder != threading.get_ident():
+                    session._disown()  # the thread that ran it is not in this process
+            self._backend.disown()
             return
         self._closed = self._forked = True
-        self._lock = threading.Lock()
         for session in list(self._sessions):
             session._disown()
         self._backend.disown()

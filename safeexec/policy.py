@@ -89,7 +89,8 @@ class Policy:
     limits: Limits = field(default_factory=Limits)
     imports: Sequence[str] | None = None
     """Modules code may import: names, ``"name.*"`` for a package and all below it, ``"*"`` for all. None: DEFAULT_IMPORTS, or all that is there
-    where the sandbox runs the whole language and this would be no wall (``wasm``, ``docker``)."""
+    where the sandbox runs the whole language and this would be no wall (``wasm``, ``docker``). A program's own files, in its working directory, can always
+    be imported, and are asked like its steps. A standard module brings what is below it (``os.path``)."""
     packages: Sequence[str] = ()
     """Distributions to be present in the sandbox."""
     network: Sequence[str] = ()

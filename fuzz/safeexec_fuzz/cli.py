@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +100,10 @@ def audit(
     if list_ or show:
         _print_cases(cases, show)
         return exits.OK
-    screen = Console(stderr=json_file == "-", highlight=False, soft_wrap=False)
+    # A target's name is the user's: cmd:cat: is no picture of one.
+    for name in (json_file, html_file, sarif_file):
+        _writable(name)
+    screen = Console(stderr=json_file == "-", highlight=False, soft_wrap=False, emoji=False)
     from .report import document, page, sarif, table
 
     if earlier:
@@ -114,17 +118,40 @@ def audit(
         (html_file, lambda: page.build(data)),
         (sarif_file, lambda: json.dumps(sarif.build(data), indent=1)),
     )
+    # First what needs no disk: a report that cannot be written must not take the results of all the minutes with it.
+    table.show(data, screen)
     for name, text in forms:
         if name == "-":
             click.echo(text())
         elif name is not None:
-            Path(name).write_text(text(), encoding="utf-8")
-    table.show(data, screen)
+            try:
+                Path(name).write_text(text(), encoding="utf-8")
+            except OSError as error:
+                raise exits.Failure(
+                    f"{name} could not be written: {error.strerror}; what was found stands above"
+                ) from error
     if fail_on == "escape" and any(t["escaped"] for name, t in data["targets"].items() if name != "weak"):
         return exits.GUEST
     if any(t["error"] for t in data["targets"].values()):
         return exits.UNAVAILABLE
     return exits.OK
+
+
+def _writable(name: str | None) -> None:
+    """Refuse a report's file that cannot be written before an audit is run for it. Raises exits.Failure."""
+    if name in (None, "-"):
+        return
+    assert name is not None
+    path = Path(name)
+    why = ""
+    if path.is_dir():
+        why = "it is a directory"
+    elif not path.parent.is_dir():
+        why = f"there is no directory {path.parent}"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        why = "it may not be written here"
+    if why:
+        raise exits.Failure(f"the report {name} cannot be written: {why}")
 
 
 def choose(sandboxes: tuple[str, ...], others: tuple[str, ...], pythons: tuple[str, ...]) -> list[Target]:

@@ -101,7 +101,7 @@ class MemoryOfNoProcess:
         while self._recent[0][0] < now - _FREEING:
             self._recent.popleft()
         # Pages of a process that ends are no longer its own some time before they are free: those it had a moment ago are not taken for the kernel's.
-        own, mapped = (max(entry[place] for entry in self._recent) for place in (1, 2))
+        own, mapped = max(entry[1] for entry in self._recent), max(entry[2] for entry in self._recent)
         # Cached holds the pages of shared memory as well; Balloon, where the kernel tells, is what a hypervisor took back.
         known = ("MemFree", "Buffers", "Cached", "SwapCached", "SReclaimable", "Balloon")
         kernel = held["MemTotal"] - sum(held.get(name, 0) for name in known) - own

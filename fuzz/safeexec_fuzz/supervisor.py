@@ -68,12 +68,29 @@ class HostProcess:
         self.broken = ""
         self.used = 0
         self.send({"adapter": target["adapter"], "options": {**target["options"], "limits": dict(limits)}})
-        message = self.receive(time.monotonic() + _START)
-        if message is None or message.get("t") != "ready":
-            self.broken = str((message or {}).get("why") or self.tail() or "the host process did not start")
+        message = self._first()
+        if message.get("t") != "ready":
+            said = self.tail().strip()[-500:]
+            self.broken = str(message["why"]) + (f"; it wrote: {said}" if said and message["t"] != "broken" else "")
         else:
             self.capabilities = frozenset(message["capabilities"])
             self.version, self.batch = str(message["version"]), bool(message["batch"])
+
+    def _first(self) -> dict[str, Any]:
+        """What the host says when it has tried its target, or why it says nothing."""
+        deadline = time.monotonic() + _START
+        while time.monotonic() < deadline:
+            message = self.receive(min(deadline, time.monotonic() + _TICK))
+            if os.fstat(self.log.fileno()).st_size > _MAX_LOG:
+                return {"t": "flood", "why": "it floods its own output where it should get ready"}
+            if message is None:
+                continue
+            if message.get("t") in ("ready", "broken"):
+                return message
+            code = _wait(self.process)
+            ended = f"the process it runs in ended with {code}" if code is not None else "its channel was closed"
+            return {"t": "ended", "why": f"{ended} while it ran the first probes"}
+        return {"t": "late", "why": f"it did not answer the first probes within {_START:.0f} s"}
 
     def send(self, message: Mapping[str, Any]) -> None:
         """One line. A host that is gone does not read it; that shows soon enough."""

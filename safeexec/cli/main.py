@@ -118,7 +118,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno == errno.EPIPE:
             _abandon_stdout()
-            exits.complain("whoever read the output went away, so the program was ended")
+            command = (sys.argv[1:] if args is None else list(args))[:1]
+            ended = ", so the program was ended" if command in (["run"], ["agent"]) else ""
+            exits.complain(f"whoever read the output went away{ended}")
             return exits.CLOSED_OUTPUT
         exits.complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return exits.GUEST

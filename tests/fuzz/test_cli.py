@@ -82,6 +82,69 @@ def test_a_sandbox_that_cannot_start_says_why_without_a_traceback() -> None:
     assert "Traceback" not in done.stdout
 
 
+TARGETS = """
+import os
+def number(): return 3
+def fails(): raise OSError("no such device")
+def silent(): return lambda code: ""
+def ends(): os._exit(7)
+def floods():
+    while True: print("x" * 1000000)
+"""
+
+
+def test_a_target_that_runs_nothing_is_broken_and_contains_nothing(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(TARGETS)
+    said = {
+        "cmd:false": "exit code 1",
+        "cmd:cat": "it ran no program",
+        "cmd:/no/such/program": "No such file or directory",
+        "odd:number": "'int' object is not callable",
+        "odd:silent": "it ran no program",
+        "odd:missing": "AttributeError: module 'odd' has no attribute 'missing'",
+        "odd:fails": "OSError: no such device",
+        "odd:ends": "ended with 7 while it ran the first probes",
+        "odd:floods": "it floods its own output",
+        "nowhere:x": "ModuleNotFoundError: No module named 'nowhere'",
+    }
+    words = [word for name in said for word in ("--target", name)]
+    done = audit(*words, "--case", "file-read-plain", "--json", "a.json", cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert "cmd:cat: 1 cases" in done.stdout, "a name is no picture"
+    for name, target in json.loads((tmp_path / "a.json").read_text())["targets"].items():
+        assert (target["contained"], target["broken"]) == (0, 1), name
+        assert said[name] in target["error"], (name, target["error"])
+        assert "safeexec_fuzz" not in target["error"] and len(target["error"]) < 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/proc/nowhere/a.json", "no directory /proc/nowhere"),
+        ("/proc", "it is a directory"),
+        ("no/such/a.html", "no directory no/such"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(name: str, said: str) -> None:
+    done = audit("--target", "weak", *FEW, "--html" if name.endswith("html") else "--json", name)
+    assert done.returncode == 2 and said in done.stderr and done.stdout == ""
+
+
+def test_a_full_disk_does_not_take_the_results_along() -> None:
+    done = audit("--target", "weak", *FEW, "--json", "/dev/full")
+    assert done.returncode == 2 and "/dev/full could not be written: No space left" in done.stderr
+    assert "2 of 2 attacks escaped" in done.stdout
+
+
+def test_whoever_stops_reading_the_list_is_told_so_once() -> None:
+    command = [sys.executable, "-m", "safeexec", "audit", "--list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == "safeexec: error: whoever read the output went away\n"
+        assert process.wait(60) == 141
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -100,8 +100,8 @@ def test_an_honest_guest_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_guest_that_goes_on_behind_its_answer_is_ended_when_its_session_is_closed_at_once(
     monkeypatch: pytest.MonkeyPatch, rollback: str
 ) -> None:
-    """It had the processor for as long as its worker lived: a session that is closed was looked for no more."""
-    monkeypatch.setattr(process, "_REST", 0.3)
+    """It had the processor for as long as its worker lived: a session that is closed was looked for no more; then for as long as one that is open."""
+    monkeypatch.setattr(process, "_REST", 3600.0)
     policy = Policy(limits=Limits(time=5), rollback=rollback)  # type: ignore[arg-type]
     with Executor("wasm", workers=1, policy=policy) as executor, executor.session() as neighbour:
         neighbour.run("x = 1")

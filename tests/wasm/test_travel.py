@@ -585,3 +585,30 @@ def test_file_system_is_written_down_and_read_back_the_same(in_process: Executor
         assert (again.used, again.inodes) == (guest._host.files.used, guest._host.files.inodes)
         twin = fs_copy.copy(guest._host.files)
         assert json.dumps(fs_state.dump(twin, base)[0]) == json.dumps(described)
+
+
+CHANGES = {
+    "mode": "os.chmod('f', 0o600)",
+    "mode by descriptor": "with open('f') as f: os.fchmod(f.fileno(), 0o600)",
+    "time": "os.utime('f', (1000, 1000))",
+    "special mode": "os.chmod('f', 0o7755)",
+    "time before 1970": "os.utime('f', (-5, -5))",
+    "earliest": "os.utime('f', ns=(0, -(2**63) * 10**9))",
+    "latest": "os.utime('f', ns=(0, (2**63 - 1) * 10**9 + 999_999_999))",
+}
+SHOWN = "[(s.st_mode, s.st_mtime_ns) for s in [os.stat('f'), os.stat('d')]]"
+
+
+def test_what_is_changed_of_a_file_beside_its_content_travels(in_process: Executor) -> None:
+    with in_process.session(policy=FAST) as session:
+        session.run("import os\nopen('f', 'w').write('x')\nos.mkdir('d')")
+        for name, change in CHANGES.items():
+            session.run("os.chmod('f', 0o644)\nos.utime('f', (5, 5))")
+            session.run(change)
+            before = session.run(SHOWN).value
+            assert before[0] != (0o100644, 5 * 10**9)
+            if name in ("mode", "time"):
+                assert session.run(SPIN).rolled_back
+            assert session.run(SHOWN).value == before, name
+            with session.fork() as branch, in_process.restore(session.snapshot(), policy=FAST) as restored:
+                assert branch.run(SHOWN).value == restored.run(SHOWN).value == before, name

@@ -78,6 +78,15 @@ def own_runtime(
         return _runtimes[key]
 
 
+def _after_fork() -> None:
+    global _runtime_lock
+    _runtime_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class WasmBackend(Backend):
     """CPython 3.14 compiled to WebAssembly, frozen after its start, in instances of its own.
 
@@ -115,6 +124,7 @@ class WasmBackend(Backend):
         self._packages = frozenset(policy.packages)
         self._pool: Pool | None = None
         self._guests: weakref.WeakSet[WasmGuest] = weakref.WeakSet()
+        self._lost: list[WasmGuest] = []
         self._lock = threading.Lock()
         self.survives_fork = workers == 0
         if workers == 0:
@@ -196,6 +206,14 @@ class WasmBackend(Backend):
     @property
     def isolation(self) -> Mapping[str, Wall]:
         return self._walls
+
+    def disown(self) -> None:
+        self._lock = threading.Lock()
+        if self._pool is None:
+            # Kept, not freed: they were left in the middle of something, and whoever closes one waits for it to end.
+            lost = [guest for guest in self._guests if guest.runs_elsewhere()]
+            self._lost += lost
+            self._guests.difference_update(lost)
 
     def close(self) -> None:
         if self._pool is not None:

@@ -14,7 +14,8 @@ from .fs import HELD_MAX, FileSystem, Open
 from .fs_nodes import Device, Directory, File, Node, Symlink
 from .fs_tree import DEVICES, GONE, NAME_MAX, PATH_MAX, REMOVED, Place, Quota
 
-_MAX_TIME: Final = 1 << 63
+_MAX_TIME: Final = (1 << 63) * 1_000_000_000
+"""Nanoseconds before and after 1970: 64 bits of seconds, as utimensat takes them and stat gives them."""
 _FLAGS: Final = (1 << 32) - 1
 
 
@@ -177,8 +178,8 @@ class _Load:
             else:
                 _require(kind == "d", "a node of unknown kind")
                 node = Directory()
-            node.mode = node.kind | _integer(mode, 0o2000)
-            node.mtime = _integer(mtime, _MAX_TIME)
+            node.mode = node.kind | _integer(mode, 0o10000)
+            node.mtime = _integer(mtime + _MAX_TIME, 2 * _MAX_TIME) - _MAX_TIME
             node.ino = _integer(ino, 1 << 53)  # what is in the guest's memory may know it: SQLite does
             self._nodes.append(node)
         _require(place == len(contents), "contents of no file")

@@ -28,6 +28,7 @@ from .host import Exited, Host, Killed, ProtocolViolation
 from .image.cache import Loaded
 from .limits import NATIVE_STACK, memory_limit, quota, with_enough_stack
 from .reuse import Spares
+from .signals import handlers
 
 STEP: Final = "safeexec_step"
 _RANDOM_WORDS: Final = 624
@@ -198,6 +199,7 @@ class WasmGuest(Guest):
             self._on_frame = on_frame
             self._done = False
             self._thread = threading.get_ident()
+            handlers.look()
             try:
                 with_enough_stack(self._step)
             except GuestDied as death:
@@ -239,6 +241,8 @@ class WasmGuest(Guest):
                 self._changes = self._host.files.changes
                 header["files"], self._files = file_report(self._host.files, self._files)
         self._done = self._on_frame((header, blobs))
+        if not self._done:  # a callback of the host's has run
+            handlers.hold()
 
     def _raw_output(self, stream: int, data: bytes) -> None:
         """Output that went past the guest program: os.write(1, …), or C code."""
@@ -249,6 +253,7 @@ class WasmGuest(Guest):
         if self._done:
             raise ProtocolViolation("output after the closing frame")
         self._done = self._on_frame((header, (blob,)))
+        handlers.hold()
 
     # The past
 
@@ -312,10 +317,15 @@ class WasmGuest(Guest):
 
     # From any thread
 
+    def runs_elsewhere(self) -> bool:
+        """Whether another thread is at work in it."""
+        return self._running.locked() and self._thread != threading.get_ident()
+
     def send(self, frame: Frame) -> None:
         if self._host.killed:
             raise GuestDied("crash", "the guest was killed")
         first, *rest = wire.pack(*frame)
+        handlers.hold()  # a tool has run, perhaps
         # What is refused is answered by the thread that runs the guest, which cannot wait for it.
         send = self._host.post if self._thread == threading.get_ident() else self._host.answer
         send([memoryview(first)[4:], *rest])

@@ -36,6 +36,8 @@ _WRITING = 10.0
 """Seconds for writing a session down, while the worker does other things as well."""
 _REST = 5.0
 """Seconds after its answer by which a guest has long come to rest, however busy its worker is."""
+_LEFT = 0.25
+"""The same once its session is closed: nobody can want it to go on."""
 _NEWS = 0.5
 """Seconds until the kernel says that a process has ended."""
 _DESCRIPTORS = 16_384
@@ -150,7 +152,7 @@ class WorkerProcess:
                     break
                 if guest.at_rest:
                     numbers.append(guest.number)
-            while self._left and now - self._left[0][0] >= _REST:
+            while self._left and now - self._left[0][0] >= _LEFT:
                 numbers.append(self._left.popleft()[1])
             if not self._resting and not self._left:
                 watchdog.unwatch(id(self))

@@ -2,7 +2,8 @@
 
 A trap of a guest is a signal (SIGILL, SIGSEGV, SIGBUS, SIGFPE) that wasmtime's handlers turn into an error; they are installed with the first engine.
 A host that turns `faulthandler` off and on later takes them out again, as pytest does when it runs a pytest of its own. From then on the first trap of a
-guest would end the host's process. So they are looked at before a session begins, and put back if they are not there.
+guest would end the host's process. So they are looked at before a session begins, before each of its requests and after tools and callbacks, which run
+the host's code meanwhile, and put back if they are not there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ class Handlers:
         """Called when the first engine has been made."""
         if self._sigaction is not None and not self._kept:
             self._kept = [(number, self._now(number)) for number in _SIGNALS]
+
+    def look(self) -> None:
+        """As `hold`, where there is no time for all of them: who takes one away takes that of SIGSEGV."""
+        for number, handler in self._kept:
+            if number == signal.SIGSEGV and self._now(number)[:_HANDLER] != handler[:_HANDLER]:
+                self.hold()
 
     def hold(self) -> None:
         """Put back what is not there any more."""

@@ -172,26 +172,27 @@ def getdents64(host: Host, descriptor: int, buffer: int, size: int) -> int:
     return len(out)
 
 
-def _change_mode(node: Node, mode: int) -> int:
+def _change_mode(host: Host, node: Node, mode: int) -> int:
     if node.readonly:
         raise Errno(e.EROFS)
     node.mode = stat.S_IFMT(node.mode) | mode & 0o7777
+    host.files.changes += 1  # or a checkpoint would take it for what it was
     return 0
 
 
 @syscall("__syscall_chmod", "ii")
 def chmod(host: Host, path: int, mode: int) -> int:
-    return _change_mode(host.files.lookup(path_at(host, path)), mode)
+    return _change_mode(host, host.files.lookup(path_at(host, path)), mode)
 
 
 @syscall("__syscall_fchmod", "ii")
 def fchmod(host: Host, descriptor: int, mode: int) -> int:
-    return _change_mode(open_at(host, descriptor).node, mode)
+    return _change_mode(host, open_at(host, descriptor).node, mode)
 
 
 @syscall("__syscall_fchmodat2", "iiii")
 def fchmodat2(host: Host, directory: int, path: int, mode: int, flags: int) -> int:
-    return _change_mode(_node(host, directory, path, flags), mode)
+    return _change_mode(host, _node(host, directory, path, flags), mode)
 
 
 def _change_owner(node: Node, user: int, group: int) -> int:
@@ -220,6 +221,7 @@ def utimensat(host: Host, directory: int, path: int, times: int, flags: int) -> 
     if node.readonly:
         raise Errno(e.EROFS)
     now = time.time_ns()
+    host.files.changes += 1
     if not times:
         node.mtime = now
         return 0

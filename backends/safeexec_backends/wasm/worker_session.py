@@ -72,6 +72,8 @@ class WorkerSession:
             with self._serving:
                 host = self._host
                 if host is None:
+                    if self._ended:  # it goes back to its past, which freed its instance before its hang-up was heard
+                        return False
                     host = self._make()
                 try:
                     while not host._has_frame():
@@ -155,6 +157,8 @@ class WorkerSession:
         self._origin = None
         with origin._serving:  # until it has stopped
             if mode == "back":
+                # Before there is a new one: a session that goes back would else take the host three times its memory, until its hang-up is heard.
+                origin._let_go()
                 self._past, origin._past = origin._past, None
                 self.kept = True
                 if self._past is None:
@@ -257,19 +261,25 @@ class WorkerSession:
 
     def close(self) -> None:
         """Free the instance. Only the thread that serves the session may. Its past stays until the host drops it."""
-        with self._serving, self._lock:
-            self._ended = True
-            host, self._host = self._host, None
-            if host is not None:
-                if self._past is not None and self._past.wanted and not self.dropped:
-                    # The request after which the host may want to go back never came to run.
-                    self._past.keep(host, self._known, self._changes)
-                if self._in_order and not host.killed:
-                    self._runtime.spares.give(host)
-                else:
-                    host.close()
+        with self._serving:
+            self._let_go()
             self.socket.close()
         self.forget()
+
+    def _let_go(self) -> None:
+        """Free the instance, once nothing runs in it any more: `_serving` is held."""
+        with self._lock:
+            self._ended = True
+            host, self._host = self._host, None
+            if host is None:
+                return
+            if self._past is not None and self._past.wanted and not self.dropped:
+                # The request after which the host may want to go back never came to run.
+                self._past.keep(host, self._known, self._changes)
+            if self._in_order and not host.killed:
+                self._runtime.spares.give(host)
+            else:
+                host.close()
 
     def draft(self, most: int) -> tuple[snapshot.Draft, Rest] | None:
         """A copy of its state, of up to `most` bytes, from any thread; None while it runs. Raises snapshot.TooLarge, Unsettled, OSError."""

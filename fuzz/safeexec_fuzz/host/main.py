@@ -22,10 +22,32 @@ TEXT = 400_000
 """Characters of each text that are reported; its length is reported whole."""
 
 
+_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
 def _why(error: BaseException) -> str:
+    """What went wrong with a target, for whoever named it: without the lines of this harness and of the import system."""
     if type(error).__module__ == "safeexec.errors":  # says by itself what to do
         return str(error)[:4000]
-    return "".join(traceback.format_exception(type(error), error, error.__traceback__))[-4000:]
+    own = [
+        entry
+        for entry in traceback.extract_tb(error.__traceback__)
+        if not entry.filename.startswith((_HERE, "<frozen"))
+        and os.path.basename(os.path.dirname(entry.filename)) != "importlib"
+    ]
+    lines = traceback.format_exception_only(type(error), error)
+    if own:
+        lines = ["Traceback (most recent call last):\n", *traceback.format_list(own), *lines]
+    return "".join(lines).strip()[-4000:]
+
+
+def _answered(probes: Any) -> str:
+    """Nothing if the target ran any of the probes, else what it did: who runs nothing contains everything."""
+    if any(value == "42" or "probe" in (value.strip("'"), out.strip()) for value, out, _ in probes):
+        return ""
+    said = [error for _, _, error in probes if error]
+    what = f"; the first one ended with {said[0]}" if said else ", and it failed at none"
+    return "it ran no program: neither the value of 6 * 7 nor the output of print('probe') came back" + what
 
 
 class Host:
@@ -47,6 +69,10 @@ class Host:
             if target.batch:  # what the target prepares once must not look like an attack's doing
                 self._probe(target, self._bench(), [])
             probes = self._probe(target, self._bench(), None)
+            nothing = _answered(probes)
+            if nothing:
+                self.send({"t": "broken", "why": nothing})
+                return
             self._values = probes[0][0] == "42"  # whether this target hands over the value of a last expression
         except BaseException as error:
             self.send({"t": "broken", "why": _why(error)})
@@ -82,11 +108,11 @@ class Host:
                         [
                             state.describe(outcome.value)[0],
                             _plain(outcome.stdout)[:100],
-                            outcome.error[1] if outcome.error else "",
+                            ": ".join(str(part) for part in outcome.error[1:])[:300] if outcome.error else "",
                         ]
                     )
                 except Exception as error:
-                    answers.append(["", "", type(error).__name__])
+                    answers.append(["", "", f"{type(error).__name__}: {error}"[:300]])
         finally:
             session.close()
         if wanted is None or not wanted:

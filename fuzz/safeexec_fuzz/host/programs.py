@@ -63,7 +63,7 @@ class CommandSession(Session):
         try:
             out, err = process.communicate(code.encode("utf-8", "surrogatepass"), timeout=self._seconds)
             if process.returncode:
-                lines = err.decode("utf-8", "replace").strip().splitlines() or [""]
+                lines = err.decode("utf-8", "replace").strip().splitlines() or [f"exit code {process.returncode}"]
                 name = lines[-1].partition(":")[0].rpartition(".")[2]
                 error = ("exception", name, lines[-1])
         except subprocess.TimeoutExpired:
