@@ -55,11 +55,12 @@ def _reconstruct(
     args = tuple(args)
     if func is getattr:  # how a method says what it is: by the name that its function has now
         func = _guards.read
+    own = func is copyreg.__newobj__ and is_class(args[0]) and is_guest_class(args[0])  # type: ignore[attr-defined]
     # An alias of `typing` is looked up by its name among all that the module has.
-    if any(is_denied(item) for item in (func, *args)):
+    if not own and any(is_denied(item) for item in (func, *args)):
         raise WriteRefused("__reduce__ gave what is not available in this sandbox")
     made = func(*[anew(item) for item in args])
-    if is_denied(made):
+    if not own and is_denied(made):
         raise WriteRefused("__reduce__ gave what is not available in this sandbox")
     kind = type(made)
     fills = state is not None or listiter is not None or dictiter is not None
@@ -105,9 +106,11 @@ def _getattr(o: Any, name: str, default: Any = _absent) -> Any:
     found = getattr(o, name) if default is _absent else getattr(o, name, default)
     if name == "__reduce_ex__" and type(found) is BuiltinMethod:
         kind = type(o)
-        simple = _definer(kind, "__reduce_ex__") is object and _definer(kind, "__reduce__") is object
+        simple = _is_objects(kind, "__reduce__")
         if is_guest_class(kind):
-            return _reducer(o) if simple else found
+            if found != _native["__reduce_ex__"].__get__(o):
+                return found
+            return _reducer(o) if simple else lambda protocol: o.__reduce__()
         # All that is in an object goes into the memo of deepcopy(), which the program may hold.
         ours = str(class_module(kind)).startswith("safeexec") and class_name(kind) not in _OPEN
         if is_denied(o) or (simple and ours):
@@ -119,8 +122,15 @@ _OPEN = frozenset(["attrgetter", "methodcaller", "FrameSummary"])
 """Classes of ours whose objects hold nothing but what the program gave them."""
 
 
-def _definer(kind: type, name: str) -> Any:
-    return next((base for base in class_mro(kind) if name in class_dict(base)), None)
+_read_of_class = type.__dict__["__getattribute__"]
+_native = {name: object.__dict__[name] for name in ("__reduce_ex__", "__reduce__", "__getstate__")}
+
+
+def _is_objects(kind: type, name: str) -> bool:
+    """Whether `kind` has the method that every object has."""
+    if type(kind) is type:
+        return _read_of_class(kind, name) is _native[name]
+    return next(base for base in class_mro(kind) if name in class_dict(base)) is object
 
 
 class _Plain:
@@ -149,9 +159,9 @@ def _reducer(o: Any) -> Callable[[int], Any]:
         slots = _slots(o, kind)
         if given is None and not issubclass(kind, list | dict):
             room = type.__dict__["__basicsize__"].__get__(kind) - _POINTER * _count(kind)
-            if room > _Plain.__basicsize__ and _definer(kind, "__getstate__") is object:
+            if room > _Plain.__basicsize__ and _is_objects(kind, "__getstate__"):
                 raise TypeError(f"cannot pickle {class_name(kind)!r} object")
-        state = getattr(o, "__getstate__", None) if _definer(kind, "__getstate__") is not object else None
+        state = getattr(o, "__getstate__", None) if not _is_objects(kind, "__getstate__") else None
         if state is not None:
             state = state()
         else:
@@ -169,13 +179,20 @@ def _reducer(o: Any) -> Callable[[int], Any]:
 
 def _members(kind: type) -> list[Any]:
     """The slots of the program's classes: the members that the interpreter made, by no name that could be anything else."""
-    return [
-        member
-        for base in class_mro(kind)
-        if is_guest_class(base)
-        for member in class_dict(base).values()
-        if type(member) is types.MemberDescriptorType and member.__objclass__ is base
-    ]
+    known = _MEMBERS.get(id(kind))
+    if known is None:
+        found = [
+            member
+            for base in class_mro(kind)
+            if is_guest_class(base)
+            for member in class_dict(base).values()
+            if type(member) is types.MemberDescriptorType and member.__objclass__ is base
+        ]
+        known = _MEMBERS[id(kind)] = kind, found
+    return known[1]
+
+
+_MEMBERS: dict[int, tuple[type, list[Any]]] = {}
 
 
 def _count(kind: type) -> int:
