@@ -350,7 +350,7 @@ _INTERNAL = frozenset(
 )
 """What C code imports while a program runs."""
 
-_GUARDED = """aio borrowed containers dataclasses_ doctests files guarded inspect_ logs pathlib_ programs system tracebacks""".split()
+_GUARDED = """aio borrowed containers dataclasses_ doctests files guarded inspect_ logs pathlib_ programs system tracebacks warnings_""".split()
 """The files here that build modules of which something needs a guard."""
 
 _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}
