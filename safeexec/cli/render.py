@@ -25,6 +25,13 @@ _HINTS = {
     "output": "--output-limit SIZE lets it write more",
 }
 _PACKAGES = "--package P adds a package where the sandbox can"
+_TYPES = {
+    "ModuleNotFoundError": _PACKAGES,  # it was allowed: to allow it again would change nothing
+    "FileNotFoundError": "the sandbox sees none of your files but those that --file PATH places in its working directory",
+    **dict.fromkeys(
+        ("URLError", "gaierror", "ConnectError", "NameResolutionError"), "--allow-net HOST lets it reach a host"
+    ),
+}
 _IMPORTS = f"--allow-import M allows one more module; {_PACKAGES}"
 _CODES = {"bold": "1", "dim": "2", "red": "31", "cyan": "36", "yellow": "33"}
 _SGR_END = "\x1b[0m"
@@ -151,8 +158,8 @@ class Screen:
         hint = _HINTS.get(error.kind)
         if error.kind == "policy" and error.type == "ImportError":
             hint = _IMPORTS
-        elif error.type == "ModuleNotFoundError":  # it was allowed: to allow it again would change nothing
-            hint = _PACKAGES
+        elif error.kind == "exception":
+            hint = _TYPES.get(error.type)
         if hint is not None:
             self.err.pieces(self.err.styled(f"hint: {hint}", "yellow"))
 

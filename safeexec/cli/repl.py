@@ -38,7 +38,7 @@ _COMPOUND = (
 def command(ctx: click.Context, options: Options) -> int:
     """An interactive session in a sandbox: state lives from step to step, and `await` works at the top level.
 
-    Ctrl-C interrupts the running step, Ctrl-D or exit() ends the session. A session that is lost (to a limit, say) is replaced by a fresh one,
+    Ctrl-C interrupts the running step, Ctrl-D, exit or quit ends the session. A session that is lost (to a limit, say) is replaced by a fresh one,
     with a notice. When standard input or output is not a terminal there are no prompts, no history and no colours; statements are run one
     after the other as they are complete.
 
@@ -118,6 +118,8 @@ def steps(read: Callable[[bool], str], screen: Screen) -> Iterator[str]:
                 yield "\n".join(lines)
             return
         source = "\n".join(lines)
+        if source.strip() in ("exit", "quit"):  # as Python's own prompt understands them since 3.13
+            return
         if not source.strip():
             lines.clear()
         elif complete(source):

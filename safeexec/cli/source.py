@@ -47,4 +47,5 @@ def _decode(data: bytes, name: str) -> str:
             encoding = detect_encoding(BytesIO(data).readline)[0]
         return data.decode(encoding)
     except (UnicodeDecodeError, SyntaxError, LookupError) as error:
-        raise Failure(f"{name} is not text in {encoding}: {error}; save it as UTF-8") from None
+        shown = "UTF-8" if encoding == "utf-8-sig" else encoding
+        raise Failure(f"{name} is not text in {shown}: {error}; save it as UTF-8") from None

@@ -130,6 +130,15 @@ def test_hints_quote_nothing_of_the_program() -> None:
     assert "--allow-import M " in seen and "--allow-import evil" not in seen
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("FileNotFoundError", "--file PATH"), ("URLError", "--allow-net HOST"), ("gaierror", "--allow-net HOST")],
+)
+def test_what_is_missing_in_a_sandbox_is_said_to_be_given_to_it(kind: str, said: str) -> None:
+    assert f"{said} " in shown(Result(error=GuestError("exception", kind, "evil")))
+    assert "hint" not in shown(Result(error=GuestError("exception", "Evil" + kind, "evil")))
+
+
 def test_a_module_that_is_missing_but_allowed_is_not_to_be_allowed() -> None:
     seen = shown(Result(error=GuestError("exception", "ModuleNotFoundError", "No module named 'numpy'")))
     assert "--package P " in seen and "--allow-import" not in seen

@@ -59,7 +59,8 @@ def test_an_unfinished_block_at_the_end_is_run(cli: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"), [(b"exit()", 0), (b"exit(0)", 0), (b"raise SystemExit(3)", 1), (b"quit('x')", 1)]
+    ("code", "expected"),
+    [(b"exit()", 0), (b"exit", 0), (b"quit\n1/0", 0), (b"exit(0)", 0), (b"raise SystemExit(3)", 1), (b"quit('x')", 1)],
 )
 def test_exit_ends_it(cli: Command, code: bytes, expected: int) -> None:
     ran = cli("repl", stdin=code + b"\nprint('not reached')\n")

@@ -86,6 +86,8 @@ def test_memory_that_is_no_process_s_is_seen(run: Run, code: str) -> None:
         pytest.skip("n/a: an ordinary user may fill only some of the kernel's pipes")
     effects = dict(run(WEAK, attack(code, "memory"))["made-up"].effects)
     assert "in the kernel or in files in memory" in effects["memory"]
+    ordinary = cases.Case("made-up", "test", "benign", "", (cases.Step(code),), stdout="")
+    assert run(WEAK, ordinary)["made-up"].outcome == "ok", "it does not answer for others on the machine"
 
 
 def test_what_computes_after_the_end_is_seen(run: Run) -> None:

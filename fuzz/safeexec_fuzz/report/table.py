@@ -34,7 +34,9 @@ def rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 def show(document: Mapping[str, Any], console: Console) -> None:
     """The table of categories and targets, then each escape with its mechanism and how to run it again."""
     targets: Mapping[str, Any] = document["targets"]
-    table = Table(title="contained of those judged", title_justify="left", show_edge=False, pad_edge=False)
+    # No title of the table's: that would be broken to the width of a narrow one.
+    console.print(Text("contained of those judged", style="italic"))
+    table = Table(show_edge=False, pad_edge=False)
     table.add_column("category")
     for name in targets:
         table.add_column(Text(neutralise_line(name, 60)), justify="right")

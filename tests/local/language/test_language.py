@@ -34,7 +34,7 @@ def test_a_refused_import_says_what_is_allowed():
     assert isinstance(info.value, Refused)
     assert str(info.value) == (
         "Import of 'requests' is not allowed; allowed: json, math; "
-        "there is no network in this sandbox; ask for what you need through a tool"
+        "no host is reached from this sandbox but those that Policy.network names; ask for what you need through a tool"
     )
 
 

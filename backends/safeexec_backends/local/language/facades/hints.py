@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _NETWORK = "there is no network in this sandbox; ask for what you need through a tool"
+_HTTP = "no host is reached from this sandbox but those that Policy.network names; ask for what you need through a tool"
 _PROGRAMS = "no program can be started in this sandbox"
 _PICKLE = "reading a pickle runs code; use json"
 _INTERPRETER = "the interpreter's own machinery is out of reach in this sandbox"
@@ -13,9 +14,10 @@ HINTS: dict[str, str] = {
     **dict.fromkeys(("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "copyreg", "dbm"), _PICKLE),
     **dict.fromkeys(
         ("socket", "ssl", "select", "selectors", "socketserver", "ftplib", "smtplib", "poplib", "imaplib", "telnetlib", "xmlrpc", "wsgiref",
-         "webbrowser", "requests", "httpx", "aiohttp", "urllib3", "http.client", "http.server", "urllib.request"),
+         "webbrowser", "aiohttp", "http.server"),
         _NETWORK,
     ),
+    **dict.fromkeys(("requests", "httpx", "urllib3", "http.client", "urllib.request"), _HTTP),
     **dict.fromkeys(("subprocess", "pty", "sh", "pexpect", "venv", "ensurepip", "pip"), _PROGRAMS),
     "multiprocessing": _PROGRAMS + "; use concurrent.futures.ThreadPoolExecutor",
     "concurrent.futures.process": _PROGRAMS + "; use concurrent.futures.ThreadPoolExecutor",
