@@ -143,9 +143,9 @@ class Broker:
         if number <= self.seen:
             raise ProtocolError("a tool call out of order")
         self.seen = number
-        decoder = wire.Decoder(blobs, limit=self._limits.value)
-        args = [decoder.decode(node) for node in args]
-        kwargs = {key: decoder.decode(node) for key, node in kwargs.items()}
+        if self._closed:
+            self._refuse(number, "KeyboardInterrupt", "")
+            return None
         limit = self._limits.tool_calls
         if limit is not None and len(self.log) + len(self._running) >= limit:
             self._refuse(number, "RuntimeError", f"more than {limit} tool calls in one step (Limits.tool_calls)")
@@ -160,6 +160,10 @@ class Broker:
         if tool is None:
             self._refuse(number, "NameError", f"there is no tool {name!r:.100}")
             return None
+        # Not before: a call that is refused anyway must not cost the host its largest arguments.
+        decoder = wire.Decoder(blobs, limit=self._limits.value)
+        args = [decoder.decode(node) for node in args]
+        kwargs = {key: decoder.decode(node) for key, node in kwargs.items()}
         try:
             positional, named, shown = tool.bind(args, kwargs)
         except Exception as error:  # a validator of the host's own may raise anything: the guest chose the value

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 GRACE = 0.1
 """Seconds between the soft interrupt of a step that ran out of time and its end."""
 INTERRUPT_GRACE = 0.5
+_EARLY = 0.03
+"""Seconds after which a guest has taken its request, as a rule."""
 MAX_DISPLAYS = 100
 _MAX_ERROR = 400_000
 _TEXT_MIMES = ("text/", "image/svg+xml", "application/json", "application/javascript")
@@ -118,7 +120,7 @@ class Step:
     """
 
     # What most steps never change is the class's: a step that computes nothing takes as long as what is set up for it.
-    _begun = _over = False
+    _heard = _over = False
     _kill_at = _soften_at = float("inf")
     broker: Broker | None = None
     net: StepNetwork | None = None
@@ -157,7 +159,6 @@ class Step:
         """Run the request to its end. Raises nothing the guest could cause."""
         self._number = header["id"]
         key = id(self)
-        self._begun = True
         watchdog.watch(key, self._check)
         try:
             self._guest.exchange((header, blobs), self._on_frame)
@@ -180,10 +181,11 @@ class Step:
     def interrupt(self) -> None:
         """End the step softly, and for good if it does not obey. From any thread."""
         self.interrupted = True
-        if self._begun:
+        early = self.clock.started + _EARLY
+        if self._heard or monotonic() >= early:
             self._soften(monotonic() + INTERRUPT_GRACE)
-        else:  # the guest would take it for one of the step before: at the first tick of the clock
-            self._soften_at = monotonic()
+        else:  # a guest that has not begun takes it for one of the step before, runs on, and would be ended for that
+            self._soften_at = early
 
     def _ended(self) -> None:
         # A tool ended the step: whoever catches that and goes on is given a moment, for cleaning up, and no more.
@@ -229,6 +231,7 @@ class Step:
     # -- frames: everything from here on reads hostile input ---------------------------------------------------------------
 
     def _on_frame(self, frame: wire.Frame) -> bool:
+        self._heard = True
         header, blobs = frame
         kind = header.get("t")
         if kind == "out":

@@ -11,6 +11,7 @@ names its kind. Nothing is ever pickled, evaluated, or rebuilt by class name. Th
 node count and each blob's use are bounded *before* anything is built from them.
 """
 
+import gc
 import json
 import math
 import operator
@@ -179,6 +180,8 @@ _DIGITS = re.compile(rb"(?<![0-9])[0-9]{4000}")
 
 
 _STEPS = bytes(2 if byte in b"[{" else 0 for byte in range(256))
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_PASSES = 8
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -212,13 +215,33 @@ def check_json(raw: bytes, max_nodes: int = MAX_NODES, max_depth: int = 2 * MAX_
         bare = _strip_strings(raw)
         if bare.count(b"[") + bare.count(b"{") + bare.count(b",") > max_nodes:
             raise TooLarge("more than {} values in one frame".format(max_nodes))
+        # Level by level from within, which is all there is of most: text of many brackets must not cost more than to parse it.
+        brackets = bare.translate(_ALIKE, _NO_BRACKETS)
+        levels = 0
+        while b"[]" in brackets and levels < min(_PASSES, max_depth):
+            brackets = brackets.replace(b"[]", b"")
+            levels += 1
         # An opening bracket as 2, a closing one as 0: their running sum less their number is the depth.
-        steps = bare.translate(_STEPS, _NO_BRACKETS)
-        if steps and max(map(operator.sub, accumulate(steps), count(1))) > max_depth:
+        steps = brackets.translate(_STEPS)
+        if steps and max(map(operator.sub, accumulate(steps), count(1))) > max_depth - levels:
             raise WireError("nested deeper than {}".format(max_depth))
     # int() of a long digit string is quadratic where the interpreter's own limit was switched off. Text may hold as many as it likes.
     if len(raw) > 4000 and _DIGITS.search(raw) and _DIGITS.search(_strip_strings(raw)):
         raise WireError("a number of thousands of digits")
+
+
+def _scan_large(text: str) -> Tuple[Any, int]:
+    # A million containers made at once have the collector look at all of them again and again: most of the time, in which no other thread runs and no
+    # clock ends a step. Nothing else is made meanwhile: the scanner is one call.
+    if not gc.isenabled():
+        scanned: Tuple[Any, int] = _scan(text, 0)
+        return scanned
+    gc.disable()
+    try:
+        scanned = _scan(text, 0)
+    finally:
+        gc.enable()
+    return scanned
 
 
 def unpack(body: Blob, max_nodes: int = MAX_NODES) -> Frame:
@@ -235,7 +258,7 @@ def unpack(body: Blob, max_nodes: int = MAX_NODES) -> Frame:
         check_json(raw, max_nodes)
     try:
         text = raw.decode()
-        header, read = _scan(text, 0)
+        header, read = _scan(text, 0) if length <= _AT_ONCE else _scan_large(text)
     except (ValueError, StopIteration, RecursionError, MemoryError) as error:
         raise WireError("the header is not JSON: {}".format(type(error).__name__)) from None
     if read != len(text) or type(header) is not dict:

@@ -286,7 +286,13 @@ def test_an_interrupt_is_not_sent_by_the_event_loops_thread() -> None:
         async with AsyncExecutor(backend, policy=PATIENT) as executor:
             for cancel in (True, False):
                 session = await executor.session()
-                backend.guests[-1].interrupt = lambda: threads.append(threading.get_ident())  # type: ignore[method-assign]
+                guest = backend.guests[-1]
+
+                def interrupted(guest: Any = guest) -> None:
+                    threads.append(threading.get_ident())
+                    guest.hang_up()
+
+                guest.interrupt = interrupted  # type: ignore[method-assign]
                 begun = asyncio.Event()
                 task = asyncio.create_task(session.run("x", on_output=lambda _, e=begun: e.set()))
                 await begun.wait()

@@ -195,3 +195,21 @@ def test_the_tools_loop_is_made_again_where_its_thread_did_not_start(monkeypatch
         assert turned.wait(10)
     finally:
         loop.call_soon_threadsafe(loop.stop)
+
+
+@pytest.mark.parametrize("why", ["over", "too many", "too large", "unknown"])
+def test_arguments_of_a_refused_call_are_not_read(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Any] = []
+    limits = Limits(tool_calls=0 if why == "too many" else 5)
+    calls = broker.Broker(collect({"f": lambda x: 1}), limits, answers.append, lambda: None, lambda: None)
+    if why == "over":
+        calls.stop(tell=False)
+
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("they are read")
+
+    monkeypatch.setattr(broker.wire, "Decoder", read)
+    size = 2**31 if why == "too large" else 10
+    tool = "g" if why == "unknown" else "f"
+    assert calls.request({"t": "call", "id": 1, "tool": tool, "a": [[]], "k": {}, "n": size}, ()) is None
+    assert [frame[0]["t"] for frame in answers] == ["failure"]

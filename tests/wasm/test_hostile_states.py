@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import tracemalloc
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 
 from safeexec import Executor, Limits, Policy, Session, Snapshot, SnapshotError, snapshot
 from safeexec_backends.wasm import WasmBackend, fs_copy
-from safeexec_backends.wasm.fs import HELD_MAX, FileSystem
+from safeexec_backends.wasm.errno import Errno
+from safeexec_backends.wasm.fs import HELD_MAX, O_CREAT, FileSystem
 from safeexec_backends.wasm.fs_nodes import Directory, File, Symlink
-from safeexec_backends.wasm.fs_tree import PATH_MAX
+from safeexec_backends.wasm.fs_tree import PATH_MAX, Quota
 from safeexec_backends.wasm.instance import WasmGuest
 from tests.wasm.test_forged_snapshots import change, files, forged, parts, placed
 
@@ -457,3 +459,33 @@ def test_fs_state_is_what_is_loaded(in_process: Executor, image: Snapshot) -> No
         tree.working.entries["a"].entries["loop"] = tree.working
         with pytest.raises(AssertionError, match="two names"):
             check(tree)
+
+
+def test_looking_for_files_holds_no_paths_of_what_is_not_looked_at_yet() -> None:
+    tree = FileSystem({}, Quota(inodes=20_000))
+    for _ in range(1900):
+        tree.make_directory("d", 0o777)
+        tree.change_directory("d")
+    for number in range(10_000):  # each with a path of four thousand characters
+        tree.make_directory(str(number), 0o777)
+    tree.open("7/f", O_CREAT, 0o666)
+    tracemalloc.start()
+    try:
+        found = [name for name, _ in tree.walk()]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == ["d/" * 1900 + "7/f"] and peak < 10_000_000
+
+
+def test_files_are_found_where_they_are() -> None:
+    tree = FileSystem({}, Quota())
+    places = ["a", "b/c", "b/d/e", "b/d/f", "b/g", "h/i/j", "k/l", "z"]
+    for place in places:
+        for end in [i for i, char in enumerate(place) if char == "/"]:
+            with contextlib.suppress(Errno):
+                tree.make_directory(place[:end], 0o777)
+        tree.open(place, O_CREAT, 0o666)
+    tree.make_directory("empty", 0o777)
+    tree.make_directory("b/empty", 0o777)
+    assert [name for name, _ in tree.walk()] == ["a", "z", "k/l", "h/i/j", "b/c", "b/g", "b/d/e", "b/d/f"]

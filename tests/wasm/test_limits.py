@@ -134,6 +134,10 @@ def test_call_without_enough_stack_left_moves_to_a_thread(monkeypatch: pytest.Mo
         "x = []\nwhile True:\n    x.append(bytes(1 << 20))",
         "x = 'a'\nwhile True:\n    x += x",
         "x = {}\nwhile True:\n    x[len(x)] = [None] * 1000",
+        *(f"x = {{}}\nwhile True:\n    x[len(x)] = [None] * {size}" for size in (10, 60, 300, 500, 800, 950, 4000)),
+        "x = []\nwhile True:\n    x.append(object())",
+        "x = ()\nwhile True:\n    x = (x, 'a' * 100)",
+        "x = []\nwhile True:\n    x.append(type('T', (), {}))",
     ],
 )
 def test_memory_ends_in_memory_error(run: Run, code: str) -> None:
@@ -151,6 +155,18 @@ def test_memory_error_can_be_caught_and_the_session_goes_on(in_process: Executor
         assert result.value == 40 << 20
         # Beyond a fresh session, whose heap has some room already.
         assert 32 << 20 <= result.usage.peak_memory <= 64 << 20
+
+
+@pytest.mark.parametrize("size", [200, 1500, 5000, 33_000, 70_000])
+def test_a_step_after_one_that_left_the_memory_full_can_make_room(in_process: Executor, size: int) -> None:
+    """There is room to compile it; whoever catches a MemoryError with all that led to it is not stuck with it."""
+    policy = Policy(limits=Limits(memory=48 << 20))
+    full = f"x = []\ntry:\n    while True:\n        x.append(bytes({size}))\nexcept MemoryError:\n    raise ValueError('full')"
+    with in_process.session(policy=policy) as session:
+        for _ in range(2):
+            result = session.run(full)
+            assert result.error is not None and result.error.message == "full"
+            assert session.run("x = None\n1 + 1").value == 2
 
 
 @pytest.mark.parametrize(

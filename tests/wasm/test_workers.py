@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -378,3 +379,28 @@ def test_a_host_with_thousands_of_descriptors_gets_sessions() -> None:
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_host_without_descriptors_says_so_and_loses_nothing() -> None:
+    with Executor(WasmBackend(Policy(), workers=1)) as executor, executor.session() as session:
+        session.run("x = 7")
+        assert eventually(lambda: session._guest.keeper.get(session._guest) is not None, 20)  # type: ignore[attr-defined]
+        snapshot = session.snapshot()
+        session._guest.worker._ahead.clear()  # type: ignore[attr-defined]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        held: list[int] = []
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(os.open(os.devnull, os.O_RDONLY))
+            for attempt in (session.fork, executor.session, lambda: executor.restore(snapshot)):
+                with pytest.raises(BackendUnavailable, match="Too many open files"):
+                    attempt()
+            assert session.run("x").value == 7
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with session.fork() as branch, executor.session() as fresh:
+            assert branch.run("x").value == 7 and fresh.run("8").value == 8

@@ -15,6 +15,8 @@ ASK: Final = struct.Struct("<QQ")
 ANSWER: Final = struct.Struct("<BI")
 """What became of that (one of the following), and how many bytes of state follow."""
 WRITTEN, BUSY, RESTLESS, LARGE = range(4)
+PIECE: Final = 1 << 20
+"""Bytes of a state that travel in one frame; the last has fewer."""
 KEEP_BYTES: Final = 128 << 20
 """Bytes of states that the host keeps for one executor. A small session has 10 to 130 KB."""
 AHEAD: Final = 8

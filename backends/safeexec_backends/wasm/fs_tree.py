@@ -344,14 +344,22 @@ class Tree:
 
         A guest can go down one directory at a time as far as its quota reaches: the paths of what is there, megabytes each, are in no quota.
         """
-        pending: list[tuple[str, Directory]] = [("", self.working)]
-        while pending:
-            prefix, directory = pending.pop()
+        prefix, directory = "", self.working
+        # What is left of each directory on the way down, and not the paths of all that is in them: those are in no quota either.
+        above: list[tuple[str, Iterator[tuple[str, Node]]]] = []
+        while True:
             room = PATH_MAX - len(prefix)
             for name, node in directory.entries.items():
-                if len(name) > room:
-                    continue
-                if isinstance(node, File):
+                if isinstance(node, File) and len(name) <= room:
                     yield prefix + name, node
-                elif isinstance(node, Directory):
-                    pending.append((f"{prefix}{name}/", node))
+            above.append((prefix, reversed(directory.entries.items())))
+            below = None
+            while below is None:
+                if not above:
+                    return
+                prefix, left = above[-1]
+                room = PATH_MAX - len(prefix)
+                below = next(((n, d) for n, d in left if isinstance(d, Directory) and len(n) <= room), None)
+                if below is None:
+                    above.pop()
+            prefix, directory = f"{prefix}{below[0]}/", below[1]

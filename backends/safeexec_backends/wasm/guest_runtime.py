@@ -8,6 +8,7 @@ Shipped as text. `_safeexec_device` is the frame device (image/helpers.wat).
 import _ctypes
 import asyncio
 import builtins
+import contextlib
 import gc
 import json
 import linecache
@@ -59,7 +60,6 @@ class Channel:
 
 
 channel = Channel()
-reserve = bytearray(1 << 18)
 _scan = json.JSONDecoder().scan_once
 
 
@@ -181,14 +181,39 @@ DISTRIBUTIONS = {
 }  # fmt: skip
 
 
-# Some arenas of the interpreter's allocator, never written to: no session pays for them.
-reserve = [bytearray(3 << 18)]
+reserve = [b"", b""]  # until the image is finished
+
+
+def set_aside():
+    """Some arenas of the interpreter's allocator for a step that finds the memory full, and for telling its end.
+
+    Never written to: no session pays for them. Not among what is immortal, or they could not be given back.
+    """
+    reserve[:] = filter(None, reserve)
+    while len(reserve) < 2:
+        reserve.append(bytearray(1 << 19))
+
+
+class Language(safeexec_guest.Python):
+    """The whole language. A step that is to make room in a full memory can be compiled."""
+
+    def compile(self, source, filename, original=safeexec_guest.Python.compile):
+        try:
+            return original(self, source, filename)
+        except (MemoryError, SystemError):  # the latter where the compiler forgets to say so
+            if len(reserve) < 2:
+                raise
+            reserve.pop()
+            return original(self, source, filename)
 
 
 class Guest(safeexec_guest.Guest):
     """The guest program, without what the host measures better: processor time, memory, changed files."""
 
     def handle(self, header, blobs=()):
+        if len(reserve) < 2:  # a step used it up
+            with contextlib.suppress(MemoryError):
+                set_aside()
         more = header.pop("init", None)
         if more is not None:
             self._do_init(more, (), {})
@@ -249,7 +274,7 @@ class Clock:
 
 
 safeexec_guest.time = Clock
-guest = Guest(channel)
+guest = Guest(channel, Language())
 guest._hidden += (os.path.dirname(safeexec_guest.__file__) + "/",)
 
 
@@ -287,7 +312,7 @@ def warm():
     """
     stdout, stderr, main = sys.stdout, sys.stderr, sys.modules["__main__"]
     for _ in range(60):
-        probe = Guest(Drain())
+        probe = Guest(Drain(), Language())
         safeexec_guest.Guest._do_init(probe, {"limits": {}, "env": {}, "tools": [], "files": True}, (), {})
         for code in WARM:
             probe.handle(*split(bytes(wire.pack({"t": "run", "id": 2, "code": code})[0][4:])))

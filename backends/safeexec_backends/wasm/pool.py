@@ -41,6 +41,7 @@ class Pool:
         """A session in the worker that has the fewest, fresh or in the `state` of a snapshot. Raises BackendUnavailable, SnapshotError."""
         if os.getpid() != self._owner:
             raise BackendUnavailable("an executor does not survive a fork: make one in this process")
+        trouble: OSError | None = None
         for _ in range(_ATTEMPTS if state is None else _STATES_ATTEMPTS):
             worker = self._choose()
             try:
@@ -48,7 +49,8 @@ class Pool:
                     guest = WorkerGuest.start(worker, policy, self._forget, once)
                 else:
                     guest = WorkerGuest.restore(worker, policy, self._forget, state)
-            except OSError:
+            except OSError as error:
+                trouble = error if worker.alive else None
                 continue  # it died just now: the next round replaces it
             guest.elsewhere = self.start if self._one_each else None
             guest.keeper = self.keeper
@@ -60,6 +62,8 @@ class Pool:
             break
         if self._closed:
             raise BackendUnavailable("the backend is closed")
+        if trouble is not None:  # no descriptor is left, say
+            raise BackendUnavailable(f"no room for another session: {trouble}") from trouble
         if state is not None:
             raise BackendUnavailable("the workers that were to restore the session died")
         raise BackendUnavailable("the wasm sandbox's workers die as soon as they are started")

@@ -5,14 +5,16 @@ Words that need no answer travel with the next request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import monotonic
 
-from safeexec import wire
+from safeexec import watchdog, wire
 from safeexec.backend import GuestDied, StreamGuest
 from safeexec.policy import Policy
 from safeexec.wire import Frame
 
-from .agreed import BEGIN, GREETING, KEEP, LAST, WORD, WRITE
+from .agreed import BEGIN, GREETING, KEEP, LAST, PIECE, WORD, WRITE
 from .process import Line, WorkerProcess
 
 KEEP_WORD = WORD + bytes((KEEP,))
@@ -20,6 +22,8 @@ _LAST_WORD = WORD + bytes((LAST,))
 _KINDS = ("memory", "crash", "time", "output", "protocol")
 _PATIENCE = 30.0
 """Seconds for work that the worker does without running any guest code."""
+_SLOWEST = 1 << 20
+"""Bytes of a state that a worker takes in a second, at least."""
 _LARGEST_IMAGE = 1 << 30
 
 
@@ -68,11 +72,9 @@ class WorkerChannel(StreamGuest):
 
     def _wait(self, kind: str) -> Frame:
         """The worker's own next frame. Raises GuestDied."""
-        assert self._socket is not None
         try:
-            self._socket.settimeout(_PATIENCE)
-            frame = self._reader.next()
-            self._socket.settimeout(None)
+            with self._within(_PATIENCE):
+                frame = self._reader.next()
         except (EOFError, OSError, wire.WireError) as error:
             raise self.death() from error
         if frame[0].get("t") == "died":
@@ -81,11 +83,21 @@ class WorkerChannel(StreamGuest):
             raise GuestDied("protocol", "the guest sent a frame outside a request")
         return frame
 
+    @contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        """Hang up after so many seconds. Not a time limit of the socket: a worker that was taken over could send a byte now and then for ever."""
+        deadline, key = monotonic() + seconds, object()
+        watchdog.watch(id(key), lambda now: self.hang_up() if now > deadline else None)
+        try:
+            yield
+        finally:
+            watchdog.unwatch(id(key))
+
     def begin(self, state: bytes = b"") -> None:
         """Wait until a session that was made of another, or of `state`, stands. Raises GuestDied."""
         assert self._socket is not None
         try:
-            with self._send_lock:
+            with self._send_lock, self._within(_PATIENCE + len(state) / _SLOWEST):
                 self._socket.sendall(state)
             self._say(BEGIN)
         except OSError:
@@ -98,19 +110,19 @@ class WorkerChannel(StreamGuest):
             self._say(WRITE)
         except OSError:
             raise self.death() from None
-        parts: list[bytes] = []
-        size, bound = 0, self._policy.limits.memory + self._policy.limits.disk + _LARGEST_IMAGE
+        state = bytearray()
+        bound = self._policy.limits.memory + self._policy.limits.disk + _LARGEST_IMAGE
         more = True
         while more:
             header, blobs = self._wait("state")
-            if len(blobs) != 1:
-                raise GuestDied("protocol", "a malformed piece of state")
-            parts.append(bytes(blobs[0]))
-            size += len(blobs[0])
-            if size > bound:  # a worker that was taken over could go on for ever
-                raise GuestDied("protocol", "a state that is larger than the limits allow")
             more = header.get("more") is True
-        return b"".join(parts)
+            # Guest code that forged its last answer could send them, and a worker that was taken over could for ever: nothing in each, say.
+            if len(blobs) != 1 or len(blobs[0]) > PIECE or (more and len(blobs[0]) != PIECE):
+                raise GuestDied("protocol", "a malformed piece of state")
+            state += blobs[0]
+            if len(state) > bound:
+                raise GuestDied("protocol", "a state that is larger than the limits allow")
+        return bytes(state)
 
     def death(self) -> GuestDied:
         return GuestDied("crash", "the guest was killed" if self._killed else self.worker.why())

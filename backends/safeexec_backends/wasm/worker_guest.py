@@ -330,7 +330,9 @@ class WorkerGuest(WorkerChannel):
             branch = self._begun(WorkerGuest(self.worker.line(self._policy, "branch", self.number), *self._kin()))
             branch._first.held = self._first.held
             return branch
-        except OSError:
+        except OSError as error:
+            if self.worker.alive:  # no descriptor is left, say: this session goes on
+                raise BackendUnavailable(f"the session could not be forked: {error}") from error
             raise self.death() from None
 
     def _kin(self) -> tuple[Policy, WorkerProcess, Callable[[WorkerGuest], None]]:

@@ -14,14 +14,13 @@ from safeexec.policy import Limits
 from safeexec_backends.local import control
 
 from . import abi, snapshot
-from .agreed import BEGIN, GREETING, KEEP, LAST, WORD, WRITE
+from .agreed import BEGIN, GREETING, KEEP, LAST, PIECE, WORD, WRITE
 from .checkpoint import Past, Rest, revive
 from .host import Killed
 from .instance import STEP, Reason, Runtime, file_report, fresh
 from .session_host import RECEIVE, SessionHost
 
 _DONE: Final = b'{"t":"done",'
-_PIECE: Final = 1 << 20
 
 
 @functools.lru_cache(64)
@@ -197,9 +196,9 @@ class WorkerSession:
             host.emit(bytes(wire.pack({"t": "ready"})[0]))
         elif word == WRITE:
             state = memoryview(snapshot.dump(host, self._past.rest, self._runtime))
-            for start in range(0, len(state), _PIECE):
-                piece = state[start : start + _PIECE]
-                header = {"t": "state", "more": start + _PIECE < len(state)}
+            for start in range(0, len(state), PIECE):
+                piece = state[start : start + PIECE]
+                header = {"t": "state", "more": start + PIECE < len(state)}
                 host.emit(b"".join(wire.pack(header, [piece])))
 
     def _frame(self, frame: bytes) -> None:

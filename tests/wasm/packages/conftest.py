@@ -44,6 +44,14 @@ LOCAL = {
     "shuffler": {"shuffler.py": "import random\nVALUE = random.random()\n"},
     "breaker": {"breaker.py": "import sys\nsys.broken = True\nraise RuntimeError('not \\x1b[2J today')\n"},
     "spinner": {"spinner.py": "import sys\nif not hasattr(sys, 'spun'):\n    while True: pass\n"},
+    # They replace what is called after their import.
+    "hanger": {
+        "hanger.py": "import random\ndef forever():\n    while True: pass\nif not hasattr(random, 'hung'):\n    random.getstate = forever\n"
+    },
+    "mangler": {
+        "mangler.py": "import builtins\nif not hasattr(builtins, 'mangled'):\n    builtins.print = lambda *_: 1 / 0\n"
+    },
+    "flooder": {"flooder.py": "import os\nwhile not hasattr(os, 'flooded'):\n    os.write(1, bytes(1 << 20))\n"},
     # Its extension module is imported by the session that uses it, from a function.
     "lazy": {
         "lazy/__init__.py": "def pack(x):\n    import msgpack\n    return msgpack.packb(x)\n",

@@ -11,7 +11,7 @@ import pytest
 
 from safeexec import Executor, Limits, Policy
 from safeexec_backends.wasm import setup
-from safeexec_backends.wasm.image import cache
+from safeexec_backends.wasm.image import boot, cache
 from safeexec_backends.wasm.packages import pip, prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -69,6 +69,24 @@ def test_a_failed_or_endless_import_leaves_nothing_in_the_image(here: Executor, 
     result = here.run("import spinner", policy=policy(installed).replace(limits=Limits(time=0.3)))
     assert result.error is not None and result.error.kind == "time"
     assert here.run("import sys\nsys.spun = 1\nimport spinner\nspinner.__name__").value == "spinner"
+
+
+def test_what_breaks_the_looks_at_an_import_ends_neither_the_build_nor_its_memory(
+    here: Executor, installed: Installed
+) -> None:
+    why = prepare.ensure(installed).facts["not_imported"]
+    assert why["hanger"] == why["flooder"] == "its import takes more than 12 s"
+    assert "ZeroDivisionError" in why["mangler"] and not {"six", "attrs", "lazy"} & why.keys()
+    code = "import random\nfrom builtins import print as p\np(random.getstate()[0], end='')"
+    assert here.run(code).stdout == "3"
+
+
+def test_output_of_an_import_is_kept_to_a_bound() -> None:
+    kept = boot.Interpreter.__new__(boot.Interpreter)
+    kept.out = bytearray()
+    for _ in range(40):
+        kept._output(1, bytes(1 << 20) + b"end")
+    assert len(kept.out) == 1 << 20 and kept.output().endswith("end")
 
 
 def test_why_a_module_is_not_imported_ahead_is_told_without_control_characters(installed: Installed) -> None:

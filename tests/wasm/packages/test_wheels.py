@@ -121,3 +121,38 @@ def test_a_damaged_archive_is_read_or_refused(changes: list[tuple[int, int]], cu
     except wheels.BadWheel:
         return
     assert all(not name.startswith("/") and ".." not in name.split("/") for name in found.files)
+
+
+def test_members_are_counted_before_the_archive_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To describe six million of them takes gigabytes."""
+    monkeypatch.setattr(wheels, "MAX_FILES", 20)
+    path = make_wheel(tmp_path, "x", {f"x/f{number}.py": "" for number in range(30)})
+    few = make_wheel(tmp_path, "y", {f"y/f{number}.py": "" for number in range(17)})
+    assert len(wheels.read(few).files) == 20
+
+    def read(_: Path) -> None:
+        raise AssertionError("it is read")
+
+    monkeypatch.setattr(zipfile, "ZipFile", read)
+    with pytest.raises(wheels.BadWheel, match="too large"):
+        wheels.read(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_members_that_cannot_be_unpacked_are_refused(method: int, tmp_path: Path) -> None:
+    path = tmp_path / "x-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("x.py", bytes(range(256)) * 50)
+    data = bytearray(path.read_bytes())
+    start = 30 + len("x.py")
+    data[start + 8 : start + 40] = b"\xff" * 32
+    path.write_bytes(data)
+    with pytest.raises(wheels.BadWheel, match="cannot be read"):
+        wheels.read(path)
+
+
+def test_an_empty_file_is_no_wheel(tmp_path: Path) -> None:
+    path = tmp_path / "x-1.0-py3-none-any.whl"
+    path.touch()
+    with pytest.raises(wheels.BadWheel, match="cannot be read"):
+        wheels.read(path)

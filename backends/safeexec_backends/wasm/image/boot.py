@@ -28,6 +28,8 @@ _FUNCTIONS = (
 )
 _EPOCH: Final = 1_767_225_600 * 10**9  # 2026-01-01, in nanoseconds
 HANDLER_WORD: Final = 68  # see helpers.wat
+_MAX_OUTPUT: Final = 1 << 20
+"""Bytes of output of which the last are kept: a package may print without end while it is imported."""
 # Built-in modules that exist to reach JavaScript or to test CPython by crashing it.
 _FORBIDDEN = frozenset(
     b"_pyodide_core _remote_debugging _testbuffer _testcapi _testclinic _testclinic_limited _testinternalcapi"
@@ -71,6 +73,7 @@ class Interpreter:
 
     def _output(self, _stream: int, data: bytes) -> None:
         self.out += data
+        del self.out[:-_MAX_OUTPUT]
 
     def string(self, text: str) -> int:
         """A C string in the guest's memory, kept for ever."""

@@ -51,6 +51,7 @@ safeexec_runtime.warm()
 safeexec_runtime.begin()
 gc.collect()
 safeexec_runtime.immortalise()
+safeexec_runtime.set_aside()
 gc.collect()
 gc.freeze()
 del sys.modules["_safeexec_device"], sys.modules["safeexec_runtime"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from safeexec_backends.wasm import abi
 from safeexec_backends.wasm.fs_nodes import Directory, File, base_tree
@@ -21,6 +22,8 @@ from .freeze import freeze
 from .growing import DRAWS
 from .link import Linked, link
 from .merge import Merged, merge
+
+T = TypeVar("T")
 
 STAGES: Final = (
     "resolve packages",
@@ -146,7 +149,7 @@ def _booted(
     interpreter, found = build.start(program, files, linked, merged.reserved, merged.libraries)
     for name in merged.setup:
         try:
-            _bounded(interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.instance.call(name))
+            _bounded(interpreter, _IMPORT_SECONDS, partial(interpreter.instance.call, name))
         except Killed as error:
             raise BootError(
                 f"a constructor of the packages' libraries takes more than {_IMPORT_SECONDS:g} s"
@@ -159,27 +162,42 @@ def _booted(
 def _import(interpreter: Interpreter, modules: list[str]) -> dict[str, str]:
     """Import modules; those that must not be imported ahead, with the reason."""
     refused: dict[str, str] = {}
-    networked = interpreter.run(_NETWORKED)
     for name in modules:
-        drawn = _drawn(interpreter)
-        generator = interpreter.run(_GENERATOR)
+        # The looks before and after are bounded as well: they call what an import may have replaced, or the allocator that it broke.
+        before = None
         try:
-            _bounded(
-                interpreter, _IMPORT_SECONDS, lambda name=name: interpreter.run(f"import importlib\nimportlib.import_module({name!r})")
-            )  # fmt: skip
-        except BootError as error:
-            refused[name] = "".join(str(error).splitlines()[-1:])[:500] or "its import fails without a message"
-        except Killed:
-            return {**refused, name: f"its import takes more than {_IMPORT_SECONDS:g} s"}
+            before = _bounded(interpreter, _IMPORT_SECONDS, partial(_state, interpreter))
+            try:
+                code = f"import importlib\nimportlib.import_module({name!r})"
+                _bounded(interpreter, _IMPORT_SECONDS, partial(interpreter.run, code))
+            except BootError as error:
+                refused[name] = "".join(str(error).splitlines()[-1:])[:500] or "its import fails without a message"
+                continue
+            after = _bounded(interpreter, _IMPORT_SECONDS, partial(_state, interpreter))
         except Exception as error:  # a trap, an exit: the interpreter is of no more use
+            if before is None and refused:
+                return refused  # whose failed import did that
+            if isinstance(error, Killed):
+                return {**refused, name: f"its import takes more than {_IMPORT_SECONDS:g} s"}
             return {**refused, name: f"its import ends the interpreter: {error}"[:500]}
-        else:
-            if interpreter.run(_NETWORKED) != networked:
-                refused[name] = "it binds the network, which each session has of its own, when it is imported"
-                networked = interpreter.run(_NETWORKED)
-            if _drawn(interpreter) != drawn or interpreter.run(_GENERATOR) != generator:
-                refused[name] = "its import draws random numbers, which would be the same in every session"
+        if after.networked != before.networked:
+            refused[name] = "it binds the network, which each session has of its own, when it is imported"
+        if (after.drawn, after.generator) != (before.drawn, before.generator):
+            refused[name] = "its import draws random numbers, which would be the same in every session"
     return refused
+
+
+class _State(NamedTuple):
+    """What an import that is made ahead must leave as it is."""
+
+    networked: str
+    generator: str
+    drawn: int
+
+
+def _state(interpreter: Interpreter) -> _State:
+    networked, generator = interpreter.run(_NETWORKED), interpreter.run(_GENERATOR)
+    return _State(networked, generator, _drawn(interpreter))
 
 
 def _drawn(interpreter: Interpreter) -> int:
@@ -190,13 +208,13 @@ def _drawn(interpreter: Interpreter) -> int:
     return interpreter.host.draws - interpreter.instance.global_value(DRAWS)
 
 
-def _bounded(interpreter: Interpreter, seconds: float, action: Any) -> None:
+def _bounded(interpreter: Interpreter, seconds: float, action: Callable[[], T]) -> T:
     """Run code of a package; it is ended after `seconds`. Raises Killed."""
     timer = threading.Timer(seconds, interpreter.host.kill)
     timer.daemon = True
     timer.start()
     try:
-        action()
+        result = action()
     except Exception as error:
         if interpreter.host.killed:
             raise Killed from error
@@ -205,6 +223,7 @@ def _bounded(interpreter: Interpreter, seconds: float, action: Any) -> None:
         timer.cancel()
     if interpreter.host.killed:
         raise Killed
+    return result
 
 
 def _bytecode(

@@ -6,6 +6,8 @@ reach out of it, links, devices and archives that blow up are refused.
 
 from __future__ import annotations
 
+import lzma
+import mmap
 import re
 import stat
 import struct
@@ -78,6 +80,9 @@ def read(path: Path, budget: int = MAX_BYTES) -> Wheel:
 def read_zip(path: Path, budget: int = MAX_BYTES) -> dict[str, bytes]:
     """The files of an archive, by name. Raises BadWheel."""
     try:
+        # Before it is read: a description of each member is made, six million of them for a file that a download may be.
+        if _described(path) > MAX_FILES:
+            raise BadWheel(_too_large(path.name, budget))
         with zipfile.ZipFile(path) as archive:
             files = _members(path.name, archive, budget)
     # struct.error, IndexError and their kind come out of the standard library for archives that are damaged in unusual places.
@@ -90,6 +95,7 @@ def read_zip(path: Path, budget: int = MAX_BYTES) -> dict[str, bytes]:
         RuntimeError,
         struct.error,
         IndexError,
+        lzma.LZMAError,
     ) as error:
         raise BadWheel(f"{path.name} cannot be read: {error}") from error
     check_places(files)
@@ -103,11 +109,24 @@ def check_places(files: Mapping[str, bytes]) -> None:
         raise BadWheel(f"{folder!r} is a file in one place of the packages and a directory in another")
 
 
+def _described(path: Path) -> int:
+    """How many members an archive may have at most: as often as the mark is there by which the description of one begins."""
+    found, place = 0, -1
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        while found <= MAX_FILES and (place := data.find(b"PK\x01\x02", place + 1)) >= 0:
+            found += 1
+    return found
+
+
+def _too_large(wheel: str, budget: int) -> str:
+    return f"{wheel} is too large: at most {MAX_FILES} files and {budget >> 20} MiB unpacked"
+
+
 def _members(wheel: str, archive: zipfile.ZipFile, budget: int) -> dict[str, bytes]:
     items = archive.infolist()
     # The sizes are the archive's own claim; reading stops at them, so together they bound what is read.
     if len(items) > MAX_FILES or sum(item.file_size for item in items) > budget:
-        raise BadWheel(f"{wheel} is too large: at most {MAX_FILES} files and {budget >> 20} MiB unpacked")
+        raise BadWheel(_too_large(wheel, budget))
     files: dict[str, bytes] = {}
     for item in items:
         _check_member(wheel, item)
