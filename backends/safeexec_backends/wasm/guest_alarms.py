@@ -89,6 +89,8 @@ def complete(guest):
     for function, original in ((set_signal, set_handler), (get_signal, get_handler)):
         function.__name__ = function.__qualname__ = original.__name__
         function.__module__, function.__doc__ = original.__module__, original.__doc__
+    for method in (Alarm.alarm, Alarm.setitimer, Alarm.getitimer):
+        method.__module__ = original.__module__
     set_handler(SIGALRM, alarm.rings)
     signal.signal, signal.getsignal = set_signal, get_signal
     signal.alarm, signal.setitimer, signal.getitimer = alarm.alarm, alarm.setitimer, alarm.getitimer

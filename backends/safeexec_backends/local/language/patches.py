@@ -6,7 +6,6 @@ The changes are stricter for a program's own objects only; everything else takes
 from __future__ import annotations
 
 import collections
-import copy
 import dataclasses
 import enum
 import inspect
@@ -14,8 +13,8 @@ import traceback
 import types
 from typing import Any
 
-from . import names, questions
-from .identity import WriteRefused, class_dict, exact_name, is_class, is_exception, is_guest_class
+from . import copying, questions
+from .identity import WriteRefused, class_dict, exact_name, is_class, is_guest_class
 
 _installed = False
 
@@ -26,35 +25,7 @@ def install() -> None:
     if _installed:
         return
     _installed = True
-    from .guards import Guards
-
-    guards = Guards()
-
-    def reconstruct(
-        x: Any, memo: Any, func: Any, args: Any, state: Any = None, listiter: Any = None, dictiter: Any = None, **_: Any
-    ) -> Any:
-        # A program's __reduce__ names any object it can reach, and copy would write `state` into it, by any name. The reducer may also hang on
-        # an object of the library (SimpleNamespace, an exception), so what is made is looked at whatever `x` is.
-        def anew(item: Any) -> Any:
-            return item if memo is None else copy.deepcopy(item, memo)
-
-        made = func(*[anew(item) for item in args])
-        kind = type(made)
-        fills = state is not None or listiter is not None or dictiter is not None
-        if fills and (is_class(made) or not (kind is type(x) or is_guest_class(kind) or id(kind) in _CONTAINERS)):
-            raise WriteRefused("__reduce__ gave an object that is not the program's")
-        if memo is not None:
-            memo[id(x)] = made
-        if state is not None:
-            _fill(guards, made, anew(state))
-        for item in () if listiter is None else listiter:
-            made.append(anew(item))
-        for key, value in () if dictiter is None else dictiter:
-            key, value = anew(key), anew(value)
-            made[key] = value
-        return made
-
-    copy._reconstruct = reconstruct  # type: ignore[attr-defined]
+    copying.install()
     _no_writes_by_copies()
     _no_foreign_members()
     _no_reads_by_enum_properties()
@@ -62,27 +33,6 @@ def install() -> None:
     _no_names_from_signatures()
     _no_modules_by_name()
     questions.install()
-
-
-def _fill(guards: Any, made: Any, state: Any) -> None:
-    """Give `made` its state; what attributes are set is set as the program itself would, or ``__class__`` would make a guard's word a lie."""
-    if hasattr(made, "__setstate__"):
-        if is_exception(type(made)) and issubclass(type(state), dict):  # each of them becomes an attribute
-            state = {exact_name(name): value for name, value in dict.items(state)}
-            if any(name[:2] == "__" and name not in names.EXCEPTION_DUNDERS for name in state):
-                raise WriteRefused("the state of a copy names what cannot be set in this sandbox")
-        made.__setstate__(state)
-        return
-    slots = None
-    if isinstance(state, tuple) and len(state) == 2:
-        state, slots = state
-    if state is not None:
-        made.__dict__.update(state)
-    for name, value in [] if slots is None else list(slots.items()):
-        if is_guest_class(type(made)):
-            guards.set(made, exact_name(name), value)
-        else:
-            setattr(made, exact_name(name), value)
 
 
 def _no_writes_by_copies() -> None:
@@ -152,9 +102,6 @@ def _no_modules_by_name() -> None:
         return False if is_guest_class(cls) else original(annotation, cls, *rest)
 
     dataclasses._is_type = is_type  # type: ignore[attr-defined]
-
-
-_CONTAINERS = frozenset(map(id, (list, dict, set)))
 
 
 def _no_names_from_signatures() -> None:

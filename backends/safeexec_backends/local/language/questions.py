@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import copy
+import enum
 import functools
+import linecache
 import sys
 import threading
+import traceback
 import types
 import typing
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 from .denied import is_denied
 from .facades.kinds import by_identity
 from .guards import Guards
-from .identity import exact_name, is_guest_class
+from .identity import BuiltinMethod, MethodDescriptor, MethodWrapper, WrapperDescriptor, exact_name, is_guest_class
 
 _guards = Guards()
 
@@ -25,8 +27,8 @@ def install() -> None:
     _no_questions_about_bases()
     by_identity()
     _no_streams_of_threads()
-    # Whoever's metaclass says that a class is equal to this one is asked by deepcopy(), and shown it.
-    vars(copy)["_deepcopy_dispatch"].pop(types.CodeType, None)
+    _no_methods_to_compare()
+    _no_forged_tracebacks()
 
 
 def _no_dictionaries_by_wrappers() -> None:
@@ -115,3 +117,46 @@ class _Sys:
 def _no_streams_of_threads() -> None:
     """A thread keeps ``sys.stderr``, which is the guest program's, and a subclass sees what is set on its objects."""
     vars(threading)["_sys"] = _Sys()
+
+
+_COMPARED = frozenset(["__repr__", "__str__", "__format__", "__reduce_ex__"])
+_METHODS = frozenset(
+    map(id, (types.FunctionType, types.MethodType, MethodDescriptor, WrapperDescriptor, BuiltinMethod, MethodWrapper))
+)
+
+
+def _no_methods_to_compare() -> None:
+    """An enum compares these methods of its mixins with ``object``'s: what is no method, but an object of the program's, would be shown them."""
+    absent = object()
+
+    def getattr_(o: Any, name: Any, default: Any = absent) -> Any:
+        found = getattr(o, name) if default is absent else getattr(o, name, default)
+        if type(name) is str and name in _COMPARED and id(type(found)) not in _METHODS:
+            return absent
+        return found
+
+    vars(enum)["getattr"] = getattr_
+
+
+def _no_forged_tracebacks() -> None:
+    """A traceback shows the lines of the files that its frames name: it must be one, or it names any file."""
+    module: Any = traceback
+
+    def only_real(walk: Any) -> Any:
+        @functools.wraps(walk)
+        def walk_real(tb: Any) -> Any:
+            return walk(tb if type(tb) is types.TracebackType else None)
+
+        return walk_real
+
+    for name in ("walk_tb", "_walk_tb_with_full_positions"):
+        if hasattr(module, name):
+            setattr(module, name, only_real(getattr(module, name)))
+    original = linecache.updatecache
+
+    def updatecache(filename: Any, module_globals: Any = None) -> Any:
+        if type(filename) is not str or filename[:1] == "<":  # no file, whatever folder there is of that name
+            return []
+        return original(filename, module_globals)
+
+    linecache.updatecache = updatecache

@@ -7,7 +7,6 @@ from typing import Any
 
 from . import names
 from .identity import (
-    AttributeRefused,
     InstanceRefused,
     MethodWrapper,
     WrapperDescriptor,
@@ -89,17 +88,8 @@ class Writing(Reading):
         return type(module) is str and module.partition(".")[0] in self._third_party
 
     def updatable(self, o: Any, name: str) -> Any:
-        """`o`, for ``o.name += …``: readable and writable."""
-        self._may_load(o, name)
-        return self.writable(o)
-
-    def _may_load(self, o: Any, name: str) -> None:
-        try:
-            self.read(o, name)
-        except AttributeRefused:
-            raise
-        except AttributeError:
-            pass  # the statement itself says so
+        """`o`, or what stands for it, for ``o.name += …``: the old value goes to the other operand's ``__radd__``."""
+        return o if is_plain(type(o)) else _Updated(self, o)
 
     def _set_method(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         found: Any = reader(o, name)
@@ -168,11 +158,12 @@ class Writing(Reading):
         return o
 
     def updatable_dunder(self, o: Any, name: str) -> Any:
-        """`o`, for ``o.__name__ += …``, which hands the old value to the other operand's ``__radd__``."""
+        """What stands for `o`, for ``o.__name__ += …``."""
         if name in self.dunders:  # what `read` gives is not what the interpreter would load
             return self._refuse(o, name)
-        self._may_load(o, name)
-        return self.writable_dunder(o, name)
+        if name != "__class__":
+            self._may_write_dunder(o, name)
+        return _Updated(self, o)
 
     def set(self, o: Any, name: str, value: Any) -> None:
         """``setattr``."""
@@ -188,6 +179,27 @@ class Writing(Reading):
         """``delattr``."""
         self._may_write(o, name)
         delattr(o, name)
+
+
+class _Updated:
+    """Stands for an object whose attribute is loaded and stored by the interpreter, so that both are done under guard: what was looked at before
+    could be another one by then."""
+
+    __slots__ = ("_guards", "_o")
+    _guards: Writing
+    _o: Any
+
+    def __init__(self, guards: Writing, o: Any) -> None:
+        object.__setattr__(self, "_guards", guards)
+        object.__setattr__(self, "_o", o)
+
+    def __getattribute__(self, name: str) -> Any:
+        own = object.__getattribute__
+        return own(self, "_guards").read(own(self, "_o"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = object.__getattribute__
+        own(self, "_guards").set(own(self, "_o"), name, value)
 
 
 class _ClassSetter:

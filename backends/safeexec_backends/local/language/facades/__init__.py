@@ -16,6 +16,7 @@ from safeexec_backends.local.language.identity import (
     WriteRefused,
     as_facade,
     exact_name,
+    is_guest_class,
 )
 from safeexec_backends.local.language.names import NEVER_BOUND, NOT_GLOBAL
 
@@ -26,7 +27,21 @@ if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
 
 
-class Facade:
+class FacadeType(type):
+    """What facades are of. A method of the library that is called with a class sets attributes of that: not of these."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if not is_guest_class(cls):
+            raise WriteRefused("a module cannot be changed in this sandbox")
+        super().__setattr__(name, value)
+
+    def __delattr__(cls, name: str) -> None:
+        if not is_guest_class(cls):
+            raise WriteRefused("a module cannot be changed in this sandbox")
+        super().__delattr__(name)
+
+
+class Facade(metaclass=FacadeType):
     """A module's reviewed names. It has no ``__dict__``: there is nothing that a helper of the standard library could write to."""
 
     __slots__ = ()
@@ -81,7 +96,7 @@ def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facad
         "__all__": sorted(n for n in names if n[:1] != "_"),
     }
     body.update({n: v for n, v in exports.items() if n not in names})
-    kind: Any = type("module", (Facade,), body)
+    kind: Any = FacadeType("module", (Facade,), body)
     facade: Facade = object.__new__(kind)
     for key in names:
         object.__setattr__(facade, key, exports[key])
@@ -340,7 +355,7 @@ _INTERNAL = frozenset(
 )
 """What C code imports while a program runs."""
 
-_GUARDED = """aio borrowed containers dataclasses_ doctests files guarded inspect_ logs pathlib_ programs system tracebacks""".split()
+_GUARDED = """aio borrowed containers dataclasses_ doctests files guarded inspect_ logs pathlib_ programs system tracebacks warnings_""".split()
 """The files here that build modules of which something needs a guard."""
 
 _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}

@@ -61,9 +61,12 @@ def _exec(text: str, space: dict[str, Any], names: dict[str, Any]) -> None:
     if language is None:  # of a library
         builtins.exec(text, space, names)
         return
+    if not _is_known(text):
+        language.run(language.compile_one(text, "<string>", "exec"), {"__name__": MAIN}, names)
+        return
     guard = functools.partial(_guarded, language, text)
     known = {"__safeexec_id__": id, "__safeexec_type__": type, "__safeexec_fit__": _FIT, "__safeexec_is_fit__": _is_fit,
-             "__safeexec_guard__": guard, "__safeexec_given__": locals, "__name__": MAIN}  # fmt: skip
+             "__safeexec_guard__": guard, "__safeexec_given__": locals, "__name__": MAIN, "__builtins__": _BUILTINS}  # fmt: skip
     builtins.exec(_looking_first(text), known, names)
 
 
@@ -83,6 +86,49 @@ def _looking_first(text: str) -> str:
         passed = [positional.strip(",")] + [f"{p}={p}" for p in named.split(",") if p]
         made.append(f"  if {' or '.join(looks)}: return __safeexec_guarded__({name!r})({','.join(passed)})")
     return "\n".join(made)
+
+
+_BUILTINS = {"hash": hash, "type": type, "super": super, "NotImplemented": NotImplemented}
+
+
+def _lines() -> str:
+    """What a line of the library's text may be. Its words are names, and nothing else: a field could say another name each time it is asked."""
+    word, field = r"[^\W\d]\w*", r"(?!__)[^\W\d]\w*"
+    value = rf"(?:{word}|{word}\(\)|{word}\(\) if {word} is {word} else {word})"
+    default = r"(?:=(?:_dflt_\w+|_HAS_DEFAULT_FACTORY|__dataclass_\w+__))?"
+    argument = rf"(?:\*|{word}(?::{word})?{default})"
+    shown = rf"{field}=\{{self\.{field}!r\}}"
+    every = rf"(?:{shown}(?:, {shown})*)?"
+    one, other = rf"\((?:self\.{field},)*\)", rf"\((?:other\.{field},)*\)"
+    terms = rf"self\.{field}==other\.{field}"
+    quoted = rf"'{field}'"
+    return "|".join([
+        rf" def __\w+__\({argument}(?:, ?{argument})*\)(?:->{word})?:",
+        rf"  (?:self|__dataclass_self__)\.{field}={value}",
+        rf"  __dataclass_builtins_object__\.__setattr__\((?:self|__dataclass_self__), ?[\"']{field}[\"'], ?{value}\)",
+        rf"  (?:self|__dataclass_self__)\.__post_init__\((?:{word}(?:,{word})*)?\)",
+        r"  pass",
+        rf'  return self\.__class__\.__qualname__ \+ f"\({every}\)"',
+        rf'  return f"\{{self\.__class__\.__qualname__\}}\({every}\)"',
+        r"  if other\.__class__ is self\.__class__:", r"  if self is other:", r"   return True", r"  return NotImplemented",
+        rf"   return {one}(?:==|<=?|>=?){other}",
+        rf"   return {terms}(?: and {terms})*",
+        rf"  return hash\({one}\)",
+        rf"  if type\(self\) is cls(?: or name in (?:\((?:{quoted},)*\)|\{{{quoted}(?:, {quoted})*\}}|\(\)|\{{\}}))?:",
+        r'   raise FrozenInstanceError\(f"cannot (?:assign to|delete) field \{name!r\}"\)',
+        r"  super\(cls, self\)\.__(?:setattr__\(name, value|delattr__\(name)\)",
+        r" @__dataclasses_recursive_repr\(\)",
+        rf" return (?:{word}|\((?:{word},)*\))",
+    ])  # fmt: skip
+
+
+_FIRST = re.compile(r"def __create_fn__\((?:[^\W\d]\w*(?:, ?[^\W\d]\w*)*)?\):").fullmatch
+_LINE = re.compile(_lines()).fullmatch
+
+
+def _is_known(text: str) -> bool:
+    first, *lines = text.split("\n")
+    return "__safeexec" not in text and _FIRST(first) is not None and all(map(_LINE, lines))
 
 
 _METHOD = re.compile(r" def (__\w+__)\((.*)\)(?:->\w+)?:$").match

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import (
     MAIN,
+<<<<<<< HEAD
     WriteRefused,
     as_facade,
     class_dict,
     class_mro,
+=======
+>>>>>>> wall13
     exact_name,
     is_class,
     is_guest_class,
@@ -292,81 +295,6 @@ def _contextlib(language: RestrictedLanguage) -> Exports:
     }
 
 
-def _warnings(language: RestrictedLanguage) -> Exports:
-    import contextlib
-    import warnings
-
-    @contextlib.contextmanager
-    def catch_warnings(*, record: bool = False, action: Any = None, category: Any = Warning, lineno: int = 0,
-                       append: bool = False) -> Any:  # fmt: skip
-        """As `warnings.catch_warnings`, which would show the module itself to a subclass."""
-        with warnings.catch_warnings(record=record) as log:
-            if action is not None:
-                warnings.simplefilter(action, category, lineno, append)
-            yield log
-
-    def formatwarning(message: Any, category: Any, filename: Any, lineno: Any, line: Any = None) -> str:
-        """As `warnings.formatwarning`, which would read the line from any file."""
-        return warnings.formatwarning(message, category, filename, lineno, "" if line is None else line)
-
-    def warn(message: Any, category: Any = None, stacklevel: int = 1, source: Any = None, **options: Any) -> None:
-        """As `warnings.warn`."""
-        warnings.warn(message, category, stacklevel + 1, source if is_guest_class(type(source)) else None)
-
-    def showwarning(
-        message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None
-    ) -> None:
-        """As `warnings.showwarning`."""
-        text = formatwarning(message, category, filename, lineno, line)
-        (language.streams.shown("stderr") if file is None else file).write(text)
-
-    _no_sources()
-    shown = ("simplefilter", "filterwarnings", "resetwarnings", "WarningMessage")
-    exports: Exports = {n: getattr(warnings, n) for n in shown}
-    exports |= {"catch_warnings": catch_warnings, "warn": warn}
-    own = {"showwarning": showwarning, "formatwarning": formatwarning}
-    originals = {name: getattr(warnings, name) for name in own}
-
-    def getter(name: str) -> Callable[[Any], Any]:
-        def get(self: Any) -> Any:
-            now = getattr(warnings, name)
-            return own[name] if now is originals[name] else now
-
-        return get
-
-    def assign(self: Any, name: str, value: Any) -> None:
-        if name not in own or not callable(value):
-            raise WriteRefused(f"warnings.{name} cannot be set to that in this sandbox")
-        setattr(warnings, name, originals[name] if value is own[name] else value)
-
-    body: dict[str, Any] = {
-        "__slots__": (), "__module__": Facade.__module__, "__name__": "warnings", "__setattr__": assign,
-        "__all__": sorted([*exports, *own]), "__dir__": lambda self: list(type(self).__all__),
-        **{name: staticmethod(value) if isinstance(value, types.FunctionType) else value for name, value in exports.items()},
-        **{name: property(getter(name)) for name in own},
-    }  # fmt: skip
-    kind = type("warnings", (Facade,), body)
-    as_facade(kind)
-    return {"": object.__new__(kind)}
-
-
-def _no_sources() -> None:
-    """The interpreter warns of what nobody closed, a file's raw stream or an event loop, and hands it over; a program keeps what is its own."""
-    import warnings
-
-    original = warnings.WarningMessage.__init__
-    if original.__module__ == __name__:
-        return
-
-    def __init__(self: Any, message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None,
-                 source: Any = None) -> None:  # fmt: skip
-        original(
-            self, message, category, filename, lineno, file, line, source if is_guest_class(type(source)) else None
-        )
-
-    setattr(warnings.WarningMessage, "__init__", __init__)  # noqa: B010
-
-
 def _copy(language: RestrictedLanguage) -> Exports:
     import copy
 
@@ -424,7 +352,6 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "types": _types,
     "collections": _collections,
     "contextlib": _contextlib,
-    "warnings": _warnings,
     "copy": _copy,
     "uuid": _uuid,
     "__future__": _future,
