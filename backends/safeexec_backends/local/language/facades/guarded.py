@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import (
     MAIN,
-<<<<<<< HEAD
-    WriteRefused,
-    as_facade,
     class_dict,
     class_mro,
-=======
->>>>>>> wall13
     exact_name,
     is_class,
     is_guest_class,
@@ -152,6 +147,8 @@ def type_hints(
     """``typing.get_type_hints``: text is evaluated in the program's language, in the globals of the program's module that it is from."""
     import typing
 
+    from safeexec_backends.local.language.builtins_ import run_with
+
     def space_of(module: Any) -> dict[str, Any]:
         # By identity, and no other dictionary: from one that the program made it could take __builtins__, and eval() would put the real ones in.
         return next((space for space in language.gate.own.spaces() if space.get("__name__") is module), language.main)
@@ -163,7 +160,8 @@ def type_hints(
             value = value.__forward_arg__
         if isinstance(value, str):
             code = language.compile_one(str.__str__(value), "<annotation>", "eval")
-            return resolve(eval(code, space, dict(locals or {}) | dict(globals or {})), space)
+            names = dict(locals or {}) | dict(globals or {})
+            return resolve(run_with(language.fresh_builtins(), eval, code, space, names), space)
         origin = typing.get_origin(value)
         if origin is not None and any(type(a) is typing.ForwardRef for a in getattr(value, "__args__", ())):
             arguments = tuple(resolve(a, space) if type(a) is typing.ForwardRef else a for a in value.__args__)
