@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Exports = dict[str, Any]
 _LINE = "*" * 70
+_LATE = sys.version_info >= (3, 13)
+"""It counts examples that are skipped, and knows one from several."""
 _CACHED: Any = type(functools.lru_cache(len))
 
 
@@ -37,29 +39,29 @@ def _plain(item: Any) -> Any:
     return item.__wrapped__ if type(item) is _CACHED else item
 
 
-def _summary(counts: list[tuple[str, int, int]], verbose: bool) -> str:
-    """What `doctest` of this Python writes at the end, of (name, failed, tried)."""
-    late = sys.version_info >= (3, 13)
-    failed, tried = sum(c[1] for c in counts), sum(c[2] for c in counts)
+def _summary(counts: list[tuple[str, int, int, int]], verbose: bool) -> str:
+    """What `doctest` of this Python writes at the end, of (name, failed, tried, skipped)."""
+    failed, tried, skipped = sum(c[1] for c in counts), sum(c[2] for c in counts), sum(c[3] for c in counts)
 
     def some(number: int, what: str) -> str:
-        return f"{number} {what}{'' if late and number == 1 else 's'}"
+        return f"{number} {what}{'' if _LATE and number == 1 else 's'}"
 
     lines = []
     if verbose:
-        if idle := sorted(name for name, _, count in counts if not count):
+        if idle := sorted(name for name, _, count, _ in counts if not count):
             lines += [f"{some(len(idle), 'item')} had no tests:", *(f"    {name}" for name in idle)]
-        if passed := sorted((name, count) for name, wrong, count in counts if count and not wrong):
+        if passed := sorted((name, count) for name, wrong, count, _ in counts if count and not wrong):
             lines.append(f"{some(len(passed), 'item')} passed all tests:")
-            lines += [f" {count:3d} test{'' if late and count == 1 else 's'} in {name}" for name, count in passed]
+            lines += [f" {count:3d} test{'' if _LATE and count == 1 else 's'} in {name}" for name, count in passed]
     if wrongs := sorted(c for c in counts if c[1]):
         lines += [_LINE, f"{some(len(wrongs), 'item')} had failures:"]
-        lines += [f" {wrong:3d} of {count:3d} in {name}" for name, wrong, count in wrongs]
+        lines += [f" {wrong:3d} of {count:3d} in {name}" for name, wrong, count, _ in wrongs]
     if verbose:
         lines.append(f"{some(tried, 'test')} in {some(len(counts), 'item')}.")
-        lines.append(f"{tried - failed} passed" + (f" and {failed} failed." if failed or not late else "."))
+        lines.append(f"{tried - failed} passed" + (f" and {failed} failed." if failed or not _LATE else "."))
     if failed:
-        lines.append(f"***Test Failed*** {some(failed, 'failure')}.")
+        left_out = f" and {some(skipped, 'skipped test')}" if _LATE and skipped else ""
+        lines.append(f"***Test Failed*** {some(failed, 'failure')}{left_out}.")
     elif verbose:
         lines.append("Test passed.")
     return "".join(line + "\n" for line in lines)
@@ -129,15 +131,17 @@ def _doctest(language: RestrictedLanguage) -> Exports:
 
     def examine(
         name: str, text: str, first: int | None, globs: dict[str, Any], flags: int, verbose: bool
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int, int]:
         space = language.own_space({**globs, "__name__": MAIN})
-        failed = tried = 0
+        failed = tried = skipped = 0
         write = language.streams.shown("stdout").write
         for example in parser.get_examples(text, name):
             now = flags
             for flag, on in example.options.items():
                 now = now | flag if on else now & ~flag
             if now & doctest.SKIP:
+                skipped += 1
+                tried += _LATE
                 continue
             tried += 1
             if verbose:
@@ -158,7 +162,7 @@ def _doctest(language: RestrictedLanguage) -> Exports:
             write(
                 f'{_LINE}\nFile "__main__", line {place}, in {name}\nFailed example:\n{indented(example.source)}{said}'
             )
-        return failed, tried
+        return failed, tried, skipped
 
     def testmod(m: Any = None, name: Any = None, globs: Any = None, verbose: Any = None, report: bool = True,
                 optionflags: int = 0, extraglobs: Any = None, raise_on_error: bool = False, exclude_empty: bool = False) -> Any:  # fmt: skip
@@ -179,11 +183,13 @@ def _doctest(language: RestrictedLanguage) -> Exports:
         values = dict(space if globs is None else globs) | dict(extraglobs or {})
         counts = []
         for called, text, first in sorted(tests, key=lambda test: test[:2]):
-            wrong, count = examine(called, text, first, values, int(optionflags), bool(verbose))
-            counts.append((called, wrong, count))
+            counts.append((called, *examine(called, text, first, values, int(optionflags), bool(verbose))))
         if report:
             language.streams.shown("stdout").write(_summary(counts, bool(verbose)))
-        return doctest.TestResults(sum(c[1] for c in counts), sum(c[2] for c in counts))
+        found_out: Any = doctest.TestResults(sum(c[1] for c in counts), sum(c[2] for c in counts))
+        if _LATE:
+            found_out.skipped = sum(c[3] for c in counts)
+        return found_out
 
     def run_docstring_examples(f: Any, globs: Any, verbose: bool = False, name: str = "NoName", compileflags: Any = None,
                                optionflags: int = 0) -> None:  # fmt: skip
