@@ -268,9 +268,8 @@ class Lane:
             if now >= peak_at or (message is not None and message.get("t") == "end"):
                 peak_at = now + 0.05
                 saw.memory = max(saw.memory, processes.memory(processes.descendants(own)) - baseline)
-                if (
-                    case.kind != "benign"
-                ):  # an attack in doubt is run once more, an ordinary program is not: it must not answer for the whole machine
+                # No other case is to answer for what the rest of the machine does meanwhile.
+                if case.effect == "memory":
                     saw.elsewhere = max(saw.elsewhere, elsewhere.grown())
             world.listeners.look(own)
             if max(saw.memory, saw.elsewhere) > limits["memory"] + limits["memory_slack"]:

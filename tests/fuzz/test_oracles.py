@@ -84,8 +84,9 @@ def test_an_effect_is_seen_however_it_is_brought_about(run: Run, effect: str, co
 def test_memory_that_is_no_process_s_is_seen(run: Run, code: str) -> None:
     if os.getuid() or resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1024:
         pytest.skip("n/a: an ordinary user may fill only some of the kernel's pipes")
-    effects = dict(run(WEAK, attack(code, "memory"))["made-up"].effects)
-    assert "in the kernel or in files in memory" in effects["memory"]
+    # What another process of the machine gives back at the same moment hides it: not three times.
+    seen_in = [dict(run(WEAK, attack(code, "memory"))["made-up"].effects).get("memory", "") for _ in range(3)]
+    assert any("in the kernel or in files in memory" in detail for detail in seen_in), seen_in
     ordinary = cases.Case("made-up", "test", "benign", "", (cases.Step(code),), stdout="")
     assert run(WEAK, ordinary)["made-up"].outcome == "ok", "it does not answer for others on the machine"
 
