@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import sys
 import types
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from safeexec_backends.local.language import RestrictedLanguage
 
 GUARDED = (
     "getattr",
@@ -22,6 +28,8 @@ GUARDED = (
     "tasks",
 )
 """Names that the wall puts over those of library modules."""
+_MODULES = {"io": io, "_sys": sys, "events": asyncio.events, "tasks": asyncio.tasks}
+"""What those of these names that are no builtins stand for."""
 _ABSENT = object()
 
 
@@ -40,9 +48,25 @@ def the_library_is_put_back() -> Iterator[None]:
         for key in GUARDED:
             was = before[name][key] if name in before else names.get(key, _ABSENT)
             if name not in before and str(getattr(was, "__module__", "")).startswith("safeexec_backends."):
-                was = _ABSENT  # it was first imported for the wall
+                was = _MODULES.get(key, _ABSENT)  # it was first imported for the wall
             if was is _ABSENT:
                 names.pop(key, None)
             elif names.get(key) is not was:
                 names[key] = was
     setattr(zipfile.ZipInfo, "from_file", from_file)  # noqa: B010
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Runs steps of one program, in a folder of its own; each gives its last expression's value."""
+    monkeypatch.chdir(tmp_path)
+    language = RestrictedLanguage(None, environ={})
+    namespace = language.namespace()
+
+    def step(source: str) -> Any:
+        value = None
+        for code in language.compile(source, "<step 1>"):
+            value = eval(code, namespace)
+        return value
+
+    return step
