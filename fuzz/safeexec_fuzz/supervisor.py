@@ -238,8 +238,9 @@ class Lane:
         own, limits = os.getpid(), self.limits
         baseline = processes.memory(processes.descendants(own))
         peak_at = 0.0
-        # Of all lanes' processes: what another one has mapped is not held elsewhere.
-        elsewhere = processes.MemoryOfNoProcess(os.getppid())
+        # Of all lanes' processes: what another one has mapped is not held elsewhere. No case but those about memory is to answer for what the rest
+        # of the machine does meanwhile.
+        elsewhere = processes.MemoryOfNoProcess(os.getppid()) if case.effect == "memory" else None
         resting: tuple[float, float, float] | None = None
         data = case.data()
         for step in data["steps"]:
@@ -268,8 +269,7 @@ class Lane:
             if now >= peak_at or (message is not None and message.get("t") == "end"):
                 peak_at = now + 0.05
                 saw.memory = max(saw.memory, processes.memory(processes.descendants(own)) - baseline)
-                # No other case is to answer for what the rest of the machine does meanwhile.
-                if case.effect == "memory":
+                if elsewhere is not None:
                     saw.elsewhere = max(saw.elsewhere, elsewhere.grown())
             world.listeners.look(own)
             if max(saw.memory, saw.elsewhere) > limits["memory"] + limits["memory_slack"]:

@@ -8,6 +8,8 @@ import pytest
 
 from safeexec import Executor, Limits, Policy, Result, Snapshot
 from safeexec_backends.wasm import WasmBackend
+from safeexec_backends.wasm.backend import own_runtime
+from safeexec_backends.wasm.instance import Runtime
 
 Run = Callable[..., Result]
 
@@ -52,3 +54,12 @@ def image(in_process: Executor) -> Snapshot:
             "os.symlink('a', 'link')\nf = open('a')"
         )
         return session.snapshot()
+
+
+@pytest.fixture
+def runtime() -> Iterator[Runtime]:
+    """This process's, without instances that sessions before have left to be used again."""
+    runtime = own_runtime()
+    runtime.spares.close()
+    yield runtime
+    runtime.spares.close()

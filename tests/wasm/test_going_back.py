@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from safeexec import wire
 from safeexec_backends.wasm import worker_session
 from safeexec_backends.wasm.agreed import BEGIN, GREETING, KEEP, WORD
-from safeexec_backends.wasm.backend import own_runtime
 from safeexec_backends.wasm.instance import Runtime
 from safeexec_backends.wasm.worker_session import WorkerSession
 
@@ -43,14 +41,6 @@ class Wire:
         """Something for the worker itself."""
         self.host.sendall(WORD + bytes([word]))
         assert self.session.serve()
-
-
-@pytest.fixture
-def runtime() -> Iterator[Runtime]:
-    runtime = own_runtime()
-    runtime.spares.close()
-    yield runtime
-    runtime.spares.close()
 
 
 def run(number: int, code: str) -> dict[str, Any]:

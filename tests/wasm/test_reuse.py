@@ -10,7 +10,6 @@ import wasmtime
 
 from safeexec import Executor, Limits, Policy
 from safeexec_backends.wasm import WasmBackend, abi
-from safeexec_backends.wasm.backend import own_runtime
 from safeexec_backends.wasm.image.binary import FormatError, Module
 from safeexec_backends.wasm.image.state import State, changeable
 from safeexec_backends.wasm.instance import Runtime
@@ -44,14 +43,6 @@ import builtins, decimal, gc, os, random, sys
  hasattr(sys.stdout, "trace"), hasattr(builtins, "divmod") is False, "traces" in globals(), random.random() == 0.13436424411240122]
 """
 NOTHING = [False, False, False, False, False, False, [], [], False, False, False, False, False, False]
-
-
-@pytest.fixture
-def runtime() -> Iterator[Runtime]:
-    runtime = own_runtime()
-    runtime.spares.close()
-    yield runtime
-    runtime.spares.close()
 
 
 @pytest.fixture

@@ -249,7 +249,7 @@ class Guest(safeexec_guest.Guest):
         try:
             super().send(header, blobs)
         except MemoryError:  # the step filled the memory and keeps it filled: its end must be told all the same
-            del reserve[:]
+            self._relieve()
             super().send(header, blobs)
 
     def _finish(self, answer, started):

@@ -74,7 +74,7 @@ def get_clock_info(name, /):
 
 
 # -- the local time zone ----------------------------------------------------------------------------------------------------
-# The host's localtime and mktime read a table in this memory (zone.py), which is part of what is kept, copied and restored.
+# The host's localtime and mktime read a table in this memory (syscalls_time.py), which is part of what is kept, copied and restored.
 
 _YEARS = range(1901, 2066)
 """Where the table ends, all that is left is a rule that says the same for all years that begin on the same day of the week: the host looks there."""

@@ -3,22 +3,6 @@
 import pytest
 
 from safeexec.guest import Refused
-from safeexec_backends.local.language import RestrictedLanguage
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    language = RestrictedLanguage(None, environ={})
-    namespace = language.namespace()
-
-    def step(source):
-        value = None
-        for code in language.compile(source, "<step 1>"):
-            value = eval(code, namespace)
-        return value
-
-    return step
 
 
 def test_input_reads_what_the_program_puts_there(run, capsys):

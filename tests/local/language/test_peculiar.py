@@ -8,24 +8,6 @@ import types
 
 import pytest
 
-from safeexec_backends.local.language import RestrictedLanguage
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    language = RestrictedLanguage(None, environ={})
-    namespace = language.namespace()
-
-    def step(source):
-        value = None
-        for code in language.compile(source, "<step 1>"):
-            value = eval(code, namespace)
-        return value
-
-    return step
-
-
 TEXTS = """
 from __future__ import annotations
 import dataclasses as dc

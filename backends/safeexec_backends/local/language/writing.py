@@ -181,9 +181,8 @@ class Writing(Reading):
         delattr(o, name)
 
 
-class _Updated:
-    """Stands for an object whose attribute is loaded and stored by the interpreter, so that both are done under guard: what was looked at before
-    could be another one by then."""
+class _StandIn:
+    """Stands for an object in a statement of which a part is left to the interpreter."""
 
     __slots__ = ("_guards", "_o")
     _guards: Writing
@@ -192,6 +191,13 @@ class _Updated:
     def __init__(self, guards: Writing, o: Any) -> None:
         object.__setattr__(self, "_guards", guards)
         object.__setattr__(self, "_o", o)
+
+
+class _Updated(_StandIn):
+    """Stands for an object whose attribute is loaded and stored by the interpreter, so that both are done under guard: what was looked at before
+    could be another one by then."""
+
+    __slots__ = ()
 
     def __getattribute__(self, name: str) -> Any:
         own = object.__getattribute__
@@ -202,16 +208,10 @@ class _Updated:
         own(self, "_guards").set(own(self, "_o"), name, value)
 
 
-class _ClassSetter:
+class _ClassSetter(_StandIn):
     """Takes the assignment ``o.__class__ = …``, so that the new class is looked at."""
 
-    __slots__ = ("_guards", "_o")
-    _guards: Writing
-    _o: Any
-
-    def __init__(self, guards: Writing, o: Any) -> None:
-        object.__setattr__(self, "_guards", guards)
-        object.__setattr__(self, "_o", o)
+    __slots__ = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._guards.set(self._o, "__class__", value)

@@ -3,7 +3,8 @@
 ;; (link.py): `main` stands for that module, `host` for what the host supplies.
 ;;
 ;; Words below address 1024 belong to nobody (emscripten's static data starts there):
-;;   64  signal to deliver; the host stores 2 (SIGINT) to interrupt the guest, 14 (SIGALRM) when its alarm goes off
+;;   64  signal to deliver; the host stores 2 (SIGINT) to interrupt the guest, 14 (SIGALRM) when its alarm goes off,
+;;       16 to have garbage collected
 ;;   68  PyObject* of the function that handles a frame
 ;;   72  the table of the local time zone: its address, then its size (0: UTC)
 ;;   80  PyObject* of the exception, and address of its text, for a foreign function that cannot be called
@@ -158,7 +159,7 @@
     (if (i32.lt_s (call $check_signals) (i32.const 0)) (then (return (i32.const 0))))
     (call $int (local.get $result)))
 
-  ;; METH_O: zone(bytes) -> 0. The table that the host's localtime and mktime read (zone.py); the caller keeps the bytes alive.
+  ;; METH_O: zone(bytes) -> 0. The table that the host's localtime and mktime read (syscalls_time.py); the caller keeps the bytes alive.
   (func (export "safeexec_zone") (param $self i32) (param $table i32) (result i32)
     (i32.store (i32.const 72) (call $bytes_data (local.get $table)))
     (i32.store (i32.const 76) (call $bytes_size (local.get $table)))
