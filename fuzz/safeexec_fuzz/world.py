@@ -238,7 +238,9 @@ class World:
 def python_environment(secret: str) -> dict[str, str]:
     """The environment of a host process: this one's, and the secret in it that no guest must see."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    return {**kept, "SAFEEXEC_AUDIT_SECRET": secret, "SAFEEXEC_AUDIT_HOST_SECRET": secret}
+    # Of a kind that nothing here uses: a proxy that programs would really ask must not change what a target does.
+    proxy = f"http://auditor:{secret}@127.0.0.1:9"
+    return {**kept, "SAFEEXEC_AUDIT_SECRET": secret, "SAFEEXEC_AUDIT_HOST_SECRET": secret, "ftp_proxy": proxy}
 
 
 HERE = Path(__file__).parent
