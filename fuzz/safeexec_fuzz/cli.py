@@ -186,7 +186,7 @@ def choose(sandboxes: tuple[str, ...], others: tuple[str, ...], pythons: tuple[s
 def _run(chosen: Target, cases: list[Case], jobs: int | None, screen: Console) -> engine.Outcome:
     label = neutralise_line(chosen.name, 40)
     if not screen.is_terminal:
-        screen.print(f"{label}: {len(cases)} cases", markup=False)
+        screen.print(f"{label}: {len(cases)} case{'s' * (len(cases) != 1)}", markup=False)
 
         def plain(_: str, verdict: engine.Verdict | None, done: int, of: int) -> None:
             if verdict is not None and verdict.outcome in ("escaped", "blocked", "broken") and chosen.adapter != "weak":

@@ -170,7 +170,12 @@ def load_tool(text: str) -> Any:
     module, _, path = text.partition(":")
     if not path or not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
         raise Failure(f"--tool: {text!r} is not of the form module:function, such as mytools:search")
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise Failure(
+            "--tool: the current directory is gone, and modules are looked for there; change to another"
+        ) from None
     if here not in sys.path:
         # At the end: the user's own modules are found, and nothing here can stand in for an installed package.
         sys.path.append(here)
