@@ -492,7 +492,7 @@ def test_checkpoints_that_follow_at_once_are_waited_for() -> None:
 def test_a_hostile_length_on_the_line_to_the_keeper_is_impossible(session: Session) -> None:
     """The line is a socket that no process of the session has: what comes over it is the keeper's."""
     session.run("x = 1")
-    line = guest_of(session)._keeper
+    line = guest_of(session)._line.socket
     assert isinstance(line, socket.socket)
     inode = os.fstat(line.fileno()).st_ino
     inodes = session.run(
