@@ -112,7 +112,7 @@ def command(task: str, **options: Any) -> int:
     try:
         with agent:
             with _Interrupt(agent):
-                code = _run(agent, task, options)
+                code = _run(agent, task)
             if options["save_run"]:
                 agent.save(options["save_run"])
     finally:
@@ -123,7 +123,7 @@ def command(task: str, **options: Any) -> int:
     return code or saver.code
 
 
-def _run(agent: Any, task: str, options: Any) -> int:
+def _run(agent: Any, task: str) -> int:
     try:
         result = agent.run(task, return_full_result=True)
     except AgentInterrupted:
