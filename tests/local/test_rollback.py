@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safeexec import Executor, Limits, Policy, PolicyError, Session
 from safeexec.backend import GuestDied
 from safeexec.testing import same
-from safeexec_backends.local import LocalBackend, returning
+from safeexec_backends.local import LocalBackend
 from safeexec_backends.local.returning import ReturningGuest
 from tests.local.conftest import FAST
 from tests.local.test_walls_lifetime import ended, wait_until
@@ -158,8 +158,7 @@ def test_random_numbers_come_back(session: Session) -> None:
     assert session.run("random.getstate() == state").value is True
 
 
-def test_answers_that_are_not_read_hold_nobody_up(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(returning, "_UNREAD", 0.5)
+def test_answers_that_are_not_read_hold_nobody_up(executor: Executor) -> None:
     unread.check(executor)
 
 
