@@ -46,7 +46,7 @@ class Options(NamedTuple):
             imports=(*DEFAULT_IMPORTS, *self.allow_import) if self.allow_import else None,
             packages=self.package,
             network=self.allow_net,
-            files=_files(self.file),
+            files=files(self.file),
             require=() if self.allow_weak else None,
         )
 
@@ -151,7 +151,8 @@ def note_config(ctx: click.Context) -> str | None:
     return None
 
 
-def _files(paths: Sequence[str]) -> dict[str, str]:
+def files(paths: Sequence[str]) -> dict[str, str]:
+    """What ``--file`` names, by the names the sandbox will have. Raises Failure."""
     placed: dict[str, str] = {}
     for path in paths:
         name = os.path.basename(path)

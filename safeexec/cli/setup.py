@@ -44,7 +44,7 @@ class Sandboxes(click.Group):
             ) as failure:  # its extra is not installed, as a rule: nothing is the matter with the others
                 rows.append((name, f"Not here: {failure.format_message()}."))
             else:
-                rows.append((name, found.get_short_help_str(formatter.width) if found is not None else ""))
+                rows.append((name, found.get_short_help_str(200) if found is not None else ""))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
