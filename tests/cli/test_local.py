@@ -45,6 +45,19 @@ def test_a_refused_import_says_what_to_do_and_names_no_class_of_ours(cli: Comman
     assert "hint: --allow-import M" in ran.err
 
 
+def test_files_and_folders_are_moved_between_the_working_directory_and_tmp(cli: Command) -> None:
+    ran = cli(
+        "run",
+        "-c",
+        "import os, shutil, tempfile\n"
+        "os.makedirs('m/n'); open('m/n/o', 'w').write('deep')\n"
+        "away = shutil.move('m', tempfile.mkdtemp())\n"
+        "back = shutil.move(away, 'back')\n"
+        "os.path.exists('m'), os.path.exists(away), open('back/n/o').read()",
+    )
+    assert (ran.code, ran.out) == (0, "(False, False, 'deep')\n")
+
+
 def test_limits(cli: Command) -> None:
     assert cli("run", "--timeout", "0.3", "-c", "while True: pass").code == 3
     assert cli("run", "--memory", "64M", "-c", "bytearray(2**30)").code == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -167,16 +168,23 @@ def _shutil(language: RestrictedLanguage) -> Exports:
     def copystat(src: Any, dst: Any, *, follow_symlinks: bool = True) -> None:
         shutil.copystat(check(src), check(dst))
 
-    def copy(src: Any, dst: Any, *, follow_symlinks: bool = True) -> str:
+    def copied(src: Any, dst: Any, finish: Callable[[str, str], None]) -> str:
         given = text_path(dst)
         with Checked(src) as source, Checked(given) as target:
             if os.path.isdir(target):
                 given = os.path.join(given, os.path.basename(source))
                 target = check(given)
             shutil.copyfile(source, target)
+            finish(source, target)
         return given
 
-    def move(src: Any, dst: Any) -> Any:
+    def copy(src: Any, dst: Any, *, follow_symlinks: bool = True) -> str:
+        return copied(src, dst, shutil.copymode)
+
+    def copy2(src: Any, dst: Any, *, follow_symlinks: bool = True) -> str:
+        return copied(src, dst, shutil.copystat)
+
+    def move(src: Any, dst: Any, copy_function: Any = None) -> Any:
         given = text_path(dst)
         with Checked(src, False) as source, Checked(given) as target:
             os.lstat(source)  # an error of the move itself would name both
@@ -184,21 +192,39 @@ def _shutil(language: RestrictedLanguage) -> Exports:
                 given = os.path.join(given, os.path.basename(source))
                 if os.path.lexists(check(given, False)):
                     raise shutil.Error(f"Destination path '{given}' already exists")
-            os.rename(source, check(given, False))
+            target = check(given, False)
+            try:
+                os.rename(source, target)
+            except OSError as error:
+                if (
+                    error.errno != errno.EXDEV
+                ):  # the working directory and /tmp may be parts of the same disk that are mounted apart
+                    raise
+                shutil.move(source, target, *(() if copy_function is None else (copy_function,)))
         return given
 
-    def rmtree(path: Any, ignore_errors: bool = False, onerror: Any = None) -> None:
+    def rmtree(path: Any, ignore_errors: bool = False, onerror: Any = None, *, onexc: Any = None) -> None:
         try:
             with Checked(path, False) as real:
-                shutil.rmtree(real)
-        except OSError:
-            if not ignore_errors:
+                shutil.rmtree(real, ignore_errors)
+        except OSError as error:
+            if ignore_errors:
+                return
+            if onexc is not None:
+                onexc(rmtree, path, error)
+            elif onerror is not None:
+                onerror(rmtree, path, (type(error), error, None))
+            else:
                 raise
 
     def copytree(src: Any, dst: Any, symlinks: bool = False, ignore: Any = None, copy_function: Any = None,
                  ignore_dangling_symlinks: bool = False, dirs_exist_ok: bool = False) -> Any:  # fmt: skip
         with Checked(src) as source, Checked(dst) as target:
-            shutil.copytree(source, target, symlinks=True, ignore=ignore, dirs_exist_ok=dirs_exist_ok)
+            # A link stays a link: what it leads to has not been checked.
+            shutil.copytree(
+                source, target, symlinks=True, ignore=ignore, dirs_exist_ok=dirs_exist_ok,
+                copy_function=shutil.copy2 if copy_function is None else copy_function,
+            )  # fmt: skip
         return dst
 
     def make_archive(
@@ -223,7 +249,7 @@ def _shutil(language: RestrictedLanguage) -> Exports:
 
     return {
         "make_archive": make_archive, "unpack_archive": unpack_archive, "ignore_patterns": shutil.ignore_patterns,
-        "copyfile": copyfile, "copymode": copymode, "copystat": copystat, "copy": copy, "copy2": copy, "move": move, "rmtree": rmtree, "copytree": copytree,
+        "copyfile": copyfile, "copymode": copymode, "copystat": copystat, "copy": copy, "copy2": copy2, "move": move, "rmtree": rmtree, "copytree": copytree,
         "disk_usage": disk_usage, "which": which, "copyfileobj": shutil.copyfileobj, "Error": shutil.Error,
         "SameFileError": shutil.SameFileError, "get_terminal_size": lambda fallback=(80, 24): os.terminal_size(fallback),
     }  # fmt: skip
