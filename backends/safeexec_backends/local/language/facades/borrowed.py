@@ -8,6 +8,7 @@ right for modules that read and set attributes by name, open files and build cla
 from __future__ import annotations
 
 import ast
+import functools
 import os
 from collections.abc import Callable, Mapping
 from types import CodeType
@@ -33,6 +34,9 @@ NAMES = frozenset(
     email.mime.base email.mime.image email.mime.message email.mime.multipart email.mime.nonmultipart email.mime.text
     email.parser email.policy email.quoprimime email.utils email._encoded_words email._header_value_parser email._parseaddr
     email._policybase
+    http.cookies logging.config logging.handlers
+    xml.dom xml.dom.NodeFilter xml.dom.domreg xml.dom.expatbuilder xml.dom.minicompat xml.dom.minidom xml.dom.pulldom xml.dom.xmlbuilder
+    xml.sax xml.sax._exceptions xml.sax.expatreader xml.sax.handler xml.sax.saxutils xml.sax.xmlreader
     """.split()
 )
 """Every module that is run this way."""
@@ -76,18 +80,45 @@ def _asyncio(language: RestrictedLanguage) -> Exports:
     }
 
 
+def _refused_class(name: str) -> type:
+    return type(name, (), {"__init__": _refused(name), "__module__": __name__})
+
+
+_FILE_HANDLER = """
+class FileHandler(logging.FileHandler):
+    def _open(self):
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors)
+"""
+"""The base of handlers that open their file again: what a class of the sandbox's own calls by such a name no other reads."""
+
+
+def _logging(language: RestrictedLanguage) -> Exports:
+    import logging
+
+    whole = language.gate.build("logging")
+    inner = "_acquireLock _releaseLock _lock _handlers _handlerList _checkLevel _levelToName PlaceHolder".split()
+    exports = {n: getattr(whole, n) for n in dir(whole)} | {n: getattr(logging, n) for n in inner if hasattr(logging, n)}
+    space = {"__name__": own_module("logging"), "__builtins__": language.builtins, "logging": whole}
+    exec(language.compile_one(_FILE_HANDLER, "<frozen logging>", "exec"), space)
+    return exports | {"FileHandler": space["FileHandler"]}
+
+
 _SUBSTITUTES: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "signal": lambda language: {
         "SIGINT": 2, "SIG_DFL": 0, "default_int_handler": _refused("signal"), "getsignal": lambda number: None,
         "signal": _refused("signal"),
     },
     "socket": lambda language: {"getfqdn": lambda name="": "localhost"},
+    "socketserver": lambda language: {n: _refused_class(n) for n in ("ThreadingTCPServer", "StreamRequestHandler")},
+    "pickle": lambda language: {n: _refused("pickle") for n in ("dumps", "loads")},
+    "urllib.request": lambda language: {"urlopen": _refused("urllib.request.urlopen")},
+    "logging": _logging,
     "pkgutil": _pkgutil,
     "asyncio": _asyncio,
 }  # fmt: skip
 """What libraries import at their top and hardly use. Programs do not see these."""
 
-_ALIASES = {"posixpath": "os.path"}
+_ALIASES = {"posixpath": "os.path", "_io": "io", "_weakref": "weakref"}
 
 _AFTER: Mapping[str, str] = {
     # CPython's own finds the frames to leave out by their globals; here the library's frames are left out anyway.
@@ -102,8 +133,25 @@ def _exc_info_to_string(self, err, test):
     return "".join(lines)
 TestResult._exc_info_to_string = _exc_info_to_string
 """,
+    # CPython's own wraps bytes in a class that gives itself another's __class__.
+    "xml.sax.saxutils": """
+def _gettextwriter(out, encoding):
+    import sys
+    if out is None:
+        return sys.stdout
+    if out is sys.stdout or out is sys.stderr or isinstance(out, io.TextIOBase):
+        return out
+    class _Writer:
+        def __init__(self):
+            self._encode = codecs.getincrementalencoder(encoding)("xmlcharrefreplace").encode
+        def write(self, text):
+            out.write(self._encode(text))
+        def flush(self):
+            pass
+    return _Writer()
+""",
 }
-"""What is run after a module, in its namespace."""
+"""What is run after a module, in its namespace. Functions that it defines are left out of the module."""
 
 _LIBRARY = os.path.dirname(os.__file__)
 _codes: dict[str, CodeType] = {}
@@ -126,6 +174,8 @@ def code_of(name: str) -> CodeType:
         with open(_path(name), encoding="utf-8") as file:
             tree = ast.parse(file.read())
         tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and "'__main__'" in ast.unparse(n.test))]
+        replaced = {n.name for n in ast.parse(_AFTER.get(name, "")).body if isinstance(n, ast.FunctionDef)}
+        tree.body = [n for n in tree.body if not (isinstance(n, ast.FunctionDef) and n.name in replaced)]
         made = transformer.Transformer(scopes.attribute_names(tree)).visit(tree)
         # As the interpreter's own frozen modules: tracebacks leave the lines of "<frozen …>" out.
         code = _codes[name] = compile(made, f"<frozen {name}>", "exec", dont_inherit=True)
@@ -145,7 +195,8 @@ class Library:
         if name in self._shown:
             return self._shown[name]
         parent, _, child = name.rpartition(".")
-        if parent:
+        inside = exists(parent)  # of logging and xml the package itself is a facade
+        if inside:
             above = self.load(parent)
             if name in self._shown:  # its parent imports it
                 return self._shown[name]
@@ -160,7 +211,7 @@ class Library:
             space["__path__"] = []
         shown = self._shown[name] = _shown(name, space)
         self._spaces[id(shown)] = space
-        if parent:
+        if inside:
             self._spaces[id(above)][child] = shown
         try:
             exec(tokens.bind(code_of(name), self._constants(package)), space)
@@ -177,7 +228,9 @@ class Library:
         def find(name: str) -> Any:
             if name in _SUBSTITUTES:
                 if name not in self._shown:
-                    self._shown[name] = make(name, _SUBSTITUTES[name](self._language))
+                    below = sorted(n for n in NAMES if n.rpartition(".")[0] == name and exists(n))
+                    later = {n.rpartition(".")[2]: functools.partial(self.load, n) for n in below}
+                    self._shown[name] = make(name, _SUBSTITUTES[name](self._language), later=later)
                 return self._shown[name]
             if exists(name):
                 return self.load(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,10 @@ def _traceback(language: RestrictedLanguage) -> Exports:
         error = value if value is not None else exc
         if not isinstance(error, BaseException):
             return ["NoneType: None\n"]
-        return list(trimmed(error, limit).format(chain=chain))
+        lines = list(trimmed(error, limit).format(chain=chain))
+        if error.__traceback__ is not None and len(lines) == 1:  # it was raised inside the library
+            lines.insert(0, "Traceback (most recent call last):\n")
+        return lines
 
     def format_exc(limit: Any = None, chain: bool = True) -> str:
         """As `traceback.format_exc`."""
@@ -101,6 +105,44 @@ def _traceback(language: RestrictedLanguage) -> Exports:
     def print_tb(tb: Any, limit: Any = None, file: Any = None) -> None:
         """As `traceback.print_tb`."""
         (sys.stderr if file is None else file).write("".join(format_tb(tb, limit)))
+
+    def here(limit: Any = None) -> list[FrameSummary]:
+        """The program's own lines that are running, the innermost last, as they are in its source."""
+        found = []
+        frame = sys._getframe(1)
+        while frame is not None:
+            if is_guest_frame(frame):
+                code = frame.f_code
+                found += own_lines(code.co_filename, frame.f_lineno, code.co_name)
+            frame = frame.f_back  # type: ignore[assignment]
+        found.reverse()
+        if limit is None:
+            return found
+        limit = operator.index(limit)
+        return found[-limit:] if limit > 0 else found[:-limit] if limit < 0 else []
+
+    def own_lines(filename: str, lineno: int, name: str) -> list[FrameSummary]:
+        summary = traceback.FrameSummary(filename, lineno, name)
+        return [FrameSummary(filename, lineno, name, line=summary.line)] if keep(summary) else []
+
+    def no_frame(f: Any) -> None:
+        if f is not None:
+            raise TypeError("frames are not available in this sandbox: f is None, for the lines that are running")
+
+    def extract_stack(f: Any = None, limit: Any = None) -> list[FrameSummary]:
+        """As `traceback.extract_stack`, the program's own lines only."""
+        no_frame(f)
+        return here(limit)
+
+    def format_stack(f: Any = None, limit: Any = None) -> list[str]:
+        """As `traceback.format_stack`, the program's own lines only."""
+        no_frame(f)
+        return format_list(here(limit))
+
+    def print_stack(f: Any = None, limit: Any = None, file: Any = None) -> None:
+        """As `traceback.print_stack`, the program's own lines only."""
+        no_frame(f)
+        (sys.stderr if file is None else file).write("".join(format_list(here(limit))))
 
     class TracebackException:
         """As `traceback.TracebackException`, the program's own lines only."""
@@ -148,7 +190,7 @@ def _traceback(language: RestrictedLanguage) -> Exports:
             tb = tb.tb_next
 
     return {
-        "clear_frames": clear_frames,
+        "clear_frames": clear_frames, "extract_stack": extract_stack, "format_stack": format_stack, "print_stack": print_stack,
         "format_exception": format_exception, "format_exc": format_exc, "print_exception": print_exception,
         "print_exc": print_exc, "extract_tb": extract_tb, "format_tb": format_tb, "print_tb": print_tb,
         "format_exception_only": traceback.format_exception_only, "format_list": format_list,
