@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language import scopes, tokens, transformer
 from safeexec_backends.local.language.identity import as_facade, exact_name, own_module
+from safeexec_backends.local.language.names import NEVER_BOUND, NOT_GLOBAL
 
 from . import Facade, builders, make, missing
 
@@ -34,7 +37,7 @@ NAMES = frozenset(
     email.mime.base email.mime.image email.mime.message email.mime.multipart email.mime.nonmultipart email.mime.text
     email.parser email.policy email.quoprimime email.utils email._encoded_words email._header_value_parser email._parseaddr
     email._policybase
-    http.cookies logging.config logging.handlers
+    bz2 lzma _compression compression compression._common compression._common._streams http.cookies logging.config logging.handlers
     xml.dom xml.dom.NodeFilter xml.dom.domreg xml.dom.expatbuilder xml.dom.minicompat xml.dom.minidom xml.dom.pulldom xml.dom.xmlbuilder
     xml.sax xml.sax._exceptions xml.sax.expatreader xml.sax.handler xml.sax.saxutils xml.sax.xmlreader
     """.split()
@@ -80,6 +83,16 @@ def _asyncio(language: RestrictedLanguage) -> Exports:
     }
 
 
+def _native(name: str, *private: str) -> Callable[[RestrictedLanguage], Exports]:
+    """A module in C, for the one in Python over it: it works on bytes alone."""
+
+    def build(language: RestrictedLanguage) -> Exports:
+        module = importlib.import_module(name)
+        return {n: getattr(module, n) for n in (*(n for n in dir(module) if n[:1] != "_"), *private)}
+
+    return build
+
+
 def _refused_class(name: str) -> type:
     return type(name, (), {"__init__": _refused(name), "__module__": __name__})
 
@@ -110,6 +123,8 @@ _SUBSTITUTES: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     },
     "socket": lambda language: {"getfqdn": lambda name="": "localhost"},
     "socketserver": lambda language: {n: _refused_class(n) for n in ("ThreadingTCPServer", "StreamRequestHandler")},
+    "_bz2": _native("_bz2"),
+    "_lzma": _native("_lzma", "_encode_filter_properties", "_decode_filter_properties"),
     "pickle": lambda language: {n: _refused("pickle") for n in ("dumps", "loads")},
     "urllib.request": lambda language: {"urlopen": _refused("urllib.request.urlopen")},
     "logging": _logging,
@@ -265,11 +280,18 @@ class Library:
                 return find(below)
             raise ImportError(f"cannot import name {name!r} from {module!r}", name=module)
 
+        def every(module: str) -> None:
+            names = [exact_name(n) for n in find(absolute(module)).__all__]
+            if any(not n.isidentifier() or n in NEVER_BOUND or n in NOT_GLOBAL for n in names):
+                raise ImportError(f"cannot import all from {module!r}", name=module)
+            sys._getframe(1).f_locals.update({n: member(module, n) for n in names})
+
         return {
             **self._language.constants,
             tokens.token("import"): find,
             tokens.token("import_top"): top,
             tokens.token("import_from"): member,
+            tokens.token("import_all"): every,
         }
 
 
