@@ -239,7 +239,9 @@ class Gate:
         later: dict[str, Callable[[], Any]] = {}
         for child in below:
             if child not in exports and self.permits(f"{name}.{child}"):
-                if is_borrowed(f"{name}.{child}"):  # run when it is asked for: that takes longer than all else in its package
+                if is_borrowed(
+                    f"{name}.{child}"
+                ):  # run when it is asked for: that takes longer than all else in its package
                     later[child] = functools.partial(self.find, f"{name}.{child}")
                 else:
                     exports[child] = self.find(f"{name}.{child}")

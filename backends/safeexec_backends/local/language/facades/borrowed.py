@@ -110,10 +110,13 @@ def _logging(language: RestrictedLanguage) -> Exports:
 
     whole = language.gate.build("logging")
     inner = "_acquireLock _releaseLock _lock _handlers _handlerList _checkLevel _levelToName PlaceHolder".split()
-    exports = {n: getattr(whole, n) for n in dir(whole)} | {n: getattr(logging, n) for n in inner if hasattr(logging, n)}
+    exports = {n: getattr(whole, n) for n in dir(whole)} | {
+        n: getattr(logging, n) for n in inner if hasattr(logging, n)
+    }
     space = {"__name__": own_module("logging"), "__builtins__": language.builtins, "logging": whole}
     exec(language.compile_one(_FILE_HANDLER, "<frozen logging>", "exec"), space)
-    return exports | {"FileHandler": space["FileHandler"]}
+    # The file that fileConfig reads may name what the real module has imported.
+    return exports | {"FileHandler": space["FileHandler"], **{n: language.gate.build(n) for n in ("sys", "os")}}
 
 
 _SUBSTITUTES: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
@@ -224,7 +227,7 @@ class Library:
         }
         if package == name:
             space["__path__"] = []
-        shown = self._shown[name] = _shown(name, space)
+        shown = self._shown[name] = _shown(name, space, functools.partial(self._below, name))
         self._spaces[id(shown)] = space
         if inside:
             self._spaces[id(above)][child] = shown
@@ -236,6 +239,11 @@ class Library:
             self._spaces.pop(id(self._shown.pop(name)))
             raise
         return shown
+
+    def _below(self, package: str) -> dict[str, Callable[[], Any]]:
+        """The modules below a package that the program may import."""
+        inside = [n for n in NAMES if n.rpartition(".")[0] == package and exists(n) and self._language.gate.permits(n)]
+        return {n.rpartition(".")[2]: functools.partial(self._language.gate.find, n) for n in inside}
 
     def _constants(self, package: str) -> dict[str, Any]:
         """The guards for the code of a module in `package`: the program's, but for what it imports."""
@@ -295,13 +303,15 @@ class Library:
         }
 
 
-def _shown(name: str, space: dict[str, Any]) -> Facade:
+def _shown(name: str, space: dict[str, Any], below: Callable[[], dict[str, Callable[[], Any]]]) -> Facade:
     package = name.partition(".")[0]
 
     def lookup(self: Facade, key: str) -> Any:
         value = space.get(key, space)
         if value is space and "__getattr__" in space and key[:2] != "__":
             value = space["__getattr__"](key)
+        if value is space and key in below():
+            return below()[key]()
         if value is space or key[:2] == "__":
             raise missing(self, key)
         if isinstance(value, Facade) and _package(value) != package:
@@ -309,13 +319,12 @@ def _shown(name: str, space: dict[str, Any]) -> Facade:
         return value
 
     def names(self: Facade) -> list[str]:
-        return sorted(
-            k for k, v in space.items() if k[:2] != "__" and not (isinstance(v, Facade) and _package(v) != package)
-        )
+        own = {k for k, v in space.items() if k[:2] != "__" and not (isinstance(v, Facade) and _package(v) != package)}
+        return sorted(own | {n for n in below() if n[:1] != "_"})
 
     body = {
         "__slots__": (), "__module__": Facade.__module__, "__name__": name, "__getattr__": lookup, "__dir__": names,
-        "__all__": property(lambda self: space.get("__all__") or [n for n in names(self) if n[:1] != "_"]),
+        "__all__": property(lambda self: space.get("__all__") or [n for n in space if n[:1] != "_" and n in names(self)]),
     }  # fmt: skip
     kind = type("module", (Facade,), body)
     as_facade(kind)

@@ -46,7 +46,12 @@ def _errors_of_the_program(logging: Any, language: RestrictedLanguage) -> None:
         if not logging.raiseExceptions:
             return
         tracebacks = language.gate.build("traceback")
-        lines = ["--- Logging error ---\n", *tracebacks.format_exception(sys.exc_info()[1]), "Call stack:\n", *tracebacks.format_stack()]
+        lines = [
+            "--- Logging error ---\n",
+            *tracebacks.format_exception(sys.exc_info()[1]),
+            "Call stack:\n",
+            *tracebacks.format_stack(),
+        ]
         try:
             lines.append(f"Message: {record.msg!r}\nArguments: {record.args}\n")
         except RecursionError:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import is_guest_frame
 
+from .frames import chain, is_shown, of_traceback
+
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
 
@@ -106,43 +108,39 @@ def _traceback(language: RestrictedLanguage) -> Exports:
         """As `traceback.print_tb`."""
         (sys.stderr if file is None else file).write("".join(format_tb(tb, limit)))
 
-    def here(limit: Any = None) -> list[FrameSummary]:
-        """The program's own lines that are running, the innermost last, as they are in its source."""
+    def lines(f: Any, limit: Any) -> list[FrameSummary]:
         found = []
-        frame = sys._getframe(1)
-        while frame is not None:
-            if is_guest_frame(frame):
-                code = frame.f_code
-                found += own_lines(code.co_filename, frame.f_lineno, code.co_name)
-            frame = frame.f_back  # type: ignore[assignment]
-        found.reverse()
+        for frame in reversed(chain(f)):
+            place: Any = frame.f_code
+            line = traceback.FrameSummary(place.co_filename, frame.f_lineno, place.co_name).line
+            found.append(FrameSummary(place.co_filename, frame.f_lineno, place.co_name, line=line))
         if limit is None:
             return found
         limit = operator.index(limit)
         return found[-limit:] if limit > 0 else found[:-limit] if limit < 0 else []
 
-    def own_lines(filename: str, lineno: int, name: str) -> list[FrameSummary]:
-        summary = traceback.FrameSummary(filename, lineno, name)
-        return [FrameSummary(filename, lineno, name, line=summary.line)] if keep(summary) else []
+    def walk_tb(tb: Any) -> Any:
+        """As `traceback.walk_tb`, the program's own frames only."""
+        while tb is not None:
+            if is_shown(tb.tb_frame):
+                yield of_traceback(tb), tb.tb_lineno
+            tb = tb.tb_next
 
-    def no_frame(f: Any) -> None:
-        if f is not None:
-            raise TypeError("frames are not available in this sandbox: f is None, for the lines that are running")
+    def walk_stack(f: Any) -> Any:
+        """As `traceback.walk_stack`, the program's own frames only."""
+        return iter([(frame, frame.f_lineno) for frame in chain(f)])
 
     def extract_stack(f: Any = None, limit: Any = None) -> list[FrameSummary]:
         """As `traceback.extract_stack`, the program's own lines only."""
-        no_frame(f)
-        return here(limit)
+        return lines(f, limit)
 
     def format_stack(f: Any = None, limit: Any = None) -> list[str]:
         """As `traceback.format_stack`, the program's own lines only."""
-        no_frame(f)
-        return format_list(here(limit))
+        return format_list(lines(f, limit))
 
     def print_stack(f: Any = None, limit: Any = None, file: Any = None) -> None:
         """As `traceback.print_stack`, the program's own lines only."""
-        no_frame(f)
-        (sys.stderr if file is None else file).write("".join(format_list(here(limit))))
+        (sys.stderr if file is None else file).write("".join(format_list(lines(f, limit))))
 
     class TracebackException:
         """As `traceback.TracebackException`, the program's own lines only."""
@@ -190,7 +188,7 @@ def _traceback(language: RestrictedLanguage) -> Exports:
             tb = tb.tb_next
 
     return {
-        "clear_frames": clear_frames, "extract_stack": extract_stack, "format_stack": format_stack, "print_stack": print_stack,
+        "walk_tb": walk_tb, "walk_stack": walk_stack, "clear_frames": clear_frames, "extract_stack": extract_stack, "format_stack": format_stack, "print_stack": print_stack,
         "format_exception": format_exception, "format_exc": format_exc, "print_exception": print_exception,
         "print_exc": print_exc, "extract_tb": extract_tb, "format_tb": format_tb, "print_tb": print_tb,
         "format_exception_only": traceback.format_exception_only, "format_list": format_list,
