@@ -253,7 +253,8 @@ class Library:
                 if name not in self._shown:
                     below = sorted(n for n in NAMES if n.rpartition(".")[0] == name and exists(n))
                     later = {n.rpartition(".")[2]: functools.partial(self.load, n) for n in below}
-                    self._shown[name] = make(name, _SUBSTITUTES[name](self._language), later=later)
+                    # Not called as the module is: of its own package's modules a library shows those that it imports.
+                    self._shown[name] = make(f"<{name}>", _SUBSTITUTES[name](self._language), later=later)
                 return self._shown[name]
             if exists(name):
                 return self.load(name)

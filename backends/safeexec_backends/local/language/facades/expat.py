@@ -16,7 +16,9 @@ Exports = dict[str, Any]
 
 
 def _expat(language: RestrictedLanguage) -> Exports:
-    from xml.parsers import expat
+    import importlib
+
+    expat: Any = importlib.import_module("xml.parsers.expat")
 
     def ParserCreate(encoding: Any = None, namespace_separator: Any = None, intern: Any = None) -> Any:
         """As `xml.parsers.expat.ParserCreate`."""
@@ -26,7 +28,8 @@ def _expat(language: RestrictedLanguage) -> Exports:
         return expat.ParserCreate(*texts) if intern is None else expat.ParserCreate(*texts, intern)
 
     def constants(module: Any) -> Any:
-        plain = {n: v for n, v in vars(module).items() if n[:2] != "__" and type(v) in (int, str, dict)}
+        found = {n: dict(v) if type(v) is dict else v for n, v in vars(module).items() if n[:2] != "__"}
+        plain = {n: v for n, v in found.items() if type(v) in (int, str, dict)}
         return make(f"xml.parsers.expat.{module.__name__.rpartition('.')[2]}", plain)
 
     shown = "EXPAT_VERSION ErrorString ExpatError error features native_encoding version_info".split()

@@ -136,7 +136,7 @@ def _os(language: RestrictedLanguage) -> Exports:
     def fdopen(fd: Any, mode: Any = "r", buffering: int = -1, encoding: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As `os.fdopen`."""
         if not isinstance(fd, int):
-            raise TypeError(f"invalid fd type ({type(fd).__name__}, expected integer)")
+            raise TypeError(f"invalid fd type ({type(fd)}, expected integer)")
         return open_file(fd, mode, buffering, encoding, *args, **kwargs)
 
     def umask(mask: int, /) -> int:

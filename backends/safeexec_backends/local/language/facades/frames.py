@@ -17,10 +17,10 @@ class FrameView:
 
     __slots__ = ("f_back", "f_code", "f_lineno")
 
-    def __init__(self, frame: FrameType, lineno: int, back: FrameView | None) -> None:
+    def __init__(self, frame: FrameType, back: FrameView | None) -> None:
         self.f_back = back
         self.f_code = CodeView(frame.f_code)
-        self.f_lineno = lineno
+        self.f_lineno = frame.f_lineno
 
     def __repr__(self) -> str:
         return f"<frame, file {self.f_code.co_filename!r}, line {self.f_lineno}, code {self.f_code.co_name}>"  # type: ignore[attr-defined]
@@ -35,17 +35,16 @@ def is_shown(frame: FrameType) -> bool:
     return is_guest_frame(frame) and filename[:1] == "<" and not filename.startswith("<frozen")
 
 
-def view(frame: FrameType | None, lineno: int | None = None) -> FrameView | None:
-    """The innermost of the program's frames at or above `frame`, with all that called it; `lineno` is the line in `frame` itself."""
+def view(frame: FrameType | None) -> FrameView | None:
+    """The innermost of the program's frames at or above `frame`, with all that called it."""
     found = []
-    first = frame
     while frame is not None:
         if is_shown(frame):
-            found.append((frame, lineno if frame is first and lineno is not None else frame.f_lineno))
+            found.append(frame)
         frame = frame.f_back
     made = None
-    for own, line in reversed(found):
-        made = FrameView(own, line, made)
+    for own in reversed(found):
+        made = FrameView(own, made)
     return made
 
 
@@ -62,7 +61,7 @@ def here(depth: int = 0) -> FrameView | None:
 
 def of_traceback(tb: TracebackType) -> FrameView:
     """``tb.tb_frame``. Raises AttributeError where that is not the program's."""
-    found = view(tb.tb_frame, tb.tb_lineno) if is_shown(tb.tb_frame) else None
+    found = view(tb.tb_frame) if is_shown(tb.tb_frame) else None
     if found is None:
         raise AttributeError("'tb_frame' of a traceback that is not the program's is not available in this sandbox")
     return found

@@ -135,8 +135,8 @@ def _inspect(language: RestrictedLanguage) -> Exports:
         """As `inspect.currentframe`: the program's own, and what may be known of it."""
         return here()
 
-    def facts(frame: Any, context: int) -> tuple[str, int, str, list[str] | None, int | None]:
-        code, lineno = frame.f_code, frame.f_lineno
+    def facts(frame: Any, lineno: int, context: int) -> tuple[str, int, str, list[str] | None, int | None]:
+        code = frame.f_code
         lines = _step(code.co_filename)
         if context <= 0 or not lines:
             return code.co_filename, lineno, code.co_name, None, None
@@ -145,21 +145,24 @@ def _inspect(language: RestrictedLanguage) -> Exports:
 
     def getframeinfo(frame: Any, context: int = 1) -> Any:
         """As `inspect.getframeinfo`."""
+        lineno = None
         if type(frame) is types.TracebackType:
-            frame = of_traceback(frame)
+            frame, lineno = of_traceback(frame), frame.tb_lineno
         if type(frame) is not FrameView:
             raise TypeError(f"{frame!r} is not a frame or traceback object")
-        return inspect.Traceback(*facts(frame, operator.index(context)))
+        return inspect.Traceback(*facts(frame, lineno or frame.f_lineno, operator.index(context)))
+
+    info: Any = inspect.FrameInfo
 
     def stack(context: int = 1) -> list[Any]:
         """As `inspect.stack`, the program's own frames only."""
-        return [inspect.FrameInfo(frame, *facts(frame, operator.index(context))) for frame in chain(None)]
+        return [info(f, *facts(f, f.f_lineno, operator.index(context))) for f in chain(None)]
 
     def trace(context: int = 1) -> list[Any]:
         """As `inspect.trace`, the program's own frames only."""
         error = sys.exc_info()[1]
         frames = language.gate.build("traceback").walk_tb(error and error.__traceback__)
-        return [inspect.FrameInfo(frame, *facts(frame, operator.index(context))) for frame, _ in frames]
+        return [info(frame, *facts(frame, line, operator.index(context))) for frame, line in frames]
 
     generator = ("GEN_CREATED", "GEN_RUNNING", "GEN_SUSPENDED", "GEN_CLOSED")
     coroutine = ("CORO_CREATED", "CORO_RUNNING", "CORO_SUSPENDED", "CORO_CLOSED")

@@ -121,7 +121,7 @@ def _logging(language: RestrictedLanguage) -> Exports:
                 self.stream = None
 
         def emit(self, record: Any) -> None:
-            if self.stream is None and (self.mode != "w" or not self._closed):
+            if self.stream is None and (self.mode != "w" or not getattr(self, "_closed", False)):
                 self.stream = file_of(self)
             if self.stream is not None:
                 super().emit(record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,8 @@ def _traceback(language: RestrictedLanguage) -> Exports:
     def walk_tb(tb: Any) -> Any:
         """As `traceback.walk_tb`, the program's own frames only."""
         while tb is not None:
+            if type(tb) is not types.TracebackType:
+                raise TypeError(f"a traceback was expected, not {type(tb).__name__}")
             if is_shown(tb.tb_frame):
                 yield of_traceback(tb), tb.tb_lineno
             tb = tb.tb_next
