@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 from types import FrameType, TracebackType
 from typing import Any
@@ -48,15 +47,9 @@ def view(frame: FrameType | None) -> FrameView | None:
     return made
 
 
-def here(depth: int = 0) -> FrameView | None:
-    """Where the program is, `depth` of its own calls up. Raises ValueError when there are not so many."""
-    depth = operator.index(depth)
-    found = view(sys._getframe(1))
-    while found is not None and depth > 0:
-        found, depth = found.f_back, depth - 1
-    if found is None and depth >= 0:
-        raise ValueError("call stack is not deep enough")
-    return found
+def here() -> FrameView | None:
+    """Where the program is."""
+    return view(sys._getframe(1))
 
 
 def of_traceback(tb: TracebackType) -> FrameView:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.identity import WriteRefused, as_facade, exact_name
 
 from . import Facade, missing
-from .frames import here
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -52,7 +51,7 @@ def _sys(language: RestrictedLanguage) -> Exports:
         exception getswitchinterval get_int_max_str_digits set_int_max_str_digits copyright""".split()
     values: dict[str, Any] = {n: getattr(sys, n) for n in shown if hasattr(sys, n)}
     values |= {
-        "exc_info": exc_info, "_getframe": here, "exit": exit, "setrecursionlimit": setrecursionlimit,
+        "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit,
         "__stdout__": outputs["stdout"], "__stderr__": outputs["stderr"], "__stdin__": stdin,
         "flags": types.SimpleNamespace(
             optimize=0, debug=0, verbose=0, utf8_mode=1, dev_mode=False, interactive=0, inspect=0, ignore_environment=1, bytes_warning=0,
