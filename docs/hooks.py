@@ -28,7 +28,7 @@ def _links(markdown: str) -> str:
         path, _, anchor = found[2].partition("#")
         path = path.removeprefix("../").removeprefix("docs/")
         path = HERE.get(path, path)
-        if not path.endswith(".md") or not (ROOT / "docs" / path).exists():
+        if not (ROOT / "docs" / path).is_file():
             return found[1] if path in found[1] else f"{found[1]} (`{path}`)"  # no page, but a file of the repository
         return f"[{found[1]}]({path}{'#' + anchor if anchor else ''})"
 
@@ -37,4 +37,4 @@ def _links(markdown: str) -> str:
 
 def on_page_content(html: str, **_: Any) -> str:
     """Docstrings name others by roles, as ``:meth:`close```; pages show the name."""
-    return re.sub(r":(?:meth|class|func|attr|mod):(<code>)~?", r"\1", html)
+    return re.sub(r":(?:meth|class|func|attr|mod|data):(<code>)~?", r"\1", html)

@@ -311,15 +311,19 @@ def _helper(item: Any) -> tuple[str, str]:
     if path.name == "__init__.py" or path.suffix != ".py":
         raise ValueError(f"helper {item!r}: pass a module of one file, or the path of a .py file")
     source = path.read_text(encoding="utf-8")
-    return path.stem, _without_main(source)
+    return path.stem, _without_main(path.name, source)
 
 
-def _without_main(source: str) -> str:
+def _without_main(name: str, source: str) -> str:
     """`source` without what it does only when it is run as a program: in the sandbox it may well be called __main__."""
     import ast
 
     lines = source.split("\n")  # as the compiler counts them: str.splitlines counts form feeds too
-    for node in ast.parse(source).body:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise ValueError(f"helper {name!r} is not Python: {error}") from error
+    for node in tree.body:
         if isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "'__main__' == __name__"):
             for number in range(node.lineno - 1, node.end_lineno or node.lineno):
                 lines[number] = ""

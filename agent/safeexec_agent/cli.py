@@ -12,7 +12,8 @@ import click
 
 from safeexec import DEFAULT_IMPORTS, Limits, Policy
 from safeexec.cli import document, exits
-from safeexec.cli.options import load_tool
+from safeexec.cli.options import files, load_tool
+from safeexec.cli.save import check_writable
 from safeexec.text import neutralise
 from safeexec_agent.errors import AgentError, AgentInterrupted, ModelError, NotInstalled
 
@@ -59,7 +60,14 @@ _OWN_TOOLS = {
     metavar="HOST",
     help="A host that the code may reach, with :PORT if only that.",
 )
-@click.option("--helper", "helpers", multiple=True, metavar="FILE", help="A .py file that the code can import.")
+@click.option(
+    "--helper",
+    "helpers",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A .py file that the code can import.",
+)
 @click.option(
     "--file",
     "files",
@@ -95,6 +103,8 @@ def command(task: str, **options: Any) -> int:
     """
     if not task.strip():
         raise exits.Failure("TASK is empty: say what is to be done")
+    if options["save_run"]:
+        check_writable(options["save_run"], "--save-run:")
     _dotenv(Path(".env"))
     try:
         agent = _agent(**options)
@@ -111,8 +121,9 @@ def command(task: str, **options: Any) -> int:
     code = exits.OK
     try:
         with agent:
+            agent.executor  # noqa: B018  before a model is asked, and paid for: is there a sandbox at all?
             with _Interrupt(agent):
-                code = _run(agent, task, options)
+                code = _run(agent, task)
             if options["save_run"]:
                 agent.save(options["save_run"])
     finally:
@@ -123,7 +134,7 @@ def command(task: str, **options: Any) -> int:
     return code or saver.code
 
 
-def _run(agent: Any, task: str, options: Any) -> int:
+def _run(agent: Any, task: str) -> int:
     try:
         result = agent.run(task, return_full_result=True)
     except AgentInterrupted:
@@ -137,9 +148,12 @@ def _agent(**options: Any) -> Any:
     from safeexec_agent.agent import CodeAgent
 
     limits = Limits(time=options["timeout"], tool_time=60.0, wall=None)
-    files = {os.path.basename(path): Path(path) for path in options["files"]}
     policy = Policy(
-        limits=limits, imports=DEFAULT_IMPORTS, packages=options["packages"], network=options["network"], files=files
+        limits=limits,
+        imports=DEFAULT_IMPORTS,
+        packages=options["packages"],
+        network=options["network"],
+        files=files(options["files"]),
     )
     agent = CodeAgent(
         [_tool(text) for text in options["tools"]],
@@ -180,6 +194,8 @@ def _tool(text: str) -> Any:
         if importlib.util.find_spec(library) is None:  # said now: the model could do nothing about it
             raise NotInstalled(f"{text} needs {library}: pip install 'safeexec[agent]'")
         return getattr(toolbox, kind)()
+    if ":" not in text:
+        raise exits.Failure(f"--tool: {text!r} is none of {', '.join(_OWN_TOOLS)}, and not of the form module:function")
     found = load_tool(text)
     return tools.as_tool(found() if isinstance(found, type) and issubclass(found, tools.Tool) else found)
 

@@ -244,9 +244,7 @@ class Loop(Parts):
             run.state = "max_steps"
         self._give_up(run, span)
 
-    def _ask(
-        self, messages: list[ChatMessage], span: telemetry.Span, step: Any = None, formatted: bool = False
-    ) -> ChatMessage:
+    def _ask(self, messages: list[ChatMessage], span: telemetry.Span, formatted: bool = False) -> ChatMessage:
         self._check()
 
         def on_delta(piece: str) -> None:
@@ -270,7 +268,7 @@ class Loop(Parts):
 
     def _act(self, run: _Run, step: ActionStep, span: telemetry.Span) -> Iterator[Delta]:
         step.model_input_messages = self.write_memory_to_messages()
-        reply = self._ask(step.model_input_messages, span, step, self.use_structured_outputs)
+        reply = self._ask(step.model_input_messages, span, self.use_structured_outputs)
         step.model_output, step.token_usage = cut(reply.text, 200_000), reply.token_usage
         if self.stream_outputs:
             yield Delta(reply.text, reply.token_usage)

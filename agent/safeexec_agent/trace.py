@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from safeexec.cli import console as own
 from safeexec.text import neutralise
 from safeexec_agent.memory import ActionStep, PlanningStep, TaskStep, cut
 from safeexec_agent.values import describe
@@ -29,7 +30,7 @@ class LiveTrace:
 
     def __init__(self, level: int = 1, console: Console | None = None) -> None:
         self.level = level
-        self.console = console or Console(highlight=False)
+        self.console = console or own.Console(highlight=False)
         self._open = False
         self._said = ""
 
@@ -128,7 +129,7 @@ def code(source: str) -> Syntax:
 
 def visualize(agent: Any, console: Console | None = None) -> None:
     """See CodeAgent.visualize."""
-    (console or Console(highlight=False)).print(tree(agent))
+    (console or own.Console(highlight=False)).print(tree(agent))
 
 
 def tree(agent: Any, label: str = "") -> Tree:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from safeexec.cli import exits
+from safeexec.cli.console import Console
+from safeexec.cli.save import check_writable
 from safeexec.registry import backend_names
 from safeexec.text import neutralise, neutralise_line
 
@@ -102,7 +102,8 @@ def audit(
         return exits.OK
     # A target's name is the user's: cmd:cat: is no picture of one.
     for name in (json_file, html_file, sarif_file):
-        _writable(name)
+        if name not in (None, "-"):
+            check_writable(name, "the report")
     screen = Console(stderr=json_file == "-", highlight=False, soft_wrap=False, emoji=False)
     from .report import document, page, sarif, table
 
@@ -135,23 +136,6 @@ def audit(
     if any(t["error"] for t in data["targets"].values()):
         return exits.UNAVAILABLE
     return exits.OK
-
-
-def _writable(name: str | None) -> None:
-    """Refuse a report's file that cannot be written before an audit is run for it. Raises exits.Failure."""
-    if name in (None, "-"):
-        return
-    assert name is not None
-    path = Path(name)
-    why = ""
-    if path.is_dir():
-        why = "it is a directory"
-    elif not path.parent.is_dir():
-        why = f"there is no directory {path.parent}"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
-        why = "it may not be written here"
-    if why:
-        raise exits.Failure(f"the report {name} cannot be written: {why}")
 
 
 def choose(sandboxes: tuple[str, ...], others: tuple[str, ...], pythons: tuple[str, ...]) -> list[Target]:

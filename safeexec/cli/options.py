@@ -46,7 +46,7 @@ class Options(NamedTuple):
             imports=(*DEFAULT_IMPORTS, *self.allow_import) if self.allow_import else None,
             packages=self.package,
             network=self.allow_net,
-            files=_files(self.file),
+            files=files(self.file),
             require=() if self.allow_weak else None,
         )
 
@@ -151,7 +151,8 @@ def note_config(ctx: click.Context) -> str | None:
     return None
 
 
-def _files(paths: Sequence[str]) -> dict[str, str]:
+def files(paths: Sequence[str]) -> dict[str, str]:
+    """What ``--file`` names, by the names the sandbox will have. Raises Failure."""
     placed: dict[str, str] = {}
     for path in paths:
         name = os.path.basename(path)
@@ -170,7 +171,12 @@ def load_tool(text: str) -> Any:
     module, _, path = text.partition(":")
     if not path or not all(part.isidentifier() for part in (*module.split("."), *path.split("."))):
         raise Failure(f"--tool: {text!r} is not of the form module:function, such as mytools:search")
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise Failure(
+            "--tool: the current directory is gone, and modules are looked for there; change to another"
+        ) from None
     if here not in sys.path:
         # At the end: the user's own modules are found, and nothing here can stand in for an installed package.
         sys.path.append(here)

@@ -24,7 +24,7 @@ _HINTS = {
     "memory": "--memory SIZE gives it more memory",
     "output": "--output-limit SIZE lets it write more",
 }
-_PACKAGES = "--package P adds a package where the sandbox can"
+_PACKAGES = "--package P adds a package; local installs none and has what is installed beside safeexec"
 _TYPES = {
     "ModuleNotFoundError": _PACKAGES,  # it was allowed: to allow it again would change nothing
     "FileNotFoundError": "the sandbox sees none of your files but those that --file PATH places in its working directory",

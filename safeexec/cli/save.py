@@ -33,6 +33,20 @@ def make_saver(directory: str | None) -> Saver | None:
         raise Failure(f"--save-files: {directory}: {error.strerror}; give a directory that can be made") from None
 
 
+def check_writable(name: str, what: str) -> None:
+    """Refuse a file that cannot be written, before anything long is done for it. Raises Failure, whose message calls it `what`."""
+    path = Path(name)
+    why = ""
+    if path.is_dir():
+        why = "it is a directory"
+    elif not path.parent.is_dir():
+        why = f"there is no directory {path.parent}"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        why = "it may not be written here"
+    if why:
+        raise Failure(f"{what} {name} cannot be written: {why}")
+
+
 class Saver:
     """Saves the files and displays of one step after the other below `directory`. Displays are numbered through."""
 

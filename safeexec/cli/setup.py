@@ -26,11 +26,27 @@ class Sandboxes(click.Group):
         try:
             found = point.load()
         except ImportError as error:
+            if ctx.resilient_parsing:
+                return None  # the shell asks for completions
             message = f"sandbox {cmd_name!r} cannot be loaded: {error}; try: pip install 'safeexec[{cmd_name}]'"
             raise exits.Failure(message, exits.UNAVAILABLE) from error
         if not isinstance(found, click.Command):
             raise exits.Failure(f"{point.value} is not a click command", exits.UNAVAILABLE)
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            try:
+                found = self.get_command(ctx, name)
+            except (
+                exits.Failure
+            ) as failure:  # its extra is not installed, as a rule: nothing is the matter with the others
+                rows.append((name, f"Not here: {failure.format_message()}."))
+            else:
+                rows.append((name, found.get_short_help_str(200) if found is not None else ""))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 @click.group(

@@ -40,7 +40,7 @@ def human(count: int) -> str:
     amount = float(count)
     for unit in ("bytes", "KiB", "MiB"):
         if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+            return ("1 byte" if count == 1 else f"{count} bytes") if unit == "bytes" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} GiB"
 

@@ -68,10 +68,14 @@ class Sandbox:
 class E2BServer:
     """The application. `make` makes the machine of a new sandbox from what the client asked for, such as ``envVars``; `api_key` is what clients must send.
 
-    Call :meth:`close` at the end. A sandbox that is not renewed ends at its time.
+    Call :meth:`close` at the end. A sandbox that is not renewed ends at its time. Raises ValueError for an empty key.
     """
 
     def __init__(self, make: MakeMachine, api_key: str) -> None:
+        if (
+            not api_key
+        ):  # which a client that sends none would have: a variable that is not set must not open the server
+            raise ValueError("api_key must not be empty: it is all that keeps strangers out")
         self._make = make
         self._api_key = api_key
         self._lock = threading.Lock()

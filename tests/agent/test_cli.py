@@ -133,12 +133,19 @@ def test_approve_asks_and_tells_the_model(folder: Path) -> None:
         (["x", "--model", "script:t.md", "--tool", "nowhere:f"], 2, "No module named 'nowhere'"),
         (["x", "--model", "script:t.md", "--tool", "json:dumps"], 2, "tool 'dumps'"),
         (["x", "--model", "script:t.md", "--sandbox", "paper"], 4, "paper"),
-        (["x", "--model", "script:t.md", "--helper", "none.py"], 1, "none.py"),
+        (["x", "--model", "script:t.md", "--tool", "nosuch"], 2, "none of web_search, "),
+        (["x", "--model", "script:t.md", "--helper", "none.py"], 2, "none.py"),
+        (["x", "--model", "script:t.md", "--helper", "loop.md"], 2, "helper 'loop.md'"),
+        (["x", "--model", "script:t.md", "--helper", "broken.py"], 2, "helper 'broken.py' is not Python"),
+        (["x", "--model", "script:t.md", "--file", "none.csv"], 2, "--file: none.csv does not exist"),
+        (["x", "--model", "script:t.md", "--save-run", "none/run.json"], 2, "there is no directory none"),
         ([" ", "--model", "script:t.md"], 2, "TASK is empty"),
     ],
 )
 def test_wrong_use_is_one_line_and_a_code(folder: Path, arguments: list[str], code: int, message: str) -> None:
+    (folder / "broken.py").write_text("def (")
     done = agent(folder, *arguments)
+    assert done.stdout == "", "a model was asked"
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (code, 1), done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr
 
@@ -295,3 +302,14 @@ def test_only_a_host_that_was_named_is_reached(folder: Path, sandbox: str) -> No
         server.server_close()
     refused = agent(folder, "Read.", "--model", "script:net.md", "--allow-net", "http://user@host/")
     assert refused.returncode == 2 and "network" in refused.stderr
+
+
+def test_whoever_reads_the_output_may_go_away(folder: Path) -> None:
+    (folder / "many.md").write_text("<code>\nfor n in range(20_000): print(n)\n</code>\n---\n" * 3 + SCRIPT)
+    command = f"{sys.executable} -m safeexec agent count --model script:many.md --sandbox local"
+    for more in ("", " --json"):
+        script = f"{command}{more} | head -n 1; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=folder, env=environment(), capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 141 and "went away" in done.stderr and "Traceback" not in done.stderr

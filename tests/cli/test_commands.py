@@ -9,6 +9,7 @@ import click
 import pytest
 
 import safeexec.cli.main
+import safeexec.cli.setup
 from tests.cli.conftest import Command
 
 
@@ -57,6 +58,19 @@ def test_setup_without_a_sandbox_shows_what_there_is(cli: Command) -> None:
     ran = cli("setup")
     assert (ran.code, ran.out) == (2, "")
     assert "\nCommands:\n" in ran.err and "\n  wasm " in ran.err
+
+
+def test_setup_shows_the_others_where_one_cannot_be_loaded(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode() -> Any:
+        raise ImportError("No module named 'docker'")
+
+    monkeypatch.setitem(safeexec.cli.setup.entry_points("safeexec.setup"), "docker", point(explode))
+    for args, code in ((["setup", "--help"], 0), (["setup"], 2)):
+        ran = cli(*args)
+        text = " ".join((ran.out + ran.err).split())
+        assert ran.code == code and " wasm Fetch Pyodide" in text
+        assert "docker Not here: " in text and "pip install 'safeexec[docker]'" in text
+    assert cli("setup", "docker").code == 4
 
 
 def point(load: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -115,8 +116,17 @@ ends = [os.readlink(f"/proc/self/fd/{{n}}") for n in os.listdir("/proc/self/fd")
         assert not list(direct.private_folder().glob(f"s{os.getpid()}.*")), "a socket file was left"
 
 
-def test_descriptors_sent_along_and_urgent_data_do_not_arrive(docker_url: str) -> None:
+@pytest.mark.parametrize("kernel", ["new", "old"])
+def test_descriptors_sent_along_and_urgent_data_do_not_arrive(
+    docker_url: str, monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
     """A stream between processes of one machine can carry descriptors: a flood of them must neither fill nor confuse the host."""
+    if kernel == "old":
+        monkeypatch.setattr(direct, "_SO_PASSRIGHTS", 0)  # as before Linux 6.16: no option that the kernel knows
+    one, other = socket.socketpair()
+    refuses = direct.take_no_descriptors(one)
+    one.close()
+    other.close()
     code = """
 import array, os, socket, stat
 ends = [n for n in range(3, 40) if os.path.exists(f"/proc/self/fd/{n}") and stat.S_ISSOCK(os.fstat(n).st_mode)]
@@ -139,9 +149,63 @@ control = socket.socket(fileno=os.dup(ends[1]))
         flood = "try:\n    for _ in range(50):\n        s.sendmsg([b'\\0'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])\nexcept OSError:\n    pass"
         assert session.run(flood.replace("s.sendmsg", "control.sendmsg") + "\nelse:\n    raise AssertionError").ok
         result = session.run(flood)
-        assert result.error is not None and result.error.kind in ("protocol", "crash", "time")
+        if refuses:
+            assert result.ok and session.run("1 + 1").value == 2
+        else:
+            assert result.error is not None and result.error.kind in ("protocol", "crash", "time")
         assert len(os.listdir("/proc/self/fd")) <= before
         assert made.run("1 + 1").value == 2
+
+
+LINGER = """
+import array, ctypes, os, platform, socket, stat, struct, threading
+libc = ctypes.CDLL(None)
+ends = [fd for fd in range(3, 64) if os.path.exists(f'/proc/self/fd/{fd}') and stat.S_ISSOCK(os.fstat(fd).st_mode)]
+frames = [socket.socket(fileno=os.dup(fd)) for fd in ends]
+def waits():
+    server = socket.create_server(('127.0.0.1', 0))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    ours = socket.create_connection(server.getsockname())
+    theirs = server.accept()[0]
+    ours.setblocking(False)
+    try:
+        while True: ours.send(bytes(2**16))
+    except BlockingIOError: pass
+    value = struct.pack('ii', 1, 100_000)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, value)
+    for level, option in ((1, 13), (1 | 1 << 32, 13), (1, 13 | 1 << 32), (1 | 1 << 63, 13 | 1 << 40)):  # the kernel looks at 32 bits
+        words = [ctypes.c_ulong(n) for n in (54 if platform.machine() == 'x86_64' else 208, ours.fileno(), level, option)]
+        libc.syscall(*words, value, ctypes.c_ulong(8))
+    return ours, theirs
+def send(stream, ours, theirs):
+    try:
+        for end in (ours, theirs):  # the other end lies behind it, where nobody will read
+            stream.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [end.fileno()]))])
+    except OSError:
+        return
+    os.close(ours.detach())  # before the host does: a race, of which one of eight is won
+    os.close(theirs.detach())
+kept = [(stream, *waits()) for stream in frames for _ in range(8)]
+for attempt in kept:
+    threading.Thread(target=send, args=attempt, daemon=True).start()
+while True: pass
+"""
+
+
+@pytest.mark.parametrize("kernel", [pytest.param("new", marks=pytest.mark.slow), "old"])
+def test_a_socket_whose_end_waits_is_not_the_hosts_to_end(
+    docker_url: str, monkeypatch: pytest.MonkeyPatch, kernel: str
+) -> None:
+    """Who drops the last descriptor of a connection with SO_LINGER waits for the other end, which lies in the same queue: no limit and no kill would end that."""
+    if kernel == "old":
+        monkeypatch.setattr(direct, "_SO_PASSRIGHTS", 0)  # as before Linux 6.16: no option that the kernel knows
+    with Executor("docker", loopback=True) as executor:
+        done: list[object] = []
+        limits = Policy(limits=Limits(time=1, wall=2))
+        step = threading.Thread(target=lambda: done.append(executor.run(LINGER, policy=limits)), daemon=True)
+        step.start()
+        step.join(20)
+        assert done, "the host waits for what its guest sent along"
 
 
 def test_daemon_that_does_not_see_our_files_is_spoken_to_through_itself(

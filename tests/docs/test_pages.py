@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def test_the_page_on_writing_a_sandbox_shows_the_one_that_is_tested() -> None:
         for line in path.read_text().splitlines():
             if "8" in line and line.startswith("--"):
                 assert re.fullmatch(r'--8<-- "[\w/.]+"', line) and (ROOT / line.split('"')[1]).is_file(), line
+
+
+@pytest.mark.parametrize(("package", "page"), [("safeexec", "api"), ("safeexec_agent", "agent")])
+def test_every_public_name_is_on_its_page(package: str, page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    described = set(re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE))
+    errors = set(dir(importlib.import_module("safeexec.errors"))) if "safeexec.errors" in described else ()
+    for name in importlib.import_module(package).__all__:
+        assert f"{package}.{name}" in described or name in errors or f"`{name}`" in text, name
 
 
 def test_every_page_can_be_reached() -> None:

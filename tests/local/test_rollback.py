@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safeexec import Executor, Limits, Policy, PolicyError, Session
 from safeexec.backend import GuestDied
 from safeexec.testing import same
-from safeexec_backends.local import LocalBackend, returning
+from safeexec_backends.local import LocalBackend
 from safeexec_backends.local.returning import ReturningGuest
 from tests.local.conftest import FAST
 from tests.local.test_walls_lifetime import ended, wait_until
@@ -158,8 +158,7 @@ def test_random_numbers_come_back(session: Session) -> None:
     assert session.run("random.getstate() == state").value is True
 
 
-def test_answers_that_are_not_read_hold_nobody_up(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(returning, "_UNREAD", 0.5)
+def test_answers_that_are_not_read_hold_nobody_up(executor: Executor) -> None:
     unread.check(executor)
 
 
@@ -492,7 +491,7 @@ def test_checkpoints_that_follow_at_once_are_waited_for() -> None:
 def test_a_hostile_length_on_the_line_to_the_keeper_is_impossible(session: Session) -> None:
     """The line is a socket that no process of the session has: what comes over it is the keeper's."""
     session.run("x = 1")
-    line = guest_of(session)._keeper
+    line = guest_of(session)._line.socket
     assert isinstance(line, socket.socket)
     inode = os.fstat(line.fileno()).st_ino
     inodes = session.run(

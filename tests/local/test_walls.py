@@ -206,13 +206,27 @@ def test_ordinary_library_code_works_behind_the_walls(report: Report) -> None:
     ]
 
 
+def test_sockets_and_locks_work_behind_the_walls(report: Report) -> None:
+    assert report.value("own_sockets") == ["x", True, 0, True]
+    assert report.value("own_locks") == ["held", "database is locked", [[1], [3]]]
+
+
 def test_no_network_is_reached(report: Report) -> None:
     assert report.value("network") == []
     assert report.target.reached() == []
 
 
 @pytest.mark.parametrize(
-    "attack", ["programs", "signals", "signals_by_file_owner", "raise_limits", "change_identity", "terminal"]
+    "attack",
+    [
+        "programs",
+        "signals",
+        "signals_by_file_owner",
+        "raise_limits",
+        "change_identity",
+        "terminal",
+        "socket_options",
+    ],
 )
 def test_attempts_that_must_all_fail(report: Report, attack: str) -> None:
     assert report.value(attack) == []
@@ -258,6 +272,10 @@ def test_memory_is_limited(report: Report) -> None:
     assert 32 <= report.value("memory") <= 128
     assert report.value("memory_by_mapping") <= 128 * 2**20
     assert report.value("memory_by_pipes") <= 64 * 2**20
+    pairs, held = report.value("memory_by_sockets")
+    assert (
+        pairs > 100 and held <= 64 * 2**20
+    )  # of no limit's memory; with what a program may ask for it was as many megabytes for each
 
 
 def test_disk_is_limited(report: Report) -> None:
@@ -269,6 +287,7 @@ def test_disk_is_limited(report: Report) -> None:
 
 def test_descriptors_are_limited_and_none_is_inherited(report: Report) -> None:
     assert report.value("descriptor_flood") < 256
+    assert report.value("descriptors_by_threads") < 256
     assert report.value("inherited_descriptors") == ["device", "device", "device", "socket"]
 
 

@@ -319,6 +319,118 @@ for read, write in held:
     os.close(write)
 total
 """,
+    "memory_by_sockets": """
+import socket
+held, total = [], 0
+try:
+    while True:
+        held.append(socket.socketpair())
+        for end in held[-1]:
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF, 32, 33):  # 32 and 33: SO_SNDBUFFORCE, SO_RCVBUFFORCE
+                try:
+                    end.setsockopt(socket.SOL_SOCKET, option, 2**30)
+                except OSError:
+                    pass
+            end.setblocking(False)
+            try:
+                while total < 2**28:
+                    total += end.send(bytes(2**20))
+            except BlockingIOError:
+                pass
+except OSError:
+    pass
+for pair in held:
+    for end in pair:
+        end.close()
+[len(held), total]
+""",
+    "descriptors_by_threads": """
+import ctypes, os, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+total, ready, done = [], threading.Event(), threading.Event()
+def take():
+    libc.syscall(436, ctypes.c_uint(0xFFFFFFF0), ctypes.c_uint(0xFFFFFFFF), ctypes.c_uint(2))  # close_range, CLOSE_RANGE_UNSHARE
+    ready.wait()
+    held = []
+    try:
+        while len(held) < 1000:
+            held.append(os.dup(0))
+    except OSError:
+        pass
+    total.append(len(held))
+    done.wait()
+    for fd in held:
+        os.close(fd)
+before = threading.stack_size(2**17)
+threads = [threading.Thread(target=take) for _ in range(4)]
+for thread in threads:
+    thread.start()
+ready.set()
+while len(total) < 4:
+    time.sleep(0.001)
+done.set()
+for thread in threads:
+    thread.join()
+threading.stack_size(before)
+sum(total)
+""",
+    "socket_options": """
+import ctypes, os, socket, struct
+code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0xFFFF))
+program = struct.pack("HxxxxxxQ", 1, ctypes.addressof(code))
+done = []
+one, two = socket.socketpair()
+for sock in (one, socket.socket(fileno=os.dup(3))):
+    # SO_PASSCRED, SO_ATTACH_FILTER, SO_TIMESTAMP, SO_PEEK_OFF, SO_LOCK_FILTER, SO_PASSPIDFD
+    for option, value in ((16, 1), (26, program), (29, 1), (42, 1), (44, 1), (76, 1)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, option, value)
+            done.append(option)
+        except OSError:
+            pass
+    for option in (17, 55, 57, 59, 77):  # SO_PEERCRED, SO_MEMINFO, SO_COOKIE, SO_PEERGROUPS, SO_PEERPIDFD: who is at the other end
+        try:
+            sock.getsockopt(socket.SOL_SOCKET, option, 4 if option == 77 else 64)
+            done.append(option)
+        except OSError:
+            pass
+done
+""",
+    "own_sockets": """
+import socket
+one, two = socket.socketpair()
+one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+one.settimeout(5)
+two.sendall(b"x")
+[one.recv(1).decode(), one.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM, one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR),
+ one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > 4096]
+""",
+    "own_locks": """
+import fcntl, sqlite3
+got = []
+with open("locked", "w") as one, open("locked", "w") as two:
+    for how in (fcntl.LOCK_EX, fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_UN):
+        fcntl.lockf(one, how)
+        fcntl.lockf(two, how)  # one process: they are all its own
+    fcntl.flock(one, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        got.append("held")
+base, other = (sqlite3.connect("locks.db", timeout=0, isolation_level=None) for _ in range(2))
+base.execute("pragma journal_mode=wal")
+base.execute("create table t (x)")
+base.execute("begin immediate")
+base.execute("insert into t values (1)")
+try:
+    other.execute("insert into t values (2)")
+except sqlite3.OperationalError as error:
+    got.append(str(error))
+base.execute("commit")
+other.execute("insert into t values (3)")
+[*got, base.execute("select x from t").fetchall()]
+""",
     "disk": """
 import os
 total = 0
@@ -404,6 +516,15 @@ CALLS = {
     "clone_user": (56, 220, "0x10000000 | 17, 0, 0, 0, 0"),
     "clone_process": (56, 220, "17, 0, 0, 0, 0"),
     "clone_vm": (56, 220, "0x100 | 17, 0, 0, 0, 0"),
+    "clone_own_descriptors": (56, 220, "0x00050B00, 0, 0, 0, 0"),
+    "clone_own_folder": (56, 220, "0x00050D00, 0, 0, 0, 0"),
+    "close_range_unshare": (436, 436, "0xFFFFFFF0, 0xFFFFFFFF, 2"),
+    "lock_of_descriptor": (72, 25, "0, 37, ctypes.create_string_buffer(b'\\x00\\x00', 32)"),
+    "futex_lock_pi": (202, 98, "ctypes.create_string_buffer(8), 6, 0, 0, 0, 0"),
+    "futex_lock_pi_private": (202, 98, "ctypes.create_string_buffer(8), 0x86, 0, 0, 0, 0"),
+    "futex_trylock_pi": (202, 98, "ctypes.create_string_buffer(8), 8, 0, 0, 0, 0"),
+    "futex_lock_pi2": (202, 98, "ctypes.create_string_buffer(8), 13, 0, 0, 0, 0"),
+    "madvise_mergeable": (28, 233, "0, 0, 12"),
     "clone3": (435, 435, "ctypes.create_string_buffer((17).to_bytes(40, 'little'), 88), 88"),
     "setns": (308, 268, "3, 0"),
     "mount": (165, 40, "ctypes.c_char_p(b'x'), ctypes.c_char_p(b'/tmp'), ctypes.c_char_p(b'tmpfs'), 0, 0"),

@@ -158,6 +158,11 @@ def test_wrong_key_is_refused(served: Served, key: str) -> None:
     assert status == 401 and len(served.app.sandboxes) == before
 
 
+def test_a_key_that_is_not_set_opens_no_server() -> None:
+    with pytest.raises(ValueError, match="api_key"):
+        E2BServer(lambda asked: ExecutorMachine(Executor("local")), "")
+
+
 @pytest.mark.parametrize("path", ["/files?path=x", "/process.Process/List", "/filesystem.Filesystem/Stat"])
 def test_wrong_token_is_refused(served: Served, path: str) -> None:
     sandbox, _ = served.create()

@@ -296,7 +296,7 @@ class Quiet(SessionHost):
     """The host of a session without an instance."""
 
     def __init__(self) -> None:
-        self._wake = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
         self.killed = False
         self.buffer = bytearray()
         self.socket, self.other = socket.socketpair()
@@ -311,7 +311,7 @@ def test_who_wakes_a_guest_finds_the_descriptor_that_he_saw() -> None:
     thread = threading.Thread(target=host._wait_for_bytes, args=(None,))
     thread.start()
     assert eventually(lambda: host.wake >= 0)
-    with host._wake:  # as interrupt() and kill() do
+    with host._lock:  # as interrupt() and kill() do
         seen = host.wake
         host.other.sendall(bytes(4))  # a frame: the wait is over
         thread.join(0.3)

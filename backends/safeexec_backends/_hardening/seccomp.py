@@ -30,20 +30,20 @@ _NOSYS = bpf.errno(errno.ENOSYS)
 
 # Memory, time, signals of one's own, threads, and files (which files, the file-system walls decide).
 _ALLOWED = """
-read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close close_range sendfile copy_file_range
+read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close sendfile copy_file_range
 open openat openat2 creat access faccessat faccessat2 stat lstat fstat newfstatat statx statfs fstatfs readlink readlinkat
 getcwd chdir fchdir getdents getdents64 mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 link linkat symlink symlinkat
 chmod fchmod fchmodat fchmodat2 umask utime utimes utimensat futimesat truncate ftruncate fallocate fadvise64 readahead
 fsync fdatasync flock dup dup2 dup3 pipe pipe2
 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
-mmap munmap mprotect mremap madvise brk msync membarrier
+munmap mprotect mremap brk msync membarrier
 rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack pause restart_syscall
 alarm setitimer getitimer nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times
 timerfd_create timerfd_settime timerfd_gettime
-futex set_robust_list set_tid_address rseq sched_yield sched_getaffinity getcpu exit exit_group wait4 waitid
+set_robust_list set_tid_address rseq sched_yield sched_getaffinity getcpu exit exit_group wait4 waitid
 getpid getppid gettid getuid geteuid getgid getegid getresuid getresgid getgroups getpgid getpgrp getsid getpriority
 getrlimit setrlimit getrusage sysinfo uname getrandom
-sendto recvfrom getsockopt setsockopt getsockname getpeername shutdown
+getsockname getpeername shutdown
 """.split()
 
 # No library that belongs in a sandbox makes these calls: the process that makes one is attacking.
@@ -70,7 +70,9 @@ _ATTRIBUTES = "chmod fchmod fchmodat fchmodat2 utime utimes utimensat futimesat"
 
 # CLONE_VM FS FILES SIGHAND THREAD SYSVSEM SETTLS PARENT_SETTID CHILD_CLEARTID DETACHED CHILD_SETTID: what a C library's thread needs.
 _THREAD_FLAGS = 0x017D0F00
-_THREAD = 0x00010900  # CLONE_THREAD | CLONE_SIGHAND | CLONE_VM
+_THREAD = 0x00050F00
+"""All that is one for the threads of a process: CLONE_THREAD, SYSVSEM, SIGHAND, FILES, FS and VM. A thread with descriptors of its own, beside the others', would
+have as many as the limit allows once more, and what lies in sockets and pipes is memory that no limit counts."""
 
 FORK = 0x01200011
 """CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD: a process of one's own."""
@@ -97,12 +99,27 @@ _FCNTL = (
     5,
     6,
     7,
-    36,
-    37,
-    38,
     1030,
     1032,
 )  # dup, flags, locks, pipe size: not F_SETOWN, which signals others
+_SET_LOCK, _SET_LOCK_WAIT = 6, 7
+_CLOSE_RANGE = (0, 4)  # CLOSE_RANGE_CLOEXEC: not CLOSE_RANGE_UNSHARE, which gives a thread descriptors of its own
+_FUTEX = (0, 1, 3, 4, 5, 9, 10)  # wait, wake, requeue, compare and requeue, wake and change, the same by bits
+_FUTEX_OPERATION = 0xFFFFFE7F  # without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME
+_MADV_MERGEABLE = 12
+_SOCKET, _SEND_BUFFER, _RECEIVE_BUFFER = 1, 7, 8  # SOL_SOCKET, SO_SNDBUF, SO_RCVBUF
+_SET_OPTIONS = (2, 6, 9, 13, 15, 20, 21)  # SO_REUSEADDR, BROADCAST, KEEPALIVE, LINGER, REUSEPORT, RCVTIMEO, SNDTIMEO
+_GET_OPTIONS = (
+    *_SET_OPTIONS,
+    3,
+    4,
+    _SEND_BUFFER,
+    _RECEIVE_BUFFER,
+    18,
+    30,
+    38,
+    39,
+)  # TYPE, ERROR, RCVLOWAT, ACCEPTCONN, PROTOCOL, DOMAIN
 _IOCTL = (
     0x5451,
     0x5450,
@@ -124,11 +141,39 @@ def _rules(own_pid: int) -> dict[str, Rule]:
         # Not MSG_OOB: out-of-band data of stream sockets let code out of such a filter before (CVE-2025-38236).
         "sendto": Rule((Within(3, _SEND_FLAGS),), _PERM),
         "recvfrom": Rule((Within(3, _RECEIVE_FLAGS),), _PERM),
+        # What may lie in a socket is memory that no limit of a process counts: it stays what the machine gives each, megabytes where it lets a program ask.
+        # Filters (SO_ATTACH_FILTER, SO_ATTACH_BPF) are programs in the kernel.
+        "setsockopt": Rule(
+            (
+                OneOf(1, (_SOCKET,)),
+                Unless(2, _SEND_BUFFER, bpf.errno(0)),
+                Unless(2, _RECEIVE_BUFFER, bpf.errno(0)),
+                OneOf(2, _SET_OPTIONS),
+            ),
+            bpf.errno(errno.ENOPROTOOPT),
+        ),
+        # Not who is at the other end: SO_PEERPIDFD gives a process of the host in hand, SO_PEERCRED its ids.
+        "getsockopt": Rule((OneOf(1, (_SOCKET,)), OneOf(2, _GET_OPTIONS)), bpf.errno(errno.ENOPROTOOPT)),
+        "close_range": Rule((OneOf(2, _CLOSE_RANGE),), bpf.errno(errno.EINVAL)),
+        # Not those that lend a thread's priority on (FUTEX_LOCK_PI and its kind): no library of a sandbox needs them, the C library knows kernels without,
+        # and they were ways into the kernel (CVE-2014-3153, CVE-2021-3347).
+        "futex": Rule((MaskedOneOf(1, _FUTEX_OPERATION, _FUTEX),), _NOSYS),
+        # Not MADV_MERGEABLE: the time of a write tells whether somebody else on the machine has a page with the same contents.
+        "madvise": Rule((Unless(2, _MADV_MERGEABLE, bpf.errno(errno.EINVAL)),), _PERM),
         # Not MAP_HUGETLB: huge pages that the host keeps for others. As if there were none.
         "mmap": Rule((MaskedOneOf(3, 0x40000, (0,)),), bpf.errno(errno.ENOMEM)),
         "prlimit64": Rule((OneOf(0, (0, own_pid)),), _PERM),
         "prctl": Rule((OneOf(0, _PRCTL),), _PERM),
-        "fcntl": Rule((OneOf(1, _FCNTL),), bpf.errno(errno.EINVAL)),
+        # Each lock on a part of a file is memory of the kernel's that no limit counts. They keep other processes out, never the one that has them, and there is
+        # no other one here: to do nothing is all there is to do. Those that belong to a descriptor (F_OFD_SETLK) are as if the kernel had none.
+        "fcntl": Rule(
+            (
+                Unless(1, _SET_LOCK, bpf.errno(0)),
+                Unless(1, _SET_LOCK_WAIT, bpf.errno(0)),
+                OneOf(1, _FCNTL),
+            ),
+            bpf.errno(errno.EINVAL),
+        ),
         "ioctl": Rule((OneOf(1, _IOCTL),), bpf.errno(errno.ENOTTY)),
     }
 

@@ -25,6 +25,20 @@ INSIDE = "/run/safeexec"
 _PREFIX = "s"
 _MAX_PATH = 100
 """Of the 107 bytes that the address of a socket may have."""
+_SO_PASSRIGHTS = 83  # include/uapi/asm-generic/socket.h, Linux 6.16
+
+
+def take_no_descriptors(end: socket.socket) -> bool:
+    """Have the kernel refuse whoever sends descriptors to `end`; whether it can.
+
+    Descriptors that nobody takes are closed by who reads, or closes, the socket that they lie in, and to close may take as long as whoever made them
+    wants. Where the kernel cannot, the filter sees to it that what a guest can make is closed at once (SO_LINGER in :mod:`seccomp`).
+    """
+    try:
+        end.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+    except OSError:
+        return False
+    return True
 
 
 def private_folder() -> Path:
@@ -79,6 +93,7 @@ class Listener:
                 ready = [fd for fd, _ in poll.poll(max(0.0, deadline - monotonic()) * 1000)]
                 if self._socket.fileno() in ready:
                     ends.append(self._socket.accept()[0])
+                    take_no_descriptors(ends[-1])
                 elif not ready:
                     raise TimeoutError
                 elif not attached.recv_into(memoryview(bytearray(4096))):

@@ -13,7 +13,6 @@ _CALLS = {
     "aarch64": {"io_uring_setup": 425, "ptrace": 117, "keyctl": 219, "bpf": 280, "userfaultfd": 282, "mount": 40,
                 "unshare": 97, "perf_event_open": 241},
 }  # fmt: skip
-_REFUSED = (1, 38)  # EPERM, ENOSYS
 
 
 def _syscalls() -> dict[str, int] | None:

@@ -11,7 +11,7 @@ from safeexec import wire
 from safeexec.backend import GuestDied
 from safeexec_backends.docker import orders
 from safeexec_backends.docker.container import DockerGuest, ended, found_out
-from safeexec_backends.docker.direct import Direct
+from safeexec_backends.docker.direct import Direct, take_no_descriptors
 
 _ANSWER = 10.0
 """Seconds that going back may take: there may be many files to put back, and who wakes is the session's code, which may not want to."""
@@ -55,6 +55,7 @@ class ReturningGuest(DockerGuest):
         """See SupportsCheckpoint."""
         self.busy = True
         ours, theirs = socket.socketpair()
+        take_no_descriptors(ours)
         try:
             with theirs:
                 self._go_back(ours, theirs)

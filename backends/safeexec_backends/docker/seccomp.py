@@ -40,7 +40,7 @@ timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime time
 """
 _MESSAGES = """
 accept accept4 bind connect epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2
-getpeername getsockname getsockopt listen poll ppoll pselect6 select setsockopt shutdown signalfd
+getpeername getsockname getsockopt listen poll ppoll pselect6 select shutdown signalfd
 signalfd4 socketpair mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop
 shmat shmctl shmdt shmget
 """
@@ -49,6 +49,8 @@ shmat shmctl shmdt shmget
 _NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET together. Source: include/uapi/linux/sched.h."""
 _TIOCSTI = 0x5412
+_SOL_SOCKET, _SO_LINGER = 1, 13
+_WORD = 0xFFFFFFFF
 _ENOSYS, _EAFNOSUPPORT = 38, 97
 _MSG_OOB = 1
 _WITHOUT: tuple[tuple[str, int, int], ...] = (
@@ -77,6 +79,15 @@ def allowed() -> tuple[str, ...]:
 
 def _compared(index: int, mask: int, value: int) -> dict[str, Any]:
     return {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+
+
+def _unless(name: str, index: int, value: int) -> list[dict[str, Any]]:
+    """Allow a call whose argument, in the 32 bits of it that the kernel looks at, is another. "Not equal" compares 64, of which the upper ones are the
+    caller's to choose: so one rule for each bit in which it may differ."""
+    return [
+        {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [_compared(index, 1 << bit, ~value & 1 << bit)]}
+        for bit in range(32)
+    ]
 
 
 def _equal(index: int, value: int) -> dict[str, Any]:
@@ -119,16 +130,18 @@ def profile(loopback: bool = True) -> str:
             {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [_compared(index, flag, 0)]}
             for name, index, flag in _WITHOUT
         ),
-        # TIOCSTI types into the terminal of whoever started the container, were one attached. The kernel looks at 32 bits of the argument, "not equal"
-        # at 64, of which the upper ones are the caller's to choose: so one rule for each bit in which a request may differ.
-        *(
-            {
-                "names": ["ioctl"],
-                "action": "SCMP_ACT_ALLOW",
-                "args": [_compared(1, 1 << bit, ~_TIOCSTI & 1 << bit)],
-            }
-            for bit in range(32)
-        ),
+        # TIOCSTI types into the terminal of whoever started the container, were one attached.
+        *_unless("ioctl", 1, _TIOCSTI),
+        # A connection with SO_LINGER keeps whoever drops the last descriptor of it waiting. Sent along to the host, over the socket for frames, that is the
+        # host, for as long as the guest said, past every limit. Programs are told that it is done.
+        *_unless("setsockopt", 1, _SOL_SOCKET),
+        *_unless("setsockopt", 2, _SO_LINGER),
+        {
+            "names": ["setsockopt"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": 0,
+            "args": [_compared(1, _WORD, _SOL_SOCKET), _compared(2, _WORD, _SO_LINGER)],
+        },
     ]
     return json.dumps(
         {

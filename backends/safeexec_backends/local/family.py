@@ -14,8 +14,7 @@ from safeexec_backends._hardening.waiting import ready
 from safeexec_backends.local import keeping
 
 if TYPE_CHECKING:
-    import socket
-
+    from safeexec_backends.local.line import KeeperLine
     from safeexec_backends.local.returning import ReturningGuest
 
 _ANSWER = 10.0
@@ -29,10 +28,8 @@ _SHORT = 0.02
 class Family:
     """What the sessions of a cell share on the host, and whose turn it is."""
 
-    def __init__(self, first: ReturningGuest, keeper: socket.socket, pidfd: int, status: int) -> None:
-        self.listening = first._listening
-        """Held by whoever speaks with the keeper: what it says concerns `active`."""
-        self.keeper = keeper
+    def __init__(self, first: ReturningGuest, line: KeeperLine, pidfd: int, status: int) -> None:
+        self.line = line
         self.pidfd = pidfd
         """Of the keeper, with which everything ends."""
         self._status = status
@@ -75,7 +72,7 @@ class Family:
         """Take the turn and be the one that runs; whether that was another one before. Raises GuestDied, OSError, EOFError."""
         self.take(guest, killed_too)
         try:
-            with self.listening:
+            with self.line.lock:
                 if self.active is guest:
                     return False
                 if guest._gone:
@@ -96,7 +93,7 @@ class Family:
         """Let there be another session with the state of `guest`; its number. Raises BackendUnavailable, GuestDied, OSError, EOFError."""
         self.take(guest)
         try:
-            with self.listening:
+            with self.line.lock:
                 if guest._gone:
                     raise GuestDied("crash", guest._gone)
                 if self.active is guest:
@@ -133,7 +130,7 @@ class Family:
 
     def drop(self, guest: ReturningGuest) -> bool:
         """`guest` is closed. Whether it was the last, and everything has ended with it."""
-        with self.listening:
+        with self.line.lock:
             with self._changed:
                 self._members.discard(guest)
                 last = not self._members
@@ -151,7 +148,7 @@ class Family:
                 ready(self.pidfd, 5.0)
             os.close(self.pidfd)
             os.close(self._status)
-            self.keeper.close()
+            self.line.close()
         return last
 
     def end(self) -> None:

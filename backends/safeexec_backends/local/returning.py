@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +14,12 @@ from safeexec.backend import GuestDied, OnFrame
 from safeexec.policy import Policy
 from safeexec_backends.local import keeping
 from safeexec_backends.local.family import Family
+from safeexec_backends.local.line import KeeperLine
 from safeexec_backends.local.process import LocalGuest, ZygoteProcess
 
 _ANSWER = 10.0
 """Seconds that going back may take, and keeping a state that somebody else waits for: there may be many files, and it is the session's code that does not
 want to wake, or to be copied."""
-_UNREAD = 5.0
-"""Seconds that a guest may take to read what it was sent before it is told to keep its state: answers of tools, which it may leave where they are."""
 _NONE = "the checkpoint is gone"
 _START, _KEPT = "start", "kept"
 _REPEATED = 2**18
@@ -59,8 +56,7 @@ class ReturningGuest(LocalGuest):
         self._policy = policy
         self._remember = remember
         self._most = policy.limits.value + wire.MAX_HEADER
-        self._keeper = stream
-        """The line to the cell's keeper."""
+        self._line = KeeperLine(stream)
         self._number = 0
         """What the keeper calls this session."""
         self._family: Family | None = None
@@ -87,9 +83,6 @@ class ReturningGuest(LocalGuest):
         """Why nothing is left of this session in its cell."""
         self._ended: int | None = None
         self._no_way = _NONE
-        self._orders = itertools.count(1)
-        self._listening = threading.RLock()
-        """Held by whoever reads from the keeper, and whoever asks it for a checkpoint."""
 
     def _target(self) -> int:
         # Never the keeper where it watches over others as well: they would end, or stand still, with this one.
@@ -157,7 +150,7 @@ class ReturningGuest(LocalGuest):
         if self._runner >= 0 or self._family is not None:
             return
         try:
-            with self._listening:
+            with self._line.lock:
                 while self._runner < 0:
                     kind, _, answers, fds = self._hear(None)
                     if kind == keeping.RUNNER:
@@ -186,14 +179,14 @@ class ReturningGuest(LocalGuest):
     def _rest(self, now: float) -> None:
         # Whoever waits for a model has the state kept meanwhile. Never waits itself: it is the clock of all steps.
         with self._rest_lock:
-            if self._wanted and not self._busy and not self._resting and self._listening.acquire(blocking=False):
+            if self._wanted and not self._busy and not self._resting and self._line.lock.acquire(blocking=False):
                 try:
                     self._ask(0.0)
                     self._idle_since = now
                 except (OSError, EOFError):
                     pass  # the next request finds out
                 finally:
-                    self._listening.release()
+                    self._line.lock.release()
         super()._rest(now)
 
     def _ask(self, seconds: float | None) -> None:
@@ -202,7 +195,7 @@ class ReturningGuest(LocalGuest):
         What came of the last copy is heard first; what comes of this one, later. To hear that, and to have the order read by the runner, may take
         `seconds` each. Raises TimeoutError, OSError, EOFError.
         """
-        with self._listening:
+        with self._line.lock:
             if self._wanted:
                 self._settle(seconds)
                 number = self._order(keeping.KEEP)
@@ -213,22 +206,20 @@ class ReturningGuest(LocalGuest):
                 self._asked, self._pending, self._wanted, self._changed = number, True, False, False
 
     def _order(self, kind: bytes) -> int:
-        """Give the keeper an order; its number."""
-        number = next(self._orders)
-        self._keeper.sendall(keeping.ORDER.pack(kind, self._number, number))
-        return number
+        """Give the keeper an order about this session; its number. Raises OSError."""
+        return self._line.order(kind, self._number)
 
     def rollback(self) -> None:
         """See SupportsCheckpoint."""
         self._wake()
         try:
             if not self._way:  # unless what was asked for last is the first that was kept, and was not heard of yet
-                with self._listening:
+                with self._line.lock:
                     self._secure()
             if not self._way:
                 raise GuestDied("crash", self._no_way)
             if self._family is None or not self._family.enter(self, killed_too=True):
-                with self._listening:
+                with self._line.lock:
                     self._secure()
                     self._signal(signal.SIGKILL)
                     self._go()
@@ -288,7 +279,7 @@ class ReturningGuest(LocalGuest):
     def _await_checkpoint(self, seconds: float | None = None) -> None:
         """Have the checkpoint taken that is wanted, and hear whether it was; `seconds` where no step's clock bounds that. Raises GuestDied."""
         try:
-            with self._listening:
+            with self._line.lock:
                 self._ask(seconds)
                 self._settle(seconds)
         except TimeoutError as error:
@@ -317,28 +308,20 @@ class ReturningGuest(LocalGuest):
             self._way, self._no_way = _KEPT, _NONE
 
     def _hear(self, timeout: float | None) -> tuple[bytes, int, int, list[int]]:
-        """The keeper's next message: kind, number, the order it answers, descriptors. Raises OSError, EOFError."""
-        line = self._keeper
-        line.settimeout(timeout)
-        data, fds, _, _ = socket.recv_fds(line, keeping.MESSAGE.size, 2)
-        while data and len(data) < keeping.MESSAGE.size:
-            more = line.recv(keeping.MESSAGE.size - len(data))
-            data = data + more if more else b""
-        if not data:
-            raise EOFError("it ended")
-        kind, number, answers = keeping.MESSAGE.unpack(data)
+        """See `KeeperLine.hear`; takes note of the end of the process that runs."""
+        kind, number, answers, fds = self._line.hear(timeout)
         if kind == keeping.ENDED:
             active = (self._family.active if self._family is not None else None) or self
             if active._made == answers:
                 active._ended = number
-        return kind, number, answers, list(fds)
+        return kind, number, answers, fds
 
     # -- branches ------------------------------------------------------------------------------------------------------------
 
     def fork(self) -> ReturningGuest:
         """See SupportsFork."""
         if self._family is None:
-            self._family = Family(self, self._keeper, self._pidfd, self._status)
+            self._family = Family(self, self._line, self._pidfd, self._status)
         try:
             return self._branch(self._family, self._family.fork(self))
         except (OSError, EOFError) as error:
@@ -362,9 +345,8 @@ class ReturningGuest(LocalGuest):
         )
         nowhere.close()
         end.close()
-        branch._family, branch._number, branch._keeper = family, number, self._keeper
+        branch._family, branch._number, branch._line = family, number, self._line
         branch._way, branch._setup, branch._ran = _KEPT, None, True
-        branch._listening, branch._orders = self._listening, self._orders
         family.join(branch)
         try:
             self._remember(branch)
@@ -427,12 +409,12 @@ class ReturningGuest(LocalGuest):
 
     def _cut(self) -> None:
         """Whoever still sends to the process that ran is to stop: a copy of it may hold its end of the channel open, and read nothing there."""
-        if self._socket is not self._keeper:
+        if self._socket is not self._line.socket:
             self.hang_up()
 
     def _forget_runner(self) -> None:
         """Close what leads to the process that ran; whoever calls holds the locks of signals and of sending."""
-        if self._socket is not None and self._socket is not self._keeper:
+        if self._socket is not None and self._socket is not self._line.socket:
             self._socket.close()
         if self._runner >= 0:
             os.close(self._runner)
@@ -445,7 +427,7 @@ class ReturningGuest(LocalGuest):
             return super().death()
         if not self._killed:
             try:
-                with self._listening:  # whoever answers a tool may notice it, too
+                with self._line.lock:  # whoever answers a tool may notice it, too
                     while self._ended is None:
                         self._heard(*self._hear(0.5 if not self._dead() else 10.0))
             except TimeoutError:
@@ -461,11 +443,11 @@ class ReturningGuest(LocalGuest):
     def kill(self) -> None:
         # A checkpoint that is being taken right now would be lost with the runner. Only where nobody waits for it already: then time is up.
         runs = self._family is None or self._family.active is self
-        if (self._pending or self._wanted) and runs and self._listening.acquire(blocking=False):
+        if (self._pending or self._wanted) and runs and self._line.lock.acquire(blocking=False):
             try:
                 self._secure()
             finally:
-                self._listening.release()
+                self._line.lock.release()
         super().kill()
         if self._family is not None:
             self._family.wake()
@@ -506,7 +488,7 @@ class ReturningGuest(LocalGuest):
             if self._runner >= 0:
                 os.close(self._runner)
                 self._runner = -1
-            self._keeper.close()
+            self._line.close()
 
     def _leave_family(self, family: Family) -> None:
         self.abandon()

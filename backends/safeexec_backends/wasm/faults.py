@@ -8,7 +8,6 @@ not move has made no page its own, and the pages found by the last look are all 
 from __future__ import annotations
 
 import mmap
-import os
 import sys
 from collections.abc import Callable
 
@@ -29,14 +28,12 @@ class Faults:
 
     def __init__(self, count: Callable[[], int] = _count) -> None:
         self._count = count
-        self._owner = 0
-        self._counts = False
+        self._counts: bool | None = None
         self._turn = 0
 
     def count(self) -> int:
         """Faults of the calling thread so far; a number never seen before where the system does not count them."""
-        if self._owner != os.getpid():
-            self._owner = os.getpid()
+        if self._counts is None:
             self._counts = self._believable()
         if self._counts:
             return self._count()

@@ -78,12 +78,18 @@ class Host(abi.Host):
         self.failure = None
         self.parts: list[bytes] = []
         self.parts_size = 0
-        self.inbox: deque[Sequence[Buffer]] = deque()
-        lock = threading.Lock()
+        self.inbox: deque[tuple[Sequence[Buffer], int]] = deque()
+        """Frames for the guest, each with its size."""
+        # Taken by itself, and the conditions only told where somebody waits: a condition is Python, and costs ten times what its lock does.
+        self._lock = threading.Lock()
         self._alarm: Alarm | None = None
         self._at_first = self._collect_at = 0
         """Bytes of memory before it grew for the first time, and with which garbage is collected next."""
-        self._wake, self._room = threading.Condition(lock), threading.Condition(lock)
+        self._wake, self._room = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._asleep = False
+        """Whether the guest's thread waits for `_wake`."""
+        self._held_up = 0
+        """How many threads wait for `_room`."""
         self._unread = 0
         """Bytes in the inbox."""
         self._emptied = 0
@@ -93,42 +99,60 @@ class Host(abi.Host):
 
     def post(self, frame: Sequence[Buffer]) -> None:
         """Queue a frame for the guest, given as its buffers in order."""
-        with self._wake:
-            self._put(frame)
+        with self._lock:
+            self._put(frame, sum(map(len, frame)))
 
-    def _put(self, frame: Sequence[Buffer]) -> None:
-        self.inbox.append(frame)
-        self._unread += sum(map(len, frame))
+    def _put(self, frame: Sequence[Buffer], size: int) -> None:
+        self.inbox.append((frame, size))
+        self._unread += size
         self._notify()
 
     def answer(self, frame: Sequence[Buffer]) -> None:
         """The same from a thread that can wait: a guest that reads none of a thousand answers is not to fill the host's memory with them."""
         size = sum(map(len, frame))
-        with self._wake:
+        with self._lock:
             emptied = self._emptied
             while self._unread and self._unread + size > _UNREAD and not self.killed and emptied == self._emptied:
-                self._room.wait()
+                self._held_up += 1
+                try:
+                    self._room.wait()
+                finally:
+                    self._held_up -= 1
             if not self.killed and emptied == self._emptied:
-                self._put(frame)
+                self._put(frame, size)
 
     def empty(self) -> None:
         """Drop what the guest did not read, and what waits to be put there."""
-        with self._wake:
+        with self._lock:
             self.inbox.clear()
             self._unread = 0
             self._emptied += 1
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Let those look again who wait for room; the lock is held."""
+        if self._held_up:
             self._room.notify_all()
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the guest, also when it sleeps."""
-        with self._wake:
+        with self._lock:
             if self.memory.size:
                 self.memory.set_u32(SIGNAL_WORD, SIGINT)
             self._notify()
 
     def _notify(self) -> None:
         """Wake the guest's thread if it waits; the lock is held."""
-        self._wake.notify()
+        if self._asleep:
+            self._wake.notify()
+
+    def _sleep(self, seconds: float | None = None) -> None:
+        """Let go of the lock until `_notify` or for so long. In the guest's thread."""
+        self._asleep = True
+        try:
+            self._wake.wait(seconds)
+        finally:
+            self._asleep = False
 
     def interrupted(self) -> bool:
         """Whether an interrupt waits to be seen by the guest."""
@@ -136,7 +160,7 @@ class Host(abi.Host):
 
     def _ring(self, now: float) -> None:
         """From the watchdog's thread: raise SIGALRM in the guest if it is time, unless an interrupt waits, which must not be lost."""
-        with self._wake:
+        with self._lock:
             if self._alarm is not None and self._alarm.is_due(now) and self.memory.size and not self.interrupted():
                 self._alarm.went_off(now)
                 self.memory.set_u32(SIGNAL_WORD, SIGALRM)
@@ -145,7 +169,7 @@ class Host(abi.Host):
     def rest(self) -> None:
         """No step runs any more: nothing goes off until the next one says so."""
         if self._alarm is not None:
-            with self._wake:
+            with self._lock:
                 self._alarm.stop()
                 self._alarm = None
                 if self.memory.size and self.memory.u32(SIGNAL_WORD) == SIGALRM:
@@ -153,28 +177,28 @@ class Host(abi.Host):
 
     def kill(self) -> None:
         """Stop the guest at once; the instance is of no more use."""
-        with self._wake:
+        with self._lock:
             self.killed = True
             self._notify()
-            self._room.notify_all()
+            self._make_room()
             if self.memory.size:
                 self.instance.stop()
 
     def close(self) -> None:
         """Free the instance, once it does not run any more."""
-        with self._wake:
+        with self._lock:
             self.killed = True
-            self._room.notify_all()
+            self._make_room()
             self.base = None
             self.instance.close()
 
     def retire(self, keep: Callable[[abi.Instance], bool]) -> None:
         """Let go of the instance, which does not run any more: to `keep`, or, if that does not want it, for good."""
-        with self._wake:
+        with self._lock:
             if self.killed and not self.memory.size:
                 return
             self.killed = True
-            self._room.notify_all()
+            self._make_room()
             self.memory.release()  # an interrupt that comes late must not reach the next session
             if not keep(self.instance):
                 self.instance.close()
@@ -183,7 +207,7 @@ class Host(abi.Host):
 
     def alarm(self, seconds: float, interval: float) -> float:
         """Have SIGALRM raised in the guest (see Alarm.set), or, if `seconds` is below 0, only look: the seconds that were left of the one before."""
-        with self._wake:
+        with self._lock:
             if self._alarm is None:
                 if not seconds > 0:
                     return 0.0
@@ -195,7 +219,7 @@ class Host(abi.Host):
 
     def sleep(self, seconds: float) -> float:
         """Wait; an interrupt ends it early. Returns the seconds that were left. Raises Killed."""
-        with self._wake:
+        with self._lock:
             deadline = time.monotonic() + seconds
             while not self.killed:
                 # An hour at a time: the condition refuses waits beyond what a C time_t holds.
@@ -204,39 +228,39 @@ class Host(abi.Host):
                     return 0.0
                 if self.interrupted():  # also one that came just before
                     return left
-                self._wake.wait(left)
+                self._sleep(left)
             raise Killed
 
     def wait(self, seconds: float) -> int:
         """Wait until a frame is there, an interrupt comes or the time is over (never, if negative); 1 for a frame. Raises Killed."""
-        with self._wake:
+        with self._lock:
             deadline = float("inf") if seconds < 0 else time.monotonic() + seconds
             while not self.killed and not self.inbox and not self.interrupted():
                 left = min(deadline - time.monotonic(), 3600.0)
                 if not left > 0:
                     return 0
-                self._wake.wait(left)
+                self._sleep(left)
             if self.killed:
                 raise Killed
             return int(bool(self.inbox))
 
     def receive(self) -> int:
         """Wait for the next frame; its size. Raises Killed."""
-        with self._wake:
+        with self._lock:
             while not self.inbox:
                 if self.killed:
                     raise Killed
-                self._wake.wait()
-            return sum(len(buffer) for buffer in self.inbox[0])
+                self._sleep()
+            return self.inbox[0][1]
 
     def take(self, size: int) -> Sequence[Buffer]:
         """The frame whose size was asked for. Raises ProtocolViolation for another size."""
-        with self._wake:
-            if not self.inbox or sum(len(buffer) for buffer in self.inbox[0]) != size:
+        with self._lock:
+            if not self.inbox or self.inbox[0][1] != size:
                 raise ProtocolViolation("a frame was fetched that did not wait")
             self._unread -= size
-            self._room.notify_all()
-            return self.inbox.popleft()
+            self._make_room()
+            return self.inbox.popleft()[0]
 
     def grown(self, before: int) -> None:
         """The memory is larger than the `before` bytes that it had: have the guest collect garbage, each time that it grew by half.

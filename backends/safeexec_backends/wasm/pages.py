@@ -116,6 +116,11 @@ class Written:
         self._runs: list[Run] | None = None
         self._size = 0
 
+    @property
+    def looked(self) -> bool:
+        """Whether the next look may find that nothing was written: else nobody needs to count, and counting takes as long as other things of a step."""
+        return self._runs is not None
+
     def forget(self) -> None:
         """Its pages were replaced."""
         self._runs = None

@@ -70,7 +70,7 @@ class SessionHost(Host):
                         return True
         finally:
             # Whoever notifies holds it: else he could write to whatever gets the descriptor's number next.
-            with self._wake:
+            with self._lock:
                 self.wake = -1
                 os.close(wake)
 

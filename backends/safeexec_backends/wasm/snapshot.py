@@ -165,7 +165,8 @@ def load(state: bytes, make: Callable[[], H], runtime: Runtime) -> H:
     host = make()
     try:
         header = _header(state[4 : 4 + length], host.files.quota)
-        _fill(host, header, memoryview(state)[4 + length :], runtime.rest(host), runtime)
+        runtime.rest(host)  # taken while it is fresh: this may be the first instance that the process has
+        _fill(host, header, memoryview(state)[4 + length :], runtime)
     except fs_state.Malformed as error:
         host.close()
         raise SnapshotError(f"the snapshot's state is malformed: {error}") from None
@@ -188,7 +189,7 @@ def _header(text: bytes, quota: Quota) -> dict[str, Any]:
     return dict(header)
 
 
-def _fill(host: Host, header: dict[str, Any], streams: memoryview, rest: Rest, runtime: Runtime) -> None:
+def _fill(host: Host, header: dict[str, Any], streams: memoryview, runtime: Runtime) -> None:
     size = _integer(header.get("memory"), abi.MAX_PAGES * abi.PAGE + 1, "the size of its memory")
     _require(size % abi.PAGE == 0 and size >= runtime.memory, "the size of its memory")
     if size > host.max_pages * abi.PAGE:

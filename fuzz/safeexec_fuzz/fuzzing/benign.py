@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-_NAMES = ("a", "b", "c", "items", "total")
-
 numbers = st.one_of(
     st.integers(-1000, 1000).map(str), st.sampled_from(("0", "1", "-1", "2**70", "0.5", "-2.25", "1e10"))
 )

@@ -57,12 +57,14 @@ def _target(name: str, target: Mapping[str, Any], console: Console) -> None:
         f"{target['broken']} broken; {target['validated']} were seen to bite the weak executor; "
         f"{target['benign_ok']} of {target['benign'] - target['benign_na']} ordinary programs ran; {target['seconds']:.0f} s"
     )
-    console.print(Text(f"\n{neutralise_line(name, 60)} ({neutralise_line(target['version'], 60)})", style="bold"))
+    version = f" ({neutralise_line(target['version'], 60)})" if target["version"] else ""
+    console.print(Text(f"\n{neutralise_line(name, 60)}{version}", style="bold"))
     console.print(Text(line), soft_wrap=True)
     if target["error"]:
-        console.print(
-            Text("it could not be started: " + neutralise(target["error"][-1500:]), style="yellow"), soft_wrap=True
-        )
+        why = "it could not be started: " + neutralise(target["error"][-1500:])
+        if "ModuleNotFoundError" in why:
+            why += "; --python PATH names an interpreter that has it installed"
+        console.print(Text(why, style="yellow"), soft_wrap=True)
         return
     for case in target["cases"]:
         if case["outcome"] == "escaped" and name == "weak":

@@ -143,7 +143,8 @@ class Instance:
             raise Trap("the guest re-entered itself too often")
         if self._depth == 0:
             _headroom(_HEADROOM)
-            seen = faults.count()
+            looked = self.written.looked
+            seen = faults.count() if looked else 0
             # In this order, and kill() does it in the other: whoever comes second sees what the first did.
             self._entered = True
             if self.host.killed:
@@ -164,7 +165,10 @@ class Instance:
             local.host = previous
             if self._depth == 0:
                 self._entered = False
-                self.written.faults += faults.count() - seen
+                if looked:
+                    self.written.faults += faults.count() - seen
+                elif self.written.looked:
+                    self.written.forget()  # somebody looked meanwhile, and nobody counted since
         if error or trap.value:
             self._raise(error, trap.value)
         return int(raw[0])

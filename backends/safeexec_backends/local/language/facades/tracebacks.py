@@ -45,7 +45,7 @@ class FrameSummary:
 def _traceback(language: RestrictedLanguage) -> Exports:
     import traceback
 
-    def trimmed(error: BaseException, limit: Any = None, chain: bool = True) -> Any:
+    def trimmed(error: BaseException, limit: Any = None) -> Any:
         report = traceback.TracebackException(type(error), error, error.__traceback__, limit=limit)
         queue: list[Any] = [report]
         seen: set[int] = set()
