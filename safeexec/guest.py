@@ -223,9 +223,16 @@ def fast_print(
         target.flush()
 
 
+class NoInput(EOFError, RuntimeError):
+    """There is nobody to ask. What reads until its input ends finds it ended."""
+
+
+NoInput.__module__, NoInput.__name__, NoInput.__qualname__ = "builtins", "EOFError", "EOFError"
+
+
 def refuse_input(prompt: object = "", /) -> str:
     """There is nobody to ask."""
-    raise RuntimeError("input() is not available in a sandbox: pass the value as a variable, a file or a tool")
+    raise NoInput("input() is not available in a sandbox: pass the value as a variable, a file or a tool")
 
 
 def input_from(readline: Callable[[], Any], prompt: object) -> str:

@@ -18,8 +18,8 @@ DEFAULT_IMPORTS: tuple[str, ...] = (
     "itertools", "json", "keyword", "linecache", "locale", "logging", "lzma", "math", "mimetypes", "numbers", "operator", "optparse", "os", "pathlib", "platform",
     "plistlib", "pprint", "queue", "quopri", "random", "re", "reprlib", "sched", "secrets", "shlex", "shutil", "sqlite3", "stat", "statistics",
     "string", "struct", "sys", "tarfile", "tempfile", "textwrap", "threading", "time", "timeit", "token", "tokenize", "tomllib", "traceback", "tracemalloc", "types",
-    "typing", "unicodedata", "unittest", "urllib.parse", "uuid", "warnings", "wave", "weakref", "xml.etree.ElementTree", "zipfile",
-    "zlib", "zoneinfo",
+    "typing", "unicodedata", "unittest", "urllib.parse", "uuid", "warnings", "wave", "weakref", "xml.dom", "xml.etree.ElementTree",
+    "xml.parsers.expat", "xml.sax", "zipfile", "zlib", "zoneinfo",
 )  # fmt: skip
 """Modules a program may import where the language is the wall; each is a reviewed, frozen selection of names there."""
 

@@ -1,8 +1,11 @@
 """Ordinary code that was refused, or silently did something else; and what may not come of allowing it."""
 
+import os
+
 import pytest
 
 from safeexec.guest import Refused
+from safeexec_backends.local.language import RestrictedLanguage
 
 
 def test_input_reads_what_the_program_puts_there(run, capsys):
@@ -46,7 +49,7 @@ found
         "AttributeError",
         "TypeError",
         "AttributeError",
-        "RuntimeError",
+        "EOFError",
     ]
 
 
@@ -190,3 +193,152 @@ pattern = re.compile("a", re.DEBUG)
 """
     assert run(source) == (True, False, True, 1, True, True, True)
     assert "LITERAL 97" in capsys.readouterr().out
+
+
+def test_input_that_has_ended_ends_the_loop_that_reads_it(run):
+    source = """
+numbers = []
+while True:
+    try: numbers.append(int(input()))
+    except EOFError: break
+numbers
+"""
+    assert run(source) == []
+
+
+def test_only_descriptors_that_the_program_opened_count(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    secret = tmp_path.parent / "secret"
+    secret.write_text("CANARY")
+    with secret.open("r+") as held:
+        source = f"""
+import errno, os
+reached = []
+for number in [*range(64), {held.fileno()}, True, -1]:
+    for use in (lambda n: os.read(n, 1), lambda n: os.write(n, b"x"), os.close, os.dup, os.fdopen, open, lambda n: os.lseek(n, 0, 0),
+                lambda n: os.ftruncate(n, 0)):
+        try: use(number)
+        except OSError as error:
+            if error.errno == errno.EBADF: continue
+        reached.append((number, use))
+reached
+"""
+        assert run(source) == []
+        assert os.fstat(held.fileno()).st_size == 6
+
+
+def test_a_number_that_now_is_another_file_does_not_count(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = """
+import os
+first = os.open("first", os.O_CREAT | os.O_RDWR)
+with open(first, closefd=False) as file: pass
+first
+"""
+    number = run(source)
+    other = tmp_path / "other"
+    other.write_text("CANARY")
+    os.close(number)  # as C code would, that was given the number
+    with other.open() as held:
+        assert held.fileno() == number
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            run(f"import os; os.read({number}, 6)")
+
+
+def test_a_frame_is_facts_about_it_and_no_frame(run):
+    source = """
+import inspect, sys, traceback
+frame = inspect.currentframe()
+found = []
+for name in "f_globals f_locals f_builtins f_trace clear tb_frame gi_frame __dict__".split():
+    for owner in (frame, frame.f_code):
+        try: found.append(getattr(owner, name))
+        except AttributeError: pass
+class Fake:
+    tb_next = None
+    @property
+    def tb_frame(self): found.append("asked")
+for call in (traceback.walk_tb, traceback.walk_stack, traceback.extract_stack, inspect.getframeinfo):
+    try: list(call(Fake()))
+    except TypeError: pass
+(found, type(frame).__name__, frame.f_back)
+"""
+    assert run(source) == ([], "frame", None)
+
+
+def test_the_frames_of_a_library_are_not_shown(run):
+    source = """
+import inspect, unittest, traceback
+names = []
+class T(unittest.TestCase):
+    def test(self): names.extend((f.function, f.filename) for f in inspect.stack()); names.extend(traceback.format_stack())
+unittest.TestSuite([T("test")]).run(unittest.TestResult())
+names
+"""
+    shown = run(source)
+    assert [name for name, _ in shown[:2]] == ["test", "<module>"]
+    assert not [text for text in shown if "frozen" in str(text) or "/" in str(text)]
+
+
+def test_a_handler_that_fails_names_no_file_of_the_host(run, capsys):
+    source = """
+import io, logging
+log = logging.Logger("own")
+log.addHandler(logging.StreamHandler(io.StringIO()))
+def f(): log.warning("%d", "x")
+f()
+"""
+    run(source)
+    said = capsys.readouterr().err
+    assert "--- Logging error ---" in said and "Message: '%d'" in said and "in f\n" in said
+    assert "/" not in said
+
+
+def test_a_library_that_imports_shows_nothing_of_it():
+    language = RestrictedLanguage(("logging", "xml.dom", "bz2"), environ={})
+    source = """
+import bz2, logging.config, logging.handlers, xml.dom.expatbuilder, xml.dom.minidom
+found = []
+for module in (bz2, logging.config, logging.handlers, xml.dom.minidom, xml.dom.expatbuilder):
+    for name in "os sys io logging _compression pickle socket urllib BZ2Compressor __builtins__".split():
+        value = getattr(module, name, None)
+        if name not in ("BZ2Compressor", "_compression"): found.append(value)
+        for inner in "os sys":
+            found.append(getattr(getattr(module, "logging", None), inner, None))
+[f for f in found if f is not None]
+"""
+    namespace = language.namespace()
+    value = None
+    for code in language.compile(source, "<step 1>"):
+        value = eval(code, namespace)
+    assert value == []
+
+
+def test_a_module_that_says_what_it_gives_cannot_name_what_is_the_sandboxs(run):
+    source = """
+import xml.dom.minicompat
+xml.dom.minicompat.__all__.append("__builtins__")
+import xml.dom.minidom
+"""
+    with pytest.raises(ImportError, match="cannot import all"):
+        run(source)
+
+
+def test_a_program_that_warned_can_test_itself(run):
+    source = """
+import io, unittest, warnings
+count: int = 3
+warnings.warn("noted", UserWarning)
+from unittest.mock import mock_open, patch
+class Test(unittest.TestCase):
+    def test_warns(self):
+        with self.assertWarns(DeprecationWarning): warnings.warn("old", DeprecationWarning)
+    def test_opens(self):
+        with patch("builtins.open", mock_open(read_data="one\\ntwo")) as opened:
+            self.assertEqual(open("f").read(), "one\\ntwo")
+            self.assertEqual(list(open("g")), ["one\\n", "two"])
+        opened.assert_any_call("f")
+result = unittest.main(argv=["x"], exit=False, testRunner=unittest.TextTestRunner(stream=io.StringIO())).result
+(result.testsRun, result.errors, result.failures)
+"""
+    assert run(source) == (2, [], [])

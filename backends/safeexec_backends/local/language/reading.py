@@ -67,6 +67,9 @@ class Reading:
             "get_loop": self._get_loop,
             "cell_contents": self._cell,
             **dict.fromkeys(_FRAMES, self._frame),
+            "f_back": self._of_frame,
+            "f_code": self._of_frame,
+            "tb_frame": self._of_traceback,
         }
         self.dunders: dict[str, Callable[[Any, str, Reader], Any]] = {
             "__dict__": lambda o, n, reader: self.variables(o, reader),
@@ -297,6 +300,16 @@ class Reading:
         if any(type(o) is kind for kind in _SUSPENDED) and getattr(o, name) is None:
             return None  # it has ended
         return self._own(o, name, reader)
+
+    def _of_frame(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        from .facades.frames import FrameView
+
+        return reader(o, name) if type(o) is FrameView else self._own(o, name, reader)
+
+    def _of_traceback(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        from .facades.frames import of_traceback
+
+        return of_traceback(o) if type(o) is types.TracebackType else self._own(o, name, reader)
 
     def _own(self, o: Any, name: str, reader: Reader) -> Any:
         """What a name of `names.SUSPECT` gives where the program itself defined it."""

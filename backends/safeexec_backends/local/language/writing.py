@@ -31,7 +31,7 @@ _FIXED = frozenset(
 )
 """What a program may not exchange in its own classes."""
 _OPEN_NAMES = {
-    ("decimal", "Context"), ("logging", "Logger"), ("logging", "RootLogger"), ("logging", "StreamHandler"),
+    ("decimal", "Context"), ("logging", "Logger"), ("logging", "RootLogger"), ("logging", "StreamHandler"), ("logging", "NullHandler"), ("logging", "PlaceHolder"), ("pyexpat", "xmlparser"),
     ("logging", "LogRecord"), ("textwrap", "TextWrapper"), ("random", "Random"), ("sqlite3", "Connection"), (f"{__package__}.facades.containers", "Connection"),
     ("sqlite3", "Cursor"), ("_thread", "_local"), ("threading", "Thread"), ("collections", "defaultdict"),
     ("collections", "Counter"), ("collections", "OrderedDict"), ("functools", "partial"), ("string", "Template"),

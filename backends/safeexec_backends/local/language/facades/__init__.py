@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import types
@@ -85,8 +86,10 @@ def missing(facade: Facade, name: str) -> AttributeError:
     return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
-def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facade:
-    """A facade that shows `exports`."""
+def make(
+    name: str, exports: Mapping[str, Any], doc: str | None = None, later: Mapping[str, Callable[[], Any]] | None = None
+) -> Facade:
+    """A facade that shows `exports`, and what `later` gives for a name when it is asked for."""
     names = [n for n in exports if not (n[:2] == "__" and n[-2:] == "__")]
     body: dict[str, Any] = {
         "__slots__": tuple(names),
@@ -96,12 +99,17 @@ def make(name: str, exports: Mapping[str, Any], doc: str | None = None) -> Facad
         "__all__": sorted(n for n in names if n[:1] != "_"),
     }
     body.update({n: v for n, v in exports.items() if n not in names})
+    body.update({n: _late(get) for n, get in (later or {}).items() if n not in body})
     kind: Any = FacadeType("module", (Facade,), body)
     facade: Facade = object.__new__(kind)
     for key in names:
         object.__setattr__(facade, key, exports[key])
     as_facade(kind)
     return facade
+
+
+def _late(get: Callable[[], Any]) -> property:
+    return property(lambda self: get())
 
 
 class RealModule:
@@ -228,11 +236,17 @@ class Gate:
         if name in table:
             exports = table[name](self.language)
             doc = getattr(importlib.import_module(name), "__doc__", None) if name != "builtins" else None
+        later: dict[str, Callable[[], Any]] = {}
         for child in below:
             if child not in exports and self.permits(f"{name}.{child}"):
-                exports[child] = self.find(f"{name}.{child}")
+                if is_borrowed(
+                    f"{name}.{child}"
+                ):  # run when it is asked for: that takes longer than all else in its package
+                    later[child] = functools.partial(self.find, f"{name}.{child}")
+                else:
+                    exports[child] = self.find(f"{name}.{child}")
         special = exports.pop("", None)
-        return special if special is not None else make(name, exports, doc)
+        return special if special is not None else make(name, exports, doc, later)
 
     def _import_real(self, name: str) -> Any:
         return self.real(importlib.import_module(name), name)
@@ -355,7 +369,7 @@ _INTERNAL = frozenset(
 )
 """What C code imports while a program runs."""
 
-_GUARDED = """aio borrowed containers dataclasses_ doctests files guarded inspect_ logs pathlib_ programs system tracebacks warnings_""".split()
+_GUARDED = """aio borrowed containers dataclasses_ doctests expat files guarded inspect_ logs pathlib_ programs system tracebacks warnings_""".split()
 """The files here that build modules of which something needs a guard."""
 
 _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}
@@ -371,6 +385,13 @@ def builders() -> dict[str, Callable[[RestrictedLanguage], dict[str, Any]]]:
         for name in _GUARDED:
             _builders.update(importlib.import_module(f"{__name__}.{name}").BUILDERS)
     return _builders
+
+
+def is_borrowed(name: str) -> bool:
+    """Whether the module called `name` runs as if the program had written it."""
+    from .borrowed import exists
+
+    return exists(name)
 
 
 def _plain(name: str) -> Callable[[RestrictedLanguage], dict[str, Any]]:

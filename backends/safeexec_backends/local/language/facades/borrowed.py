@@ -8,13 +8,17 @@ right for modules that read and set attributes by name, open files and build cla
 from __future__ import annotations
 
 import ast
+import functools
+import importlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language import scopes, tokens, transformer
 from safeexec_backends.local.language.identity import as_facade, exact_name, own_module
+from safeexec_backends.local.language.names import NEVER_BOUND, NOT_GLOBAL
 
 from . import Facade, builders, make, missing
 
@@ -33,6 +37,9 @@ NAMES = frozenset(
     email.mime.base email.mime.image email.mime.message email.mime.multipart email.mime.nonmultipart email.mime.text
     email.parser email.policy email.quoprimime email.utils email._encoded_words email._header_value_parser email._parseaddr
     email._policybase
+    bz2 lzma _compression compression compression._common compression._common._streams http.cookies logging.config logging.handlers
+    xml.dom xml.dom.NodeFilter xml.dom.domreg xml.dom.expatbuilder xml.dom.minicompat xml.dom.minidom xml.dom.pulldom xml.dom.xmlbuilder
+    xml.sax xml.sax._exceptions xml.sax.expatreader xml.sax.handler xml.sax.saxutils xml.sax.xmlreader
     """.split()
 )
 """Every module that is run this way."""
@@ -76,18 +83,60 @@ def _asyncio(language: RestrictedLanguage) -> Exports:
     }
 
 
+def _native(name: str, *private: str) -> Callable[[RestrictedLanguage], Exports]:
+    """A module in C, for the one in Python over it: it works on bytes alone."""
+
+    def build(language: RestrictedLanguage) -> Exports:
+        module = importlib.import_module(name)
+        return {n: getattr(module, n) for n in (*(n for n in dir(module) if n[:1] != "_"), *private)}
+
+    return build
+
+
+def _refused_class(name: str) -> type:
+    return type(name, (), {"__init__": _refused(name), "__module__": __name__})
+
+
+_FILE_HANDLER = """
+class FileHandler(logging.FileHandler):
+    def _open(self):
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors)
+"""
+"""The base of handlers that open their file again: what a class of the sandbox's own calls by such a name no other reads."""
+
+
+def _logging(language: RestrictedLanguage) -> Exports:
+    import logging
+
+    whole = language.gate.build("logging")
+    inner = "_acquireLock _releaseLock _lock _handlers _handlerList _checkLevel _levelToName PlaceHolder".split()
+    exports = {n: getattr(whole, n) for n in dir(whole)} | {
+        n: getattr(logging, n) for n in inner if hasattr(logging, n)
+    }
+    space = {"__name__": own_module("logging"), "__builtins__": language.builtins, "logging": whole}
+    exec(language.compile_one(_FILE_HANDLER, "<frozen logging>", "exec"), space)
+    # The file that fileConfig reads may name what the real module has imported.
+    return exports | {"FileHandler": space["FileHandler"], **{n: language.gate.build(n) for n in ("sys", "os")}}
+
+
 _SUBSTITUTES: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "signal": lambda language: {
         "SIGINT": 2, "SIG_DFL": 0, "default_int_handler": _refused("signal"), "getsignal": lambda number: None,
         "signal": _refused("signal"),
     },
     "socket": lambda language: {"getfqdn": lambda name="": "localhost"},
+    "socketserver": lambda language: {n: _refused_class(n) for n in ("ThreadingTCPServer", "StreamRequestHandler")},
+    "_bz2": _native("_bz2"),
+    "_lzma": _native("_lzma", "_encode_filter_properties", "_decode_filter_properties"),
+    "pickle": lambda language: {n: _refused("pickle") for n in ("dumps", "loads")},
+    "urllib.request": lambda language: {"urlopen": _refused("urllib.request.urlopen")},
+    "logging": _logging,
     "pkgutil": _pkgutil,
     "asyncio": _asyncio,
 }  # fmt: skip
 """What libraries import at their top and hardly use. Programs do not see these."""
 
-_ALIASES = {"posixpath": "os.path"}
+_ALIASES = {"posixpath": "os.path", "_io": "io", "_weakref": "weakref"}
 
 _AFTER: Mapping[str, str] = {
     # CPython's own finds the frames to leave out by their globals; here the library's frames are left out anyway.
@@ -102,8 +151,25 @@ def _exc_info_to_string(self, err, test):
     return "".join(lines)
 TestResult._exc_info_to_string = _exc_info_to_string
 """,
+    # CPython's own wraps bytes in a class that gives itself another's __class__.
+    "xml.sax.saxutils": """
+def _gettextwriter(out, encoding):
+    import sys
+    if out is None:
+        return sys.stdout
+    if out is sys.stdout or out is sys.stderr or isinstance(out, io.TextIOBase):
+        return out
+    class _Writer:
+        def __init__(self):
+            self._encode = codecs.getincrementalencoder(encoding)("xmlcharrefreplace").encode
+        def write(self, text):
+            out.write(self._encode(text))
+        def flush(self):
+            pass
+    return _Writer()
+""",
 }
-"""What is run after a module, in its namespace."""
+"""What is run after a module, in its namespace. Functions that it defines are left out of the module."""
 
 _LIBRARY = os.path.dirname(os.__file__)
 _codes: dict[str, CodeType] = {}
@@ -126,6 +192,8 @@ def code_of(name: str) -> CodeType:
         with open(_path(name), encoding="utf-8") as file:
             tree = ast.parse(file.read())
         tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and "'__main__'" in ast.unparse(n.test))]
+        replaced = {n.name for n in ast.parse(_AFTER.get(name, "")).body if isinstance(n, ast.FunctionDef)}
+        tree.body = [n for n in tree.body if not (isinstance(n, ast.FunctionDef) and n.name in replaced)]
         made = transformer.Transformer(scopes.attribute_names(tree)).visit(tree)
         # As the interpreter's own frozen modules: tracebacks leave the lines of "<frozen …>" out.
         code = _codes[name] = compile(made, f"<frozen {name}>", "exec", dont_inherit=True)
@@ -145,7 +213,8 @@ class Library:
         if name in self._shown:
             return self._shown[name]
         parent, _, child = name.rpartition(".")
-        if parent:
+        inside = exists(parent)  # of logging and xml the package itself is a facade
+        if inside:
             above = self.load(parent)
             if name in self._shown:  # its parent imports it
                 return self._shown[name]
@@ -158,9 +227,9 @@ class Library:
         }
         if package == name:
             space["__path__"] = []
-        shown = self._shown[name] = _shown(name, space)
+        shown = self._shown[name] = _shown(name, space, functools.partial(self._below, name))
         self._spaces[id(shown)] = space
-        if parent:
+        if inside:
             self._spaces[id(above)][child] = shown
         try:
             exec(tokens.bind(code_of(name), self._constants(package)), space)
@@ -171,13 +240,21 @@ class Library:
             raise
         return shown
 
+    def _below(self, package: str) -> dict[str, Callable[[], Any]]:
+        """The modules below a package that the program may import."""
+        inside = [n for n in NAMES if n.rpartition(".")[0] == package and exists(n) and self._language.gate.permits(n)]
+        return {n.rpartition(".")[2]: functools.partial(self._language.gate.find, n) for n in inside}
+
     def _constants(self, package: str) -> dict[str, Any]:
         """The guards for the code of a module in `package`: the program's, but for what it imports."""
 
         def find(name: str) -> Any:
             if name in _SUBSTITUTES:
                 if name not in self._shown:
-                    self._shown[name] = make(name, _SUBSTITUTES[name](self._language))
+                    below = sorted(n for n in NAMES if n.rpartition(".")[0] == name and exists(n))
+                    later = {n.rpartition(".")[2]: functools.partial(self.load, n) for n in below}
+                    # Not called as the module is: of its own package's modules a library shows those that it imports.
+                    self._shown[name] = make(f"<{name}>", _SUBSTITUTES[name](self._language), later=later)
                 return self._shown[name]
             if exists(name):
                 return self.load(name)
@@ -212,21 +289,30 @@ class Library:
                 return find(below)
             raise ImportError(f"cannot import name {name!r} from {module!r}", name=module)
 
+        def every(module: str) -> None:
+            names = [exact_name(n) for n in find(absolute(module)).__all__]
+            if any(not n.isidentifier() or n in NEVER_BOUND or n in NOT_GLOBAL for n in names):
+                raise ImportError(f"cannot import all from {module!r}", name=module)
+            sys._getframe(1).f_locals.update({n: member(module, n) for n in names})
+
         return {
             **self._language.constants,
             tokens.token("import"): find,
             tokens.token("import_top"): top,
             tokens.token("import_from"): member,
+            tokens.token("import_all"): every,
         }
 
 
-def _shown(name: str, space: dict[str, Any]) -> Facade:
+def _shown(name: str, space: dict[str, Any], below: Callable[[], dict[str, Callable[[], Any]]]) -> Facade:
     package = name.partition(".")[0]
 
     def lookup(self: Facade, key: str) -> Any:
         value = space.get(key, space)
         if value is space and "__getattr__" in space and key[:2] != "__":
             value = space["__getattr__"](key)
+        if value is space and key in below():
+            return below()[key]()
         if value is space or key[:2] == "__":
             raise missing(self, key)
         if isinstance(value, Facade) and _package(value) != package:
@@ -234,13 +320,12 @@ def _shown(name: str, space: dict[str, Any]) -> Facade:
         return value
 
     def names(self: Facade) -> list[str]:
-        return sorted(
-            k for k, v in space.items() if k[:2] != "__" and not (isinstance(v, Facade) and _package(v) != package)
-        )
+        own = {k for k, v in space.items() if k[:2] != "__" and not (isinstance(v, Facade) and _package(v) != package)}
+        return sorted(own | {n for n in below() if n[:1] != "_"})
 
     body = {
         "__slots__": (), "__module__": Facade.__module__, "__name__": name, "__getattr__": lookup, "__dir__": names,
-        "__all__": property(lambda self: space.get("__all__") or [n for n in names(self) if n[:1] != "_"]),
+        "__all__": property(lambda self: space.get("__all__") or [n for n in space if n[:1] != "_" and n in names(self)]),
     }  # fmt: skip
     kind = type("module", (Facade,), body)
     as_facade(kind)

@@ -1,4 +1,4 @@
-"""Files in files, and in memory: io, gzip, zipfile, bz2, lzma, sqlite3."""
+"""Files in files, and in memory: io, gzip, zipfile, sqlite3."""
 
 from __future__ import annotations
 
@@ -154,16 +154,6 @@ _PRAGMAS = ("temp_store_directory", "data_store_directory", "writable_schema")
 """Settings that a program may look at and not change."""
 
 
-def _compressors(name: str) -> Callable[[RestrictedLanguage], Exports]:
-    def build(language: RestrictedLanguage) -> Exports:
-        import importlib
-
-        module = importlib.import_module(name)
-        return {n: getattr(module, n) for n in ("compress", "decompress")}
-
-    return build
-
-
 def _sqlite3(language: RestrictedLanguage) -> Exports:
     import sqlite3
 
@@ -229,7 +219,5 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "io": _io,
     "gzip": _gzip,
     "zipfile": _zipfile,
-    "bz2": _compressors("bz2"),
-    "lzma": _compressors("lzma"),
     "sqlite3": _sqlite3,
 }

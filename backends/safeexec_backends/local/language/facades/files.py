@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.identity import LanguageRefused, exact_name
+from safeexec_backends.local.language.identity import exact_name
 
-from . import make
+from . import descriptors, make
 from .paths import Checked, PathRefused, check, open_file, text_path
 
 if TYPE_CHECKING:
@@ -134,6 +134,16 @@ def _os(language: RestrictedLanguage) -> Exports:
         """As `os.fsync`. The files of a session are in memory: there is nothing to wait for."""
         operator.index(fd if isinstance(fd, int) else fd.fileno())
 
+    def fdopen(fd: Any, mode: Any = "r", buffering: int = -1, encoding: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As `os.fdopen`."""
+        if not isinstance(fd, int):
+            raise TypeError(f"invalid fd type ({type(fd)}, expected integer)")
+        return open_file(fd, mode, buffering, encoding, *args, **kwargs)
+
+    def umask(mask: int, /) -> int:
+        """As `os.umask`."""
+        return os.umask(operator.index(mask) & 0o777)
+
     exports: Exports = {
         "listdir": listdir, "scandir": _scandir, "walk": walk, "makedirs": makedirs, "stat": stat_, "access": _access,
         "mkdir": _checked(os.mkdir), "rmdir": _checked(os.rmdir), "remove": _checked(os.remove, False),
@@ -144,6 +154,11 @@ def _os(language: RestrictedLanguage) -> Exports:
         "path": make("os.path", _os_path(language)), "cpu_count": lambda: 1, "getlogin": lambda: "sandbox",
         "getpid": os.getpid, "fsync": fsync, "fdatasync": fsync, "isatty": lambda fd: False, "sched_getaffinity": lambda pid: {0},
         "uname": lambda: os.uname_result(("Linux", "sandbox", "", "", "")), "getcwdb": os.getcwdb,
+    }  # fmt: skip
+    exports |= {
+        "open": descriptors.open_, "close": descriptors.close, "read": descriptors.read, "write": descriptors.write, "lseek": descriptors.lseek,
+        "ftruncate": descriptors.ftruncate, "dup": descriptors.dup, "pipe": descriptors.pipe, "fstat": descriptors.fstat, "fdopen": fdopen,
+        "umask": umask, **descriptors.FLAGS,
     }  # fmt: skip
     for name in """SEEK_SET SEEK_CUR SEEK_END EX_OK uname_result getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
         PathLike stat_result F_OK R_OK W_OK X_OK strerror""".split():
@@ -241,6 +256,10 @@ def _shutil(language: RestrictedLanguage) -> Exports:
 
         unpack(language, text_path(filename), extract_dir, format)
 
+    def get_unpack_formats() -> list[tuple[str, list[str], str]]:
+        """As `shutil.get_unpack_formats`."""
+        return [(name, list(ends), text) for name, ends, text in shutil.get_unpack_formats()]
+
     def disk_usage(path: Any) -> Any:
         return shutil.disk_usage(check(path))
 
@@ -251,7 +270,7 @@ def _shutil(language: RestrictedLanguage) -> Exports:
         "make_archive": make_archive, "unpack_archive": unpack_archive, "ignore_patterns": shutil.ignore_patterns,
         "copyfile": copyfile, "copymode": copymode, "copystat": copystat, "copy": copy, "copy2": copy2, "move": move, "rmtree": rmtree, "copytree": copytree,
         "disk_usage": disk_usage, "which": which, "copyfileobj": shutil.copyfileobj, "Error": shutil.Error,
-        "SameFileError": shutil.SameFileError, "get_terminal_size": lambda fallback=(80, 24): os.terminal_size(fallback),
+        "SameFileError": shutil.SameFileError, "get_archive_formats": shutil.get_archive_formats, "get_unpack_formats": get_unpack_formats, "get_terminal_size": lambda fallback=(80, 24): os.terminal_size(fallback),
     }  # fmt: skip
 
 
@@ -367,10 +386,10 @@ def _tempfile(language: RestrictedLanguage) -> Exports:
 
         return io.StringIO() if "b" not in exact_name(mode) else io.BytesIO()
 
-    def mkstemp(suffix: Any = None, prefix: Any = None, dir: Any = None, text: bool = False) -> Any:
-        raise LanguageRefused(
-            "mkstemp() gives a file descriptor, which is no use in this sandbox: use NamedTemporaryFile"
-        )
+    def mkstemp(suffix: Any = None, prefix: Any = None, dir: Any = None, text: bool = False) -> tuple[int, str]:
+        """As `tempfile.mkstemp`."""
+        fd, path = tempfile.mkstemp(_part(suffix), _part(prefix), place(dir))
+        return descriptors.keep(fd), path
 
     return {
         "gettempdir": gettempdir, "gettempprefix": tempfile.gettempprefix, "tempdir": None, "mkdtemp": mkdtemp, "TemporaryDirectory": TemporaryDirectory, "mkstemp": mkstemp, "mktemp": mktemp,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,8 @@ from safeexec_backends.local.language.identity import (
     is_guest_class,
     is_guest_function,
 )
+
+from .frames import FrameView, chain, here, of_traceback
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -127,12 +131,53 @@ def _inspect(language: RestrictedLanguage) -> Exports:
 
         return state
 
+    def currentframe() -> Any:
+        """As `inspect.currentframe`: the program's own, and what may be known of it."""
+        return here()
+
+    def facts(frame: Any, lineno: int, context: int) -> tuple[str, int, str, list[str] | None, int | None]:
+        code = frame.f_code
+        lines = _step(code.co_filename)
+        if context <= 0 or not lines:
+            return code.co_filename, lineno, code.co_name, None, None
+        first = max(0, min(lineno - 1 - context // 2, len(lines) - context))
+        return code.co_filename, lineno, code.co_name, lines[first : first + context], lineno - 1 - first
+
+    def getframeinfo(frame: Any, context: int = 1) -> Any:
+        """As `inspect.getframeinfo`."""
+        lineno = None
+        if type(frame) is types.TracebackType:
+            frame, lineno = of_traceback(frame), frame.tb_lineno
+        if type(frame) is not FrameView:
+            raise TypeError(f"{frame!r} is not a frame or traceback object")
+        return inspect.Traceback(*facts(frame, lineno or frame.f_lineno, operator.index(context)))
+
+    info: Any = inspect.FrameInfo
+
+    def stack(context: int = 1) -> list[Any]:
+        """As `inspect.stack`, the program's own frames only."""
+        return [info(f, *facts(f, f.f_lineno, operator.index(context))) for f in chain(None)]
+
+    def trace(context: int = 1) -> list[Any]:
+        """As `inspect.trace`, the program's own frames only."""
+        error = sys.exc_info()[1]
+        frames = language.gate.build("traceback").walk_tb(error and error.__traceback__)
+        return [info(frame, *facts(frame, line, operator.index(context))) for frame, line in frames]
+
     generator = ("GEN_CREATED", "GEN_RUNNING", "GEN_SUSPENDED", "GEN_CLOSED")
     coroutine = ("CORO_CREATED", "CORO_RUNNING", "CORO_SUSPENDED", "CORO_CLOSED")
     table = {n: getattr(inspect, n) for n in shown if hasattr(inspect, n)}
     return table | {
         "signature": signature,
         "getmembers": getmembers,
+        "currentframe": currentframe,
+        "getframeinfo": getframeinfo,
+        "stack": stack,
+        "trace": trace,
+        "isframe": lambda object: type(object) is FrameView,
+        "istraceback": inspect.istraceback,
+        "FrameInfo": inspect.FrameInfo,
+        "Traceback": inspect.Traceback,
         "getattr_static": getattr_static,
         "unwrap": unwrap,
         "getsource": getsource,

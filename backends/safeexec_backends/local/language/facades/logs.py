@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +39,37 @@ def _no_writes_by_adapters(logging: Any) -> None:
         adapter.manager = property(original.fget, set_manager)
 
 
+def _errors_of_the_program(logging: Any, language: RestrictedLanguage) -> None:
+    """What a handler says when it fails: the library's own shows every frame of the process, and where its files lie."""
+
+    def handleError(self: Any, record: Any) -> None:
+        if not logging.raiseExceptions:
+            return
+        tracebacks = language.gate.build("traceback")
+        lines = [
+            "--- Logging error ---\n",
+            *tracebacks.format_exception(sys.exc_info()[1]),
+            "Call stack:\n",
+            *tracebacks.format_stack(),
+        ]
+        try:
+            lines.append(f"Message: {record.msg!r}\nArguments: {record.args}\n")
+        except RecursionError:
+            raise
+        except Exception:
+            lines.append("Unable to print the message and arguments - possible formatting error.\n")
+        language.streams.shown("stderr").write("".join(lines))
+
+    logging.Handler.handleError = handleError
+
+
 def _logging(language: RestrictedLanguage) -> Exports:
     import logging
 
     _no_writes_by_adapters(logging)
+    _errors_of_the_program(logging, language)
 
-    from .paths import open_file
+    from .paths import open_file, text_path
 
     deny_class(logging.Formatter)
     # A program comes by its formatter's style, and may begin that anew with another template: every field goes through the guard.
@@ -78,17 +105,31 @@ def _logging(language: RestrictedLanguage) -> Exports:
             super().__init__(language.streams.shown("stderr") if stream is None else stream)
             self.setFormatter(Formatter())
 
+    def file_of(handler: Any) -> Any:
+        return open_file(handler.baseFilename, handler.mode, encoding=handler.encoding, errors=handler.errors)
+
     class FileHandler(StreamHandler):
         """Writes to a file in the places that `open` allows."""
 
         def __init__(
             self, filename: Any, mode: str = "a", encoding: Any = None, delay: bool = False, errors: Any = None
         ) -> None:
-            self.baseFilename = str(filename)
-            super().__init__(open_file(filename, mode, encoding=encoding, errors=errors))
+            self.baseFilename = os.path.abspath(text_path(filename))
+            self.mode, self.encoding, self.errors, self.delay = mode, encoding, errors, delay
+            super().__init__(None if delay else file_of(self))
+            if delay:
+                self.stream = None
+
+        def emit(self, record: Any) -> None:
+            if self.stream is None and (self.mode != "w" or not getattr(self, "_closed", False)):
+                self.stream = file_of(self)
+            if self.stream is not None:
+                super().emit(record)
 
         def close(self) -> None:
-            self.stream.close()
+            stream, self.stream = self.stream, None
+            if stream is not None:
+                stream.close()
             super().close()
 
     def basicConfig(*, filename: Any = None, filemode: str = "a", format: Any = None, datefmt: Any = None, style: str = "%",
@@ -144,13 +185,6 @@ def _logging(language: RestrictedLanguage) -> Exports:
     }  # fmt: skip
 
 
-def _logging_handlers(language: RestrictedLanguage) -> Exports:
-    import logging.handlers
-
-    return {"MemoryHandler": logging.handlers.MemoryHandler, "BufferingHandler": logging.handlers.BufferingHandler}
-
-
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "logging": _logging,
-    "logging.handlers": _logging_handlers,
 }

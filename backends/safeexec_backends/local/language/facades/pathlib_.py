@@ -128,6 +128,12 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
                 os.replace(source, place)
             return type(self)(target)
 
+        def chmod(self, mode: int, *, follow_symlinks: bool = True) -> None:
+            if not follow_symlinks:
+                raise NotImplementedError("chmod: follow_symlinks unavailable on this platform")
+            with Checked(self) as real:
+                os.chmod(real, mode)
+
         def absolute(self) -> Any:
             return self if self.is_absolute() else type(self)(os.path.join(os.getcwd(), str(self)))
 

@@ -19,8 +19,8 @@ from .buffers import ours
 _roots: list[str] = []
 
 
-class PathRefused(PermissionError, Refused):
-    """A path outside of what a program may touch."""
+class PathRefused(PermissionError, FileNotFoundError, Refused):
+    """A path outside of what a program may touch. Nothing is there for it, as `os.path.exists` says: what expects that of a path catches it, too."""
 
 
 as_builtin(PathRefused, "PermissionError")
@@ -107,13 +107,15 @@ def open_file(
 
     :raises PathRefused: elsewhere.
     """
-    if isinstance(file, int):
-        raise PathRefused("file descriptors cannot be opened in this sandbox")
     if opener is not None:
         raise TypeError("open() takes no opener in this sandbox")
     if buffering == 0:
         raise ValueError("unbuffered files are not available in this sandbox")
     mode = exact_name(mode)
+    if isinstance(file, int):
+        from .descriptors import open_number
+
+        return open_number(file, mode, buffering, encoding, errors, newline, closefd)
     path = text_path(file)
     real = check(path)
 

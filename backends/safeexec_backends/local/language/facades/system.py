@@ -331,7 +331,7 @@ def _codecs(language: RestrictedLanguage) -> Exports:
         return open_file(filename, mode, encoding=encoding, errors=None if encoding is None else errors)
 
     shown = """encode decode lookup BOM BOM_LE BOM_BE BOM_UTF8 BOM_UTF16 BOM_UTF32 BOM_UTF16_LE BOM_UTF16_BE BOM_UTF32_LE BOM_UTF32_BE
-        getincrementaldecoder getincrementalencoder"""
+        getdecoder getencoder getincrementaldecoder getincrementalencoder iterdecode iterencode"""
     return {n: getattr(codecs, n) for n in shown.split()} | {"open": open}
 
 

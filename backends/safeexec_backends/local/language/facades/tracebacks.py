@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import is_guest_frame
+
+from .frames import chain, is_shown, of_traceback
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -65,7 +69,10 @@ def _traceback(language: RestrictedLanguage) -> Exports:
         error = value if value is not None else exc
         if not isinstance(error, BaseException):
             return ["NoneType: None\n"]
-        return list(trimmed(error, limit).format(chain=chain))
+        lines = list(trimmed(error, limit).format(chain=chain))
+        if error.__traceback__ is not None and len(lines) == 1:  # it was raised inside the library
+            lines.insert(0, "Traceback (most recent call last):\n")
+        return lines
 
     def format_exc(limit: Any = None, chain: bool = True) -> str:
         """As `traceback.format_exc`."""
@@ -101,6 +108,42 @@ def _traceback(language: RestrictedLanguage) -> Exports:
     def print_tb(tb: Any, limit: Any = None, file: Any = None) -> None:
         """As `traceback.print_tb`."""
         (sys.stderr if file is None else file).write("".join(format_tb(tb, limit)))
+
+    def lines(f: Any, limit: Any) -> list[FrameSummary]:
+        found = []
+        for frame in reversed(chain(f)):
+            place: Any = frame.f_code
+            line = traceback.FrameSummary(place.co_filename, frame.f_lineno, place.co_name).line
+            found.append(FrameSummary(place.co_filename, frame.f_lineno, place.co_name, line=line))
+        if limit is None:
+            return found
+        limit = operator.index(limit)
+        return found[-limit:] if limit > 0 else found[:-limit] if limit < 0 else []
+
+    def walk_tb(tb: Any) -> Any:
+        """As `traceback.walk_tb`, the program's own frames only."""
+        while tb is not None:
+            if type(tb) is not types.TracebackType:
+                raise TypeError(f"a traceback was expected, not {type(tb).__name__}")
+            if is_shown(tb.tb_frame):
+                yield of_traceback(tb), tb.tb_lineno
+            tb = tb.tb_next
+
+    def walk_stack(f: Any) -> Any:
+        """As `traceback.walk_stack`, the program's own frames only."""
+        return iter([(frame, frame.f_lineno) for frame in chain(f)])
+
+    def extract_stack(f: Any = None, limit: Any = None) -> list[FrameSummary]:
+        """As `traceback.extract_stack`, the program's own lines only."""
+        return lines(f, limit)
+
+    def format_stack(f: Any = None, limit: Any = None) -> list[str]:
+        """As `traceback.format_stack`, the program's own lines only."""
+        return format_list(lines(f, limit))
+
+    def print_stack(f: Any = None, limit: Any = None, file: Any = None) -> None:
+        """As `traceback.print_stack`, the program's own lines only."""
+        (sys.stderr if file is None else file).write("".join(format_list(lines(f, limit))))
 
     class TracebackException:
         """As `traceback.TracebackException`, the program's own lines only."""
@@ -148,7 +191,7 @@ def _traceback(language: RestrictedLanguage) -> Exports:
             tb = tb.tb_next
 
     return {
-        "clear_frames": clear_frames,
+        "walk_tb": walk_tb, "walk_stack": walk_stack, "clear_frames": clear_frames, "extract_stack": extract_stack, "format_stack": format_stack, "print_stack": print_stack,
         "format_exception": format_exception, "format_exc": format_exc, "print_exception": print_exception,
         "print_exc": print_exc, "extract_tb": extract_tb, "format_tb": format_tb, "print_tb": print_tb,
         "format_exception_only": traceback.format_exception_only, "format_list": format_list,

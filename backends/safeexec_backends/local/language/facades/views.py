@@ -114,7 +114,9 @@ def space_module(language: Any, namespace: Callable[[], dict[str, Any]], called:
                 raise AttributeError(name) from None
 
         def __dir__(self) -> list[str]:
-            return sorted(map(str, language.view(namespace())))
+            # Whoever goes through the names of a module reads each, as unittest does, and the interpreter adds some of its own: __warningregistry__.
+            names, absent = sorted(map(str, language.view(namespace()))), object()
+            return [n for n in names if n[:2] != "__" or language.guards.readable(self, n, absent) is not absent]
 
         def __repr__(self) -> str:
             return f"<module {called!r}>"

@@ -1,0 +1,75 @@
+"""Where a program is: its own frames as facts about them. A frame itself leads to the namespaces of the sandbox, and is never shown."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType, TracebackType
+from typing import Any
+
+from safeexec_backends.local.language.identity import is_guest_frame
+
+from .views import CodeView
+
+
+class FrameView:
+    """A frame of the program: its line, its code, and who called it."""
+
+    __slots__ = ("f_back", "f_code", "f_lineno")
+
+    def __init__(self, frame: FrameType, back: FrameView | None) -> None:
+        self.f_back = back
+        self.f_code = CodeView(frame.f_code)
+        self.f_lineno = frame.f_lineno
+
+    def __repr__(self) -> str:
+        return f"<frame, file {self.f_code.co_filename!r}, line {self.f_lineno}, code {self.f_code.co_name}>"  # type: ignore[attr-defined]
+
+
+FrameView.__name__ = FrameView.__qualname__ = "frame"
+
+
+def is_shown(frame: FrameType) -> bool:
+    """Whether a frame is the program's, and not of a library that runs as if the program had written it."""
+    filename = frame.f_code.co_filename
+    return is_guest_frame(frame) and filename[:1] == "<" and not filename.startswith("<frozen")
+
+
+def view(frame: FrameType | None) -> FrameView | None:
+    """The innermost of the program's frames at or above `frame`, with all that called it."""
+    found = []
+    while frame is not None:
+        if is_shown(frame):
+            found.append(frame)
+        frame = frame.f_back
+    made = None
+    for own in reversed(found):
+        made = FrameView(own, made)
+    return made
+
+
+def here() -> FrameView | None:
+    """Where the program is."""
+    return view(sys._getframe(1))
+
+
+def of_traceback(tb: TracebackType) -> FrameView:
+    """``tb.tb_frame``. Raises AttributeError where that is not the program's."""
+    found = view(tb.tb_frame) if is_shown(tb.tb_frame) else None
+    if found is None:
+        raise AttributeError("'tb_frame' of a traceback that is not the program's is not available in this sandbox")
+    return found
+
+
+def chain(start: Any) -> list[FrameView]:
+    """A frame and all that called it, the innermost first; from None on those that run.
+
+    :raises TypeError: for what is no frame.
+    """
+    if start is not None and type(start) is not FrameView:
+        raise TypeError(f"a frame was expected, not {type(start).__name__}")
+    found = []
+    frame = here() if start is None else start
+    while frame is not None:
+        found.append(frame)
+        frame = frame.f_back
+    return found
