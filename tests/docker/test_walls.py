@@ -357,6 +357,12 @@ r + [libc.memfd_create(b"x", 1) > 2, libc.shmget(0, ctypes.c_size_t(4096), 0o160
     assert value(executor, code) == [1, 1, 1, 1, True, True, 4096]
 
 
+def test_the_host_is_not_made_to_write_its_disks(executor: Executor) -> None:
+    """sync(2) is about every file system of the machine. A descriptor that is none would be refused by the kernel, were it asked."""
+    code = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nos.sync()\nf = open('f', 'w')\nf.write('x')\nf.flush()\nos.fsync(f.fileno())\nlibc.syncfs(-1)"
+    assert value(executor, code) == 0
+
+
 def test_terminal_is_not_typed_into_with_a_request_of_more_bits(executor: Executor) -> None:
     """The kernel looks at the lower half of the argument alone."""
     code = """
