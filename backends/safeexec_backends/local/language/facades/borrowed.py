@@ -200,6 +200,18 @@ def code_of(name: str) -> CodeType:
     return code
 
 
+_COMMON = ("unittest",)
+
+
+def get_ready(name: str) -> bool:
+    """Transform one more module of the package `name` for all sessions to come, if programs often want it; whether there was one left."""
+    wanted = (n for n in sorted(NAMES) if n.partition(".")[0] == name and n not in _codes and exists(n))
+    module = next(wanted, None) if name in _COMMON else None
+    if module is not None:
+        code_of(module)
+    return module is not None
+
+
 class Library:
     """The library modules of one session."""
 
