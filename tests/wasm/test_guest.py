@@ -76,7 +76,7 @@ def test_files_behave_as_the_library_expects(run: Run) -> None:
         ("import os; os.fork()", "OSError"),
         ("import socket; socket.socket()", "OSError"),
         ("import socket; socket.getaddrinfo('example.com', 80)", "gaierror"),
-        ("input()", "RuntimeError"),
+        ("input()", "EOFError"),
         ("import asyncio; await asyncio.get_running_loop().create_future()", "RuntimeError"),
     ],
 )

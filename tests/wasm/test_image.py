@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import http.server
 import io
 import json
@@ -314,3 +315,20 @@ def test_files_written_a_moment_ago_get_no_stamp(copy: Path, monkeypatch: pytest
     (copy / cache.STAMP).unlink(missing_ok=True)  # the original's, which says nothing about a copy
     cache.load(copy)
     assert not (copy / cache.STAMP).exists()
+
+
+def test_an_image_is_made_anew_when_any_part_of_its_builder_changed() -> None:
+    """A module that build.py imports and the key does not name would leave everybody with the image that was there before."""
+    folder = Path(cache.__file__).parent
+    missing: set[str] = set()
+    todo, seen = ["build"], set()
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        if f"{name}.py" not in cache._BUILDER and name != "pins":  # its numbers are in the key themselves
+            missing.add(name)
+        for statement in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
+            if isinstance(statement, ast.ImportFrom) and statement.level == 1:
+                parts = [statement.module] if statement.module else [alias.name for alias in statement.names]
+                todo += [part for part in parts if part not in seen and (folder / f"{part}.py").is_file()]
+    assert len(seen) > 8 and missing == set()

@@ -231,7 +231,7 @@ except OSError as error:
     seen.append(error.strerror)
 seen
 """
-    assert run(code).value == [(4, 0, 0), (b"\0\0\0", True), "Invalid seek"]
+    assert run(code).value == [(4, 0, 0), (b"\0\0\0", True), "Illegal seek"]
 
 
 def test_input_reads_what_the_program_puts_there(run: Run) -> None:

@@ -15,6 +15,7 @@ from safeexec_backends.wasm.functions import host_functions
 from safeexec_backends.wasm.limits import NATIVE_STACK
 
 from .boot import HANDLER_WORD, POINTERS, PROVIDED, SITE, STDLIB, BootError, Interpreter
+from .errors import linux_numbers
 from .freeze import freeze
 from .library import compile_library, select, time_zones
 from .link import Linked, link
@@ -123,6 +124,7 @@ def start(
     interpreter.add_device(linked.table)
     interpreter.protect_stack()
     interpreter.listen_for_signals()
+    linux_numbers(interpreter)  # before a module is imported that remembers one
     return interpreter, json.loads(interpreter.run(_PRELUDE))
 
 

@@ -32,7 +32,7 @@ _CHUNK: Final = 8 << 20
 _FORMAT: Final = 2
 # The code whose output an image is; what only loads and drives one is not among it.
 _BUILDER: Final = (
-    "binary.py", "boot.py", "build.py", "code.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
+    "binary.py", "boot.py", "build.py", "code.py", "errors.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
     "polls.py", "state.py",
     "../abi/engine.py", "../abi/instance.py", "../abi/library.py", "../abi/memory.py", "../abi/program.py",
     "../native.py", "../limits.py", "../stops.py",

@@ -8,7 +8,9 @@
 ;;   68  PyObject* of the function that handles a frame
 ;;   72  the table of the local time zone: its address, then its size (0: UTC)
 ;;   80  PyObject* of the exception, and address of its text, for a foreign function that cannot be called
+;;   88  the table of the texts of errors that are not the C library's, by Linux's numbers: 256 addresses (errors.py)
 ;;   128 scratch Py_buffer
+;;   256 Linux's error numbers by the C library's, a byte each, and 512 the other way (errors.py); 0: the same
 (module
   (type $three (func (param i32 i32 i32) (result i32)))
   (type $two (func (param i32 i32) (result i32)))
@@ -36,6 +38,9 @@
   (import "main" "malloc" (func $malloc (param i32) (result i32)))
   (import "main" "free" (func $free (param i32)))
   (import "main" "Py_DecRef" (func $decref (param i32)))
+  (import "main" "__errno_location" (func $errno_place (result i32)))
+  (import "main" "strerror" (func $strerror (param i32) (result i32)))
+  (import "original" "PyErr_SetFromErrnoWithFilenameObjects" (func $set_from_errno (param i32 i32 i32) (result i32)))
 
   (import "host" "sleep" (func $sleep (param f64)))
   (import "host" "clock_sleep" (func $clock_sleep (param i32 i32 i32 i32) (result i32)))
@@ -57,6 +62,33 @@
     (if (ref.test (ref $one) (local.get $r))
       (then (return (call_indirect (type $one) (local.get $a) (local.get $f)))))
     (call_indirect (type $zero) (local.get $f)))
+
+  (func $exchanged (param $number i32) (param $table i32) (result i32)
+    (local $other i32)
+    (if (i32.lt_u (local.get $number) (i32.const 256))
+      (then (local.set $other (i32.load8_u (i32.add (local.get $table) (local.get $number))))))
+    (select (local.get $other) (local.get $number) (local.get $other)))
+
+  ;; Every OSError that C code raises is made here. What was interrupted (27) is looked at before it has another number: the original would not know it.
+  (func (export "PyErr_SetFromErrnoWithFilenameObjects") (param $kind i32) (param $first i32) (param $second i32) (result i32)
+    (local $place i32) (local $number i32)
+    (local.set $place (call $errno_place))
+    (local.set $number (i32.load (local.get $place)))
+    (if (i32.eq (local.get $number) (i32.const 27))
+      (then (if (call $check_signals) (then (return (i32.const 0))))))
+    (i32.store (local.get $place) (call $exchanged (local.get $number) (i32.const 256)))
+    (drop (call $set_from_errno (local.get $kind) (local.get $first) (local.get $second)))
+    (i32.store (local.get $place) (local.get $number))
+    (i32.const 0))
+
+  ;; What the original calls for the message.
+  (func (export "safeexec_strerror") (param $number i32) (result i32)
+    (local $texts i32) (local $text i32)
+    (local.set $texts (i32.load (i32.const 88)))
+    (if (i32.and (i32.ne (local.get $texts) (i32.const 0)) (i32.lt_u (local.get $number) (i32.const 256)))
+      (then (local.set $text (i32.load (i32.add (local.get $texts) (i32.shl (local.get $number) (i32.const 2)))))))
+    (if (local.get $text) (then (return (local.get $text))))
+    (call $strerror (call $exchanged (local.get $number) (i32.const 512))))
 
   ;; The evaluation loop polls this; the word costs no call into the host.
   (func (export "_Py_CheckEmscriptenSignals_Helper") (result i32)

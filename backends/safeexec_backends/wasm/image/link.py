@@ -64,6 +64,8 @@ _ZERO |= {b"\x6f": b"\xd0\x6f", b"\x70": b"\xd0\x70"}
 _CHARGE = 64
 _CHARGED = "_Py_Dealloc"
 CHARGED_CHECKS = ("Py_EnterRecursiveCall", "_Py_CheckRecursiveCall", "_Py_ReachedRecursionLimitWithMargin")
+# Makes every OSError of C code: a helper calls it, with an error number of Linux's, and it asks another one for the message (errors.py).
+_RAISING = "PyErr_SetFromErrnoWithFilenameObjects"
 # Host functions that the helpers use. `missing` takes the index of the name in Linked.missing and does not return.
 GLOBAL_PREFIX = "safeexec_global_"
 MISSING = Import("host", "missing", KIND_FUNCTION, b"")
@@ -163,6 +165,8 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
         if index >= len(helper_imports):
             return first_helper + index - len(helper_imports)
         item = helper_imports[index]
+        if item.module == "original":  # the function whose place a helper has taken
+            return own + exported[item.name] - len(old_functions)
         return positions[item.module, item.name] if item.module == "host" else mapping[exported[item.name]]
 
     all_types = types.all
@@ -170,9 +174,13 @@ def link(source: bytes, provided: Collection[str], pointers: Collection[str]) ->
     bodies = []
     checks = frozenset(exported[name] for name in CHARGED_CHECKS)
     charged = [exported[_CHARGED] - len(old_functions)]
+    raising = exported[_RAISING] - len(old_functions)
+    asking = [*encoded]
+    asking[exported["strerror"]] = encode_unsigned(first_helper + helper_exports["safeexec_strerror"])
     for number, (kind, body) in enumerate(zip(functions, module.read_bodies(), strict=True)):
-        new, legacy, recursive = renumber_calls(body, skip_locals(body)[2], encoded, checks)
-        bodies.append(translate(body, all_types[kind], tags, types, encoded) if legacy else new)
+        calls = asking if number == raising else encoded
+        new, legacy, recursive = renumber_calls(body, skip_locals(body)[2], calls, checks)
+        bodies.append(translate(body, all_types[kind], tags, types, calls) if legacy else new)
         if recursive and number + len(old_functions) not in checks:
             charged.append(number)
     for body in helper.read_bodies():
