@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 import os
 import threading
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from safeexec import Executor, Limits, Policy, Session
 from safeexec_backends.wasm import checkpoint, pages
-from safeexec_backends.wasm.instance import WasmGuest
+from safeexec_backends.wasm.instance import Runtime, WasmGuest
 from safeexec_backends.wasm.worker_guest import WorkerGuest
 from tests.wasm.test_travel import FAST, SPIN
 
@@ -169,3 +170,15 @@ def test_joined_runs_cover_the_same_in_fewer_pieces(raw: list[tuple[int, int]], 
     assert len(joined) <= max(pieces, 1) and joined == sorted(joined)
     assert all(any(a <= start and end <= b for a, b in joined) for start, end in runs)
     assert all(b < c for (_, b), (c, _) in itertools.pairwise(joined))
+
+
+@pytest.mark.parametrize("kept", [0, 312, 623])
+def test_a_generator_that_is_as_in_the_image_travels(in_process: Executor, runtime: Runtime, kept: int) -> None:
+    """A snapshot leaves out what is as in the image, and every session's generator is drawn anew. `random.seed` makes the first word what it is there."""
+    frozen = array.array("I", bytes(runtime.unused().memory.view[runtime.drawn])).tolist()
+    words = [*frozen[1 : 2 + kept], *range(623 - kept), frozen[0]]
+    with in_process.session(variables={"words": words}) as session:
+        session.run("import random\nrandom.setstate((3, tuple(words), None))")
+        with in_process.restore(session.snapshot()) as restored:
+            assert restored.run("random.getstate()[1] == tuple(words)").value is True
+            assert restored.run("random.random()").value == session.run("random.random()").value

@@ -45,6 +45,8 @@ class Runtime:
         self.missing = tuple(image.facts["missing"])
         self.libraries: Mapping[str, Mapping[str, int]] = image.facts.get("libraries", {})
         self.random = int(image.facts["random"])
+        self.drawn = slice(self.random, self.random + 4 + 4 * _RANDOM_WORDS)
+        """What differs in the memory of every fresh instance."""
         self.memory = int(image.facts["memory"])
         self.spares = Spares(self.unused)
         self.identity = str(image.facts["identity"])

@@ -210,6 +210,8 @@ def _fill(host: Host, header: dict[str, Any], streams: memoryview, runtime: Runt
     files = fs_state.load(header.get("files"), memoryview(contents), runtime.base, host.files.quota)
     host.instance.written.forget()
     fit(host, size)
+    # What is as in the image was left out, and here nothing is: a generator that a program seeded may share words with the frozen one.
+    host.memory.view[runtime.drawn] = runtime.rest(host).pristine()[runtime.drawn]
     _unpack(streams[middle:end], starts, ends, host.memory.view)
     host.files = files
     # Far enough from the end of its bits that no session lives to see it.
