@@ -208,15 +208,24 @@ def _look_at_end(source: str) -> Tuple[str, str, str]:
     return "expression", source[:start], "\n" * source.count("\n", 0, start) + line
 
 
+_print = builtins.print
+ONE_WRITE: List[type] = []
+"""The classes of streams that lead to the host."""
+
+
 def fast_print(
     *objects: Any, sep: Optional[str] = " ", end: Optional[str] = "\n", file: Any = None, flush: bool = False
 ) -> None:
-    """``print`` with one write per call, so that one call is one frame."""
+    """``print`` with one write per call to the streams of the sandbox, so that one call is one frame. A file of the program's own is written to piece by piece, as ever."""
     for name, text in (("sep", sep), ("end", end)):
         if text is not None and not isinstance(text, str):
             raise TypeError("{} must be None or a string, not {}".format(name, type(text).__name__))
     target = sys.stdout if file is None else file
     if target is None:
+        return
+    kind = type(target)
+    if not any(kind is known for known in ONE_WRITE):
+        _print(*objects, sep=sep, end=end, file=target, flush=flush)
         return
     target.write((" " if sep is None else sep).join([str(o) for o in objects]) + ("\n" if end is None else end))
     if flush:
@@ -231,7 +240,8 @@ NoInput.__module__, NoInput.__name__, NoInput.__qualname__ = "builtins", "EOFErr
 
 
 def refuse_input(prompt: object = "", /) -> str:
-    """There is nobody to ask."""
+    """There is nobody to ask; the question is asked all the same, as it is where the input has ended."""
+    fast_print(prompt, end="")
     raise NoInput("input() is not available in a sandbox: pass the value as a variable, a file or a tool")
 
 
@@ -249,7 +259,7 @@ def input_from(readline: Callable[[], Any], prompt: object) -> str:
 def ask(prompt: object = "", /) -> str:
     """``input``: a line of what the program itself has made its standard input; else there is nobody to ask."""
     if sys.stdin is None or sys.stdin is sys.__stdin__:
-        return refuse_input()
+        return refuse_input(prompt)
     return input_from(sys.stdin.readline, prompt)
 
 
@@ -387,6 +397,9 @@ class Stream(io.TextIOBase):
             self._left -= size
         for start in range(0, len(data), _CHUNK):
             self._guest.send({"t": "out", "s": self._number}, [data[start : start + _CHUNK]])
+
+
+ONE_WRITE.append(Stream)
 
 
 class _Slot:

@@ -145,3 +145,5 @@ class Errors(Base):
     def test_input_is_refused_clearly(self) -> None:
         error = self.run("input('name? ')").error
         assert error is not None and "input" in error.message
+        asked = self.run("try:\n    input('name? ')\nexcept EOFError:\n    print('nobody')")
+        assert asked.stdout == "name? nobody\n"

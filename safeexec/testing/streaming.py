@@ -92,3 +92,12 @@ class Streaming(Base):
     def test_print_has_its_usual_arguments(self) -> None:
         result = self.run("print(1, 'b', None, sep='-', end='!', flush=True)\nprint()\nprint(*range(3))")
         assert result.stdout == "1-b-None!\n0 1 2\n"
+
+    def test_print_writes_to_a_programs_own_file_piece_by_piece(self) -> None:
+        """As everywhere: whoever stands in for a file sees each object, and what is between them, by itself."""
+        code = (
+            "class Tee:\n    def __init__(self):\n        self.got = []\n    def write(self, text):\n        self.got.append(text)\n"
+            "    def flush(self):\n        self.got.append(None)\n"
+            "tee = Tee()\nprint('a', 1, file=tee, flush=True)\nprint('b', end='', file=tee)\ntee.got"
+        )
+        assert self.run(code).value == ["a", " ", "1", "\n", None, "b", ""]

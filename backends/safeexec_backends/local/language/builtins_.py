@@ -172,7 +172,7 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
     def input_(prompt: Any = "", /) -> str:
         system = language.gate.build("sys")
         if system.stdin is None or system.stdin is system.__stdin__:
-            return refuse_input()
+            return refuse_input(prompt)
         return input_from(guards.read(system.stdin, "readline"), prompt)
 
     def breakpoint_(*args: Any, **kwargs: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from safeexec.guest import ONE_WRITE
+
 
 class _Output:
     """``sys.stdout`` or ``sys.stderr`` as a program sees it: the stream itself holds the channel to the host."""
@@ -51,6 +53,9 @@ class _Output:
     @property
     def buffer(self) -> Any:
         return _Bytes(self._name, self._streams)
+
+
+ONE_WRITE.append(_Output)
 
 
 class _Bytes:
