@@ -12,6 +12,8 @@ from safeexec.result import FileInfo, GuestError, Result, Usage
 from safeexec.step import Step, number_field
 from safeexec.travel import DISCARD
 
+_PLAIN = frozenset({type(None), bool, int, float})
+"""What is its own node, of whatever size."""
 _DEATHS = {"memory": "MemoryError", "time": "TimeoutError", "output": "OutputLimitExceeded", "crash": "Crash"}
 
 
@@ -32,7 +34,9 @@ def result_of(step: Step, limits: Limits, peak: int, closed: str | None) -> Resu
             if "error" in answer or "fail" in answer:
                 error = answers.guest_error(answer.get("error")) or answers.own_failure(answer)
             if error is None and "v" in answer:
-                value = wire.Decoder(step.blobs, limit=limits.value).decode(answer["v"])
+                value = answer["v"]
+                if type(value) not in _PLAIN:
+                    value = wire.Decoder(step.blobs, limit=limits.value).decode(value)
             cpu = number_field(answer, "cpu")
             peak = max(peak, int(number_field(answer, "rss")))
             if "files" in answer:

@@ -98,8 +98,9 @@ class Host(abi.Host):
     # From any thread
 
     def post(self, frame: Sequence[Buffer]) -> None:
-        """Queue a frame for the guest, given as its buffers in order."""
+        """Queue a request for the guest, given as its buffers in order, and drop what it did not read before."""
         with self._lock:
+            self._empty()
             self._put(frame, sum(map(len, frame)))
 
     def _put(self, frame: Sequence[Buffer], size: int) -> None:
@@ -124,10 +125,13 @@ class Host(abi.Host):
     def empty(self) -> None:
         """Drop what the guest did not read, and what waits to be put there."""
         with self._lock:
-            self.inbox.clear()
-            self._unread = 0
-            self._emptied += 1
-            self._make_room()
+            self._empty()
+
+    def _empty(self) -> None:
+        self.inbox.clear()
+        self._unread = 0
+        self._emptied += 1
+        self._make_room()
 
     def _make_room(self) -> None:
         """Let those look again who wait for room; the lock is held."""

@@ -195,9 +195,8 @@ class WasmGuest(Guest):
             if self._past.wanted:
                 self._first_kept = self._first.held
             self._past.moves(self._host, self._files, self._changes)
-            self._host.empty()  # of answers that came when their step was over
             first, *rest = wire.pack(self._first.completes(header), blobs)
-            self._host.post([memoryview(first)[4:], *rest])
+            self._host.post([memoryview(first)[4:], *rest])  # and no answers that came when their step was over
             self._on_frame = on_frame
             self._done = False
             self._thread = threading.get_ident()
