@@ -46,9 +46,11 @@ _TEXTS: Final = {
 _TEXTS_WORD, _TO_LINUX, _FROM_LINUX = 88, 256, 512  # see helpers.wat
 
 _ASK: Final = """
-import errno, json
-print(json.dumps({name: number for name, number in vars(errno).items() if name[0] == "E"}))
-del errno, json
+import errno
+for name, number in vars(errno).items():
+    if name[0] == "E":
+        print(name, number)
+del errno, name, number
 """
 _TELL: Final = """
 def _translate(linux):
@@ -79,11 +81,14 @@ del _translate
 """
 
 
+def _read(text: str) -> dict[str, int]:
+    words = text.split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
 def linux_numbers(interpreter: Interpreter) -> None:
     """Have a freshly started interpreter use Linux's numbers. Raises BootError."""
-    words = _LINUX.split()
-    linux = dict(zip(words[::2], map(int, words[1::2]), strict=True))
-    wasi: dict[str, int] = json.loads(interpreter.run(_ASK))
+    linux, wasi = _read(_LINUX), _read(interpreter.run(_ASK))
     numbers: dict[int, int] = {}  # ENOTSUP and EOPNOTSUPP are two there, and one on Linux
     for name, number in wasi.items():
         if name in linux and name not in _OWN:
