@@ -53,6 +53,13 @@ def test_names_texts_and_subclasses_fit_the_numbers(run: Run) -> None:
     assert kinds == [type(OSError(n, "text")).__name__ for n in range(1, 125)]
 
 
+def test_a_text_is_asked_for_by_a_number(run: Run) -> None:
+    found = run(
+        "import os\nfound = []\nfor code in ('2', 2.0, None):\n    try:\n        os.strerror(code)\n    except TypeError:\n        found.append(code)\nfound"
+    )
+    assert found.value == ["2", 2.0, None]
+
+
 def test_an_overflow_says_what_it_says_elsewhere(run: Run) -> None:
     assert run("try:\n    2.0 ** 10_000\nexcept OverflowError as error:\n    found = str(error)\nfound").value == str(
         (34, os.strerror(34))

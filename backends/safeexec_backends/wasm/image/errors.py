@@ -70,8 +70,8 @@ def _translate(linux):
     texts = {new: posix.strerror(old) for old, new in linux.items()} | dict(TEXTS)
 
     def strerror(code, /, *, _known=texts, _original=posix.strerror):
-        found = _known.get(code)
-        return found if found is not None else _original(code) if code == 0 else f"Unknown error {code}"
+        own = _original(code)  # refuses what is no number
+        return own if code == 0 else _known.get(code, f"Unknown error {code}")
 
     strerror.__module__, strerror.__qualname__, strerror.__doc__ = "posix", "strerror", posix.strerror.__doc__
     os.strerror = posix.strerror = strerror
