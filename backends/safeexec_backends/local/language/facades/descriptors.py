@@ -28,11 +28,8 @@ _opened: dict[int, tuple[int, int]] = {}
 """Descriptor to device and inode of what was opened under it."""
 
 
-def _bad() -> OSError:
-    return OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-
-def _take(number: int) -> int:
+def keep(number: int) -> int:
+    """A descriptor that was just opened for the program."""
     found = os.fstat(number)
     _opened[number] = found.st_dev, found.st_ino
     return number
@@ -53,7 +50,7 @@ def given(fd: Any) -> int:
         if found is not None and (found.st_dev, found.st_ino) == known:
             return number
         _opened.pop(number, None)
-    raise _bad()
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 def open_(path: Any, flags: int, mode: int = 0o777, *, dir_fd: Any = None) -> int:
@@ -64,7 +61,7 @@ def open_(path: Any, flags: int, mode: int = 0o777, *, dir_fd: Any = None) -> in
     if flags & ~_KNOWN:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     with Checked(path) as real:
-        return _take(os.open(real, flags, int(operator.index(mode))))
+        return keep(os.open(real, flags, int(operator.index(mode))))
 
 
 def close(fd: Any) -> None:
@@ -96,13 +93,13 @@ def ftruncate(fd: Any, length: int) -> None:
 
 def dup(fd: Any, /) -> int:
     """As `os.dup`."""
-    return _take(os.dup(given(fd)))
+    return keep(os.dup(given(fd)))
 
 
 def pipe() -> tuple[int, int]:
     """As `os.pipe`."""
     reader, writer = os.pipe()
-    return _take(reader), _take(writer)
+    return keep(reader), keep(writer)
 
 
 def fstat(fd: Any) -> os.stat_result:
@@ -112,11 +109,6 @@ def fstat(fd: Any) -> os.stat_result:
     if not stat.S_ISREG(found.st_mode):
         given(number)
     return found
-
-
-def keep(number: int) -> int:
-    """A descriptor that was just opened for the program."""
-    return _take(number)
 
 
 def open_number(
