@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
+import mmap
 import os
 import random
 import struct
@@ -163,6 +165,28 @@ def test_reader_handles_frames_around_the_size_of_its_buffer() -> None:
     for size in sizes:
         header, blobs = reader.next()
         assert len(wire.Decoder(blobs).decode(header["v"])) == size
+
+
+@pytest.mark.parametrize("mappings", ["there", "refused", "absent"])
+def test_large_frames_stay_what_they_were(mappings: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Mapping(mmap.mmap):
+        def __new__(cls, number: int, size: int, **how: int) -> Mapping:
+            if mappings == "refused":
+                raise OSError(errno.ENOMEM, "no room")
+            made.append(size)
+            return super().__new__(cls, number, size, **how)
+
+    monkeypatch.setattr(mmap, "mmap", Mapping)
+    if mappings == "absent":
+        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+    values = [bytes([number]) * (5 << 20) for number in range(3)]
+    reader = wire.FrameReader(Source(b"".join(map(frame_of, values)), [3, 70_000] * 300).readinto, 2**23)
+    frames = [reader.next() for _ in values]
+    # All of them are still there, and each is its own.
+    assert [wire.Decoder(blobs).decode(header["v"]) for header, blobs in frames] == values
+    assert len(made) == {"there": 3, "refused": 0, "absent": 0}[mappings]
 
 
 @pytest.mark.parametrize("total", [2**32 - 1, 2**31, 10**6 + 1])

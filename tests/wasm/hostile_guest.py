@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import wasmtime
 
 from safeexec_backends.wasm import abi
@@ -88,7 +90,7 @@ class Hostile:
             Hostile._program = abi.Program(engine, engine.load_wasm(module()), FUNCTIONS)
         self.frames: list[bytes] = []
         base = base_tree({"lib/file": b"base", "lib/sub/other": b"x"})
-        self.host = Host(base, Quota(1 << 20, 50, 16), 16 * abi.PAGE, ("one",), on_frame=self.frames.append)
+        self.host = Host(base, Quota(1 << 20, 50, 16), 16 * abi.PAGE, ("one",), on_frame=self._frame)
         self.instance = Unstopped(Hostile._program, self.host, 16 * abi.PAGE)
         files = self.host.files
         assert files.open("/tmp/a", 0o102, 0o644) == 3
@@ -98,6 +100,9 @@ class Hostile:
         self.host.post([b"reply"])
         # What would wait must not: a killed guest stops at the first wait.
         self.host.killed = killed
+
+    def _frame(self, parts: Sequence[bytes]) -> None:
+        self.frames.append(b"".join(parts))
 
     def call(self, name: str, *arguments: int) -> int | None:
         """The result of a call, or None if it stopped the guest. Anything else that is raised is a host fault."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -171,6 +172,16 @@ def test_frame_in_endless_parts_is_stopped(guest: Hostile) -> None:
             break
     assert guest.host.parts_size <= (64 << 20) + 65536
     assert guest.host.parts_size > 32 << 20
+
+
+def test_frame_in_many_small_parts_is_counted_as_what_it_takes(guest: Hostile) -> None:
+    guest.host.memory.write(0, b"ab")
+    assert guest.call("part", 0, 2, 1) == 0
+    took = sys.getsizeof(guest.host.parts[0]) + 8
+    assert guest.host.parts_size >= took > 2
+    assert guest.call("part", 0, 2, 0) == 0
+    assert guest.host.parts_size == 0
+    assert guest.frames == [b"abab"]
 
 
 def test_frame_in_one_part_that_is_too_large_is_not_copied(guest: Hostile) -> None:

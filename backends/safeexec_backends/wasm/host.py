@@ -27,6 +27,8 @@ ENVIRONMENT: Final = {"HOME": "/sandbox", "LANG": "C.UTF-8", "TZ": "UTC"}
 MAX_FRAME: Final = 64 << 20
 _UNREAD: Final = 32 << 20
 """Bytes that may wait for the guest, if there is more than one frame."""
+_PART: Final = 64
+"""What a part of a frame is counted as beside its bytes: a guest that sends single ones is not to fill the host's memory with what holds them."""
 Buffer = bytes | bytearray | memoryview
 
 
@@ -64,7 +66,7 @@ class Host(abi.Host):
         quota: Quota,
         max_memory: int,
         missing: tuple[str, ...] = (),
-        on_frame: Callable[[bytes], None] | None = None,
+        on_frame: Callable[[Sequence[bytes]], None] | None = None,
         on_output: Callable[[int, bytes], None] | None = None,
     ) -> None:
         self.files = FileSystem(base, quota)
@@ -280,17 +282,16 @@ class Host(abi.Host):
             self._collect_at = size + max(_COLLECT_STEP, min(size - self._at_first, most - size) // 2)
 
     def part(self, data: bytes, more: int) -> None:
-        """Take one part of a frame; when none is to follow, hand the frame to the host."""
+        """Take one part of a frame; when none is to follow, hand the frame to the host, in its parts: ten megabytes are not copied to be one."""
+        parts: Sequence[bytes] = (data,)
         if more or self.parts:
-            self.parts_size += len(data)
+            self.parts_size += len(data) + _PART
             self.parts.append(data)
             if more:
                 return
-            data = b"".join(self.parts)
-            self.parts = []
-            self.parts_size = 0
+            parts, self.parts, self.parts_size = self.parts, [], 0
         if self.on_frame is not None:
-            self.on_frame(data)
+            self.on_frame(parts)
 
     def output(self, stream: int, data: bytes) -> None:
         """What the guest wrote to descriptor 1 or 2 past the guest program."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 from safeexec import threads, wire
@@ -227,10 +227,11 @@ class WasmGuest(Guest):
             reason = "the guest program ended without an answer"
             raise GuestDied("crash" if status else "protocol", reason)
 
-    def _frame(self, data: bytes) -> None:
+    def _frame(self, parts: Sequence[bytes]) -> None:
         if self._done:
             # Code that forges the closing frame and runs on gains nothing by it.
             raise ProtocolViolation("a frame after the closing one")
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
         if int.from_bytes(data[:4], "little") != len(data) - 4:
             raise wire.WireError("a frame whose length is not its length")
         header, blobs = wire.unpack(memoryview(data)[4:])

@@ -6,9 +6,10 @@ import os
 import select
 import socket
 import time
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from .host import Host, Killed
+from .host import Buffer, Host, Killed
 
 RECEIVE: Final = 1 << 16
 """Bytes that are read, or sent as one piece of output, at a time."""
@@ -35,10 +36,13 @@ class SessionHost(Host):
             self._wait_for_bytes(None, interruptible=False)
         return int.from_bytes(self.buffer[:4], "little")
 
-    def take(self, size: int) -> tuple[bytes]:
-        frame = bytes(memoryview(self.buffer)[4 : 4 + size])
+    def take(self, size: int) -> tuple[Buffer]:
+        if len(self.buffer) == 4 + size:  # nothing came with it: no copy
+            frame, self.buffer = memoryview(self.buffer)[4:], bytearray()
+            return (frame,)
+        taken = bytes(memoryview(self.buffer)[4 : 4 + size])
         del self.buffer[: 4 + size]
-        return (frame,)
+        return (taken,)
 
     def _has_frame(self) -> bool:
         return len(self.buffer) >= 4 and len(self.buffer) >= 4 + int.from_bytes(self.buffer[:4], "little")
@@ -85,11 +89,12 @@ class SessionHost(Host):
         self.buffer += data
         # A large frame: make room once, and read the rest where it belongs.
         if len(self.buffer) >= 4:
-            missing = 4 + int.from_bytes(self.buffer[:4], "little") - len(self.buffer)
-            if missing > RECEIVE:
-                start = len(self.buffer)
-                self.buffer += bytes(missing)
-                view = memoryview(self.buffer)[start:]
+            have, whole = len(self.buffer), 4 + int.from_bytes(self.buffer[:4], "little")
+            if whole - have > RECEIVE:
+                room = bytearray(whole)
+                room[:have] = self.buffer
+                self.buffer = room
+                view = memoryview(room)[have:]
                 try:
                     while view:
                         count = self.socket.recv_into(view)
@@ -101,9 +106,28 @@ class SessionHost(Host):
                 finally:
                     view.release()
 
-    def emit(self, frame: bytes) -> None:
-        """Send a frame to the host. Raises Killed when it is gone."""
+    def emit(self, *buffers: Buffer) -> None:
+        """Send a frame, given as its buffers, to the host. Raises Killed when it is gone."""
         try:
-            self.socket.sendall(frame)
+            for piece in buffers if len(buffers) == 1 else _together(buffers):
+                self.socket.sendall(piece)
         except OSError as error:
             raise Killed from error
+
+
+def _together(buffers: Sequence[Buffer]) -> Iterator[Buffer]:
+    """Small ones joined, so that whoever waits for them is woken once; large ones as they are, without a copy."""
+    few: list[Buffer] = []
+    size = 0
+    for buffer in buffers:
+        if size + len(buffer) > RECEIVE:
+            if few:
+                yield b"".join(few)
+            few, size = [], 0
+        if len(buffer) > RECEIVE:
+            yield buffer
+        else:
+            few.append(buffer)
+            size += len(buffer)
+    if few:
+        yield b"".join(few)

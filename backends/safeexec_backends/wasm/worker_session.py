@@ -7,6 +7,7 @@ import math
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from safeexec import wire
@@ -193,43 +194,45 @@ class WorkerSession:
         elif word == LAST:
             self._last = True
         elif word == BEGIN:
-            host.emit(bytes(wire.pack({"t": "ready"})[0]))
+            host.emit(*wire.pack({"t": "ready"}))
         elif word == WRITE:
             state = memoryview(snapshot.dump(host, self._past.rest, self._runtime))
             for start in range(0, len(state), PIECE):
                 piece = state[start : start + PIECE]
                 header = {"t": "state", "more": start + PIECE < len(state)}
-                host.emit(b"".join(wire.pack(header, [piece])))
+                host.emit(*wire.pack(header, [piece]))
 
-    def _frame(self, frame: bytes) -> None:
+    def _frame(self, parts: Sequence[bytes]) -> None:
         assert self._host is not None
-        if frame[8 : 8 + len(_DONE)] == _DONE:
-            frame = self._measured(frame)
-        self._host.emit(frame)
+        if parts[0][8 : 8 + len(_DONE)] == _DONE:
+            parts = self._measured(*parts)
+        self._host.emit(*parts)
 
-    def _measured(self, frame: bytes) -> bytes:
-        """The closing frame with the host's figures at the end of its header, where they win over the guest's own."""
+    def _measured(self, first: bytes, *rest: bytes) -> Sequence[bytes]:
+        """The closing frame with the host's figures at the end of its header, where they win over the guest's own.
+
+        The guest program sends the header whole, in its first part.
+        """
         host = self._host
         assert host is not None
-        length = int.from_bytes(frame[4:8], "little")
+        length = int.from_bytes(first[4:8], "little")
         used = max(host.memory.size - self._runtime.memory, 0)
         extra = f',"cpu":{time.thread_time() - self._started:.6f},"rss":{used}'
         if host.files.changes != self._changes:
             self._changes = host.files.changes
             changed, self._known = file_report(host.files, self._known)
             extra += f',"files":{wire._dump(changed)}'
-        if not 12 <= length <= len(frame) - 8 or frame[8 + length - 1] != 0x7D:
-            return frame  # not what the guest program sends: let the host refuse it
+        if not 12 <= length <= len(first) - 8 or first[8 + length - 1] != 0x7D:
+            return (first, *rest)  # not what the guest program sends: let the host refuse it
         text = extra.encode() + b"}"
-        total = len(frame) - 4 + len(text) - 1
+        total = len(first) - 4 + len(text) - 1 + sum(map(len, rest))
         head = total.to_bytes(4, "little") + (length + len(text) - 1).to_bytes(4, "little")
-        return b"".join((head, frame[8 : 8 + length - 1], text, frame[8 + length :]))
+        return (b"".join((head, first[8 : 8 + length - 1], text, first[8 + length :])), *rest)
 
     def _raw_output(self, stream: int, data: bytes) -> None:
         assert self._host is not None
         for start in range(0, len(data), RECEIVE):
-            parts = wire.pack({"t": "out", "s": stream}, [data[start : start + RECEIVE]])
-            self._host.emit(b"".join(parts))
+            self._host.emit(*wire.pack({"t": "out", "s": stream}, [data[start : start + RECEIVE]]))
 
     def _say_why(self, error: BaseException) -> None:
         """The last frame of a session that cannot go on."""
