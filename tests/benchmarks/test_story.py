@@ -14,6 +14,7 @@ from benchmarks.peers import __main__ as command
 from benchmarks.peers import story
 from benchmarks.programs import PUBLISHED
 
+README = command.ROOT / "README.md"
 RECORDED = json.loads((command.RECORD / "run.json").read_text())
 
 
@@ -38,6 +39,15 @@ def test_a_slower_machine_tells_the_same_story(other: dict[str, Any]) -> None:
     found = story.pairs(RECORDED, other)
     assert {pair.key for pair in found} >= {"fresh", "warm", "compute", "memory", "rate_1", "score", "fork"}
     assert all(pair.apart == pytest.approx(1) and not pair.contradicts for pair in found)
+
+
+def test_the_run_on_another_machine_tells_the_same_story() -> None:
+    elsewhere = json.loads((command.RECORD / "elsewhere.json").read_text())
+    assert elsewhere["results"] != RECORDED["results"]
+    found = story.pairs(elsewhere, RECORDED)
+    same = [pair for pair in found if not pair.contradicts]
+    assert len(same) == len(found)
+    assert f"{len(same)} of {len(found)} comparisons come out the same way" in README.read_text(encoding="utf-8")
 
 
 def test_who_changes_places_contradicts_and_who_draws_level_does_not(other: dict[str, Any]) -> None:
