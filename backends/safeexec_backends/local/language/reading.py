@@ -269,9 +269,9 @@ class Reading:
         function = o.__func__ if type(o) is types.MethodType else o
         if not is_guest_function(function):
             return self._refuse(o, name)
-        from .facades.views import CodeView
+        from .facades.views import code_view
 
-        return CodeView(function.__code__)
+        return code_view(function.__code__)
 
     def _closure(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         function = o.__func__ if type(o) is types.MethodType else o
@@ -279,9 +279,9 @@ class Reading:
             return self._refuse(o, name)
         if function.__closure__ is None:
             return None
-        from .facades.views import CellView
+        from .facades.views import cell_view
 
-        return tuple(map(CellView, function.__code__.co_freevars, function.__closure__))
+        return tuple(map(cell_view, function.__code__.co_freevars, function.__closure__))
 
     def _cell(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         from .facades.views import CellView

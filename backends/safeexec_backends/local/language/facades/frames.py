@@ -8,21 +8,19 @@ from typing import Any
 
 from safeexec_backends.local.language.identity import is_guest_frame
 
-from .views import CodeView
+from .views import View, code_view
 
 
-class FrameView:
+class FrameView(View):
     """A frame of the program: its line, its code, and who called it."""
 
     __slots__ = ("f_back", "f_code", "f_lineno")
-
-    def __init__(self, frame: FrameType, back: FrameView | None) -> None:
-        self.f_back = back
-        self.f_code = CodeView(frame.f_code)
-        self.f_lineno = frame.f_lineno
+    f_back: FrameView | None
+    f_code: Any
+    f_lineno: int
 
     def __repr__(self) -> str:
-        return f"<frame, file {self.f_code.co_filename!r}, line {self.f_lineno}, code {self.f_code.co_name}>"  # type: ignore[attr-defined]
+        return f"<frame, file {self.f_code.co_filename!r}, line {self.f_lineno}, code {self.f_code.co_name}>"
 
 
 FrameView.__name__ = FrameView.__qualname__ = "frame"
@@ -43,7 +41,14 @@ def view(frame: FrameType | None) -> FrameView | None:
         frame = frame.f_back
     made = None
     for own in reversed(found):
-        made = FrameView(own, made)
+        made = _view(own, made)
+    return made
+
+
+def _view(frame: FrameType, back: FrameView | None) -> FrameView:
+    made = object.__new__(FrameView)
+    for name, value in (("f_back", back), ("f_code", code_view(frame.f_code)), ("f_lineno", frame.f_lineno)):
+        object.__setattr__(made, name, value)
     return made
 
 
@@ -57,6 +62,17 @@ def of_traceback(tb: TracebackType) -> FrameView:
     found = view(tb.tb_frame) if is_shown(tb.tb_frame) else None
     if found is None:
         raise AttributeError("'tb_frame' of a traceback that is not the program's is not available in this sandbox")
+    return found
+
+
+def caller(frame: FrameType | None, level: int) -> FrameType | None:
+    """Of the program's frames at or above `frame` the one at `level`, from 1; the outermost where there are fewer. For the sandbox itself."""
+    found = None
+    while frame is not None and (found is None or level > 0):
+        if is_shown(frame):
+            found = frame
+            level -= 1
+        frame = frame.f_back
     return found
 
 

@@ -9,7 +9,24 @@ from typing import Any
 from safeexec_backends.local.language.identity import WriteRefused, as_facade, exact_name
 
 
-class CodeView:
+class View:
+    """Facts that the sandbox took of something that is not shown itself. A program makes and changes none: what reads them believes them, the name
+    of a file among them.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *_: Any) -> None:
+        raise TypeError(f"cannot create {type(self).__name__!r} instances")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise WriteRefused("these facts cannot be changed in this sandbox")
+
+    def __delattr__(self, name: str) -> None:
+        raise WriteRefused("these facts cannot be changed in this sandbox")
+
+
+class CodeView(View):
     """The harmless facts of a function's code object."""
 
     __slots__ = _SHOWN = (
@@ -17,23 +34,32 @@ class CodeView:
         "co_nlocals", "co_posonlyargcount", "co_stacksize", "co_varnames",
     )  # fmt: skip
 
-    def __init__(self, code: CodeType) -> None:
-        for name in CodeView._SHOWN:
-            setattr(self, name, getattr(code, name))
 
-
-class CellView:
+class CellView(View):
     """One variable of a function's closure, to be read only."""
 
     __slots__ = ("cell_contents",)
+    cell_contents: Any
 
-    def __init__(self, name: str, cell: CellType) -> None:
-        # ``__class__`` and ``__classdict__`` are the compiler's, and what has a space in its name the guards'.
-        if name[:2] != "__" and " " not in name:
-            try:
-                self.cell_contents = cell.cell_contents
-            except ValueError:
-                pass  # not bound yet
+
+def code_view(code: CodeType) -> CodeView:
+    """The facts of `code`."""
+    made = object.__new__(CodeView)
+    for name in CodeView._SHOWN:
+        object.__setattr__(made, name, getattr(code, name))
+    return made
+
+
+def cell_view(name: str, cell: CellType) -> CellView:
+    """What the variable `name` holds now."""
+    made = object.__new__(CellView)
+    # ``__class__`` and ``__classdict__`` are the compiler's, and what has a space in its name the guards'.
+    if name[:2] != "__" and " " not in name:
+        try:
+            object.__setattr__(made, "cell_contents", cell.cell_contents)
+        except ValueError:
+            pass  # not bound yet
+    return made
 
 
 def globals_view(namespace: dict[str, Any]) -> MutableMapping[str, Any]:
