@@ -815,7 +815,8 @@ class Guest:
             if item is None or id(item) in seen:
                 continue
             seen.add(id(item))
-            frames = [f for f in item.stack if not f.filename.startswith(hidden)]
+            # Modules in C add lines of their own, with the folder in which their builder compiled them: pyexpat does.
+            frames = [f for f in item.stack if not f.filename.startswith(hidden) and not f.filename.endswith(".c")]
             while frames and item is report and not frames[0].filename.startswith(("<step ", "<module ")):
                 frames.pop(0)  # the event loop that ran the step
             item.stack = traceback.StackSummary.from_list(frames)

@@ -8,13 +8,23 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import functools
 import inspect
 import traceback
 import types
 from typing import Any
 
-from . import copying, questions
-from .identity import WriteRefused, class_dict, exact_name, is_class, is_guest_class
+from . import copying, questions, reports
+from .identity import (
+    AttributeRefused,
+    WriteRefused,
+    class_dict,
+    class_mro,
+    class_name,
+    exact_name,
+    is_class,
+    is_guest_class,
+)
 
 _installed = False
 
@@ -29,10 +39,12 @@ def install() -> None:
     _no_writes_by_copies()
     _no_foreign_members()
     _no_reads_by_enum_properties()
+    _no_reads_by_cached_properties()
     _no_imports_for_suggestions()
     _no_names_from_signatures()
     _no_modules_by_name()
     questions.install()
+    reports.install()
 
 
 def _no_writes_by_copies() -> None:
@@ -89,6 +101,37 @@ def _no_reads_by_enum_properties() -> None:
         return original(self, instance, ownerclass)
 
     kind.__get__ = __get__
+
+
+def _no_reads_by_cached_properties() -> None:
+    """``cached_property`` looks a name that is its attribute up among the variables of whatever it is asked for: of ``type``, what nobody may read."""
+
+    def __get__(self: Any, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        name = self.attrname  # once: a subclass may answer differently the next time
+        if name is None:
+            raise TypeError("Cannot use cached_property instance without calling __set_name__ on it.")
+        kind = type(instance)
+        if type(name) is not str or not any(class_dict(base).get(name) is self for base in class_mro(kind)):
+            raise AttributeRefused("a cached property reads objects of its own class in this sandbox")
+        try:
+            cache = instance.__dict__
+        except AttributeError:
+            text = f"No '__dict__' attribute on {class_name(kind)!r} instance to cache {name!r} property."
+            raise TypeError(text) from None
+        absent = object()
+        found = absent if is_class(instance) else cache.get(name, absent)
+        if found is absent:
+            found = self.func(instance)
+            try:
+                cache[name] = found
+            except TypeError:
+                text = f"The '__dict__' attribute on {class_name(kind)!r} instance does not support item assignment for caching {name!r} property."
+                raise TypeError(text) from None
+        return found
+
+    setattr(functools.cached_property, "__get__", __get__)  # noqa: B010
 
 
 def _no_modules_by_name() -> None:

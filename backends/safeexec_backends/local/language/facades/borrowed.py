@@ -65,7 +65,8 @@ def _pkgutil(language: RestrictedLanguage) -> Exports:
             except AttributeError:
                 if colon or not isinstance(found, Facade):
                     raise
-                found = language.gate.build(".".join(parts[:place]))
+                # By the gate, which asks the policy: it shows no real module that merely shares a package with what the policy names.
+                found = language.gate.find(".".join(parts[:place]))
         for part in rest.split(".") if rest else ():
             found = language.guards.read(found, part)
         return found
@@ -115,8 +116,9 @@ def _logging(language: RestrictedLanguage) -> Exports:
     }
     space = {"__name__": own_module("logging"), "__builtins__": language.builtins, "logging": whole}
     exec(language.compile_one(_FILE_HANDLER, "<frozen logging>", "exec"), space)
-    # The file that fileConfig reads may name what the real module has imported.
-    return exports | {"FileHandler": space["FileHandler"], **{n: language.gate.build(n) for n in ("sys", "os")}}
+    # The file that fileConfig reads may name what the real module has imported, as far as the program may import it.
+    named = {n: language.gate.build(n) for n in ("sys", "os") if language.gate.permits(n)}
+    return exports | {"FileHandler": space["FileHandler"], **named}
 
 
 _SUBSTITUTES: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {

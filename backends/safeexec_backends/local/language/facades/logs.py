@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -10,19 +11,52 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import WriteRefused, exact_name
 
+from .frames import caller, view
+
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
 
 Exports = dict[str, Any]
 
 
-def _str_style(language: RestrictedLanguage) -> Callable[[Any, Any], str]:
-    def format_record(self: Any, record: Any) -> str:
-        values = {**(getattr(self, "_defaults", None) or {}), **record.__dict__}
-        found: str = language.guards.formatter().vformat(exact_name(self._fmt), (), values)
+def _tame_styles(logging: Any, language: RestrictedLanguage) -> None:
+    """A style formats whatever it is told is a record, and hands all its variables to a template: of ``type``, what nobody may read of it.
+
+    A program comes by its formatter's style, and may begin that anew with another template, or inherit from its class.
+    """
+
+    def values_of(style: Any, record: Any) -> dict[str, Any]:
+        found = record.__dict__ if type(record) is logging.LogRecord else language.guards.variables(record)
+        return {**(getattr(style, "_defaults", None) or {}), **found}
+
+    def percent(self: Any, record: Any) -> Any:
+        return self._fmt % values_of(self, record)
+
+    def braces(self: Any, record: Any) -> str:  # every field goes through the guard
+        found: str = language.guards.formatter().vformat(exact_name(self._fmt), (), values_of(self, record))
         return found
 
-    return format_record
+    def dollar(self: Any, record: Any) -> Any:
+        return self._tpl.substitute(values_of(self, record))
+
+    for kind, method in (("PercentStyle", percent), ("StrFormatStyle", braces), ("StringTemplateStyle", dollar)):
+        getattr(logging, kind)._format = method
+
+
+def _callers_of_the_program(logging: Any, language: RestrictedLanguage) -> None:
+    """Who logs: the library's own finds any frame of the process, at the level that the program names, and shows the lines of its files."""
+
+    def findCaller(self: Any, stack_info: bool = False, stacklevel: int = 1) -> tuple[str, int, str, str | None]:
+        frame = caller(sys._getframe(1), operator.index(stacklevel))
+        text = None
+        if stack_info:
+            lines = language.gate.build("traceback").format_stack(view(frame))
+            text = "".join(["Stack (most recent call last):\n", *lines]).rstrip("\n")
+        if frame is None:  # the library, in a thread of its own
+            return "(unknown file)", 0, "(unknown function)", text
+        return frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, text
+
+    logging.Logger.findCaller = findCaller
 
 
 def _no_writes_by_adapters(logging: Any) -> None:
@@ -72,8 +106,8 @@ def _logging(language: RestrictedLanguage) -> Exports:
     from .paths import open_file, text_path
 
     deny_class(logging.Formatter)
-    # A program comes by its formatter's style, and may begin that anew with another template: every field goes through the guard.
-    setattr(logging.StrFormatStyle, "_format", _str_style(language))  # noqa: B010
+    _tame_styles(logging, language)
+    _callers_of_the_program(logging, language)
 
     class Formatter(logging.Formatter):
         """As `logging.Formatter`; a template of the style ``{`` may not read attributes."""
@@ -167,7 +201,6 @@ def _logging(language: RestrictedLanguage) -> Exports:
         def log(*args: Any, **kwargs: Any) -> None:
             if not logging.root.handlers:
                 basicConfig()
-            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
             getattr(logging.root, method)(*args, **kwargs)
 
         log.__name__ = method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import sys
+import traceback
 import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -42,26 +43,27 @@ class FrameSummary:
         return f"<FrameSummary file {self.filename}, line {self.lineno} in {self.name}>"
 
 
+def keep(frame: traceback.FrameSummary) -> bool:
+    """Whether a line is the program's: where the interpreter lies is nobody's business, and the program's own lines are in "<…>"."""
+    return frame.filename[:1] == "<" and not frame.filename.startswith("<frozen")
+
+
+def trimmed(error: BaseException, limit: Any = None) -> traceback.TracebackException:
+    """What there is to say of an error, the program's own lines only."""
+    report = traceback.TracebackException(type(error), error, error.__traceback__, limit=limit)
+    queue: list[Any] = [report]
+    seen: set[int] = set()
+    while queue:
+        item = queue.pop()
+        if item is None or id(item) in seen:
+            continue
+        seen.add(id(item))
+        item.stack = traceback.StackSummary.from_list([f for f in item.stack if keep(f)])
+        queue += [item.__cause__, item.__context__, *(getattr(item, "exceptions", None) or ())]
+    return report
+
+
 def _traceback(language: RestrictedLanguage) -> Exports:
-    import traceback
-
-    def trimmed(error: BaseException, limit: Any = None) -> Any:
-        report = traceback.TracebackException(type(error), error, error.__traceback__, limit=limit)
-        queue: list[Any] = [report]
-        seen: set[int] = set()
-        while queue:
-            item = queue.pop()
-            if item is None or id(item) in seen:
-                continue
-            seen.add(id(item))
-            # Where the interpreter lies is nobody's business; the program's own lines are in "<…>".
-            item.stack = traceback.StackSummary.from_list([f for f in item.stack if keep(f)])
-            queue += [item.__cause__, item.__context__, *(getattr(item, "exceptions", None) or ())]
-        return report
-
-    def keep(frame: traceback.FrameSummary) -> bool:
-        return frame.filename[:1] == "<" and not frame.filename.startswith("<frozen")
-
     def format_exception(
         exc: Any, /, value: Any = None, tb: Any = None, limit: Any = None, chain: bool = True
     ) -> list[str]:
