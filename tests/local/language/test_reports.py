@@ -4,11 +4,20 @@ import gc
 import logging
 import sys
 import threading
+import types
 
 import pytest
 
 from safeexec.guest import Refused
 from safeexec_backends.local.language import RestrictedLanguage, reports
+from safeexec_backends.local.language.facades import borrowed, builders
+from safeexec_backends.local.language.identity import is_facade
+
+
+@pytest.fixture(autouse=True)
+def whole_tracebacks(monkeypatch):
+    """Whatever a program before these has set."""
+    monkeypatch.delattr(sys, "tracebacklimit", raising=False)
 
 
 @pytest.fixture
@@ -187,6 +196,18 @@ def test_a_file_of_settings_names_no_module_that_the_policy_leaves_out(allowed):
     finally:
         logging.root.handlers[:] = before[0]
         logging.root.setLevel(before[1])
+
+
+def test_no_function_is_a_method_of_the_sandbox(run):
+    """Library code that takes a method apart would hand out what it belongs to."""
+    language = RestrictedLanguage(environ={})
+    given = {name: item for name, item in language.builtins.items() if type(item) is types.MethodType}
+    for module in sorted(builders().keys() - borrowed.NAMES):
+        shown = language.gate.find(module)
+        given |= {f"{module}.{n}": v for n in dir(shown) if type(v := getattr(shown, n)) is types.MethodType}
+    ours = {n: m for n, m in given.items() if type(m.__self__).__module__.startswith("safeexec")}
+    assert given
+    assert not {n for n, m in ours.items() if not is_facade(type(m.__self__))}
 
 
 def test_cached_properties_are_asked_once(run):

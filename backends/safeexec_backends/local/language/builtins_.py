@@ -178,11 +178,16 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
     def breakpoint_(*args: Any, **kwargs: Any) -> None:
         raise LanguageRefused("there is no debugger in this sandbox")
 
+    # A function, no method of the gate: library code that takes methods apart, as WeakMethod does, would hand out the gate.
+    def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
+        return language.gate.function(name, globals, locals, fromlist, level)
+
+    import_.__doc__ = language.gate.function.__doc__
     own = {
         "getattr": getattr_, "hasattr": hasattr_, "setattr": setattr_, "delattr": delattr_, "globals": globals_,
         "locals": locals_, "vars": vars_, "dir": dir_, "eval": eval_, "exec": exec_, "compile": compile_, "open": open_,
         "help": help_, "breakpoint": breakpoint_, "print": fast_print, "input": input_, "exit": leave, "quit": leave,
-        "__import__": language.gate.function,
+        "__import__": import_,
     }  # fmt: skip
     for name, item in own.items():
         if isinstance(item, types.FunctionType) and item.__module__ == __name__:

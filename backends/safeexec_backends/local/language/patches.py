@@ -12,9 +12,11 @@ import functools
 import inspect
 import traceback
 import types
+import weakref
 from typing import Any
 
 from . import copying, questions, reports
+from .denied import is_denied
 from .identity import (
     AttributeRefused,
     WriteRefused,
@@ -40,6 +42,7 @@ def install() -> None:
     _no_foreign_members()
     _no_reads_by_enum_properties()
     _no_reads_by_cached_properties()
+    _no_owners_of_methods()
     _no_imports_for_suggestions()
     _no_names_from_signatures()
     _no_modules_by_name()
@@ -132,6 +135,28 @@ def _no_reads_by_cached_properties() -> None:
         return found
 
     setattr(functools.cached_property, "__get__", __get__)  # noqa: B010
+
+
+def _no_owners_of_methods() -> None:
+    """A method leads to what it belongs to: of ``len``, a module. ``WeakMethod`` refers to that, ``partialmethod`` writes it down."""
+    make = weakref.WeakMethod.__new__
+
+    def __new__(cls: Any, meth: Any, callback: Any = None) -> Any:
+        if type(meth) is types.MethodType and (is_denied(meth.__self__) or is_denied(meth.__func__)):
+            raise AttributeRefused("what this method belongs to is not available in this sandbox")
+        return make(cls, meth, callback)
+
+    setattr(weakref.WeakMethod, "__new__", staticmethod(__new__))  # noqa: B010
+    kind: Any = functools.partialmethod
+    original = kind.__get__
+
+    def __get__(self: Any, obj: Any, cls: Any = None) -> Any:
+        made = original(self, obj, cls)
+        if type(made) is functools.partial and is_denied(made.__dict__.get("__self__")):
+            del made.__dict__["__self__"]
+        return made
+
+    kind.__get__ = __get__
 
 
 def _no_modules_by_name() -> None:

@@ -205,7 +205,7 @@ class Reading:
     def _mro(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         found = reader(o, name)
         if type(found) is BuiltinMethod and is_class(found.__self__):
-            return functools.partial(self._shown, found)
+            return lambda: self._shown(found)  # no partial: its `func` would lead to the guards
         if type(found) is MethodDescriptor or is_denied(found):
             return self._refuse(o, name)
         return found
@@ -361,7 +361,8 @@ class Reading:
         if is_guest_class(kind) and plain_bases(kind):
             return found
         if is_guest_function(o) or id(kind) in OPEN_TYPES or (is_exception(kind) and not is_guest_class(kind)):
-            return found
+            if not any(map(is_denied, list(found.values()))):  # the library may have put it there
+                return found
         own = is_guest_class(kind)
         shown = {k: v for k, v in dict(found).items() if type(k) is str and (own or k[:1] != "_")}
         return {k: v for k, v in shown.items() if not is_denied(v)}
