@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+import safeexec
 from safeexec.guest import Refused
 from safeexec_backends.local.language import RestrictedLanguage, reports
 from safeexec_backends.local.language.facades import borrowed, builders
@@ -196,6 +197,21 @@ def test_a_file_of_settings_names_no_module_that_the_policy_leaves_out(allowed):
     finally:
         logging.root.handlers[:] = before[0]
         logging.root.setLevel(before[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="n/a: the sandbox is Linux's")
+def test_the_traceback_of_a_step_names_no_folder_of_who_built_python():
+    """A callback from C stands below a line of the file in C, as its compiler was told to call it."""
+    source = """
+import xml.parsers.expat
+def start(*args): 1 / 0
+parser = xml.parsers.expat.ParserCreate()
+parser.StartElementHandler = start
+parser.Parse("<a/>")
+"""
+    error = safeexec.run(source, sandbox="local").error
+    assert error.type == "ZeroDivisionError" and "in start" in error.traceback
+    assert '.c"' not in error.traceback
 
 
 def test_no_function_is_a_method_of_the_sandbox(run):
