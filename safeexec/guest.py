@@ -9,6 +9,7 @@ A host drives it with :meth:`Guest.handle`, one request frame at a time, or lets
 
 import ast
 import builtins
+import codecs
 import io
 import keyword
 import linecache
@@ -213,8 +214,14 @@ ONE_WRITE: List[type] = []
 """The classes of streams that lead to the host."""
 
 
-def fast_print(
-    *objects: Any, sep: Optional[str] = " ", end: Optional[str] = "\n", file: Any = None, flush: bool = False
+def _print_whole(
+    _bound: object,
+    /,
+    *objects: Any,
+    sep: Optional[str] = " ",
+    end: Optional[str] = "\n",
+    file: Any = None,
+    flush: bool = False,
 ) -> None:
     """``print`` with one write per call to the streams of the sandbox, so that one call is one frame. A file of the program's own is written to piece by piece, as ever."""
     for name, text in (("sep", sep), ("end", end)):
@@ -237,6 +244,11 @@ class NoInput(EOFError, RuntimeError):
 
 
 NoInput.__module__, NoInput.__name__, NoInput.__qualname__ = "builtins", "EOFError", "EOFError"
+
+
+_print_whole.__name__ = _print_whole.__qualname__ = "print"
+# Bound, since a plain function in a class would take the instance for what is to be printed: `class Job: report = print`.
+fast_print = types.MethodType(_print_whole, "builtins")
 
 
 def refuse_input(prompt: object = "", /) -> str:
@@ -263,8 +275,9 @@ def ask(prompt: object = "", /) -> str:
     return input_from(sys.stdin.readline, prompt)
 
 
-fast_print.__name__ = fast_print.__qualname__ = "print"
 refuse_input.__name__ = refuse_input.__qualname__ = ask.__name__ = ask.__qualname__ = "input"
+for _function in (_print_whole, refuse_input, ask):
+    _function.__module__ = "builtins"  # an error of theirs is called as the builtin's is
 
 
 def leave(code: object = None) -> None:
@@ -354,8 +367,36 @@ class Stream(io.TextIOBase):
 
     encoding = "utf-8"
     errors = "backslashreplace"
+    newlines = None
+    line_buffering = False
+    write_through = True
     name = property(lambda self: "<stdout>" if self._number == 1 else "<stderr>")
     mode = "w"
+
+    def reconfigure(
+        self,
+        *,
+        encoding: Optional[str] = None,
+        errors: Optional[str] = None,
+        newline: Optional[str] = None,
+        line_buffering: Optional[bool] = None,
+        write_through: Optional[bool] = None,
+    ) -> None:
+        """As ``TextIOWrapper.reconfigure``. What the host reads is UTF-8, with lines as they are written; nothing waits in a buffer, whatever is asked for.
+
+        :raises LookupError: for names of encodings or error handlers that nobody knows.
+        :raises io.UnsupportedOperation: for another encoding, or other ends of lines.
+        """
+        if encoding is not None and codecs.lookup(encoding).name != "utf-8":
+            raise io.UnsupportedOperation("the output of a sandbox is UTF-8, not {}".format(encoding))
+        if newline not in (None, "", "\n"):
+            raise io.UnsupportedOperation("the output of a sandbox has its lines as they are written")
+        if errors is not None or encoding is not None:
+            errors = "strict" if errors is None else errors
+            codecs.lookup_error(errors)
+            self.errors = errors
+        if line_buffering is not None:
+            self.line_buffering = bool(line_buffering)
 
     def reset(self, limit: int) -> None:
         self._left = limit
@@ -376,9 +417,9 @@ class Stream(io.TextIOBase):
             raise TypeError("write() argument must be str, not {}".format(type(text).__name__))
         if text:
             if len(text) > self._left + 4 * _CHUNK:  # far past the limit: do not encode what will be dropped
-                self._emit(text[: self._left + 1].encode("utf-8", "backslashreplace"), len(text))
+                self._emit(text[: self._left + 1].encode("utf-8", self.errors), len(text))
             else:
-                self._emit(text.encode("utf-8", "backslashreplace"))
+                self._emit(text.encode("utf-8", self.errors))
         return len(text)
 
     def _emit(self, data: bytes, size: Optional[int] = None) -> None:

@@ -17,6 +17,30 @@ class Streaming(Base):
         )
         assert result.ok and result.stdout == "a 1\ncd" and result.stderr == "b\n"
 
+    def test_streams_are_set_as_a_programs_own_are(self) -> None:
+        result = self.run(
+            """
+import io, sys
+for stream in (sys.stdout, sys.stderr):
+    stream.reconfigure(encoding="utf-8", line_buffering=True)
+    print(stream.encoding, stream.errors, stream.line_buffering, stream.newlines, stream.mode)
+    for wrong in ({"encoding": "latin-1"}, {"newline": "\\r\\n"}, {"encoding": "no such"}, {"errors": "no such"}, {"other": 1}):
+        try: stream.reconfigure(**wrong)
+        except (io.UnsupportedOperation, LookupError, TypeError) as error: print(type(error).__name__)
+try: print("\\ud800")
+except UnicodeEncodeError: print("strict")
+sys.stdout.reconfigure(errors="replace")
+print("\\ud800", "é", sys.stdout.errors)
+"""
+        )
+        refused = ["UnsupportedOperation", "UnsupportedOperation", "LookupError", "LookupError", "TypeError"]
+        assert result.ok, result.error
+        assert result.stdout.splitlines() == ["utf-8 strict True None w", *refused] * 2 + ["strict", "? é replace"]
+
+    def test_print_stands_in_a_class_as_ever(self) -> None:
+        result = self.run("class Job:\n    report = print\nJob().report('a', 1, sep='-')")
+        assert result.ok and result.stdout == "a-1\n"
+
     def test_pieces_arrive_in_order_while_the_code_runs(self) -> None:
         pieces: list[Output] = []
         seen = threading.Event()

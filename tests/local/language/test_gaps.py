@@ -342,3 +342,39 @@ result = unittest.main(argv=["x"], exit=False, testRunner=unittest.TextTestRunne
 (result.testsRun, result.errors, result.failures)
 """
     assert run(source) == (2, [], [])
+
+
+def test_below_the_standard_input_are_bytes(run):
+    source = """
+import io, sys
+read = sys.stdin.buffer.readline
+facts = sys.stdin.name, sys.stdin.encoding, sys.stdin.isatty(), isinstance(sys.stdin, io.TextIOWrapper)
+found = [read(), sys.stdin.buffer.read(), sys.stdin.read(), sys.stdin.readline(), list(sys.stdin), sys.stdin.buffer.read().split()]
+try: sys.stdin.fileno()
+except io.UnsupportedOperation: found.append("no descriptor")
+facts, found
+"""
+    assert run(source) == (("<stdin>", "utf-8", False, True), [b"", b"", "", "", [], [], "no descriptor"])
+
+
+def test_a_loops_handler_is_told_of_nothing_that_reads_files(run):
+    source = """
+import asyncio
+loop = asyncio.new_event_loop()
+told = []
+loop.set_debug(True)
+loop.set_exception_handler(lambda of, context: told.append((type(of) is type(loop), sorted(context))))
+loop.call_exception_handler({"message": "m", "source_traceback": [("/etc/passwd", 1, "f", None)], "handle_traceback": []})
+loop.call_soon(lambda: 1 / 0)
+loop.call_soon(loop.stop)
+loop.run_forever()
+loop.close()
+told
+"""
+    assert run(source) == [(True, ["message"]), (True, ["exception", "message"])]
+
+
+def test_what_print_is_bound_to_is_no_module(run):
+    assert run(
+        "import types\nheld = getattr(print, '__self__', None)\ntype(held) is str, isinstance(held, types.ModuleType)"
+    ) == (True, False)

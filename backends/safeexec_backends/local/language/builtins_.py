@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import fast_print, input_from, leave, refuse_input
 
-from .identity import AttributeRefused, LanguageRefused, exact_name, is_guest_class
+from .identity import AttributeRefused, LanguageRefused, class_dict, class_mro, exact_name, is_guest_class
 
 if TYPE_CHECKING:
     from . import RestrictedLanguage
@@ -107,7 +107,10 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
             known = language.behind(globals)
             space = globals if known is None else known
             if type(space) is not dict:
-                raise TypeError(f"{what}() globals must be a dict, not {type(space).__name__}")
+                if what == "exec":
+                    raise TypeError(f"exec() globals must be a dict, not {type(space).__name__}")
+                other = any("__getitem__" in class_dict(base) for base in class_mro(type(space)))
+                raise TypeError(f"globals must be a {'real dict; try eval(expr, {}, mapping)' if other else 'dict'}")
             given = space.get("__builtins__")
             if known is None and type(given) is not dict:
                 space["__builtins__"] = language.fresh_builtins()  # not there, CPython would put the real ones in
@@ -138,6 +141,8 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
     def compile_(
         source: Any, filename: Any, mode: Any, flags: int = 0, dont_inherit: bool = False, optimize: int = -1
     ) -> Any:
+        if type(optimize) is not int or not -1 <= optimize <= 2:
+            raise ValueError("compile(): invalid optimize value")
         ast = language.gate.build("ast") if flags else None
         if ast is not None and flags == ast.PyCF_ONLY_AST:
             return compile(_text(source), exact_name(filename), exact_name(mode), flags, dont_inherit=True)

@@ -350,7 +350,7 @@ class Reading:
             return self._refuse(o, "__dict__")
         if is_facade(kind):  # a copy of what it shows
             missing = object()
-            names_ = [n for n in dir(o) if type(n) is str]
+            names_ = ["__name__", "__doc__", *(n for n in dir(o) if type(n) is str)]
             shown = {n: self.readable(o, n, missing) for n in names_}
             return {n: v for n, v in shown.items() if v is not missing}
         if passes_on(kind):

@@ -141,7 +141,10 @@ class Transformer(MatchRewriter, StarRewriter):
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        node.target = self.visit(node.target)
+        if node.value is None and isinstance(node.target, ast.Attribute):
+            node.target.value = self.visit(node.target.value)  # `x.a: int` sets nothing: only `x` is evaluated
+        else:
+            node.target = self.visit(node.target)
         node.annotation = self._annotation(node.annotation)
         if node.value is not None:
             node.value = self.visit(node.value)

@@ -148,7 +148,8 @@ class Writing(Reading):
             return
         elif kind is property and name == "__doc__":
             return
-        raise WriteRefused(f"{name!r} of {describe(o)} cannot be changed in this sandbox")
+        refusal = WriteRefused if is_class(o) else InstanceRefused
+        raise refusal(f"{name!r} of {describe(o)} cannot be changed in this sandbox")
 
     def writable_dunder(self, o: Any, name: str) -> Any:
         """`o`, for setting, updating or deleting its attribute with the double-underscore name `name`."""

@@ -21,10 +21,11 @@ _SHOWN = """ALL_COMPLETED FIRST_COMPLETED FIRST_EXCEPTION BoundedSemaphore Barri
 class Loop:
     """An event loop as a program sees it: to run and to schedule, not to open sockets or start programs."""
 
-    __slots__ = ("__weakref__", "_loop")
+    __slots__ = ("__weakref__", "_handler", "_loop")
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
+        self._handler: Any = None
 
     def run_until_complete(self, future: Any) -> Any:
         return self._loop.run_until_complete(future)
@@ -51,8 +52,26 @@ class Loop:
         return self._loop.create_task(coro, name=name, context=context)
 
     def call_exception_handler(self, context: Any) -> None:
-        # What a group of tasks says. Other keys make the handler read source lines of any file.
-        self._loop.call_exception_handler({n: context[n] for n in ("message", "exception", "task") if n in context})
+        self._loop.call_exception_handler(_told(context))
+
+    def default_exception_handler(self, context: Any) -> None:
+        self._loop.default_exception_handler(_told(context))
+
+    def get_exception_handler(self) -> Any:
+        return self._handler
+
+    def set_exception_handler(self, handler: Any) -> None:
+        if handler is None:
+            self._loop.set_exception_handler(None)
+        elif callable(handler):
+            # The loop itself is what a handler would be given, and of the context what the program has anyway.
+            self._loop.set_exception_handler(lambda loop, context: handler(self, _told(context)))
+        else:
+            raise TypeError(f"A callable object or None is expected, got {handler!r}")
+        self._handler = handler
+
+    async def shutdown_default_executor(self) -> None:
+        await self._loop.shutdown_default_executor()
 
     def create_future(self) -> Any:
         return self._loop.create_future()
@@ -80,6 +99,11 @@ class Loop:
 
     def get_debug(self) -> bool:
         return bool(self._loop.get_debug())
+
+
+def _told(context: Any) -> dict[str, Any]:
+    """Of what a handler of exceptions is told, what a program may hear and say: other keys make the loop's own handler read source lines of any file."""
+    return {n: context[n] for n in ("message", "exception", "task", "future", "asyncgen") if n in context}
 
 
 def _asyncio(language: RestrictedLanguage) -> Exports:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -11,14 +12,16 @@ from safeexec.guest import ONE_WRITE
 class _Output:
     """``sys.stdout`` or ``sys.stderr`` as a program sees it: the stream itself holds the channel to the host."""
 
-    __slots__ = ("_name", "_streams", "encoding", "errors", "name")
+    __slots__ = ("_name", "_streams", "encoding", "mode", "name", "newlines", "write_through")
 
     def __init__(self, name: str, streams: Streams) -> None:
         self._name = name
         self._streams = streams
         self.name = f"<{name}>"
         self.encoding = "utf-8"
-        self.errors = "backslashreplace"
+        self.mode = "w"
+        self.newlines = None
+        self.write_through = True
 
     def write(self, text: str, /) -> int:
         if not isinstance(text, str):
@@ -42,9 +45,19 @@ class _Output:
         return False
 
     def fileno(self) -> int:
-        import io
-
         raise io.UnsupportedOperation("fileno")
+
+    def reconfigure(self, **settings: Any) -> None:
+        """As ``TextIOWrapper.reconfigure``."""
+        self._streams.own(self._name).reconfigure(**settings)
+
+    @property
+    def errors(self) -> Any:
+        return self._streams.own(self._name).errors
+
+    @property
+    def line_buffering(self) -> bool:
+        return bool(self._streams.own(self._name).line_buffering)
 
     @property
     def closed(self) -> bool:
@@ -79,6 +92,18 @@ class _Bytes:
 
     def flush(self) -> None:
         self._streams.own(self._name).flush()
+
+
+class _Nothing(io.BytesIO):
+    """What is below ``sys.stdin``: nobody writes to it."""
+
+    name = "<stdin>"
+    mode = "rb"
+
+
+def no_input() -> io.TextIOWrapper:
+    """``sys.stdin`` of a program to which nobody speaks: text over bytes, both at their end."""
+    return io.TextIOWrapper(_Nothing(), encoding="utf-8", errors="strict")
 
 
 class Streams:

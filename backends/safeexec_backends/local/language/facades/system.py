@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.identity import WriteRefused, as_facade, exact_name
 
 from . import Facade, missing
+from .streams import no_input
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -36,16 +37,14 @@ def _sys(language: RestrictedLanguage) -> Exports:
             raise ValueError(f"the recursion limit is at most {_MAX_RECURSION} in this sandbox")
         sys.setrecursionlimit(limit)
 
-    def exit(status: object = None, /) -> None:
-        raise SystemExit(status)
+    def exit(status: Any = None, /) -> None:
+        sys.exit(status)  # None and tuples become the exception's arguments
 
     def displayhook(value: object, /) -> None:
         if value is not None:
             outputs["stdout"].write(repr(value) + "\n")
 
-    import io
-
-    stdin = io.StringIO()
+    stdin = no_input()
     shown = """version version_info hexversion api_version maxsize maxunicode byteorder platform float_info int_info hash_info
         float_repr_style getsizeof getrecursionlimit getdefaultencoding getfilesystemencoding intern getrefcount
         exception getswitchinterval get_int_max_str_digits set_int_max_str_digits copyright""".split()
@@ -114,7 +113,7 @@ def _sys(language: RestrictedLanguage) -> Exports:
     hooks |= {"excepthook": excepthook, "displayhook": displayhook}
     for name, value in values.items():
         body[name] = staticmethod(value) if isinstance(value, types.FunctionType) else value
-    kind = type("sys", (SysFacade,), body)
+    kind = type("module", (SysFacade,), body)
     as_facade(kind)
     return {"": object.__new__(kind)}
 

@@ -69,7 +69,7 @@ def _warnings(language: RestrictedLanguage) -> Exports:
         **{name: staticmethod(value) if isinstance(value, types.FunctionType) else value for name, value in exports.items()},
         **{name: property(getter(name)) for name in own},
     }  # fmt: skip
-    kind = type("warnings", (Facade,), body)
+    kind = type("module", (Facade,), body)
     as_facade(kind)
     return {"": object.__new__(kind)}
 
