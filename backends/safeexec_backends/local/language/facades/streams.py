@@ -101,6 +101,9 @@ class _Nothing(io.BytesIO):
     mode = "rb"
 
 
+_Nothing.__module__, _Nothing.__name__, _Nothing.__qualname__ = "_io", "BufferedReader", "BufferedReader"
+
+
 def no_input() -> io.TextIOWrapper:
     """``sys.stdin`` of a program to which nobody speaks: text over bytes, both at their end."""
     return io.TextIOWrapper(_Nothing(), encoding="utf-8", errors="strict")
