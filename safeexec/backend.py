@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from safeexec import wire
+from safeexec.frame_memory import frame_memory
 from safeexec.loan import Loan, Serve, Work
 from safeexec.policy import Policy
 from safeexec.wire import Frame
@@ -220,10 +221,10 @@ class StreamGuest(Guest):
         if not isinstance(stream, tuple):
             stream.setblocking(True)
             self._socket = stream
-            self._reader = wire.FrameReader(stream.recv_into, max_frame)
+            self._reader = wire.FrameReader(stream.recv_into, max_frame, memory=frame_memory.take)
         else:
             self._fds = stream
-            self._reader = wire.FrameReader(self._readinto, max_frame)
+            self._reader = wire.FrameReader(self._readinto, max_frame, memory=frame_memory.take)
 
     def _readinto(self, view: memoryview) -> int:
         return os.readv(self._fds[0], [view])

@@ -284,7 +284,7 @@ def unpack(body: Blob, max_nodes: int = MAX_NODES) -> Frame:
     return header, blobs
 
 
-def _room(size: int) -> memoryview:
+def _mapped(size: int) -> memoryview:
     """Memory for a frame that does not fit a reader's buffer.
 
     A large one is a mapping of its own, in huge pages where there are any: allocators give so much back between one frame and the next, and ten
@@ -311,16 +311,28 @@ class FrameReader:
     """Cuts a byte stream into frames.
 
     `readinto` fills a writable buffer and returns how many bytes it got, 0 at the end of the stream (``socket.recv_into``'s shape).
+    `memory` gives so many bytes for a frame that does not fit the reader's own buffer.
     A frame larger than `max_frame` bytes is refused before memory is set aside for it.
     """
 
-    def __init__(self, readinto: Callable[[memoryview], int], max_frame: int, max_nodes: int = MAX_NODES) -> None:
+    def __init__(
+        self,
+        readinto: Callable[[memoryview], int],
+        max_frame: int,
+        max_nodes: int = MAX_NODES,
+        memory: Callable[[int], memoryview] = _mapped,
+    ) -> None:
         self._readinto = readinto
+        self._memory = memory
         self._max = max_frame
         self._max_nodes = max_nodes
         self._buffer = memoryview(bytearray(65536))
         self._start = 0
         self._end = 0
+
+    def of(self, readinto: Callable[[memoryview], int]) -> "FrameReader":
+        """A reader of another stream, with the same bounds and memory."""
+        return FrameReader(readinto, self._max, self._max_nodes, self._memory)
 
     def _fill(self) -> None:
         if self._start == self._end:
@@ -352,7 +364,7 @@ class FrameReader:
             self._start = start + total
             return unpack(bytes(self._buffer[start : start + total]), self._max_nodes)
         have = self._end - self._start - 4
-        view = _room(total)
+        view = self._memory(total)
         view[:have] = self._buffer[self._start + 4 : self._end]
         self._start = self._end = 0
         while have < total:

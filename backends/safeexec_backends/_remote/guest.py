@@ -13,6 +13,7 @@ from time import monotonic
 
 from safeexec import wire
 from safeexec.backend import Guest, GuestDied, OnFrame
+from safeexec.frame_memory import frame_memory
 from safeexec_backends._remote.faults import Fault, Gone, Passing, retry
 from safeexec_backends._remote.lines import CHUNK, LinesBroken, Receiver, Sender
 
@@ -77,7 +78,7 @@ class RemoteGuest(Guest):
     def __init__(self, transport: Transport, max_frame: int, forget: Callable[[RemoteGuest], object]) -> None:
         self.transport = transport
         self._forget = forget
-        self._reader = wire.FrameReader(self._readinto, max_frame)
+        self._reader = wire.FrameReader(self._readinto, max_frame, memory=frame_memory.take)
         self._lock = threading.Condition()
         self._inbox: deque[bytes] = deque()
         self._piece = memoryview(b"")

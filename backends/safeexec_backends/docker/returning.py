@@ -81,7 +81,7 @@ class ReturningGuest(DockerGuest):
             old.close()
             if self._removed:
                 raise EOFError
-            self._reader = wire.FrameReader(ours.recv_into, self._reader._max)
+            self._reader = self._reader.of(ours.recv_into)
             self._number = 0
             self._cut = False
             self._direct.order(orders.BACK, self._asked, theirs)

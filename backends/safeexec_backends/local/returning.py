@@ -55,7 +55,6 @@ class ReturningGuest(LocalGuest):
         super().__init__(stream, policy, zygote, pid, pidfd, status, forget)
         self._policy = policy
         self._remember = remember
-        self._most = policy.limits.value + wire.MAX_HEADER
         self._line = KeeperLine(stream)
         self._number = 0
         """What the keeper calls this session."""
@@ -405,7 +404,7 @@ class ReturningGuest(LocalGuest):
             self._forget_runner()
             self._socket, self._runner, self._ended = socket.socket(fileno=channel), runner, None
             self._made = order
-            self._reader = wire.FrameReader(self._socket.recv_into, self._most)
+            self._reader = self._reader.of(self._socket.recv_into)
 
     def _cut(self) -> None:
         """Whoever still sends to the process that ran is to stop: a copy of it may hold its end of the channel open, and read nothing there."""

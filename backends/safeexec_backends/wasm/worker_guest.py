@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from safeexec import watchdog, wire
+from safeexec import watchdog
 from safeexec.backend import GuestDied, OnFrame
 from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
 from safeexec.policy import Policy
@@ -297,7 +297,7 @@ class WorkerGuest(WorkerChannel):
             self._socket.close()
             self.number, self._socket = line
             self._socket.setblocking(True)
-            self._reader = wire.FrameReader(self._socket.recv_into, self._policy.limits.value + wire.MAX_HEADER)
+            self._reader = self._reader.of(self._socket.recv_into)
             self._greeting, self._wanted = b"", False
             self._first.held = self._first_kept
             self._killed = self._busy = False
