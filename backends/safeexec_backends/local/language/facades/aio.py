@@ -109,6 +109,10 @@ def _told(context: Any) -> dict[str, Any]:
 def _asyncio(language: RestrictedLanguage) -> Exports:
     import asyncio
 
+    from safeexec_backends.local.language import whereabouts
+
+    whereabouts.install()
+
     def view(loop: Any) -> Loop:
         """The one view of a loop: locks and queues compare what they find."""
         known = vars(loop).get("_safeexec_view")
