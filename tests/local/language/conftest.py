@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import sys
 import types
 import zipfile
@@ -54,6 +55,20 @@ def the_library_is_put_back() -> Iterator[None]:
             elif names.get(key) is not was:
                 names[key] = was
     setattr(zipfile.ZipInfo, "from_file", from_file)  # noqa: B010
+
+
+@pytest.fixture(autouse=True)
+def the_loggers_are_put_back() -> Iterator[None]:
+    """Programs set up logging anew, which silences all loggers that there were: those of the sandboxes that other tests listen to."""
+    manager = logging.root.manager
+    known = [logging.root, *(found for found in manager.loggerDict.values() if isinstance(found, logging.Logger))]
+    before = [(logger, logger.disabled, logger.level, logger.propagate) for logger in known]
+    threshold = manager.disable
+    yield
+    for logger, disabled, level, propagate in before:
+        logger.disabled, logger.propagate = disabled, propagate
+        logger.setLevel(level)
+    logging.disable(threshold)
 
 
 @pytest.fixture
