@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from safeexec import threads, wire
 from safeexec.backend import Guest, GuestDied, OnFrame
 from safeexec.errors import BackendUnavailable, SnapshotError
+from safeexec.frame_memory import frame_memory
 from safeexec.policy import Limits, Policy
 from safeexec.wire import Frame
 
@@ -231,10 +232,10 @@ class WasmGuest(Guest):
         if self._done:
             # Code that forges the closing frame and runs on gains nothing by it.
             raise ProtocolViolation("a frame after the closing one")
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        data = memoryview(parts[0]) if len(parts) == 1 else _joined(parts)
         if int.from_bytes(data[:4], "little") != len(data) - 4:
             raise wire.WireError("a frame whose length is not its length")
-        header, blobs = wire.unpack(memoryview(data)[4:])
+        header, blobs = wire.unpack(data[4:])
         if header.get("t") == "done":
             # What the host knows better than the guest.
             header["cpu"] = time.thread_time() - self._started
@@ -356,6 +357,17 @@ class WasmGuest(Guest):
                 self._runtime.spares.give(self._host)
             else:
                 self._host.close()
+
+
+def _joined(parts: Sequence[bytes]) -> memoryview:
+    """The parts of a frame as one, in memory that is used again."""
+    whole = frame_memory.take(sum(map(len, parts)))
+    place = 0
+    for part in parts:
+        following = place + len(part)
+        whole[place:following] = part
+        place = following
+    return whole
 
 
 def _closing(frame: Frame) -> bool:
