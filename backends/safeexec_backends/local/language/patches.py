@@ -15,7 +15,7 @@ import types
 import weakref
 from typing import Any
 
-from . import copying, questions, reports
+from . import copying, dispatching, questions, reports, words
 from .denied import is_denied
 from .identity import (
     AttributeRefused,
@@ -47,6 +47,8 @@ def install() -> None:
     _no_names_from_signatures()
     _no_modules_by_name()
     questions.install()
+    dispatching.install()
+    words.install()
     reports.install()
 
 
