@@ -38,6 +38,7 @@ from .identity import (
     passes_on,
     plain_bases,
 )
+from .unbound import of_its_own
 
 Reader = Callable[[Any, str], Any]
 """How an attribute is loaded once it may be: `getattr`, or the ``__getattribute__`` that a program calls from its own."""
@@ -83,6 +84,8 @@ class Reading:
             "__dataclass_fields__": self._fields,
             "__kwdefaults__": self._own_or_copy,
             "__annotations__": self._own_or_copy,
+            "__init__": self._method,
+            "__func__": self._function,
         }
 
     def read(self, o: Any, name: str) -> Any:
@@ -264,6 +267,18 @@ class Reading:
         if is_denied(found):
             return self._refuse(o, name)
         return dict(found) if type(found) is dict and not own else found
+
+    def _method(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found = reader(o, name)
+        return self._refuse(o, name) if is_denied(found) else of_its_own(found, o)
+
+    def _function(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found = reader(o, name)
+        if is_denied(found):
+            return self._refuse(o, name)
+        if type(o) is not types.MethodType:
+            return found
+        return of_its_own(found, o.__self__)
 
     def _code(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         function = o.__func__ if type(o) is types.MethodType else o
