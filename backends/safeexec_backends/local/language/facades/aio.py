@@ -7,6 +7,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from safeexec_backends.local.language.denied import is_loop
+
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
 
@@ -24,6 +26,10 @@ class Loop:
     __slots__ = ("__weakref__", "_handler", "_loop")
 
     def __init__(self, loop: Any) -> None:
+        if not is_loop(
+            type(loop)
+        ):  # the library would ask another whether it equals the one that runs, and show it that
+            raise TypeError("an event loop is made by new_event_loop() in this sandbox")
         self._loop = loop
         self._handler: Any = None
 
@@ -106,8 +112,50 @@ def _told(context: Any) -> dict[str, Any]:
     return {n: context[n] for n in ("message", "exception", "task", "future", "asyncgen") if n in context}
 
 
+def _no_folders_in_texts() -> None:
+    """What a task, a handle or a future says of itself names the file of its code: of the library's, where the interpreter lies."""
+    import importlib
+    import traceback
+
+    from .tracebacks import keep
+
+    coroutines, helpers, futures = (
+        importlib.import_module(f"asyncio.{name}") for name in ("coroutines", "format_helpers", "base_futures")
+    )
+    if coroutines._format_coroutine.__module__ == __name__:
+        return
+    of_coroutine, of_future = coroutines._format_coroutine, futures._future_repr_info
+    of_function, of_stack = helpers._get_function_source, helpers.extract_stack
+
+    def _format_coroutine(coro: Any) -> str:
+        code = getattr(coro, "cr_code", None) or getattr(coro, "gi_code", None)
+        if type(code) is types.CodeType and code.co_filename[:1] != "<":
+            return f"{coro.__qualname__}()"
+        return str(of_coroutine(coro))
+
+    def _get_function_source(func: Any) -> Any:
+        found = of_function(func)
+        return found if found is not None and str(found[0])[:1] == "<" else None
+
+    def _future_repr_info(future: Any) -> list[str]:
+        made = "created at "
+        return [text for text in of_future(future) if text[: len(made)] != made or text[len(made)] == "<"]
+
+    def extract_stack(f: Any = None, limit: Any = None) -> Any:
+        if f is None:
+            f = sys._getframe(1)
+        return traceback.StackSummary.from_list([frame for frame in of_stack(f, limit) if keep(frame)])
+
+    helpers.extract_stack = extract_stack
+    coroutines._format_coroutine = _format_coroutine
+    helpers._get_function_source = _get_function_source
+    futures._future_repr_info = _future_repr_info
+
+
 def _asyncio(language: RestrictedLanguage) -> Exports:
     import asyncio
+
+    _no_folders_in_texts()
 
     def view(loop: Any) -> Loop:
         """The one view of a loop: locks and queues compare what they find."""
