@@ -35,7 +35,7 @@ def of_its_own(found: Any, o: Any) -> Any:
     owner, of_classes = None, False
     for base in (*(class_mro(o) if is_class(o) else ()), *class_mro(type(o))):
         held = class_dict(base).get(found.__name__)
-        if held is found or (type(held) in (classmethod, staticmethod) and held.__func__ is found):
+        if held is found or ((type(held) is classmethod or type(held) is staticmethod) and held.__func__ is found):
             owner = base
             of_classes = type(held) is classmethod
             break
