@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from safeexec_backends.local.language.denied import is_denied
 from safeexec_backends.local.language.identity import class_dict, class_mro, exact_name, is_guest_class, passes_on
 
 from . import reviewed
@@ -77,7 +78,20 @@ def guard(module: Any, language: RestrictedLanguage, *own: type) -> None:
         else:
             guards.delete(o, name)
 
-    names = {"getattr": getattr_, "hasattr": hasattr_, "setattr": setattr_, "delattr": delattr_, "open": open_file}
+    def vars_(o: Any, /) -> Any:
+        found = vars(o) if is_ours(type(o)) else None
+        if type(found) is dict and not any(map(is_denied, list(found.values()))):
+            return found
+        return guards.variables(o)  # of ``type``, which is told to be a namespace, what nobody may read of it
+
+    names = {
+        "getattr": getattr_,
+        "hasattr": hasattr_,
+        "setattr": setattr_,
+        "delattr": delattr_,
+        "vars": vars_,
+        "open": open_file,
+    }
     vars(module).update(names)
 
 
