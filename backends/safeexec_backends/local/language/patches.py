@@ -26,6 +26,7 @@ from .identity import (
     class_mro,
     class_name,
     exact_name,
+    gives_values,
     is_class,
     is_guest_class,
 )
@@ -157,7 +158,7 @@ def _no_owners_of_methods() -> None:
 
     def __get__(self: Any, obj: Any, cls: Any = None) -> Any:
         function = self.func
-        if any(type(function) is value for value in _VALUES) and not is_guest_class(function.__objclass__):
+        if gives_values(function):
             raise AttributeRefused(
                 "a partial method binds functions in this sandbox"
             )  # it would keep what `__func__` of a method gives, or `__self__`
@@ -167,9 +168,6 @@ def _no_owners_of_methods() -> None:
         return made
 
     kind.__get__ = __get__
-
-
-_VALUES = (types.GetSetDescriptorType, types.MemberDescriptorType)
 
 
 def _no_marks_by_constructors() -> None:

@@ -22,11 +22,13 @@ from .identity import (
     MethodWrapper,
     Super,
     WrapperDescriptor,
+    binds_values,
     class_dict,
     class_flags,
     class_mro,
     describe,
     exact_name,
+    gives_values,
     home,
     is_class,
     is_exception,
@@ -100,6 +102,12 @@ class Reading:
         return self._read(o, name, getattr)
 
     def _read(self, o: Any, name: str, reader: Reader) -> Any:
+        result = self._found(o, name, reader)
+        if (name[:1] == "_" or name in names.SUSPECT) and name not in names.DUNDER_DIRECT and gives_values(result):
+            return self._refuse(o, name)
+        return result
+
+    def _found(self, o: Any, name: str, reader: Reader) -> Any:
         kind = type(o)
         if issubclass(kind, types.ModuleType) or is_loop(kind):
             return self._refuse(o, name)
@@ -246,6 +254,8 @@ class Reading:
 
     def _descriptor(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         kind = type(o)
+        if binds_values(o.__self__ if kind is Super else o):
+            return self._refuse(o, name)
         allowed = (types.FunctionType, types.MethodType, property, classmethod, staticmethod, MethodDescriptor)
         if kind in allowed or is_guest_class(kind):
             return reader(o, name)

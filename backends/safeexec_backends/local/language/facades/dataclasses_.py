@@ -14,6 +14,7 @@ from safeexec_backends.local.language.identity import (
     AttributeRefused,
     LanguageRefused,
     exact_name,
+    gives_values,
     is_class,
     is_facade,
     is_guest_class,
@@ -232,6 +233,8 @@ def _only_its_own_fields(check_name: Callable[[Any], str]) -> None:
         made = original(cls, a_name, *rest)
         if type(made) is not dataclasses.Field or made.name is not a_name:
             raise TypeError(f"the field {a_name!r} is none that field() made")
+        if gives_values(made.default):  # what a base of the library has by the field's name
+            raise TypeError(f"the field {a_name!r} belongs to a base class")
         return made
 
     get_field.checks = True  # type: ignore[attr-defined]
