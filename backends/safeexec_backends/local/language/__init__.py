@@ -16,7 +16,7 @@ from typing import Any
 
 from safeexec.guest import source_lines
 
-from . import scopes, tokens, transformer
+from . import remembered, scopes, tokens, transformer
 from .builtins_ import make_builtins, run_with
 from .facades import Gate, make, paths
 from .facades.views import globals_view
@@ -84,6 +84,7 @@ class RestrictedLanguage:
         if self._base_environ is not None:
             now = dict(os.environ)
             self.environ.update({k: v for k, v in now.items() if self._base_environ.get(k) != v})
+        remembered.forget()
         paths.set_roots(os.getcwd(), "/tmp")
         self.main = {"__name__": MAIN, "__doc__": None, "__builtins__": self.builtins}
         return self.main

@@ -38,8 +38,12 @@ def install() -> None:
     module: Any = copy
     module._reconstruct = _reconstruct
     module.getattr = _getattr
-    # Whoever's metaclass says that a class is equal to this one is asked by deepcopy(), and shown it.
-    module._deepcopy_dispatch.pop(types.CodeType, None)
+    # Whoever's metaclass says that a class is equal to this one is asked by copy() and deepcopy(), and shown it.
+    for name, table in list(vars(module).items()):
+        if type(table) is dict:
+            table.pop(types.CodeType, None)
+        elif type(table) is set or type(table) is frozenset:  # from 3.14 on
+            setattr(module, name, type(table)(kind for kind in table if kind is not types.CodeType))
     # It holds compiled code of its text, which is in no language of ours.
     module._deepcopy_dispatch[typing.ForwardRef] = lambda reference, memo: reference
 

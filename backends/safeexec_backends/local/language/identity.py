@@ -196,6 +196,26 @@ def is_facade(kind: type) -> bool:
     return id(kind) in _FACADES
 
 
+_VALUES = (types.GetSetDescriptorType, types.MemberDescriptorType)
+_function_of = {id(kind): vars(kind)["__func__"].__get__ for kind in (classmethod, staticmethod)}
+
+
+def gives_values(value: Any) -> bool:
+    """Whether `value` is a descriptor of a class that is not the program's and gives what an object has, not a method of it: ``type(len).__self__``.
+
+    Whoever binds it, a class method or the attributes of a program's class, would be given that, past all that looks at names.
+    """
+    return any(type(value) is kind for kind in _VALUES) and not is_guest_class(value.__objclass__)
+
+
+def binds_values(value: Any) -> bool:
+    """Whether `value` is a class method, or one of the program's kind, over a descriptor that gives values: up to 3.12 it binds that to whatever it is told."""
+    if not any(base is classmethod for base in class_mro(type(value))):
+        return False
+    function = _function_of[id(classmethod)](value)
+    return any(type(function) is kind for kind in _VALUES) or binds_values(function)
+
+
 def describe(value: Any) -> str:
     """The kind of a value for a message, not asking the value."""
     return f"the class {class_name(value)}" if is_class(value) else f"a {class_name(type(value))} object"

@@ -10,12 +10,14 @@ import dataclasses
 import enum
 import functools
 import inspect
+import sys
 import traceback
 import types
+import typing
 import weakref
 from typing import Any
 
-from . import copying, questions, reports
+from . import copying, dispatching, questions, reports, words
 from .denied import is_denied
 from .identity import (
     AttributeRefused,
@@ -24,6 +26,7 @@ from .identity import (
     class_mro,
     class_name,
     exact_name,
+    gives_values,
     is_class,
     is_guest_class,
 )
@@ -43,10 +46,13 @@ def install() -> None:
     _no_reads_by_enum_properties()
     _no_reads_by_cached_properties()
     _no_owners_of_methods()
+    _no_marks_by_constructors()
     _no_imports_for_suggestions()
     _no_names_from_signatures()
     _no_modules_by_name()
     questions.install()
+    dispatching.install()
+    words.install()
     reports.install()
 
 
@@ -151,12 +157,39 @@ def _no_owners_of_methods() -> None:
     original = kind.__get__
 
     def __get__(self: Any, obj: Any, cls: Any = None) -> Any:
+        function = self.func
+        if gives_values(function):
+            raise AttributeRefused(
+                "a partial method binds functions in this sandbox"
+            )  # it would keep what `__func__` of a method gives, or `__self__`
         made = original(self, obj, cls)
         if type(made) is functools.partial and is_denied(made.__dict__.get("__self__")):
             del made.__dict__["__self__"]
         return made
 
     kind.__get__ = __get__
+
+
+def _no_marks_by_constructors() -> None:
+    """These set ``__module__``, by which the wall knows what belongs to the program, on whatever they are called with."""
+    for kind in (typing.NewType, typing.TypeVarTuple, functools.cached_property):
+        original = class_dict(kind).get("__init__")
+        if type(original) is types.FunctionType:  # else in C, which looks at its object
+            _check_self(kind, original)
+
+
+def _check_self(kind: Any, original: Any) -> None:
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if not any(base is kind for base in class_mro(type(self))):
+            raise WriteRefused(f"{class_name(kind)}.__init__() takes objects of its own class in this sandbox")
+        original(self, *args, **kwargs)
+        if vars(self).get("__module__") == __name__:  # it took this frame for who calls it
+            self.__module__ = sys._getframe(1).f_globals.get("__name__", "__main__")
+
+    del __init__.__wrapped__  # type: ignore[attr-defined]
+    __init__.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    kind.__init__ = __init__
 
 
 def _no_modules_by_name() -> None:

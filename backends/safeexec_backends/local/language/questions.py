@@ -12,7 +12,6 @@ import types
 import typing
 from typing import Any
 
-from .denied import is_denied
 from .facades.kinds import by_identity
 from .guards import Guards
 from .identity import BuiltinMethod, MethodDescriptor, MethodWrapper, WrapperDescriptor, exact_name, is_guest_class
@@ -24,7 +23,6 @@ def install() -> None:
     """Put them in; `patches` does, once."""
     _no_dictionaries_by_wrappers()
     _no_writes_by_aliases()
-    _no_questions_about_bases()
     by_identity()
     _no_streams_of_threads()
     _no_methods_to_compare()
@@ -72,24 +70,6 @@ def _no_writes_by_aliases() -> None:
         original(self, name, value)
 
     kind.__setattr__ = __setattr__
-
-
-def _no_questions_about_bases() -> None:
-    """``singledispatch`` asks the program's classes whether each base of a class is theirs: of a facade's, one that is never shown."""
-
-    def issubclass_(kind: Any, other: Any) -> bool:
-        return False if is_denied(kind) else issubclass(kind, other)
-
-    def set_(items: Any) -> set[Any]:  # asked for a program's class, whose metaclass says what it equals
-        return {item for item in items if not is_denied(item)}
-
-    module: Any = functools
-    order = module._compose_mro
-
-    def _compose_mro(kind: Any, kinds: Any) -> list[Any]:  # each is then looked up among the program's
-        return [base for base in order(kind, kinds) if not is_denied(base)]
-
-    vars(module).update(issubclass=issubclass_, set=set_, _compose_mro=_compose_mro)
 
 
 class _Errors:

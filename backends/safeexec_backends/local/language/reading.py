@@ -22,11 +22,13 @@ from .identity import (
     MethodWrapper,
     Super,
     WrapperDescriptor,
+    binds_values,
     class_dict,
     class_flags,
     class_mro,
     describe,
     exact_name,
+    gives_values,
     home,
     is_class,
     is_exception,
@@ -38,6 +40,7 @@ from .identity import (
     passes_on,
     plain_bases,
 )
+from .unbound import of_its_own
 
 Reader = Callable[[Any, str], Any]
 """How an attribute is loaded once it may be: `getattr`, or the ``__getattribute__`` that a program calls from its own."""
@@ -83,6 +86,8 @@ class Reading:
             "__dataclass_fields__": self._fields,
             "__kwdefaults__": self._own_or_copy,
             "__annotations__": self._own_or_copy,
+            "__init__": self._method,
+            "__func__": self._function,
         }
 
     def read(self, o: Any, name: str) -> Any:
@@ -97,6 +102,12 @@ class Reading:
         return self._read(o, name, getattr)
 
     def _read(self, o: Any, name: str, reader: Reader) -> Any:
+        result = self._found(o, name, reader)
+        if (name[:1] == "_" or name in names.SUSPECT) and name not in names.DUNDER_DIRECT and gives_values(result):
+            return self._refuse(o, name)
+        return result
+
+    def _found(self, o: Any, name: str, reader: Reader) -> Any:
         kind = type(o)
         if issubclass(kind, types.ModuleType) or is_loop(kind):
             return self._refuse(o, name)
@@ -243,6 +254,8 @@ class Reading:
 
     def _descriptor(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         kind = type(o)
+        if binds_values(o.__self__ if kind is Super else o):
+            return self._refuse(o, name)
         allowed = (types.FunctionType, types.MethodType, property, classmethod, staticmethod, MethodDescriptor)
         if kind in allowed or is_guest_class(kind):
             return reader(o, name)
@@ -264,6 +277,18 @@ class Reading:
         if is_denied(found):
             return self._refuse(o, name)
         return dict(found) if type(found) is dict and not own else found
+
+    def _method(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found = reader(o, name)
+        return self._refuse(o, name) if is_denied(found) else of_its_own(found, o)
+
+    def _function(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found = reader(o, name)
+        if is_denied(found):
+            return self._refuse(o, name)
+        if type(o) is not types.MethodType:
+            return found
+        return of_its_own(found, o.__self__)
 
     def _code(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         function = o.__func__ if type(o) is types.MethodType else o

@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from .facades.tracebacks import keep
@@ -40,7 +41,9 @@ def install() -> None:
     def _format_coroutine(coro: Any) -> str:
         text: str = shown(coro)
         code = getattr(coro, "cr_code", None) or getattr(coro, "gi_code", None)
-        return text if code is None or _is_own(code.co_filename) else text.rpartition(" at ")[0] or text
+        if type(code) is not CodeType or _is_own(code.co_filename):
+            return text
+        return text.rpartition(" at ")[0] or text
 
     coroutine._format_coroutine = _format_coroutine
 

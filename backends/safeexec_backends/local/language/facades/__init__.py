@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.import_rule import nearest
+from safeexec_backends.local.language import remembered
 from safeexec_backends.local.language.denied import deny_type
 from safeexec_backends.local.language.identity import (
     AttributeRefused,
@@ -236,6 +237,7 @@ class Gate:
         if name in table:
             exports = table[name](self.language)
             doc = getattr(importlib.import_module(name), "__doc__", None) if name != "builtins" else None
+            remembered.forget()
         later: dict[str, Callable[[], Any]] = {}
         for child in below:
             if child not in exports and self.permits(f"{name}.{child}"):
@@ -249,7 +251,9 @@ class Gate:
         return special if special is not None else make(name, exports, doc, later)
 
     def _import_real(self, name: str) -> Any:
-        return self.real(importlib.import_module(name), name)
+        module = importlib.import_module(name)
+        remembered.forget()
+        return self.real(module, name)
 
     def real(self, module: types.ModuleType, asked: str) -> Any:
         """How a program sees the real `module` that it came upon as `asked`."""

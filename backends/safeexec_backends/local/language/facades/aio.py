@@ -7,6 +7,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from safeexec_backends.local.language.denied import is_loop
+
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
 
@@ -24,6 +26,10 @@ class Loop:
     __slots__ = ("__weakref__", "_handler", "_loop")
 
     def __init__(self, loop: Any) -> None:
+        if not is_loop(
+            type(loop)
+        ):  # the library would ask another whether it equals the one that runs, and show it that
+            raise TypeError("an event loop is made by new_event_loop() in this sandbox")
         self._loop = loop
         self._handler: Any = None
 

@@ -11,7 +11,7 @@ from safeexec_backends.local.language.identity import exact_name
 
 from . import make
 from .buffers import behind
-from .paths import Checked, PathRefused, check, is_stream, open_file, text_path
+from .paths import Checked, PathRefused, check, exact_bytes, is_stream, open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -32,7 +32,7 @@ def _io(language: RestrictedLanguage) -> Exports:
 def _plain_name(path: Any) -> str | bytes:
     """A file's name as the header of an archive gets it."""
     path = os.fspath(path)
-    return str.__str__(path) if isinstance(path, str) else bytes(path)
+    return str.__str__(path) if isinstance(path, str) else exact_bytes(path)
 
 
 def _gzip(language: RestrictedLanguage) -> Exports:

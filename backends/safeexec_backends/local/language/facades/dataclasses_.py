@@ -13,6 +13,8 @@ from safeexec_backends.local.language.identity import (
     MAIN,
     AttributeRefused,
     LanguageRefused,
+    class_dict,
+    class_mro,
     exact_name,
     is_class,
     is_facade,
@@ -40,8 +42,6 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
     import keyword
 
     guards = language.guards
-    class_dict = type.__dict__["__dict__"].__get__
-    class_mro = type.__dict__["__mro__"].__get__
 
     def check_name(name: Any) -> str:
         """A field's name becomes source text of the methods that dataclasses writes: it must be a name."""
@@ -220,6 +220,9 @@ def _only_its_own_fields(check_name: Callable[[Any], str]) -> None:
     """
     import dataclasses
 
+    from safeexec_backends.local.language.guards import Guards
+
+    guards = Guards()
     module: Any = dataclasses
     original = module._get_field
     if getattr(original, "checks", False):
@@ -232,6 +235,11 @@ def _only_its_own_fields(check_name: Callable[[Any], str]) -> None:
         made = original(cls, a_name, *rest)
         if type(made) is not dataclasses.Field or made.name is not a_name:
             raise TypeError(f"the field {a_name!r} is none that field() made")
+        first = next((base for base in class_mro(cls) if a_name in class_dict(base)), cls)
+        if made.default is not dataclasses.MISSING and not is_guest_class(first):
+            # What a base of the library has by the field's name; the library reads it without a guard.
+            if guards.readable(cls, a_name, None) is not made.default:
+                raise TypeError(f"the field {a_name!r} belongs to a base class")
         return made
 
     get_field.checks = True  # type: ignore[attr-defined]

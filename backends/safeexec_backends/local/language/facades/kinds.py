@@ -41,4 +41,7 @@ def by_identity() -> None:
     """Have the base classes of `io` decide so, in the whole process."""
     for name in _NAMES:
         kind: Any = getattr(io, name)
+        # Nor may there be anything in the tables: `ABCMeta` has the method that looks there, and takes any of its classes.
+        kind._abc_registry_clear()
+        kind._abc_caches_clear()
         kind.__class__ = Streams

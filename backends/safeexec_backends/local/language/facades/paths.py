@@ -31,14 +31,19 @@ def set_roots(*roots: str) -> None:
     _roots[:] = [os.path.realpath(r) for r in roots]
 
 
+def exact_bytes(data: Any) -> bytes:
+    """`data` as exact bytes: ``bytes(data)`` is what its own ``__bytes__`` gives, whose ``decode()`` may be the program's again."""
+    return bytes(memoryview(data))
+
+
 def text_path(path: Any) -> str:
     """A path as an exact str, asked once."""
     if isinstance(path, bytes):
-        return os.fsdecode(bytes(path))
+        return os.fsdecode(exact_bytes(path))
     if not isinstance(path, str):
         path = os.fspath(path)
         if isinstance(path, bytes):
-            return os.fsdecode(bytes(path))
+            return os.fsdecode(exact_bytes(path))
     return str.__str__(path)
 
 

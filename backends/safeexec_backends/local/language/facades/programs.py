@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.identity import class_mro, exact_name
+from safeexec_backends.local.language.denied import is_denied
+from safeexec_backends.local.language.identity import class_dict, class_mro, exact_name, is_guest_class, passes_on
 
 from . import reviewed
 from .paths import open_file
@@ -36,8 +37,15 @@ def guard(module: Any, language: RestrictedLanguage, *own: type) -> None:
     guards = language.guards
     missing = object()
 
+    def is_ours(kind: type) -> bool:
+        return any(base is other for base in class_mro(kind) for other in own)
+
     def is_own(o: Any, name: str) -> bool:
-        return name[:2] != "__" and any(base is kind for base in class_mro(type(o)) for kind in own)
+        kind = type(o)
+        if name[:2] == "__" or not is_ours(kind) or passes_on(kind):
+            return False
+        # A program's class may inherit from another of the library, too: what that brings along is read as everywhere.
+        return all(is_guest_class(b) or is_ours(b) for b in class_mro(kind) if name in class_dict(b))
 
     def getattr_(o: Any, name: Any, /, default: Any = missing) -> Any:
         name = exact_name(name)
@@ -70,7 +78,20 @@ def guard(module: Any, language: RestrictedLanguage, *own: type) -> None:
         else:
             guards.delete(o, name)
 
-    names = {"getattr": getattr_, "hasattr": hasattr_, "setattr": setattr_, "delattr": delattr_, "open": open_file}
+    def vars_(o: Any, /) -> Any:
+        found = vars(o) if is_ours(type(o)) else None
+        if type(found) is dict and not any(map(is_denied, list(found.values()))):
+            return found
+        return guards.variables(o)  # of ``type``, which is told to be a namespace, what nobody may read of it
+
+    names = {
+        "getattr": getattr_,
+        "hasattr": hasattr_,
+        "setattr": setattr_,
+        "delattr": delattr_,
+        "vars": vars_,
+        "open": open_file,
+    }
     vars(module).update(names)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from safeexec.guest import ONE_WRITE
 
+from .paths import exact_bytes
+
 
 class _Output:
     """``sys.stdout`` or ``sys.stderr`` as a program sees it: the stream itself holds the channel to the host."""
@@ -81,7 +83,7 @@ class _Bytes:
         self._streams = streams
 
     def write(self, data: Any, /) -> int:
-        raw = bytes(data)
+        raw = exact_bytes(data)
         stream = self._streams.own(self._name)
         buffer = getattr(stream, "buffer", None)
         if buffer is None:

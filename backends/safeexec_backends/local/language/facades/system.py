@@ -360,8 +360,9 @@ def _etree(language: RestrictedLanguage) -> Exports:
 
     from .paths import open_file
 
-    # Its functions look the builtin up in their module first, and find the one that checks the path; and buffers that show their memory to nobody.
-    vars(etree).update(open=open_file, io=language.gate.build("io"))
+    # Its functions look the builtin up in their module first, and find the one that checks the path; buffers that show their memory to nobody; and the
+    # stream that a program's own tree may be given.
+    vars(etree).update(open=open_file, io=language.gate.build("io"), sys=language.gate.build("sys"))
     shown = """Comment Element ElementTree ParseError ProcessingInstruction QName SubElement TreeBuilder XML XMLID XMLParser
         XMLPullParser dump fromstring fromstringlist indent iselement iterparse parse register_namespace tostring
         tostringlist""".split()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.identity import WriteRefused, as_facade, is_guest_class
+from safeexec_backends.local.language.identity import WriteRefused, as_facade, is_guest_class, is_guest_frame
 
 from . import Facade
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
 
 Exports = dict[str, Any]
+_NOBODY = 1_000_000
+"""A level at which there is no frame: the interpreter then says "sys"."""
 
 
 def _warnings(language: RestrictedLanguage) -> Exports:
@@ -35,7 +39,15 @@ def _warnings(language: RestrictedLanguage) -> Exports:
 
     def warn(message: Any, category: Any = None, stacklevel: int = 1, source: Any = None, **options: Any) -> None:
         """As `warnings.warn`."""
-        warnings.warn(message, category, stacklevel + 1, source if is_guest_class(type(source)) else None)
+        # Where it is from: a frame of the program's. Others would say where the interpreter and the sandbox lie.
+        frame: Any = sys._getframe(1)
+        level, found = 1, _NOBODY
+        while frame is not None and level <= max(1, operator.index(stacklevel)):
+            if is_guest_frame(frame) and frame.f_code.co_filename[:1] == "<":
+                found = level
+            frame = frame.f_back
+            level += 1
+        warnings.warn(message, category, found + 1, source if is_guest_class(type(source)) else None)
 
     def showwarning(
         message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None
@@ -45,6 +57,7 @@ def _warnings(language: RestrictedLanguage) -> Exports:
         (language.streams.shown("stderr") if file is None else file).write(text)
 
     _no_sources()
+    _no_lines_of_files()
     shown = ("simplefilter", "filterwarnings", "resetwarnings", "WarningMessage")
     exports: Exports = {n: getattr(warnings, n) for n in shown}
     exports |= {"catch_warnings": catch_warnings, "warn": warn}
@@ -89,6 +102,26 @@ def _no_sources() -> None:
         )
 
     setattr(warnings.WarningMessage, "__init__", __init__)  # noqa: B010
+
+
+def _no_lines_of_files() -> None:
+    """A warning is shown with its line, of whatever file it names; what shows it may be the library's hook, as `logging.captureWarnings` sets it."""
+    import warnings
+
+    module: Any = warnings
+    original = module._formatwarnmsg_impl
+    if original.__module__ == __name__:
+        return
+
+    def _formatwarnmsg_impl(msg: Any) -> Any:
+        line = msg.line
+        if line is None and not (type(msg.filename) is str and msg.filename[:1] == "<"):  # a step
+            line = ""
+        # Without the source, of which the interpreter may know where it was made: in which files.
+        facts = {name: getattr(msg, name) for name in ("message", "category", "filename", "lineno")}
+        return original(types.SimpleNamespace(**facts, line=line, source=None))
+
+    module._formatwarnmsg_impl = _formatwarnmsg_impl
 
 
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {"warnings": _warnings}
