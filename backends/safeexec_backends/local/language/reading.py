@@ -102,16 +102,19 @@ class Reading:
         return self._read(o, name, getattr)
 
     def _read(self, o: Any, name: str, reader: Reader) -> Any:
-        result = self._found(o, name, reader)
-        if (name[:1] == "_" or name in names.SUSPECT) and name not in names.DUNDER_DIRECT and gives_values(result):
+        if issubclass(type(o), types.ModuleType) or is_loop(type(o)):
+            return self._refuse(o, name)
+        if name[:1] != "_" and name not in names.SUSPECT:
+            result = reader(o, name)
+            return self._refuse(o, name) if is_denied(result) else result
+        result = self._read_suspected(o, name, reader)
+        if name not in names.DUNDER_DIRECT and gives_values(result):
             return self._refuse(o, name)
         return result
 
-    def _found(self, o: Any, name: str, reader: Reader) -> Any:
+    def _read_suspected(self, o: Any, name: str, reader: Reader) -> Any:
         kind = type(o)
-        if issubclass(kind, types.ModuleType) or is_loop(kind):
-            return self._refuse(o, name)
-        if passes_on(kind) and not is_class(o) and (name[:1] == "_" or name in names.SUSPECT):
+        if passes_on(kind) and not is_class(o):
             reader = object.__getattribute__
         if name[:1] == "_":
             if name[:2] == "__" and name[-2:] == "__":
@@ -122,7 +125,7 @@ class Reading:
                     return self._refuse(o, name)
             elif name not in names.PRIVATE_OK and not self._may_read_private(o, kind, name):
                 return self._refuse(o, name)
-        elif name in names.SUSPECT:
+        else:
             handler = self.special.get(name)
             if handler is not None:
                 return handler(o, name, reader)

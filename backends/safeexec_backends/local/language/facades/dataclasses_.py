@@ -232,13 +232,20 @@ def _only_its_own_fields(check_name: Callable[[Any], str]) -> None:
         if not is_guest_class(cls):  # of a library
             return original(cls, a_name, *rest)
         check_name(a_name)  # once more: the annotations may have been changed while dataclasses goes through them
+        natives = [base for base in class_mro(cls) if not is_guest_class(base)]
+        of_base = next((not is_guest_class(base) for base in class_mro(cls) if a_name in class_dict(base)), False)
         made = original(cls, a_name, *rest)
         if type(made) is not dataclasses.Field or made.name is not a_name:
             raise TypeError(f"the field {a_name!r} is none that field() made")
-        first = next((base for base in class_mro(cls) if a_name in class_dict(base)), cls)
-        if made.default is not dataclasses.MISSING and not is_guest_class(first):
-            # What a base of the library has by the field's name; the library reads it without a guard.
-            if guards.readable(cls, a_name, None) is not made.default:
+        # What a base of the library has by the field's name, and the library reads without a guard. By the object itself, too: an annotation's own code
+        # runs meanwhile, and may put something else in the way by now.
+        kept = [class_dict(base)[a_name] for base in natives if a_name in class_dict(base)]
+        if made.default is not dataclasses.MISSING and (of_base or any(made.default is item for item in kept)):
+            if guards.readable(cls, a_name, None) is not made.default or any(
+                guards.readable(base, a_name, None) is not made.default
+                for base in natives
+                if a_name in class_dict(base)
+            ):
                 raise TypeError(f"the field {a_name!r} belongs to a base class")
         return made
 
