@@ -71,6 +71,13 @@ def the_loggers_are_put_back() -> Iterator[None]:
     logging.disable(threshold)
 
 
+@pytest.fixture(autouse=True)
+def tracebacks_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may have them cut, for all that comes after it in this process."""
+    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)
+    monkeypatch.delattr(sys, "tracebacklimit")
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """Runs steps of one program, in a folder of its own; each gives its last expression's value."""

@@ -187,7 +187,7 @@ def _check_self(kind: Any, original: Any) -> None:
         if vars(self).get("__module__") == __name__:  # it took this frame for who calls it
             self.__module__ = sys._getframe(1).f_globals.get("__name__", "__main__")
 
-    del __init__.__wrapped__  # type: ignore[attr-defined]
+    del __init__.__wrapped__
     __init__.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     kind.__init__ = __init__
 

@@ -31,7 +31,7 @@ def of_its_own(found: Any, o: Any) -> Any:
     if type(found) is not types.FunctionType or is_guest_function(found):
         return found
     if type(o) is Super:
-        o = o.__self__
+        o = o.__self__  # type: ignore[attr-defined]
     owner, of_classes = None, False
     for base in (*(class_mro(o) if is_class(o) else ()), *class_mro(type(o))):
         held = class_dict(base).get(found.__name__)
