@@ -196,8 +196,13 @@ def is_facade(kind: type) -> bool:
     return id(kind) in _FACADES
 
 
+def is_own_file(filename: str) -> bool:
+    """Whether a file's name is of the program's text, which is in "<…>": where the interpreter and the sandbox lie is nobody's business."""
+    return filename[:1] == "<" and not filename.startswith("<frozen")
+
+
 _VALUES = (types.GetSetDescriptorType, types.MemberDescriptorType)
-_function_of = {id(kind): vars(kind)["__func__"].__get__ for kind in (classmethod, staticmethod)}
+_function_of: typing.Callable[[Any], Any] = vars(classmethod)["__func__"].__get__
 
 
 def gives_values(value: Any) -> bool:
@@ -212,7 +217,7 @@ def binds_values(value: Any) -> bool:
     """Whether `value` is a class method, or one of the program's kind, over a descriptor that gives values: up to 3.12 it binds that to whatever it is told."""
     if not any(base is classmethod for base in class_mro(type(value))):
         return False
-    function = _function_of[id(classmethod)](value)
+    function = _function_of(value)
     return any(type(function) is kind for kind in _VALUES) or binds_values(function)
 
 

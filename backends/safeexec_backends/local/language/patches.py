@@ -31,15 +31,10 @@ from .identity import (
     is_guest_class,
 )
 
-_installed = False
 
-
+@functools.cache
 def install() -> None:
     """Put them in, once."""
-    global _installed
-    if _installed:
-        return
-    _installed = True
     copying.install()
     _no_writes_by_copies()
     _no_foreign_members()
@@ -159,9 +154,8 @@ def _no_owners_of_methods() -> None:
     def __get__(self: Any, obj: Any, cls: Any = None) -> Any:
         function = self.func
         if gives_values(function):
-            raise AttributeRefused(
-                "a partial method binds functions in this sandbox"
-            )  # it would keep what `__func__` of a method gives, or `__self__`
+            # It would keep what `__func__` of a method gives, or `__self__`.
+            raise AttributeRefused("a partial method binds functions in this sandbox")
         made = original(self, obj, cls)
         if type(made) is functools.partial and is_denied(made.__dict__.get("__self__")):
             del made.__dict__["__self__"]

@@ -6,6 +6,7 @@ names the program's own.
 
 from __future__ import annotations
 
+import functools
 import traceback
 import warnings
 from collections.abc import Callable
@@ -13,17 +14,14 @@ from types import CodeType
 from typing import Any
 
 from .facades.tracebacks import keep
+from .identity import is_own_file
 
 _STACKS = ("source_traceback", "handle_traceback")
-_installed = False
 
 
+@functools.cache
 def install() -> None:
     """Put it in, once; asyncio is imported by now."""
-    global _installed
-    if _installed:
-        return
-    _installed = True
     from asyncio import base_events, base_futures, coroutines, events, format_helpers
 
     functions: Any = format_helpers
@@ -31,7 +29,7 @@ def install() -> None:
 
     def _get_function_source(function: Any) -> Any:
         found = source_of(function)
-        return found if found and _is_own(found[0]) else None
+        return found if found and is_own_file(found[0]) else None
 
     functions._get_function_source = _get_function_source
 
@@ -41,7 +39,7 @@ def install() -> None:
     def _format_coroutine(coro: Any) -> str:
         text: str = shown(coro)
         code = getattr(coro, "cr_code", None) or getattr(coro, "gi_code", None)
-        if type(code) is not CodeType or _is_own(code.co_filename):
+        if type(code) is not CodeType or is_own_file(code.co_filename):
             return text
         return text.rpartition(" at ")[0] or text
 
@@ -71,10 +69,6 @@ def _facts(original: Callable[[Any], list[str]]) -> Callable[[Any], list[str]]:
     return facts
 
 
-def _is_own(filename: str) -> bool:
-    return keep(traceback.FrameSummary(filename, 0, "", lookup_line=False))
-
-
 def _own(stack: Any) -> traceback.StackSummary:
     return traceback.StackSummary.from_list([frame for frame in stack if keep(frame)])
 
@@ -82,7 +76,7 @@ def _own(stack: Any) -> traceback.StackSummary:
 def _warn_unawaited_coroutine(coro: Any) -> None:
     """As the function of `warnings` that the interpreter calls, for what the program did."""
     text = f"coroutine {coro.__qualname__!r} was never awaited"
-    made = [place for place in reversed(coro.cr_origin or ()) if _is_own(place[0])]
+    made = [place for place in reversed(coro.cr_origin or ()) if is_own_file(place[0])]
     if made:
         lines = traceback.format_list([traceback.FrameSummary(*place, lookup_line=False) for place in made])
         text += "\nCoroutine created at (most recent call last)\n" + "".join(lines).rstrip("\n")

@@ -26,9 +26,8 @@ class Loop:
     __slots__ = ("__weakref__", "_handler", "_loop")
 
     def __init__(self, loop: Any) -> None:
-        if not is_loop(
-            type(loop)
-        ):  # the library would ask another whether it equals the one that runs, and show it that
+        # The library would ask another whether it equals the one that runs, and show it that.
+        if not is_loop(type(loop)):
             raise TypeError("an event loop is made by new_event_loop() in this sandbox")
         self._loop = loop
         self._handler: Any = None

@@ -239,13 +239,10 @@ def _only_its_own_fields(check_name: Callable[[Any], str]) -> None:
             raise TypeError(f"the field {a_name!r} is none that field() made")
         # What a base of the library has by the field's name, and the library reads without a guard. By the object itself, too: an annotation's own code
         # runs meanwhile, and may put something else in the way by now.
-        kept = [class_dict(base)[a_name] for base in natives if a_name in class_dict(base)]
-        if made.default is not dataclasses.MISSING and (of_base or any(made.default is item for item in kept)):
-            if guards.readable(cls, a_name, None) is not made.default or any(
-                guards.readable(base, a_name, None) is not made.default
-                for base in natives
-                if a_name in class_dict(base)
-            ):
+        holders = [base for base in natives if a_name in class_dict(base)]
+        kept = any(made.default is class_dict(base)[a_name] for base in holders)
+        if made.default is not dataclasses.MISSING and (of_base or kept):
+            if any(guards.readable(base, a_name, None) is not made.default for base in (cls, *holders)):
                 raise TypeError(f"the field {a_name!r} belongs to a base class")
         return made
 

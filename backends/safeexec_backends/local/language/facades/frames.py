@@ -6,9 +6,9 @@ import sys
 from types import FrameType, TracebackType
 from typing import Any
 
-from safeexec_backends.local.language.identity import is_guest_frame
+from safeexec_backends.local.language.identity import is_guest_frame, is_own_file
 
-from .views import View, code_view
+from .views import View, code_view, facts
 
 
 class FrameView(View):
@@ -28,8 +28,7 @@ FrameView.__name__ = FrameView.__qualname__ = "frame"
 
 def is_shown(frame: FrameType) -> bool:
     """Whether a frame is the program's, and not of a library that runs as if the program had written it."""
-    filename = frame.f_code.co_filename
-    return is_guest_frame(frame) and filename[:1] == "<" and not filename.startswith("<frozen")
+    return is_guest_frame(frame) and is_own_file(frame.f_code.co_filename)
 
 
 def view(frame: FrameType | None) -> FrameView | None:
@@ -41,14 +40,7 @@ def view(frame: FrameType | None) -> FrameView | None:
         frame = frame.f_back
     made = None
     for own in reversed(found):
-        made = _view(own, made)
-    return made
-
-
-def _view(frame: FrameType, back: FrameView | None) -> FrameView:
-    made = object.__new__(FrameView)
-    for name, value in (("f_back", back), ("f_code", code_view(frame.f_code)), ("f_lineno", frame.f_lineno)):
-        object.__setattr__(made, name, value)
+        made = facts(FrameView, f_back=made, f_code=code_view(own.f_code), f_lineno=own.f_lineno)
     return made
 
 

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.identity import is_guest_frame
+from safeexec_backends.local.language.identity import is_guest_frame, is_own_file
 
 from .frames import chain, is_shown, of_traceback
 
@@ -44,8 +44,8 @@ class FrameSummary:
 
 
 def keep(frame: traceback.FrameSummary) -> bool:
-    """Whether a line is the program's: where the interpreter lies is nobody's business, and the program's own lines are in "<…>"."""
-    return frame.filename[:1] == "<" and not frame.filename.startswith("<frozen")
+    """Whether a line is the program's."""
+    return is_own_file(frame.filename)
 
 
 def trimmed(error: BaseException, limit: Any = None) -> traceback.TracebackException:

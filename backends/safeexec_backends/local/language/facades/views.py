@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
 from types import CellType, CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 from safeexec_backends.local.language.identity import WriteRefused, as_facade, exact_name
 
@@ -42,24 +42,31 @@ class CellView(View):
     cell_contents: Any
 
 
+V = TypeVar("V", bound=View)
+
+
+def facts(kind: type[V], **values: Any) -> V:
+    """A view with these facts: the one way to make any."""
+    made = object.__new__(kind)
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
 def code_view(code: CodeType) -> CodeView:
     """The facts of `code`."""
-    made = object.__new__(CodeView)
-    for name in CodeView._SHOWN:
-        object.__setattr__(made, name, getattr(code, name))
-    return made
+    return facts(CodeView, **{name: getattr(code, name) for name in CodeView._SHOWN})
 
 
 def cell_view(name: str, cell: CellType) -> CellView:
     """What the variable `name` holds now."""
-    made = object.__new__(CellView)
     # ``__class__`` and ``__classdict__`` are the compiler's, and what has a space in its name the guards'.
     if name[:2] != "__" and " " not in name:
         try:
-            object.__setattr__(made, "cell_contents", cell.cell_contents)
+            return facts(CellView, cell_contents=cell.cell_contents)
         except ValueError:
             pass  # not bound yet
-    return made
+    return facts(CellView)
 
 
 def globals_view(namespace: dict[str, Any]) -> MutableMapping[str, Any]:
