@@ -27,11 +27,12 @@ if TYPE_CHECKING:
         StepTimeout,
         ToolError,
     )
-    from safeexec.executor import Executor, run
+    from safeexec.executor import Executor
     from safeexec.names import UnsafeName
     from safeexec.policy import DEFAULT_IMPORTS, Limits, Policy
     from safeexec.result import Display, FileInfo, GuestError, NetworkRequest, Result, ToolCall, Usage
     from safeexec.session import Session
+    from safeexec.shared import run
     from safeexec.snapshot import Snapshot
     from safeexec.step import Output
     from safeexec.wire import Array, Image, Opaque, Table
@@ -112,7 +113,7 @@ _HOME = {
     "ToolError": "errors",
     "UnsafeName": "names",
     "Usage": "result",
-    "run": "executor",
+    "run": "shared",
 }
 
 

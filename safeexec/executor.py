@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
-from safeexec import inherited
-from safeexec.backend import Backend, SupportsRestore, Wall
+from safeexec.ahead import DEFAULT_SANDBOX, getting_ready
 from safeexec.errors import BackendUnavailable, NotSupported, PolicyError, SessionClosed
-from safeexec.policy import Limits, Policy
-from safeexec.registry import load_backend
-from safeexec.result import Result
-from safeexec.session import Session
-from safeexec.step import OnOutput
-from safeexec.tools import Tools, collect
 
+# What an executor needs is imported when the first is made, while its sandbox gets ready in other processes.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from safeexec.snapshot import Snapshot
+    from collections.abc import Mapping
+    from typing import Any
 
-DEFAULT_SANDBOX = "wasm"
+    from safeexec.backend import Backend, Wall
+    from safeexec.policy import Policy
+    from safeexec.result import Result
+    from safeexec.session import Session
+    from safeexec.snapshot import Snapshot
+    from safeexec.step import OnOutput
+    from safeexec.tools import Tools
 
 
 def _make(kind: Any, name: str, policy: Policy, options: Mapping[str, Any]) -> Backend:
@@ -56,15 +53,21 @@ class Executor:
     def __init__(
         self, sandbox: str | Backend = DEFAULT_SANDBOX, *, policy: Policy | None = None, **backend_options: Any
     ) -> None:
-        self.policy = Policy() if policy is None else policy
-        if not isinstance(self.policy, Policy):
-            raise PolicyError(f"policy must be a safeexec.Policy, not {type(policy).__name__}")
-        if isinstance(sandbox, Backend):
-            if backend_options:
-                raise TypeError(f"options {sorted(backend_options)} go to the Backend itself when one is passed")
-            self._backend = sandbox
-        else:
-            self._backend = _make(load_backend(sandbox), sandbox, self.policy, backend_options)
+        with getting_ready(sandbox, policy, backend_options):
+            from safeexec import session  # noqa: F401
+            from safeexec.backend import Backend
+            from safeexec.policy import Policy
+            from safeexec.registry import load_backend
+
+            self.policy = Policy() if policy is None else policy
+            if not isinstance(self.policy, Policy):
+                raise PolicyError(f"policy must be a safeexec.Policy, not {type(policy).__name__}")
+            if isinstance(sandbox, Backend):
+                if backend_options:
+                    raise TypeError(f"options {sorted(backend_options)} go to the Backend itself when one is passed")
+                self._backend = sandbox
+            else:
+                self._backend = _make(load_backend(sandbox), sandbox, self.policy, backend_options)
         self._closed = self._forked = False
         self._lock = threading.Lock()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -109,6 +112,9 @@ class Executor:
         loop: Any,
         once: bool = False,
     ) -> Session:
+        from safeexec.session import Session
+        from safeexec.tools import collect
+
         found = collect(tools)
         chosen = self.policy if policy is None else policy
         self._check_open()
@@ -118,7 +124,9 @@ class Executor:
 
     def _check_open(self) -> None:
         if self._forked:
-            raise BackendUnavailable(inherited.WHY)
+            from safeexec.inherited import WHY
+
+            raise BackendUnavailable(WHY)
         if self._closed:
             raise SessionClosed("the executor is closed")
 
@@ -181,6 +189,8 @@ class Executor:
         self, image: Any, tools: Tools, variables: Mapping[str, Any] | None, policy: Policy | None, key: Any, loop: Any
     ) -> Session:
         from safeexec import snapshot, travel
+        from safeexec.backend import SupportsRestore
+        from safeexec.tools import collect
 
         if not isinstance(self._backend, SupportsRestore):
             raise NotSupported(f"the {self.sandbox} sandbox cannot restore snapshots; 'wasm' can")
@@ -214,92 +224,12 @@ _live: weakref.WeakSet[Executor] = weakref.WeakSet()
 _inherited: list[Backend] = []
 """In a forked child, backends of its parent's: kept, since who forgets one may end what belongs to it."""
 
-# -- one-shot runs ----------------------------------------------------------------------------------------------------------
-
-_MAX_SHARED = 4
-"""Executors kept while nobody uses them."""
-
-
-class _Shared:
-    """An executor of :func:`run`, and how many calls use it: it is made once, and not closed under them."""
-
-    def __init__(self) -> None:
-        self.making = threading.Lock()
-        self.executor: Executor | None = None
-        self.users = 0
-
-
-_shared: OrderedDict[Any, _Shared] = OrderedDict()
-_shared_lock = threading.Lock()
-
-
-def run(
-    code: str,
-    *,
-    sandbox: str = DEFAULT_SANDBOX,
-    policy: Policy | None = None,
-    limits: Limits | None = None,
-    tools: Tools = (),
-    variables: Mapping[str, Any] | None = None,
-    on_output: OnOutput | None = None,
-    **backend_options: Any,
-) -> Result:
-    """Run one step in a fresh sandbox. The executor behind it is kept for the next call that wants the same kind."""
-    chosen = Policy() if policy is None else policy
-    if limits is not None:
-        chosen = chosen.replace(limits=limits)
-    with _shared_executor(sandbox, chosen, backend_options) as executor:
-        return executor.run(code, tools=tools, variables=variables, policy=chosen, on_output=on_output)
-
-
-@contextmanager
-def _shared_executor(sandbox: str, policy: Policy, options: dict[str, Any]) -> Iterator[Executor]:
-    # Only what a sandbox may prepare for is part of the key; limits, files and environment belong to the session.
-    prepared = (policy.imports, policy.packages, policy.network, policy.require, policy.rollback)
-    key = (sandbox, prepared, tuple(sorted((k, repr(v)) for k, v in options.items())))
-    with _shared_lock:
-        shared = _shared.setdefault(key, _Shared())
-        _shared.move_to_end(key)
-        shared.users += 1
-    try:
-        with shared.making:
-            if shared.executor is None:
-                shared.executor = Executor(sandbox, policy=policy.replace(files={}, env={}), **options)
-        yield shared.executor
-    finally:
-        for executor in _unused(key, shared):
-            executor.close()
-
-
-def _unused(key: Any, shared: _Shared) -> list[Executor]:
-    """One call less uses `shared`: the executors that are not to be kept any more."""
-    with _shared_lock:
-        shared.users -= 1
-        idle = [k for k, other in _shared.items() if not other.users]
-        gone = [_shared.pop(k) for k in idle[: max(0, len(_shared) - _MAX_SHARED)]]
-        if not shared.users and _shared.get(key) is not shared and shared not in gone:
-            gone.append(shared)  # close_shared() came while it was made
-    return [other.executor for other in gone if other.executor is not None]
-
-
-def close_shared() -> None:
-    """Close the executors that :func:`run` keeps. Happens by itself when the process ends."""
-    with _shared_lock:
-        executors = [shared.executor for shared in _shared.values() if shared.executor is not None]
-        _shared.clear()
-    for executor in executors:
-        executor.close()
-
 
 def _after_fork() -> None:
     # A forked child must not use, or end, what belongs to its parent.
-    global _shared_lock
-    _shared_lock = threading.Lock()
     for executor in list(_live):
         executor._disown()
-    _shared.clear()
 
 
-atexit.register(close_shared)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -43,12 +43,12 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
     import safeexec.cli.doctor
     import safeexec.cli.orphans
-    import safeexec.executor
+    import safeexec.registry
 
     for name in [name for name in os.environ if name.startswith("SAFEEXEC_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SAFEEXEC_SANDBOX", "plain")
-    monkeypatch.setattr(safeexec.executor, "load_backend", launch.load)
+    monkeypatch.setattr(safeexec.registry, "load_backend", launch.load)
     monkeypatch.setattr(safeexec.cli.orphans, "load_backend", launch.load)
     monkeypatch.setattr(safeexec.cli.doctor, "backend_names", lambda: ("plain", "broken"))
     monkeypatch.setattr(sys, "path", list(sys.path))

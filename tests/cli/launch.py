@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import safeexec.cli.doctor
-import safeexec.executor
+import safeexec.registry
 from safeexec.backend import Wall
 from safeexec.errors import BackendUnavailable
 from safeexec.registry import load_backend
@@ -34,7 +34,7 @@ def load(name: str) -> Any:
 
 def install(names: tuple[str, ...] = ("plain",)) -> None:
     """Put the tests' sandboxes among those that are found by name."""
-    safeexec.executor.load_backend = load  # type: ignore[attr-defined]
+    safeexec.registry.load_backend = load  # type: ignore[attr-defined]
     safeexec.cli.doctor.backend_names = lambda: names  # type: ignore[attr-defined]
 
 

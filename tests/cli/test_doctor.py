@@ -83,7 +83,7 @@ def test_clean_shows_and_removes_what_is_orphaned_and_nothing_else(
 
 
 def test_facts_are_shown_harmless(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("safeexec.executor.load_backend", lambda name: Leaves)
+    monkeypatch.setattr("safeexec.registry.load_backend", lambda name: Leaves)
     assert "  daemon: boxes 1.0\\x1b[31m\n" in cli("doctor", "--sandbox", "leaves").out
     assert cli("doctor", "--sandbox", "leaves", "--json").json["sandboxes"][0]["facts"] == {
         "daemon": "boxes 1.0\x1b[31m"
@@ -106,6 +106,6 @@ class Wrong(PlainBackend):
     ("kind", "words"), [(Raises, "it fails with ZeroDivisionError: a bug"), (Wrong, "did not start")]
 )
 def test_a_broken_sandbox_is_a_finding(cli: Command, monkeypatch: pytest.MonkeyPatch, kind: Any, words: str) -> None:
-    monkeypatch.setattr("safeexec.executor.load_backend", lambda name: kind if name == "bad" else launch.load(name))
+    monkeypatch.setattr("safeexec.registry.load_backend", lambda name: kind if name == "bad" else launch.load(name))
     ran = cli("doctor", "--sandbox", "bad")
     assert ran.code == 4 and words in ran.out

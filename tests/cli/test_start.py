@@ -15,10 +15,11 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="n/a: no local s
 
 
 @pytest.fixture
-def launch():
+def launch(monkeypatch):
     from safeexec_backends.local import launch
 
     launch.discard()
+    monkeypatch.setattr("safeexec.ahead._starting", ["what the test starts"])
     yield launch
     launch.discard()
 
@@ -52,7 +53,7 @@ def test_unknown_sandboxes_are_somebody_elses_trouble():
 
 
 def test_an_executor_takes_the_zygote_that_was_started_ahead(launch):
-    launch.ahead()
+    launch.ahead(None, {})
     started = launch._ahead[0].process
     with Executor("local") as executor:
         assert executor._backend._zygote._process is started
@@ -65,7 +66,7 @@ def test_an_executor_takes_the_zygote_that_was_started_ahead(launch):
 def test_a_wasm_executor_takes_the_zygote_that_was_started_ahead(launch):
     from safeexec_backends.wasm.launch import ahead as start_ahead
 
-    start_ahead()
+    start_ahead(None, {})
     started = launch._ahead[0].process
     with Executor("local") as other:  # is not what it was started for
         assert other._backend._zygote._process is not started
@@ -76,7 +77,7 @@ def test_a_wasm_executor_takes_the_zygote_that_was_started_ahead(launch):
 
 
 def test_an_executor_with_other_wishes_starts_its_own(launch):
-    launch.ahead()
+    launch.ahead(None, {})
     started = launch._ahead[0].process
     with Executor("local", policy=Policy(require=()), _deny=("landlock",)) as executor:
         assert executor._backend._zygote._process is not started
@@ -87,7 +88,7 @@ def test_an_executor_with_other_wishes_starts_its_own(launch):
 
 
 def test_a_fork_ends_nothing_of_its_parents(launch):
-    launch.ahead()
+    launch.ahead(None, {})
     started = launch._ahead[0].process
     child = os.fork()
     if child == 0:

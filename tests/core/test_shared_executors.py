@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 import safeexec
-from safeexec import Policy, executor
+from safeexec import Policy, registry, shared
 from tests.core.scripted import Peer, ScriptedBackend
 
 
@@ -39,12 +39,12 @@ class Counted(ScriptedBackend):
 
 @pytest.fixture(autouse=True)
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(executor, "load_backend", lambda _: Counted)
-    monkeypatch.setattr(executor, "_shared", type(executor._shared)())  # not what other tests share
+    monkeypatch.setattr(registry, "load_backend", lambda _: Counted)
+    monkeypatch.setattr(shared, "_shared", type(shared._shared)())  # not what other tests share
     Counted.made, Counted.slow, Counted.running, Counted.go = [], None, threading.Event(), threading.Event()
     yield
     Counted.go.set()
-    executor.close_shared()
+    shared.close_shared()
     assert all(backend.closed for backend in Counted.made)
 
 
@@ -80,7 +80,7 @@ def test_none_is_closed_under_a_caller() -> None:
     for number in range(1, 10):
         assert safeexec.run("1", sandbox="counted", number=number).value == "1"
     assert not Counted.made[0].closed
-    assert sum(not backend.closed for backend in Counted.made) <= executor._MAX_SHARED + 1
+    assert sum(not backend.closed for backend in Counted.made) <= shared._MAX_SHARED + 1
     Counted.go.set()
     join(threads)
     assert values[0].value == "wait", values[0].error
@@ -92,7 +92,7 @@ def test_one_that_is_made_while_all_are_closed_is_closed_by_its_caller() -> None
     threads = in_threads(2, values)
     while not Counted.made:
         threading.Event().wait(0.001)
-    executor.close_shared()
+    shared.close_shared()
     Counted.slow.set()
     join(threads)
     assert [result.value for result in values] == ["7"] * 2
@@ -104,7 +104,7 @@ def test_one_that_cannot_be_made_is_tried_again() -> None:
         raise safeexec.BackendUnavailable("not today")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "load_backend", fail)
+        patch.setattr(registry, "load_backend", fail)
         for _ in range(2):
             with pytest.raises(safeexec.BackendUnavailable, match="not today"):
                 safeexec.run("1", sandbox="counted")

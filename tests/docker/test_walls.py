@@ -440,6 +440,6 @@ def test_imports_are_a_rule_that_names_what_is_allowed(executor: Executor) -> No
 
 def test_version_is_the_images() -> None:
     assert safeexec.run("import sys\nsys.version_info[0]", sandbox="docker").value == 3
-    from safeexec.executor import close_shared
+    from safeexec.shared import close_shared
 
     close_shared()

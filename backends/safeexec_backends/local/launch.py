@@ -13,6 +13,7 @@ from safeexec_backends.local import control, library
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Any
 
 MODULE = "safeexec_backends.local.zygote"
 
@@ -111,9 +112,12 @@ def setup(
 _ahead: list[Launched] = []
 
 
-def ahead() -> None:
-    """Start the zygote that an executor with an ordinary policy will want, before there is one. Raises OSError."""
-    _ahead.append(Launched(setup(deny={}, extra=(), language="restricted", skip=(), portable=False)))
+def ahead(policy: Any, options: Mapping[str, Any]) -> None:
+    """Start the zygote that an executor with this policy (None: an ordinary one) and these options will want, before there is one. Raises OSError."""
+    if options or getattr(policy, "imports", None) is not None:
+        ahead_of(MODULE)
+    else:
+        _ahead.append(Launched(setup(deny={}, extra=(), language="restricted", skip=(), portable=False)))
 
 
 def ahead_of(module: str) -> None:
@@ -121,16 +125,31 @@ def ahead_of(module: str) -> None:
     _ahead.append(Launched(None, module))
 
 
+def tell_ahead(module: str, wanted: control.Message) -> None:
+    """Tell the one that waits to be told, if there is one."""
+    for started in list(_ahead):
+        if started.suits(wanted, module):
+            started.tell(wanted)
+
+
 def take(wanted: control.Message, module: str = MODULE) -> Launched | None:
-    """The zygote that was started ahead, if it was told just this, or nothing yet."""
-    if not _ahead or not _ahead[0].suits(wanted, module):
-        return None
-    found = _ahead.pop()
-    found.tell(wanted)
-    return found
+    """A zygote that was started ahead, if one was told just this, or nothing yet."""
+    for found in list(_ahead):
+        if found.suits(wanted, module):
+            try:
+                _ahead.remove(found)
+            except ValueError:
+                continue  # another thread was faster
+            found.tell(wanted)
+            return found
+    return None
 
 
 def discard() -> None:
-    """End the zygote that was started ahead and that nobody took."""
-    while _ahead:
-        _ahead.pop().end()
+    """End the zygotes that were started ahead and that nobody took."""
+    while True:
+        try:
+            found = _ahead.pop()
+        except IndexError:
+            return
+        found.end()

@@ -13,7 +13,7 @@ from safeexec.backend import Backend, Guest, Wall
 from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
 from safeexec.policy import Policy
 
-from . import image
+from . import image, launch
 from .agreed import KEEP_BYTES, engine
 from .image.cache import Damaged, Loaded
 from .native import EngineError
@@ -132,9 +132,10 @@ class WasmBackend(Backend):
             self._engine = engine(self._runtime.identity)
             walls = {"process": Wall(False, "workers=0: guests run in the caller's process, behind WebAssembly alone")}
         else:
+            loaded = load_image(progress, policy.packages, preimport)
+            launch.tell_ahead(loaded.compiled.parent)
             from .pool import Pool  # sockets, subprocess: a start in process does without
 
-            loaded = load_image(progress, policy.packages, preimport)
             self._engine = engine(loaded.facts["identity"])
             alone = isolation == "session"
             self._pool = Pool(loaded, workers or os.cpu_count() or 1, alone, 0 if alone else keep_bytes)

@@ -17,21 +17,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from safeexec import threads, watchdog
 from safeexec.policy import Policy
-from safeexec_backends.local import control, library
+from safeexec_backends.local import control
 from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
 
 from .agreed import AHEAD, ANSWER, ASK, RESTLESS, WRITTEN
-from .launch import MODULE
+from .launch import MODULE, WORKER_ORDER, setup
 
 if TYPE_CHECKING:
     from .worker_guest import WorkerGuest
 
 _numbers = itertools.count(1)
 _CONTROL_TIMEOUT = 2.0
-# Of the files in memory that branches share; what a worker keeps of its sessions is bounded by their limits.
-_FILE_SIZE = 1 << 33
-_DISK = 1 << 20  # of the worker itself, which keeps its sessions' files in memory
-_THREADS = 4200
 _WRITING = 10.0
 """Seconds for writing a session down, while the worker does other things as well."""
 _REST = 5.0
@@ -40,13 +36,8 @@ _LEFT = 0.25
 """The same once its session is closed: nobody can want it to go on."""
 _NEWS = 0.5
 """Seconds until the kernel says that a process has ended."""
-_DESCRIPTORS = 16_384
 _FEW = 2
 """So many left, the next are made."""
-
-WORKER_ORDER: control.Message = {
-    "op": "cell", "memory": 0, "disk": _DISK, "processes": _THREADS, "open_files": _DESCRIPTORS, "file_size": _FILE_SIZE, "imports": [], "preload": [],
-}  # fmt: skip
 
 
 class WasmZygoteProcess(ZygoteProcess):
@@ -59,19 +50,7 @@ def launch(image: Path) -> WasmZygoteProcess:
     """Start a zygote on a cached image. Raises BackendUnavailable."""
     deny: dict[str, str] = {}
     while True:
-        zygote = WasmZygoteProcess(
-            {
-                "readable": library.readable(),
-                "deny": deny,
-                "extra": [],
-                "portable": False,
-                "language": "full",
-                "idle": [],
-                "skip": [],
-                "first": WORKER_ORDER,
-                "image": str(image),
-            }
-        )
+        zygote = WasmZygoteProcess(setup(image, deny))
         if not zygote.retry:
             return zygote
         deny = {**deny, **zygote.retry}
