@@ -7,6 +7,7 @@ again where it is reported, when the sandbox is asked for in earnest.
 from __future__ import annotations
 
 import sys
+import threading
 from contextlib import contextmanager
 
 TYPE_CHECKING = False
@@ -16,15 +17,36 @@ if TYPE_CHECKING:
 
 DEFAULT_SANDBOX = "wasm"
 
-_starting: list[str] = []
-"""The sandboxes that were started and may not have been asked for yet."""
+_one = threading.Lock()
+"""Held from a sandbox's start until its executor is made: threads that come together start one."""
 
 
 def start(name: str, policy: object, options: Mapping[str, Any]) -> Callable[[], None] | None:
-    """Let the sandbox of that name get ready, if it can, for an executor with this policy (None: an ordinary one) and these options of its
-    backend; what ends it when nobody wanted it."""
-    if not name.isidentifier():
+    """Let the sandbox of that name get ready for an executor with this policy (None: an ordinary one) and these options of its backend, if it
+    can, and was not used yet. Returns what ends it when nobody wanted it, to be called in any case."""
+    if not name.isidentifier() or not _one.acquire(blocking=False):
         return None
+    discard = None
+    try:
+        discard = _started(name, policy, options)
+    finally:
+        if discard is None:
+            _one.release()
+    if discard is None:
+        return None
+
+    def end() -> None:
+        try:
+            discard()
+        finally:
+            _one.release()
+
+    return end
+
+
+def _started(name: str, policy: object, options: Mapping[str, Any]) -> Callable[[], None] | None:
+    if f"safeexec_backends.{name}.backend" in sys.modules:
+        return None  # there is nothing left to import meanwhile
     from importlib import import_module
 
     try:
@@ -32,12 +54,7 @@ def start(name: str, policy: object, options: Mapping[str, Any]) -> Callable[[],
         module.ahead(policy, options)
     except Exception:
         return None
-    _starting.append(name)
-
-    def discard() -> None:
-        _starting.remove(name)
-        module.discard()
-
+    discard: Callable[[], None] = module.discard
     return discard
 
 
@@ -47,8 +64,7 @@ def getting_ready(sandbox: object, policy: object, options: Mapping[str, Any]) -
 
     The arguments are a caller's, and as yet unchecked.
     """
-    first = isinstance(sandbox, str) and f"safeexec_backends.{sandbox}.backend" not in sys.modules
-    discard = start(sandbox, policy, options) if isinstance(sandbox, str) and first and not _starting else None
+    discard = start(sandbox, policy, options) if isinstance(sandbox, str) else None
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from safeexec import Executor, Policy
+from safeexec import ahead as ahead_of_all
 from safeexec.cli import ahead
 from safeexec.executor import DEFAULT_SANDBOX
 
@@ -15,12 +16,12 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="n/a: no local s
 
 
 @pytest.fixture
-def launch(monkeypatch):
+def launch():
     from safeexec_backends.local import launch
 
     launch.discard()
-    monkeypatch.setattr("safeexec.ahead._starting", ["what the test starts"])
-    yield launch
+    with ahead_of_all._one:  # what the test starts is all that is started
+        yield launch
     launch.discard()
 
 

@@ -116,7 +116,7 @@ with concurrent.futures.ThreadPoolExecutor(8) as pool:
     result, early, ended, waiting = first_use(code)
     assert (result, waiting) == (56, 0)
     assert isinstance(early, list) and isinstance(ended, list)
-    assert len(early) <= 4  # at most one of each kind in vain
+    assert len(early) <= 3  # one in vain, by whoever came between the two
     assert ended.count(False) == 2
 
 
