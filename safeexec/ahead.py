@@ -51,10 +51,17 @@ def _started(name: str, policy: object, options: Mapping[str, Any]) -> Callable[
 
     try:
         module = import_module(f"safeexec_backends.{name}.launch")
-        module.ahead(policy, options)
+        discard: Callable[[], None] = module.discard
     except Exception:
         return None
-    discard: Callable[[], None] = module.discard
+    try:
+        module.ahead(policy, options)
+    except Exception:
+        discard()
+        return None
+    except BaseException:
+        discard()
+        raise
     return discard
 
 

@@ -14,8 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from safeexec import threads
+from safeexec.ahead import DEFAULT_SANDBOX
 from safeexec.backend import Backend, Wall
-from safeexec.executor import DEFAULT_SANDBOX, Executor
+from safeexec.executor import Executor
 from safeexec.policy import Policy
 from safeexec.result import FileInfo, Result
 from safeexec.session import Session

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import click
 
+from safeexec.ahead import DEFAULT_SANDBOX
 from safeexec.cli import config
 from safeexec.cli.exits import Failure
 from safeexec.cli.units import Seconds, Size
 from safeexec.errors import BackendUnavailable
-from safeexec.executor import DEFAULT_SANDBOX
 from safeexec.policy import DEFAULT_IMPORTS, Limits, Policy
 
 _ENV = "SAFEEXEC_"

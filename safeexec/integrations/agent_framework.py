@@ -9,7 +9,8 @@ from typing import Any
 
 from agent_framework import Content, ContextProvider, tool
 
-from safeexec.executor import DEFAULT_SANDBOX, Executor
+from safeexec.ahead import DEFAULT_SANDBOX
+from safeexec.executor import Executor
 from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from safeexec.executor import DEFAULT_SANDBOX, Executor
+from safeexec.ahead import DEFAULT_SANDBOX
+from safeexec.executor import Executor
 from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools

@@ -9,8 +9,8 @@ import pytest
 
 from safeexec import Executor, Policy
 from safeexec import ahead as ahead_of_all
+from safeexec.ahead import DEFAULT_SANDBOX
 from safeexec.cli import ahead
-from safeexec.executor import DEFAULT_SANDBOX
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="n/a: no local sandbox on Windows")
 

@@ -81,7 +81,7 @@ except Exception as error:
 """
     result, _, ended, waiting = first_use(code)
     assert (result, waiting) == (error, 0)
-    assert all(ended)
+    assert isinstance(ended, list) and all(ended)
 
 
 @pytest.mark.parametrize("name", ["'../x'", "'no such'", "'nosuch'", "''", "None", "3", "b'wasm'"])
@@ -132,3 +132,35 @@ launch.Launched.tell = watched
 result = [safeexec.run("6 * 7").value, told[0]]
 """
     assert first_use(code)[0] == [42, False]
+
+
+def test_a_cache_that_cannot_be_read_is_reported_and_leaves_nothing() -> None:
+    code = """
+from safeexec_backends.wasm import image
+def cached():
+    raise OSError("the disk is gone")
+image.cached = cached
+try:
+    safeexec.run("1")
+except safeexec.BackendUnavailable as error:
+    result = "the disk is gone" in str(error)
+"""
+    result, _, ended, waiting = first_use(code)
+    assert (result, waiting) == (True, 0)
+    assert isinstance(ended, list) and ended and all(ended)
+
+
+def test_a_damaged_image_is_built_anew_and_no_zygote_dies_of_it() -> None:
+    """What waits is told of an image that was verified, not of one that may be there."""
+    code = """
+from safeexec_backends.wasm import image
+load, looked = image.cache.load, []
+def damaged_first(directory):
+    looked.append(directory)
+    if len(looked) == 1:
+        raise image.cache.Damaged("not what was written down")
+    return load(directory)
+image.cache.load = damaged_first
+result = safeexec.run("6 * 7").value
+"""
+    assert first_use(code) == [42, [[]], [False], 0]

@@ -1,4 +1,4 @@
-"""Starting the workers' zygote before anything else of this sandbox is imported."""
+"""Starting the workers' zygote before anything else of this sandbox is imported, and telling it its image as soon as that is known."""
 
 from __future__ import annotations
 
@@ -39,12 +39,19 @@ def setup(image: Path, deny: Mapping[str, str]) -> control.Message:
     }
 
 
-def ahead(policy: object, options: Mapping[str, Any]) -> None:
-    """Start it where there will be workers; it loads what it can and waits to be told which image. Raises OSError."""
-    if options.get("workers") != 0:
-        launch.ahead_of(MODULE)
+def ahead(policy: Any, options: Mapping[str, Any]) -> None:
+    """Start it where there will be workers, and tell it its image if that is known and there. Raises OSError."""
+    if options.get("workers") == 0:
+        return
+    launch.ahead_of(MODULE)
+    if not getattr(policy, "packages", ()):
+        from . import image  # while it starts
+
+        found = image.cached()
+        if found is not None:
+            tell_ahead(found.compiled.parent)
 
 
 def tell_ahead(image: Path) -> None:
-    """Tell the one that was started ahead its image: it gets on while the rest of the host's half is imported."""
+    """Tell the one that was started ahead its image, if it was not told."""
     launch.tell_ahead(MODULE, setup(image, {}))
