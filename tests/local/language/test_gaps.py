@@ -439,3 +439,17 @@ import importlib
 [f("os.path", None, None, ["join"], 0).join("a", "b") for f in (__import__, importlib.__import__)]
 """
     assert run(source) == ["a/b", "a/b"]
+
+
+def test_a_link_that_was_not_to_be_followed_is_not(run):
+    source = """
+import os, stat
+class Follow:
+    asked = 0
+    def __bool__(self):
+        Follow.asked += 1
+        return Follow.asked > 1
+stat.S_ISLNK(os.stat("link", follow_symlinks=Follow()).st_mode)
+"""
+    os.symlink("/etc/passwd", "link")  # in the session's folder
+    assert run(source)
