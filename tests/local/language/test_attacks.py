@@ -221,6 +221,9 @@ def test_only_text_is_compiled():
 
 def test_a_class_is_the_librarys_where_its_module_has_it(monkeypatch):
     own = {"Own": type("Own", (), {"__module__": "warnings"}), "Other": type("JSONEncoder", (), {"__module__": "json"})}
+    space = {"__builtins__": {}, "__name__": "warnings"}
+    exec("def f(self): pass\nf.__qualname__ = 'Own.f'", space)  # as a program's, without the mark
+    own["Own"].f = space["f"]
     monkeypatch.setattr(warnings, "Own", own["Own"], raising=False)  # as a program puts a hook there
     assert not any(map(is_library_class, own.values()))
     assert all(map(is_library_class, (int, json.JSONEncoder, collections.deque, asyncio.Future, types.SimpleNamespace)))

@@ -146,8 +146,13 @@ def _has_methods_of_its_own(kind: type, module: str, qualname: str) -> bool:
     """A program may put a class where its module is said to have it, as a hook of `warnings` or ``sys.stdout``; no function of the library is called so."""
     for item in list(class_dict(kind).values()):
         if type(item) is types.FunctionType:
-            place = item.__module__, item.__qualname__.rpartition(".")[0]
-            if place == (module, qualname) and not is_guest_function(item):
+            # Packages say of some classes that they are a module's nearer to their top.
+            if (
+                cast(Any, item).__builtins__
+                is builtins.__dict__  # else a program's, which may have taken its mark away
+                and str(item.__module__).partition(".")[0] == module.partition(".")[0]
+                and item.__qualname__.rpartition(".")[0] == qualname
+            ):
                 return True
         elif type(item) is MethodDescriptor or type(item) is WrapperDescriptor:
             if item.__objclass__ is kind:
