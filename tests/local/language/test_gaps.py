@@ -1,5 +1,6 @@
 """Ordinary code that was refused, or silently did something else; and what may not come of allowing it."""
 
+import atexit
 import copy
 import os
 
@@ -453,3 +454,22 @@ stat.S_ISLNK(os.stat("link", follow_symlinks=Follow()).st_mode)
 """
     os.symlink("/etc/passwd", "link")  # in the session's folder
     assert run(source)
+
+
+def test_what_is_registered_for_the_end_can_be_taken_back(run, monkeypatch):
+    registered = []
+    monkeypatch.setattr(atexit, "register", registered.append)
+    monkeypatch.setattr(atexit, "unregister", registered.remove)
+    source = """
+import atexit
+called = []
+@atexit.register
+def first(): called.append("first")
+atexit.register(called.append, "second")
+atexit.unregister(first)
+called
+"""
+    called = run(source)
+    for function in registered:
+        function()
+    assert called == ["second"]

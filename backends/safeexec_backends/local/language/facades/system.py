@@ -320,7 +320,28 @@ def _gc(language: RestrictedLanguage) -> Exports:
 def _atexit(language: RestrictedLanguage) -> Exports:
     import atexit
 
-    return {"register": atexit.register, "unregister": atexit.unregister}
+    registered: list[tuple[Any, Callable[[], Any]]] = []
+
+    def register(func: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """As `atexit.register`."""
+        if not callable(func):
+            raise TypeError("the first argument must be callable")
+
+        def call() -> None:
+            func(*args, **kwargs)
+
+        registered.append((func, call))
+        atexit.register(call)
+        return func
+
+    def unregister(func: Any, /) -> None:
+        """As `atexit.unregister`, which compares what it is told with everybody's."""
+        for known in list(registered):
+            if known[0] is func or known[0] == func:
+                registered[:] = [other for other in registered if other is not known]
+                atexit.unregister(known[1])
+
+    return {"register": register, "unregister": unregister}
 
 
 def _codecs(language: RestrictedLanguage) -> Exports:
