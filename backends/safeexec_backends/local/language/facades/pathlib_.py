@@ -173,7 +173,7 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
 def _no_remembered_modules() -> None:
     """From 3.12 on pathlib remembers of a path's flavour, which is a module, what it was asked: what says that it equals that was shown it."""
     for name, module in list(sys.modules.items()):
-        asked = getattr(module, "_is_case_sensitive", None) if name.partition(".")[0] == "pathlib" else None
+        asked: Any = getattr(module, "_is_case_sensitive", None) if name.partition(".")[0] == "pathlib" else None
         if hasattr(asked, "__wrapped__"):
             setattr(module, "_is_case_sensitive", asked.__wrapped__)  # noqa: B010
 
