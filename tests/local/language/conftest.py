@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from safeexec_backends.local.language import RestrictedLanguage
+from safeexec_backends.local.language.patches import install
 
 GUARDED = (
     "getattr",
@@ -41,6 +42,7 @@ def _library() -> dict[str, types.ModuleType]:
 
 @pytest.fixture(autouse=True, scope="module")
 def the_library_is_put_back() -> Iterator[None]:
+    install()  # once for a process: what it puts there stays, or the modules after the first would be attacked without it
     before = {name: {key: vars(module).get(key, _ABSENT) for key in GUARDED} for name, module in _library().items()}
     from_file = zipfile.ZipInfo.__dict__["from_file"]
     yield

@@ -20,7 +20,9 @@ from pathlib import Path
 import pytest
 
 from safeexec import guest
-from safeexec_backends.local.language import RestrictedLanguage
+from safeexec_backends.local.language import RestrictedLanguage, facades
+from safeexec_backends.local.language.facades import guarded
+from safeexec_backends.local.language.identity import is_library_class
 from safeexec_backends.local.language.transformer import Transformer
 
 HERE = Path(__file__).parent / "attacks"
@@ -197,6 +199,34 @@ def test_the_attack_harness_sees_what_full_python_would_reach(tmp_path, monkeypa
     assert {"module object", "frame object"} <= set(found)
     assert any("built-in function open" in f for f in found)
     assert any("class os." in f for f in found)
+
+
+def test_an_import_at_the_end_of_the_stack_leaves_no_module_without_its_guards(monkeypatch):
+    def at_the_end(name):
+        raise RecursionError
+
+    monkeypatch.setattr(facades, "_builders", {})
+    with monkeypatch.context() as short:
+        short.setattr(facades.importlib, "import_module", at_the_end)
+        with pytest.raises(RecursionError):
+            facades.builders()
+    assert facades.builders()["types"] is guarded.BUILDERS["types"]
+
+
+def test_only_text_is_compiled():
+    """A tree passes for source, and what it holds would not be looked at where it is no list."""
+    with pytest.raises(TypeError):
+        RestrictedLanguage(environ={}).compile_one(ast.parse("1"), "<x>", "exec")
+
+
+def test_a_class_is_the_librarys_where_its_module_has_it(monkeypatch):
+    own = {"Own": type("Own", (), {"__module__": "warnings"}), "Other": type("JSONEncoder", (), {"__module__": "json"})}
+    space = {"__builtins__": {}, "__name__": "warnings"}
+    exec("def f(self): pass\nf.__qualname__ = 'Own.f'", space)  # as a program's, without the mark
+    own["Own"].f = space["f"]
+    monkeypatch.setattr(warnings, "Own", own["Own"], raising=False)  # as a program puts a hook there
+    assert not any(map(is_library_class, own.values()))
+    assert all(map(is_library_class, (int, json.JSONEncoder, collections.deque, asyncio.Future, types.SimpleNamespace)))
 
 
 def test_a_scope_that_runs_later_asks_anew_for_what_it_reads():

@@ -1,5 +1,7 @@
 """Ordinary code that was refused, or silently did something else; and what may not come of allowing it."""
 
+import atexit
+import copy
 import os
 
 import pytest
@@ -378,3 +380,96 @@ def test_what_print_is_bound_to_is_no_module(run):
     assert run(
         "import types\nheld = getattr(print, '__self__', None)\ntype(held) is str, isinstance(held, types.ModuleType)"
     ) == (True, False)
+
+
+def test_the_signature_of_a_dataclass_has_the_annotations_themselves(run):
+    source = """
+import dataclasses, inspect, typing
+@dataclasses.dataclass
+class A:
+    x: int
+    y: "str" = "a"
+str(inspect.signature(A)), A.__init__.__annotations__, typing.get_type_hints(A.__init__)
+"""
+    hints = {"x": int, "y": str, "return": type(None)}
+    assert run(source) == ("(x: int, y: 'str' = 'a') -> None", {"x": int, "y": "str", "return": None}, hints)
+
+
+def test_databases_have_blobs_and_settings(run):
+    source = """
+import sqlite3
+class Own(sqlite3.Connection):
+    def read(self): return self.blobopen("t", "a", 1, readonly=True).read()
+con = Own(":memory:")
+con.execute("create table t(a)")
+con.execute("insert into t values (zeroblob(4))")
+with con.blobopen("t", "a", 1) as blob: blob.write(b"abcd")
+with con.blobopen("sqlite_master", "sql", 1, readonly=True) as blob: described = blob.read()
+kept = True
+if hasattr(con, "setconfig"):
+    con.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_FKEY, True)
+    kept = con.getconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_FKEY)
+con.read(), described, kept
+"""
+    assert run(source) == (b"abcd", b"CREATE TABLE t(a)", True)
+
+
+def test_copies_of_namespaces_and_what_passes_on(run):
+    source = """
+import copy, operator, types
+class S(types.SimpleNamespace): pass
+class Passes:
+    def __init__(self, of): self.of = of
+    def __getattr__(self, name):
+        if name == "of" or name[:2] == "__": raise AttributeError(name)
+        return getattr(self.of, name)
+class Keys(types.GenericAlias): pass
+s = S(a=[1])
+made = [copy.copy(s).a is s.a, copy.deepcopy(s).a, copy.deepcopy(Passes([2])).of, copy.copy(operator.attrgetter("a"))(s)]
+if hasattr(copy, "replace"):
+    made += [copy.replace(s, b=2).b, type(copy.replace(s)).__name__, copy.replace(types.SimpleNamespace(a=1), a=3).a]
+made
+"""
+    late = [2, "S", 3] if hasattr(copy, "replace") else []
+    assert run(source) == [True, [1], [2], [1], *late]
+
+
+def test_import_functions_of_both_kinds(run):
+    source = """
+import importlib
+[f("os.path", None, None, ["join"], 0).join("a", "b") for f in (__import__, importlib.__import__)]
+"""
+    assert run(source) == ["a/b", "a/b"]
+
+
+def test_a_link_that_was_not_to_be_followed_is_not(run):
+    source = """
+import os, stat
+class Follow:
+    asked = 0
+    def __bool__(self):
+        Follow.asked += 1
+        return Follow.asked > 1
+stat.S_ISLNK(os.stat("link", follow_symlinks=Follow()).st_mode)
+"""
+    os.symlink("/etc/passwd", "link")  # in the session's folder
+    assert run(source)
+
+
+def test_what_is_registered_for_the_end_can_be_taken_back(run, monkeypatch):
+    registered = []
+    monkeypatch.setattr(atexit, "register", registered.append)
+    monkeypatch.setattr(atexit, "unregister", registered.remove)
+    source = """
+import atexit
+called = []
+@atexit.register
+def first(): called.append("first")
+atexit.register(called.append, "second")
+atexit.unregister(first)
+called
+"""
+    called = run(source)
+    for function in registered:
+        function()
+    assert called == ["second"]

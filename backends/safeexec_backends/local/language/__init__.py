@@ -16,7 +16,7 @@ from typing import Any
 
 from safeexec.guest import source_lines
 
-from . import remembered, scopes, tokens, transformer
+from . import loops, remembered, scopes, tokens, transformer
 from .builtins_ import make_builtins, run_with
 from .facades import Gate, make, paths
 from .facades.views import globals_view
@@ -28,6 +28,7 @@ from .star import star
 __all__ = ["RestrictedLanguage"]
 
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+_COROUTINE = 0x80  # inspect.CO_COROUTINE
 
 
 class RestrictedLanguage:
@@ -118,6 +119,8 @@ class RestrictedLanguage:
             codes.append(self._generate(tree, source, filename, "exec"))
         if last is not None:
             codes.append(self._generate(ast.Expression(last.value), source, filename, "eval"))
+        if any(code.co_flags & _COROUTINE for code in codes):  # there will be a loop
+            loops.hide()
         return codes
 
     def restore(self) -> None:
@@ -142,6 +145,9 @@ class RestrictedLanguage:
         return self._generate(self._transform(tree, True), "", filename, mode)
 
     def _parse(self, source: str, filename: str, mode: str, dynamic: bool = False) -> Any:
+        # compile() takes a tree, too, and what is in a program's own is not what is visited.
+        if type(source) is not str:
+            raise TypeError("source is an exact str")
         tree = compile(source, filename, mode, _FLAGS | ast.PyCF_ONLY_AST, dont_inherit=True)
         # Without a dot or a class a program names no attributes; looking for them costs as much as compiling a short step.
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import operator
 import types
+from ast import AST, PyCF_ONLY_AST
 from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import fast_print, input_from, leave, refuse_input
@@ -143,9 +145,9 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
     ) -> Any:
         if type(optimize) is not int or not -1 <= optimize <= 2:
             raise ValueError("compile(): invalid optimize value")
-        ast = language.gate.build("ast") if flags else None
-        if ast is not None and flags == ast.PyCF_ONLY_AST:
-            return compile(_text(source), exact_name(filename), exact_name(mode), flags, dont_inherit=True)
+        flags = int(operator.index(flags))  # a number, the same each time: other flags give code
+        if flags == PyCF_ONLY_AST:
+            return compile(_text(source), exact_name(filename), exact_name(mode), PyCF_ONLY_AST, dont_inherit=True)
         if flags:
             raise LanguageRefused("compile() takes no flags in this sandbox")
         mode = exact_name(mode)
@@ -154,8 +156,9 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
         filename = filename if filename[:1] == "<" else f"<{filename}>"
         if mode not in ("exec", "eval", "single"):
             raise ValueError("compile() mode must be 'exec', 'eval' or 'single'")
-        if type(source).__module__ == "ast" and not is_guest_class(type(source)):
-            made = language.compile_tree(_unparsed(source, mode), filename, mode)
+        if any(base is AST for base in class_mro(type(source))) and not is_guest_class(type(source)):
+            # By the program's own `ast`, which reads under guard: names of its methods are made of what a class says that it is called.
+            made = language.compile_tree(_parsed(language.gate.build("ast").unparse(source), mode), filename, mode)
         else:
             made = language.compile_one(_text(source), filename, mode)
         shown = Code()
@@ -220,7 +223,8 @@ def _text(source: Any) -> str:
         return source
     if isinstance(source, str):
         return str.__str__(source)
-    if type(source) in (bytes, bytearray, memoryview):
+    # By identity: a metaclass says what equals its class, and what it calls bytes decodes itself.
+    if any(type(source) is kind for kind in (bytes, bytearray, memoryview)):
         raw = bytes(source)
         from io import BytesIO
         from tokenize import detect_encoding
@@ -229,8 +233,6 @@ def _text(source: Any) -> str:
     raise TypeError("source must be a string, bytes or code object")
 
 
-def _unparsed(tree: Any, mode: str) -> Any:
-    """A program's syntax tree by way of its text: names in a tree may be anything, names in a text are names."""
-    import ast
-
-    return compile(ast.unparse(tree), "<ast>", mode, ast.PyCF_ONLY_AST, dont_inherit=True)
+def _parsed(text: str, mode: str) -> Any:
+    """The syntax tree of a tree's text: names in a program's tree may be anything, names in a text are names."""
+    return compile(text, "<ast>", mode, PyCF_ONLY_AST, dont_inherit=True)

@@ -27,6 +27,8 @@ from .identity import (
     is_class,
     is_exception,
     is_guest_class,
+    is_library_class,
+    passes_on,
 )
 
 _guards = Guards()
@@ -38,6 +40,8 @@ def install() -> None:
     module: Any = copy
     module._reconstruct = _reconstruct
     module.getattr = _getattr
+    if hasattr(module, "replace"):  # from 3.13 on
+        module.replace = _replace
     # Whoever's metaclass says that a class is equal to this one is asked by copy() and deepcopy(), and shown it.
     for name, table in list(vars(module).items()):
         if type(table) is dict:
@@ -82,25 +86,68 @@ def _reconstruct(
     return made
 
 
+_namespaces_replace = class_dict(types.SimpleNamespace).get("__replace__")
+
+
+def _replace(obj: Any, /, **changes: Any) -> Any:
+    kind = obj.__class__
+    function = getattr(kind, "__replace__", None)
+    if function is None:
+        raise TypeError(f"replace() does not support {kind.__name__} objects")
+    if function is not _namespaces_replace or type(obj) is types.SimpleNamespace:
+        return function(obj, **changes)
+    # CPython's own believes that a class makes namespaces when it is called, and writes where one would have its variables: a function has its module's there.
+    kind = type(obj)
+    variables = dict(_namespaces_variables(obj))  # asked of a namespace alone
+    made = kind()
+    if not issubclass(type(made), types.SimpleNamespace):
+        name, other = class_name(kind), class_name(type(made))
+        raise TypeError(f"expect {name} type, but {name}() returned {other!r} object")
+    _namespaces_variables(made).update(variables | changes)
+    return made
+
+
+_namespaces_variables: Any = class_dict(types.SimpleNamespace)["__dict__"].__get__
+
+
+def _reader(kind: type) -> Callable[[Any, str, Any], Any]:
+    """How an attribute of a `kind` is loaded: not what its object passes on, the variables of a function of the library, the ``__setstate__`` of an exception."""
+    return _own if passes_on(kind) else getattr
+
+
+def _own(o: Any, name: str, default: Any) -> Any:
+    try:
+        return object.__getattribute__(o, name)
+    except AttributeError:
+        return default
+
+
+def _variables(o: Any, kind: type) -> Any:
+    return object.__getattribute__(o, "__dict__") if passes_on(kind) else o.__dict__
+
+
 def _fill(made: Any, state: Any) -> None:
     """Give `made` its state; what attributes are set is set as the program itself would, or ``__class__`` would make a guard's word a lie."""
-    if hasattr(made, "__setstate__"):
-        if is_exception(type(made)) and issubclass(type(state), dict):  # each of them becomes an attribute
+    kind = type(made)
+    read = _reader(kind)
+    set_state = read(made, "__setstate__", None)
+    if set_state is not None:
+        if is_exception(kind) and issubclass(type(state), dict):  # each of them becomes an attribute
             state = {exact_name(name): value for name, value in dict.items(state)}
             if any(name[:2] == "__" and name not in names.EXCEPTION_DUNDERS for name in state):
                 raise WriteRefused("the state of a copy names what cannot be set in this sandbox")
-        made.__setstate__(state)
+        set_state(state)
         return
     slots = None
     if isinstance(state, tuple) and len(state) == 2:
         state, slots = state
     if state is not None:
-        made.__dict__.update(state)
+        _variables(made, kind).update(state)
     for name, value in [] if slots is None else list(slots.items()):
-        if is_guest_class(type(made)):
-            _guards.set(made, exact_name(name), value)
-        else:
+        if is_library_class(kind):
             setattr(made, exact_name(name), value)
+        else:
+            _guards.set(made, exact_name(name), value)
 
 
 _absent = object()
@@ -111,14 +158,15 @@ def _getattr(o: Any, name: str, default: Any = _absent) -> Any:
     if name == "__reduce_ex__" and type(found) is BuiltinMethod:
         kind = type(o)
         simple = _is_objects(kind, "__reduce__")
-        if is_guest_class(kind):
+        if not is_guest_class(kind):
+            # All that is in an object goes into the memo of deepcopy(), which the program may hold.
+            ours = str(class_module(kind)).startswith("safeexec") and class_name(kind) not in _OPEN
+            if is_denied(o) or (simple and ours):
+                raise TypeError(f"cannot pickle {class_name(kind)!r} object")
+        if not is_library_class(kind):
             if found != _native["__reduce_ex__"].__get__(o):
                 return found
             return _reducer(o) if simple else lambda protocol: o.__reduce__()
-        # All that is in an object goes into the memo of deepcopy(), which the program may hold.
-        ours = str(class_module(kind)).startswith("safeexec") and class_name(kind) not in _OPEN
-        if is_denied(o) or (simple and ours):
-            raise TypeError(f"cannot pickle {class_name(kind)!r} object")
     return found
 
 
@@ -149,13 +197,14 @@ def _reducer(o: Any) -> Callable[[int], Any]:
 
     def reduce(protocol: int) -> Any:
         kind = type(o)
+        read = _reader(kind)
         args: Any = ()
         named: Any = None
-        given = getattr(o, "__getnewargs_ex__", None)
+        given = read(o, "__getnewargs_ex__", None)
         if given is not None:
             args, named = given()
         else:
-            given = getattr(o, "__getnewargs__", None)
+            given = read(o, "__getnewargs__", None)
             if given is not None:
                 args = given()
         if type(args) is not tuple or (named is not None and type(named) is not dict):
@@ -165,11 +214,11 @@ def _reducer(o: Any) -> Callable[[int], Any]:
             room = type.__dict__["__basicsize__"].__get__(kind) - _POINTER * _count(kind)
             if room > _Plain.__basicsize__ and _is_objects(kind, "__getstate__"):
                 raise TypeError(f"cannot pickle {class_name(kind)!r} object")
-        state = getattr(o, "__getstate__", None) if not _is_objects(kind, "__getstate__") else None
+        state = read(o, "__getstate__", None) if not _is_objects(kind, "__getstate__") else None
         if state is not None:
             state = state()
         else:
-            state = getattr(o, "__dict__", None) or None
+            state = read(o, "__dict__", None) or None
             if slots:
                 state = (state, slots)
         items = iter(o) if issubclass(kind, list) else None

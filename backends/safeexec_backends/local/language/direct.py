@@ -33,7 +33,7 @@ DIRECT = frozenset(
     all_tasks_done allow_nan altsep anchor annotation append appendleft apply_defaults arg args arguments
     arraysize as_integer_ratio as_posix as_tuple as_uri asctime_format asctime_search asend asname
     astimezone athrow attrib attrname autocommit autojunk b b2j backup basename betavariate bind
-    bind_partial binomialvariate bit_count bit_length bits_per_digit bjunk blobopen block_size blocksize
+    bind_partial binomialvariate bit_count bit_length bits_per_digit bjunk block_size blocksize
     body bound bpopular braceidpattern break_long_words break_on_hyphens broadcast_address broken
     buffer_info bufsize bytes bytes_le byteswap c c_contiguous cache_clear cache_info cache_parameters
     callHandlers call_at call_later call_soon call_soon_threadsafe callback cancel cancelled cancelling
@@ -120,7 +120,7 @@ DIRECT = frozenset(
     second seconds seed seed_bits seek seekable send sentence_end_re sep serial serialize set setDaemon
     setFormatter setLevel setName setStream setTarget set_cdata_mode set_debug set_exception set_name
     set_progress_handler set_result set_running_or_notify_cancel set_seq1 set_seq2 set_seqs
-    set_trace_callback setconfig setdefault setfirstweekday setinputsizes setlimit setoutputsize
+    set_trace_callback setdefault setfirstweekday setinputsizes setlimit setoutputsize
     setpassword setstate setter shape shift shouldFlush shuffle shutdown shutdown_asyncgens sign signature
     sixtofour size sizeof_digit skipinitialspace skipkeys sniff sort sort_keys source span split
     splitdrive splitext splitlines splitroot sqrt st_atime st_atime_ns st_blksize st_blocks st_ctime

@@ -14,6 +14,7 @@ import abc
 import builtins
 import collections
 import enum
+import sys
 import types
 import typing
 from typing import Any, cast
@@ -39,6 +40,8 @@ class_mro = type.__dict__["__mro__"].__get__
 class_module = type.__dict__["__module__"].__get__
 class_name = type.__dict__["__name__"].__get__
 class_flags = type.__dict__["__flags__"].__get__
+_class_qualname = type.__dict__["__qualname__"].__get__
+_module_dict = class_dict(types.ModuleType)["__dict__"].__get__
 IS_STR, IS_EXCEPTION, IS_CLASS = 1 << 28, 1 << 30, 1 << 31  # Py_TPFLAGS_*_SUBCLASS, Include/object.h
 BuiltinMethod: Any = type(len)
 MethodDescriptor: Any = type(str.join)
@@ -106,6 +109,57 @@ def is_guest_class(kind: type) -> bool:
             return False
 
 
+_HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE
+_LIBRARYS: dict[int, type] = {}
+
+
+def is_library_class(kind: type) -> bool:
+    """Whether `kind` is known to be the library's: what CPython has without making it, or what its module has under its name.
+
+    The other side of `is_guest_class` proves nothing of the kind: a program says of its own classes that they are of any module. So whatever does
+    more for the library than for the program asks this.
+    """
+    if not class_flags(kind) & _HEAP or _LIBRARYS.get(id(kind)) is kind:
+        return True
+    module, name = class_dict(kind).get("__module__"), _class_qualname(kind)
+    if type(module) is not str or type(name) is not str:
+        return False
+    found: Any = sys.modules.get(module)
+    if not issubclass(type(found), types.ModuleType):
+        return False
+    first, *rest = name.split(".")
+    found = _module_dict(found).get(first)
+    for part in rest:
+        found = class_dict(found).get(part) if is_class(found) else None
+    if found is not kind or not _has_methods_of_its_own(kind, module, name):
+        return False
+    _LIBRARYS[id(kind)] = kind
+    return True
+
+
+def as_library(kind: type) -> None:
+    """Take a class for the library's that was made in a function, and so has no name in its module."""
+    _LIBRARYS[id(kind)] = kind
+
+
+def _has_methods_of_its_own(kind: type, module: str, qualname: str) -> bool:
+    """A program may put a class where its module is said to have it, as a hook of `warnings` or ``sys.stdout``; no function of the library is called so."""
+    for item in list(class_dict(kind).values()):
+        if type(item) is types.FunctionType:
+            # Packages say of some classes that they are a module's nearer to their top.
+            if (
+                cast(Any, item).__builtins__
+                is builtins.__dict__  # else a program's, which may have taken its mark away
+                and str(item.__module__).partition(".")[0] == module.partition(".")[0]
+                and item.__qualname__.rpartition(".")[0] == qualname
+            ):
+                return True
+        elif type(item) is MethodDescriptor or type(item) is WrapperDescriptor:
+            if item.__objclass__ is kind:
+                return True
+    return False
+
+
 def is_guest_function(function: Any) -> bool:
     """Whether this is a function that a program defined."""
     return type(function) is types.FunctionType and cast(Any, function).__builtins__.get(_MARK) is _TOKEN
@@ -137,12 +191,12 @@ def native_owner(kind: type, name: str) -> bool:
 
 
 def passes_on(kind: type) -> bool:
-    """Whether instances of a program's class `kind` inherit that they pass on what they are asked for to another object: an alias of ``list[int]``'s kind,
+    """Whether instances of `kind`, a class that is not known to be the library's, inherit that they pass on what they are asked for to another object: an alias of ``list[int]``'s kind,
     ``super``, the readers of `codecs`.
 
     What is the object's own could not be told from what is another's, of which the program may not have it.
     """
-    if id(kind) in PLAIN or not is_guest_class(kind):
+    if id(kind) in PLAIN or (not is_guest_class(kind) and is_library_class(kind)):
         return False
     for base in class_mro(kind):
         if (

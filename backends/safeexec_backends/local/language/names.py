@@ -33,7 +33,7 @@ SUSPECT = frozenset(
     func_globals func_code func_closure func_defaults func_dict im_func im_self im_class
     format format_map mro obj raw buffer detach parser connection modules manager
     get_loop get_stack print_stack get_coro get_context from_callable from_function evaluate
-    load_extension enable_load_extension set_authorizer create_module exec_module load_module find_spec find_module
+    load_extension enable_load_extension set_authorizer setconfig blobopen create_module exec_module load_module find_spec find_module
     system popen spawn fork execv execve posix_spawn startfile settrace setprofile meta_path path_hooks
     path_importer_cache reset_tzpath walk_stack walk_tb currentframe getframe findCaller
     global_enum register_at_fork open_code FileIO get_type_hints

@@ -29,6 +29,7 @@ from .identity import (
     gives_values,
     is_class,
     is_guest_class,
+    is_library_class,
 )
 
 
@@ -206,9 +207,10 @@ def _no_names_from_signatures() -> None:
 
     def from_string(kind: Any, obj: Any, text: Any, *rest: Any) -> Any:
         if is_class(obj):
-            text = text_of_class(obj)  # CPython's own, not what a metaclass or the class itself says
-        elif type(obj) not in _NATIVE_CALLABLES:
-            text = None
+            # CPython's own, not what a metaclass or the class itself says: of a program's class that is out of its docstring.
+            text = text_of_class(obj) if is_library_class(obj) else None
+        elif not any(type(obj) is kind for kind in _NATIVE_CALLABLES):
+            text = None  # by identity: a metaclass says what equals its class
         if type(text) is not str:
             raise ValueError("no signature found")
         return original(kind, obj, text, *rest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import inspect
 import linecache
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 
 from .facades.kinds import by_identity
 from .guards import Guards
-from .identity import BuiltinMethod, MethodDescriptor, MethodWrapper, WrapperDescriptor, exact_name, is_guest_class
+from .identity import BuiltinMethod, MethodDescriptor, MethodWrapper, WrapperDescriptor, exact_name, is_library_class
 
 _guards = Guards()
 
@@ -26,6 +27,7 @@ def install() -> None:
     by_identity()
     _no_streams_of_threads()
     _no_methods_to_compare()
+    _no_remembered_classes()
     _no_forged_tracebacks()
 
 
@@ -60,7 +62,7 @@ def _no_writes_by_aliases() -> None:
     original = kind.__setattr__
 
     def __setattr__(self: Any, name: str, value: Any) -> None:
-        if is_guest_class(type(self)):
+        if not is_library_class(type(self)):
             name = exact_name(name)
             if name[:1] != "_":
                 _guards.set(self.__origin__, name, value)
@@ -116,6 +118,14 @@ def _no_methods_to_compare() -> None:
         return found
 
     vars(enum)["getattr"] = getattr_
+
+
+def _no_remembered_classes() -> None:
+    """From 3.12 on `inspect` looks what all of a class's bases are up by what equals them: the metaclass of a program's class would be shown those of others."""
+    module: Any = inspect
+    for name in ("_shadowed_dict_from_mro_tuple", "_shadowed_dict_from_weakref_mro_tuple"):
+        if hasattr(module, name):
+            setattr(module, name, getattr(module, name).__wrapped__)
 
 
 def _no_forged_tracebacks() -> None:

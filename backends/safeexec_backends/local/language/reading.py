@@ -73,6 +73,8 @@ class Reading:
             "f_back": self._of_frame,
             "f_code": self._of_frame,
             "tb_frame": self._of_traceback,
+            "setconfig": self._of_database,
+            "blobopen": self._of_database,
         }
         self.dunders: dict[str, Callable[[Any, str, Reader], Any]] = {
             "__dict__": lambda o, n, reader: self.variables(o, reader),
@@ -338,6 +340,14 @@ class Reading:
         from .facades.frames import of_traceback
 
         return of_traceback(o) if type(o) is types.TracebackType else self._own(o, name, reader)
+
+    def _of_database(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+        found = reader(o, name)
+        if type(found) is not BuiltinMethod:
+            return self._own(o, name, reader)
+        from .facades.databases import CHECKED
+
+        return CHECKED[name](found)
 
     def _own(self, o: Any, name: str, reader: Reader) -> Any:
         """What a name of `names.SUSPECT` gives where the program itself defined it."""

@@ -43,18 +43,18 @@ class MatchRewriter(Rewriter):
         node.cls = placed(ast.Name(variable, ast.Load()), node.cls)
 
     def _is_harmless_path(self, node: ast.AST) -> bool:
-        """Whether a dotted name can stay one: patterns allow nothing else."""
+        """Whether a dotted name can stay one: patterns allow nothing else. What is not visited is looked at here, the name at its beginning, too."""
         while isinstance(node, ast.Attribute):
             if not self.direct(node.attr) and (node.attr[:1] == "_" or node.attr in names.SUSPECT | names.MODULES):
                 return False
             node = node.value
-        return True
+        return not (isinstance(node, ast.Name) and node.id in names.NEVER_READ)
 
     def visit_MatchValue(self, node: ast.MatchValue) -> ast.AST:
         if not isinstance(node.value, ast.Attribute):
             return self.pass_through(node)
         if not self._is_harmless_path(node.value):
-            self.error(node, f"the attribute {node.value.attr!r} cannot be used in a pattern")
+            self.error(node, f"{ast.unparse(node.value)!r} cannot be used in a pattern")
         return node
 
     def visit_MatchClass(self, node: ast.MatchClass) -> ast.AST:

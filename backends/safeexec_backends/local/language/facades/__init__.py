@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import operator
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -299,7 +300,8 @@ class Gate:
         """``from module import name``. CPython's own would fall back to ``sys.modules[module.name]``."""
         found = self.find(module)
         try:
-            return getattr(found, name)
+            # What every object has by such a name is no name of the module: its __setattr__ takes names that are not exact.
+            return self.language.guards.read(found, name) if name[:2] == "__" else getattr(found, name)
         except AttributeRefused as refusal:
             if f"{module}.{name}" in builders():
                 return self.find(f"{module}.{name}")
@@ -333,7 +335,8 @@ class Gate:
 
     def function(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
         """``__import__``."""
-        name = "." * level + exact_name(name)
+        # A number, or multiplied with it the dots are whatever the program says, and so is the name that is imported below.
+        name = "." * int(operator.index(level)) + exact_name(name)
         if type(fromlist) is list and not fromlist and name in _INTERNAL:
             # CPython's C code imports what it needs through the builtins of whoever runs, in just this form, and takes the
             # module from sys.modules: datetime.strptime wants _strptime. The answer is for nobody.
@@ -384,10 +387,11 @@ def builders() -> dict[str, Callable[[RestrictedLanguage], dict[str, Any]]]:
     if not _builders:
         from .table import NAMES
 
-        for name in NAMES:
-            _builders[name] = _plain(name)
+        # At once: a program that imports at the end of its stack would leave the reviewed names without what guards them.
+        made = {name: _plain(name) for name in NAMES}
         for name in _GUARDED:
-            _builders.update(importlib.import_module(f"{__name__}.{name}").BUILDERS)
+            made.update(importlib.import_module(f"{__name__}.{name}").BUILDERS)
+        _builders.update(made)
     return _builders
 
 

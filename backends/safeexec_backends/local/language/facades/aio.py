@@ -114,8 +114,9 @@ def _told(context: Any) -> dict[str, Any]:
 def _asyncio(language: RestrictedLanguage) -> Exports:
     import asyncio
 
-    from safeexec_backends.local.language import whereabouts
+    from safeexec_backends.local.language import loops, whereabouts
 
+    loops.hide()
     whereabouts.install()
 
     def view(loop: Any) -> Loop:

@@ -189,7 +189,10 @@ for _kind in SHOWN.values():
 def ours(file: Any, newline: Any, size: int) -> Any:
     """What ``open`` gave, with a buffer of the classes above: `size` bytes."""
     if type(file) is not io.TextIOWrapper:
-        return _KINDS[type(file)](file.detach(), size)
+        kind = _KINDS.get(type(file))
+        if kind is None:  # and no KeyError, which would have the class of a raw file
+            raise io.UnsupportedOperation("unbuffered files are not available in this sandbox")
+        return kind(file.detach(), size)
     mode, settings = file.mode, (file.encoding, file.errors, newline, file.line_buffering)
     made = io.TextIOWrapper(ours(file.detach(), newline, size), *settings)
     made.mode = mode  # type: ignore[misc]

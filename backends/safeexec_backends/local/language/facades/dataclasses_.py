@@ -22,7 +22,7 @@ from safeexec_backends.local.language.identity import (
     native_metaclass,
 )
 
-from .generated import methods_of, replaced
+from .generated import is_in_work, methods_of, replaced
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -115,7 +115,7 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
             type.__setattr__(cls, "__annotations__",
                              types.MappingProxyType(checked) if sys.version_info < (3, 12) else checked)  # fmt: skip
             try:
-                with methods_of(language):
+                with methods_of(language, cls):
                     made = dataclasses.dataclass(**options)(cls)
             finally:
                 type.__setattr__(cls, "__annotations__", annotations)
@@ -124,7 +124,7 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
             return made
         for name in list(getattr(cls, "__annotations__", {})):
             check_name(name)
-        with methods_of(language):
+        with methods_of(language, cls):
             return dataclasses.dataclass(**options)(cls)
 
     allowed = ("init", "repr", "eq", "order", "unsafe_hash", "frozen", "match_args", "kw_only", "slots", "weakref_slot")
@@ -229,7 +229,7 @@ def _only_its_own_fields(check_name: Callable[[Any], str]) -> None:
         return
 
     def get_field(cls: Any, a_name: Any, *rest: Any) -> Any:
-        if not is_guest_class(cls):  # of a library
+        if not is_guest_class(cls) and not is_in_work(cls):  # of a library
             return original(cls, a_name, *rest)
         check_name(a_name)  # once more: the annotations may have been changed while dataclasses goes through them
         natives = [base for base in class_mro(cls) if not is_guest_class(base)]

@@ -113,6 +113,7 @@ def makedirs(name: Any, mode: int = 0o777, exist_ok: bool = False) -> None:
 
 
 def stat_(path: Any, *, follow_symlinks: bool = True) -> os.stat_result:
+    follow_symlinks = bool(follow_symlinks)  # asked once: what was checked is what is looked at
     with Checked(path, follow_symlinks) as real:
         return os.stat(real, follow_symlinks=follow_symlinks)
 

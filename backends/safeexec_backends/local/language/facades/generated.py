@@ -23,6 +23,7 @@ from safeexec_backends.local.language.identity import (
     exact_name,
     is_facade,
     is_guest_class,
+    is_library_class,
     is_plain,
 )
 
@@ -33,15 +34,20 @@ _now = threading.local()
 
 
 @contextlib.contextmanager
-def methods_of(language: RestrictedLanguage) -> Iterator[None]:
-    """What `dataclasses` generates meanwhile, in this thread, is the program's."""
+def methods_of(language: RestrictedLanguage, kind: type) -> Iterator[None]:
+    """What `dataclasses` generates meanwhile, in this thread, is the program's, for its class `kind`."""
     _install()
-    before = getattr(_now, "language", None)
-    _now.language = language
+    before = getattr(_now, "language", None), getattr(_now, "kind", None)
+    _now.language, _now.kind = language, kind
     try:
         yield
     finally:
-        _now.language = before
+        _now.language, _now.kind = before
+
+
+def is_in_work(kind: type) -> bool:
+    """Whether `kind` is the program's class for which methods are generated, whatever module it says by now that it is of."""
+    return getattr(_now, "kind", None) is kind
 
 
 _FIT: dict[int, type] = {}
@@ -59,7 +65,7 @@ def _exec(text: str, space: dict[str, Any], names: dict[str, Any]) -> None:
     """Run what `dataclasses` wrote. For instances of plain classes the methods do it directly, after one look; for all else through the language."""
     language: RestrictedLanguage | None = getattr(_now, "language", None)
     if language is None:  # of a library
-        builtins.exec(text, space, names)
+        builtins.exec(_compiled(text), space, names)
         return
     if not _is_known(text):
         language.run(language.compile_one(text, "<string>", "exec"), {"__name__": MAIN}, names)
@@ -67,7 +73,12 @@ def _exec(text: str, space: dict[str, Any], names: dict[str, Any]) -> None:
     guard = functools.partial(_guarded, language, text)
     known = {"__safeexec_id__": id, "__safeexec_type__": type, "__safeexec_fit__": _FIT, "__safeexec_is_fit__": _is_fit,
              "__safeexec_guard__": guard, "__safeexec_given__": locals, "__name__": MAIN, "__builtins__": _BUILTINS}  # fmt: skip
-    builtins.exec(_looking_first(text), known, names)
+    builtins.exec(_compiled(_looking_first(text)), known, names)
+
+
+def _compiled(text: str) -> Any:
+    # Annotations are objects there, whatever this file says of its own.
+    return compile(text, "<string>", "exec", dont_inherit=True)
 
 
 def _looking_first(text: str) -> str:
@@ -153,10 +164,10 @@ def _guarded(language: RestrictedLanguage, text: str, given: dict[str, Any]) -> 
 def _librarys(o: Any) -> bool:
     """Whether `o` is an instance of a dataclass that no program made: it answers for its own fields."""
     for kind in class_mro(type(o)):
-        if "__dataclass_fields__" in class_dict(kind):
-            return not is_guest_class(kind)
-        if is_guest_class(kind):
+        if is_guest_class(kind) or not is_library_class(kind):
             return False
+        if "__dataclass_fields__" in class_dict(kind):
+            return True
     return False
 
 
@@ -182,8 +193,6 @@ def _install() -> None:
         for f, value in zip(dataclasses.fields(self), state, strict=False):
             guards.set_natively(self, exact_name(f.name), value)
 
-    _dataclass_getstate.guarded = True  # type: ignore[attr-defined]
-    module._dataclass_getstate, module._dataclass_setstate = _dataclass_getstate, _dataclass_setstate
     replace = getattr(module, "_replace", None)  # from 3.13 on a method of every dataclass
     if replace is not None:
 
@@ -191,6 +200,8 @@ def _install() -> None:
             return replace(self, **changes) if _librarys(self) else replaced(guards, self, changes)
 
         module._replace = _replace
+    _dataclass_getstate.guarded = True  # type: ignore[attr-defined]
+    module._dataclass_getstate, module._dataclass_setstate = _dataclass_getstate, _dataclass_setstate
 
 
 def replaced(guards: Any, obj: Any, changes: dict[str, Any]) -> Any:

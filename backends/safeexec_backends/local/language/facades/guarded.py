@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import (
     MAIN,
+    as_library,
     class_dict,
     class_mro,
     exact_name,
@@ -62,6 +63,8 @@ def _operator(language: RestrictedLanguage) -> Exports:
         def __call__(self, obj: Any, /) -> Any:
             return read(obj, self._name)(*self._args, **self._kwargs)
 
+    as_library(attrgetter)
+    as_library(methodcaller)
     return reviewed("operator") | {"attrgetter": attrgetter, "methodcaller": methodcaller}
 
 

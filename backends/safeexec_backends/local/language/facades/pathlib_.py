@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ Exports = dict[str, Any]
 def _pathlib(language: RestrictedLanguage) -> Exports:
     import pathlib
 
+    _no_remembered_modules()
     flavour = language.gate.build("os").path
 
     class PurePosixPath(pathlib.PurePosixPath):
@@ -166,6 +168,14 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
     return {
         "Path": PosixPath, "PosixPath": PosixPath, "PurePath": PurePosixPath, "PurePosixPath": PurePosixPath,
     }  # fmt: skip
+
+
+def _no_remembered_modules() -> None:
+    """From 3.12 on pathlib remembers of a path's flavour, which is a module, what it was asked: what says that it equals that was shown it."""
+    for name, module in list(sys.modules.items()):
+        asked: Any = getattr(module, "_is_case_sensitive", None) if name.partition(".")[0] == "pathlib" else None
+        if hasattr(asked, "__wrapped__"):
+            setattr(module, "_is_case_sensitive", asked.__wrapped__)  # noqa: B010
 
 
 def _inside(pattern: Any) -> str:

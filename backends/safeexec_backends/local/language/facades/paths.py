@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import operator
 import os
 from io import DEFAULT_BUFFER_SIZE
 from typing import Any
@@ -114,6 +115,7 @@ def open_file(
     """
     if opener is not None:
         raise TypeError("open() takes no opener in this sandbox")
+    buffering = int(operator.index(buffering))  # a number, the same each time
     if buffering == 0:
         raise ValueError("unbuffered files are not available in this sandbox")
     mode = exact_name(mode)

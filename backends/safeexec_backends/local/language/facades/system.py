@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ def _sys(language: RestrictedLanguage) -> Exports:
         return sys.exc_info()
 
     def setrecursionlimit(limit: int, /) -> None:
+        limit = int(operator.index(limit))
         if limit > _MAX_RECURSION:
             raise ValueError(f"the recursion limit is at most {_MAX_RECURSION} in this sandbox")
         sys.setrecursionlimit(limit)
@@ -128,6 +130,7 @@ class SysFacade(Facade):
 
 
 def _set(self: Any, name: str, value: Any) -> None:
+    name = exact_name(name)
     if name in ("stdout", "stderr"):
         if not callable(getattr(value, "write", None)):
             raise TypeError(f"sys.{name} must have a write method")
@@ -191,7 +194,7 @@ def _importlib(language: RestrictedLanguage) -> Exports:
         """Nothing to forget: every import looks for its file."""
 
     return {
-        "import_module": import_module, "reload": reload, "invalidate_caches": invalidate_caches, "__import__": language.gate.function,
+        "import_module": import_module, "reload": reload, "invalidate_caches": invalidate_caches, "__import__": staticmethod(language.builtins["__import__"]),
     }  # fmt: skip
 
 
@@ -317,7 +320,28 @@ def _gc(language: RestrictedLanguage) -> Exports:
 def _atexit(language: RestrictedLanguage) -> Exports:
     import atexit
 
-    return {"register": atexit.register, "unregister": atexit.unregister}
+    registered: list[tuple[Any, Callable[[], Any]]] = []
+
+    def register(func: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """As `atexit.register`."""
+        if not callable(func):
+            raise TypeError("the first argument must be callable")
+
+        def call() -> None:
+            func(*args, **kwargs)
+
+        registered.append((func, call))
+        atexit.register(call)
+        return func
+
+    def unregister(func: Any, /) -> None:
+        """As `atexit.unregister`, which compares what it is told with everybody's."""
+        for known in list(registered):
+            if known[0] is func or known[0] == func:
+                registered[:] = [other for other in registered if other is not known]
+                atexit.unregister(known[1])
+
+    return {"register": register, "unregister": unregister}
 
 
 def _codecs(language: RestrictedLanguage) -> Exports:

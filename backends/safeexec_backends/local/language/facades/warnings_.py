@@ -8,7 +8,13 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.identity import WriteRefused, as_facade, is_guest_class, is_guest_frame
+from safeexec_backends.local.language.identity import (
+    WriteRefused,
+    as_facade,
+    exact_name,
+    is_guest_class,
+    is_guest_frame,
+)
 
 from . import Facade
 
@@ -72,6 +78,7 @@ def _warnings(language: RestrictedLanguage) -> Exports:
         return get
 
     def assign(self: Any, name: str, value: Any) -> None:
+        name = exact_name(name)
         if name not in own or not callable(value):
             raise WriteRefused(f"warnings.{name} cannot be set to that in this sandbox")
         setattr(warnings, name, originals[name] if value is own[name] else value)
