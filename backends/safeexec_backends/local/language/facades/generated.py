@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import re
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def _exec(text: str, space: dict[str, Any], names: dict[str, Any]) -> None:
     """Run what `dataclasses` wrote. For instances of plain classes the methods do it directly, after one look; for all else through the language."""
     language: RestrictedLanguage | None = getattr(_now, "language", None)
     if language is None:  # of a library
-        builtins.exec(text, space, names)
+        builtins.exec(_compiled(text), space, names)
         return
     if not _is_known(text):
         language.run(language.compile_one(text, "<string>", "exec"), {"__name__": MAIN}, names)
@@ -67,7 +68,12 @@ def _exec(text: str, space: dict[str, Any], names: dict[str, Any]) -> None:
     guard = functools.partial(_guarded, language, text)
     known = {"__safeexec_id__": id, "__safeexec_type__": type, "__safeexec_fit__": _FIT, "__safeexec_is_fit__": _is_fit,
              "__safeexec_guard__": guard, "__safeexec_given__": locals, "__name__": MAIN, "__builtins__": _BUILTINS}  # fmt: skip
-    builtins.exec(_looking_first(text), known, names)
+    builtins.exec(_compiled(_looking_first(text)), known, names)
+
+
+def _compiled(text: str) -> types.CodeType:
+    """Without what this file has from ``__future__``: annotations would be the names that `dataclasses` writes, not what they stand for."""
+    return compile(text, "<string>", "exec", dont_inherit=True)
 
 
 def _looking_first(text: str) -> str:
