@@ -37,6 +37,8 @@ _COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect costs 5 ms
 _CHUNK = 64 * 1024
 _FLOOD = 16
 """A step that goes on writing after this many times its output limit is ended."""
+_INNERMOST, _OUTERMOST = 200, 10
+"""Of a traceback that is longer, so many frames at its end and at its beginning are shown."""
 _MAX_FILES = 2_000
 _MAX_DISPLAYS = 100
 
@@ -844,7 +846,14 @@ class Guest:
 
     def _traceback(self, error: BaseException) -> str:
         hidden = self._hidden + tuple(self._language.hidden)
-        report = traceback.TracebackException(type(error), error, error.__traceback__, limit=-200)
+        report = traceback.TracebackException(type(error), error, error.__traceback__, limit=-_INNERMOST)
+        depth, frame = 0, error.__traceback__
+        while frame is not None:
+            depth, frame = depth + 1, frame.tb_next
+        if depth > _INNERMOST:  # whoever recursed too deep wants to see where that began
+            above = min(_OUTERMOST, depth - _INNERMOST)
+            outer = traceback.TracebackException(type(error), error, error.__traceback__, limit=above)
+            report.stack = traceback.StackSummary.from_list([*outer.stack, *report.stack])
         place = getattr(report, "filename", None)
         if isinstance(place, str) and place.startswith("<step ") and getattr(report, "text", "") is None:
             # The compiler knows the line of a misplaced `return` but looks for its text in a file.
