@@ -578,6 +578,8 @@ class Guest:
         sys.stdout, sys.stderr = self._stdout, self._stderr
         self._stdout.reset(self._limits["output"])
         self._stderr.reset(self._limits["output"])
+        # 3.13 has put what the interpreter was started with there, and would show it for what exec() runs.
+        linecache.cache.pop("<string>", None)
         namespace = self._language.namespace()
         self._namespace = namespace
         self._own = {"display": self.display, "ToolError": ToolError}

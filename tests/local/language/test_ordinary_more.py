@@ -224,3 +224,10 @@ def test_names_that_were_missing(run):
     assert run("import operator\nrepr(operator.methodcaller('m', 1, k=2))") == "operator.methodcaller('m', 1, k=2)"
     if sys.version_info >= (3, 13):
         assert run("import os\nos.process_cpu_count()") == 1
+
+
+def test_a_new_type_is_of_the_program(run):
+    assert run("import typing\nUserId = typing.NewType('UserId', int)\nrepr(UserId), UserId.__module__") == (
+        "__main__.UserId",
+        "__main__",
+    )
