@@ -90,6 +90,7 @@ class Python:
             sys.path.append(os.getcwd())  # last: a file of the program's does not take a library's place
         setattr(builtins, "print", fast_print)
         setattr(builtins, "input", ask)
+        sys.breakpointhook = refuse_debugger
         for name in ("exit", "quit"):
             setattr(builtins, name, leave)
         if not hasattr(builtins, "help"):  # an interpreter without the site module
@@ -259,6 +260,11 @@ def refuse_input(prompt: object = "", /) -> str:
     raise NoInput("input() is not available in a sandbox: pass the value as a variable, a file or a tool")
 
 
+def refuse_debugger(*args: object, **options: object) -> None:
+    """There is nobody to debug; pdb would find its input ended, and exit."""
+    raise RuntimeError("breakpoint() is not available in a sandbox: print what you want to see")
+
+
 def input_from(readline: Callable[[], Any], prompt: object) -> str:
     """What ``input`` gives where the program has put something of its own in the place of ``sys.stdin``."""
     fast_print(prompt, end="")
@@ -294,7 +300,7 @@ def show_help(*what: Any) -> None:
         return
     import pydoc
 
-    print(pydoc.render_doc(what[0], renderer=getattr(pydoc, "plaintext")))  # noqa: B009  # not in its stub
+    print(pydoc.render_doc(what[0], "Help on %s:", renderer=getattr(pydoc, "plaintext")))  # noqa: B009  # not in its stub
 
 
 class FdChannel:
