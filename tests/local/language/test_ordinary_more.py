@@ -231,3 +231,19 @@ def test_a_new_type_is_of_the_program(run):
         "__main__.UserId",
         "__main__",
     )
+
+
+def test_the_chain_of_a_traceback_exception(run):
+    source = """
+import traceback
+def f():
+    try:
+        try: {}["k"]
+        except KeyError: raise ValueError("v")
+    except ValueError as error: raise OSError("o") from error
+try: f()
+except OSError as error: report = traceback.TracebackException.from_exception(error)
+cause = report.__cause__
+cause.exc_type, cause.stack[0].lineno, cause.__context__.exc_type, cause.__cause__, report.__suppress_context__, report.__context__.exc_type
+"""
+    assert run(source) == (ValueError, 6, KeyError, None, True, ValueError)
