@@ -37,6 +37,8 @@ _COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect costs 5 ms
 _CHUNK = 64 * 1024
 _FLOOD = 16
 """A step that goes on writing after this many times its output limit is ended."""
+_INNERMOST, _OUTERMOST = 200, 10
+"""Of a traceback that is longer, so many frames at its end and at its beginning are shown."""
 _MAX_FILES = 2_000
 _MAX_DISPLAYS = 100
 
@@ -88,6 +90,7 @@ class Python:
             sys.path.append(os.getcwd())  # last: a file of the program's does not take a library's place
         setattr(builtins, "print", fast_print)
         setattr(builtins, "input", ask)
+        sys.breakpointhook = refuse_debugger
         for name in ("exit", "quit"):
             setattr(builtins, name, leave)
         if not hasattr(builtins, "help"):  # an interpreter without the site module
@@ -257,6 +260,11 @@ def refuse_input(prompt: object = "", /) -> str:
     raise NoInput("input() is not available in a sandbox: pass the value as a variable, a file or a tool")
 
 
+def refuse_debugger(*args: object, **options: object) -> None:
+    """There is nobody to debug; pdb would find its input ended, and exit."""
+    raise RuntimeError("breakpoint() is not available in a sandbox: print what you want to see")
+
+
 def input_from(readline: Callable[[], Any], prompt: object) -> str:
     """What ``input`` gives where the program has put something of its own in the place of ``sys.stdin``."""
     fast_print(prompt, end="")
@@ -292,7 +300,7 @@ def show_help(*what: Any) -> None:
         return
     import pydoc
 
-    print(pydoc.render_doc(what[0], renderer=getattr(pydoc, "plaintext")))  # noqa: B009  # not in its stub
+    print(pydoc.render_doc(what[0], "Help on %s:", renderer=getattr(pydoc, "plaintext")))  # noqa: B009  # not in its stub
 
 
 class FdChannel:
@@ -576,6 +584,8 @@ class Guest:
         sys.stdout, sys.stderr = self._stdout, self._stderr
         self._stdout.reset(self._limits["output"])
         self._stderr.reset(self._limits["output"])
+        # 3.13 has put what the interpreter was started with there, and would show it for what exec() runs.
+        linecache.cache.pop("<string>", None)
         namespace = self._language.namespace()
         self._namespace = namespace
         self._own = {"display": self.display, "ToolError": ToolError}
@@ -844,7 +854,14 @@ class Guest:
 
     def _traceback(self, error: BaseException) -> str:
         hidden = self._hidden + tuple(self._language.hidden)
-        report = traceback.TracebackException(type(error), error, error.__traceback__, limit=-200)
+        report = traceback.TracebackException(type(error), error, error.__traceback__, limit=-_INNERMOST)
+        depth, frame = 0, error.__traceback__
+        while frame is not None:
+            depth, frame = depth + 1, frame.tb_next
+        if depth > _INNERMOST:  # whoever recursed too deep wants to see where that began
+            above = min(_OUTERMOST, depth - _INNERMOST)
+            outer = traceback.TracebackException(type(error), error, error.__traceback__, limit=above)
+            report.stack = traceback.StackSummary.from_list([*outer.stack, *report.stack])
         place = getattr(report, "filename", None)
         if isinstance(place, str) and place.startswith("<step ") and getattr(report, "text", "") is None:
             # The compiler knows the line of a misplaced `return` but looks for its text in a file.

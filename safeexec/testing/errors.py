@@ -147,3 +147,8 @@ class Errors(Base):
         assert error is not None and "input" in error.message
         asked = self.run("try:\n    input('name? ')\nexcept EOFError:\n    print('nobody')")
         assert asked.stdout == "name? nobody\n"
+
+    def test_a_debugger_is_refused_clearly(self) -> None:
+        result = self.run("print('before')\nbreakpoint()")
+        assert result.error is not None and "print what you want to see" in result.error.message
+        assert result.stdout == "before\n"

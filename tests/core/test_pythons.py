@@ -65,6 +65,10 @@ def test_guest_runs_on(version: str) -> None:
             and "guest.py" not in error.traceback
             and "return {}['k']" in error.traceback
         )
+        error = session.run("exec('\\n1 / 0')").error
+        assert error is not None and error.traceback.endswith(
+            '  File "<string>", line 2, in <module>\nZeroDivisionError: division by zero\n'
+        )
         error = session.run("x = = 1").error
         assert error is not None and error.type == "SyntaxError" and error.line == 1
         assert session.run("tool(4) + tool(b=1, a=1)").value == 9

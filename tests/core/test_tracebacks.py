@@ -192,3 +192,24 @@ def test_hostile_exceptions_end_their_step_and_nothing_else(session: Session, de
 def test_kinds(session: Session, code: str, kind: str, message: str) -> None:
     error = session.run(code).error
     assert error is not None and (error.kind, error.message) == (kind, message)
+
+
+def test_a_deep_recursion_shows_where_it_began(session: Session) -> None:
+    error = fail(session, "def down(n):\n    return down(n + 1)\n\ndef begin():\n    return down(0)\nbegin()")
+    assert error.type == "RecursionError"
+    assert frames(error)[:3] == [
+        'File "<step 1>", line 6, in <module>',
+        'File "<step 1>", line 5, in begin',
+        'File "<step 1>", line 2, in down',
+    ]
+    assert "[Previous line repeated" in error.traceback
+    assert len(error.traceback.splitlines()) < 30
+
+
+@pytest.mark.parametrize("depth", [190, *range(194, 214), 300])
+def test_a_long_traceback_has_each_frame_once(session: Session, depth: int) -> None:
+    """Its beginning and its end do not overlap."""
+    source = "".join(f"def f{n}(): return f{n + 1}()\n" for n in range(depth)) + f"def f{depth}(): 1 / 0\nf0()"
+    shown = frames(fail(session, source))
+    assert shown[0].endswith("in <module>") and shown[1].endswith("in f0") and shown[-1].endswith(f"in f{depth}")
+    assert len(set(shown)) == len(shown) >= min(depth + 2, 200)

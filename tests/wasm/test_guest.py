@@ -140,6 +140,7 @@ def test_a_name_that_asyncio_looks_up_is_not_found(run: Run) -> None:
 def test_help_is_there(run: Run) -> None:
     result = run("def f(x):\n    'What f does.'\nhelp(f)\nhelp(len)\nhelp()")
     assert result.error is None
+    assert result.stdout.startswith("Help on function f in module __main__:\n\nf(x)\n")
     assert "What f does." in result.stdout and "len(obj, /)" in result.stdout
     assert result.stdout.endswith("help(object) describes an object.\n")
 

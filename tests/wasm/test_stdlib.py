@@ -148,11 +148,29 @@ spent = os.times()
 def test_added_functions_are_their_modules(run: Run) -> None:
     code = """
 import os, pickle, time
-added = [os.utime, os.times, os.getlogin, os.sched_getaffinity, time.get_clock_info, time.tzset]
+added = [os.utime, os.times, os.getlogin, os.system, os.sched_getaffinity, time.get_clock_info, time.tzset]
 ([f"{f.__module__}.{f.__name__}" for f in added], [pickle.loads(pickle.dumps(f)) is f for f in added], os.utime in os.supports_fd)
 """
-    names = ["os.utime", "os.times", "os.getlogin", "os.sched_getaffinity", "time.get_clock_info", "time.tzset"]
-    assert run(code).value == (names, [True] * 6, True)
+    names = [
+        "os.utime",
+        "os.times",
+        "os.getlogin",
+        "os.system",
+        "os.sched_getaffinity",
+        "time.get_clock_info",
+        "time.tzset",
+    ]
+    assert run(code).value == (names, [True] * 7, True)
+
+
+def test_a_command_is_refused_as_a_process_is(run: Run) -> None:
+    """Not answered with a number that looks like a command's own failure, or that nobody looks at."""
+    for call in ("os.system('ls')", "subprocess.run(['ls'])"):
+        error = run(f"import os, subprocess\n{call}").error
+        assert error is not None and error.type == "OSError"
+        assert "process" in error.message or "program" in error.message
+    error = run("import os\nos.system(5)").error
+    assert error is not None and error.type == "TypeError"
 
 
 def test_what_a_program_uses_can_be_asked(run: Run) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import fast_print, input_from, leave, refuse_input
 
-from .identity import AttributeRefused, LanguageRefused, class_dict, class_mro, exact_name, is_guest_class
+from .identity import MAIN, AttributeRefused, LanguageRefused, class_dict, class_mro, exact_name, is_guest_class
 
 if TYPE_CHECKING:
     from . import RestrictedLanguage
@@ -21,6 +21,9 @@ _AS_THEY_ARE = """
     property range repr reversed round set slice sorted staticmethod str sum super tuple type zip
     None True False Ellipsis NotImplemented __debug__ __build_class__
 """
+
+_OPTIMIZED = 0x1
+"""Of code whose variables are in no dictionary (inspect.CO_OPTIMIZED): a function's."""
 
 
 class Code:
@@ -68,18 +71,22 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
     def globals_() -> Any:
         return language.view(language.caller("globals").f_globals)
 
-    def locals_() -> Any:
-        frame = language.caller("locals")
+    def variables(what: str) -> Any:
+        frame = language.caller(what, 3)
         if frame.f_locals is frame.f_globals:
             return language.view(frame.f_globals)
+        if not frame.f_code.co_flags & _OPTIMIZED:
+            from .facades.views import class_view
+
+            return class_view(frame.f_locals)
         return {k: v for k, v in dict(frame.f_locals).items() if " " not in k}
+
+    def locals_() -> Any:
+        return variables("locals")
 
     def vars_(*objects: Any) -> Any:
         if not objects:
-            frame = language.caller("vars")
-            if frame.f_locals is frame.f_globals:
-                return language.view(frame.f_globals)
-            return {k: v for k, v in dict(frame.f_locals).items() if " " not in k}
+            return variables("vars")
         if len(objects) > 1:
             raise TypeError(f"vars expected at most 1 argument, got {len(objects)}")
         try:
@@ -113,11 +120,17 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
                     raise TypeError(f"exec() globals must be a dict, not {type(space).__name__}")
                 other = any("__getitem__" in class_dict(base) for base in class_mro(type(space)))
                 raise TypeError(f"globals must be a {'real dict; try eval(expr, {}, mapping)' if other else 'dict'}")
-            given = space.get("__builtins__")
-            if known is None and type(given) is not dict:
-                space["__builtins__"] = language.fresh_builtins()  # not there, CPython would put the real ones in
-            if space.get("__name__") is None and known is None and "__name__" not in space:
-                space["__name__"] = language.main["__name__"]
+            if known is None:
+                named = "__name__" in space
+                given = space.get("__builtins__")
+                if type(given) is not dict:
+                    given = space["__builtins__"] = (
+                        language.fresh_builtins()
+                    )  # not there, CPython would put the real ones in
+                    if not named:  # what marks its classes as the program's; in `space` itself the program would find it among its own names
+                        given["__name__"] = MAIN
+                if not named and given.get("__name__") is not MAIN:
+                    space["__name__"] = MAIN
         if locals is None:
             locals = space
         known = language.behind(locals)
@@ -169,8 +182,9 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
         if not objects:
             fast_print("help(object) describes an object.")
         for o in objects:
-            doc = getattr_(o, "__doc__", None)
-            fast_print(f"Help on {getattr_(o, '__name__', type(o).__name__)}:\n\n{doc or ''}")
+            from .facades.helping import described
+
+            fast_print(described(language, o))
 
     def open_(file: Any, mode: Any = "r", *args: Any, **kwargs: Any) -> Any:
         from .facades.paths import open_file
@@ -184,7 +198,7 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
         return input_from(guards.read(system.stdin, "readline"), prompt)
 
     def breakpoint_(*args: Any, **kwargs: Any) -> None:
-        raise LanguageRefused("there is no debugger in this sandbox")
+        raise LanguageRefused("there is no debugger in this sandbox; print what you want to see")
 
     # A function, no method of the gate: library code that takes methods apart, as WeakMethod does, would hand out the gate.
     def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:

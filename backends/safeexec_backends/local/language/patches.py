@@ -174,12 +174,16 @@ def _no_marks_by_constructors() -> None:
 
 
 def _check_self(kind: Any, original: Any) -> None:
+    unknown = (
+        __name__ if kind is typing.NewType else None
+    )  # from 3.12 on it asks for the function's own module, and keeps none of typing's
+
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if not any(base is kind for base in class_mro(type(self))):
             raise WriteRefused(f"{class_name(kind)}.__init__() takes objects of its own class in this sandbox")
         original(self, *args, **kwargs)
-        if vars(self).get("__module__") == __name__:  # it took this frame for who calls it
+        if vars(self).get("__module__", unknown) == __name__:  # it took this frame for who calls it
             self.__module__ = sys._getframe(1).f_globals.get("__name__", "__main__")
 
     del __init__.__wrapped__

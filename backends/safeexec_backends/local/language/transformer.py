@@ -106,7 +106,8 @@ class Transformer(MatchRewriter, StarRewriter):
     def visit_Name(self, node: ast.Name) -> ast.expr:
         if type(node.ctx) is ast.Load:
             if node.id in names.NEVER_READ:
-                self.error(node, f"the name {node.id!r} belongs to the sandbox")
+                instead = "; import builtins instead" if node.id == "__builtins__" else ""
+                self.error(node, f"the name {node.id!r} belongs to the sandbox{instead}")
         else:
             self.check_bound(node, node.id)
         return node

@@ -23,7 +23,7 @@ from safeexec_backends.local.language.identity import (
 )
 from safeexec_backends.local.language.names import NEVER_BOUND, NOT_GLOBAL
 
-from .hints import HINTS
+from .hints import HINTS, NAMES
 from .own import OwnModules
 
 if TYPE_CHECKING:
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 class FacadeType(type):
     """What facades are of. A method of the library that is called with a class sets attributes of that: not of these."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls is Facade:  # types.ModuleType
+            raise TypeError(
+                "modules cannot be made in this sandbox; write a file and import it, or use types.SimpleNamespace"
+            )
+        return super().__call__(*args, **kwargs)
 
     def __setattr__(cls, name: str, value: Any) -> None:
         if not is_guest_class(cls):
@@ -84,7 +91,8 @@ def missing(facade: Facade, name: str) -> AttributeError:
 
     module = _name(facade)
     if name[:2] != "__" and hasattr(sys.modules.get(module), name):
-        return AttributeRefused(f"'{module}.{name}' is not available in this sandbox")
+        hint = NAMES.get(f"{module}.{name}")
+        return AttributeRefused(f"'{module}.{name}' is not available in this sandbox{f'; {hint}' if hint else ''}")
     return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 

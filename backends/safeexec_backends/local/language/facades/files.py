@@ -152,7 +152,7 @@ def _os(language: RestrictedLanguage) -> Exports:
         "lstat": _checked(os.lstat, False), "truncate": _checked(os.truncate), "utime": _checked(os.utime), "chmod": _checked(os.chmod),
         "get_terminal_size": lambda fd=1: os.terminal_size((80, 24)), "getuid": lambda: 1000, "geteuid": lambda: 1000, "getgid": lambda: 1000, "getegid": lambda: 1000,
         "rename": _two(os.rename), "replace": _two(os.replace), "environ": environ, "getenv": getenv,
-        "path": make("os.path", _os_path(language)), "cpu_count": lambda: 1, "getlogin": lambda: "sandbox",
+        "path": make("os.path", _os_path(language)), "cpu_count": lambda: 1, **({"process_cpu_count": lambda: 1} if hasattr(os, "process_cpu_count") else {}), "getlogin": lambda: "sandbox",
         "getpid": os.getpid, "fsync": fsync, "fdatasync": fsync, "isatty": lambda fd: False, "sched_getaffinity": lambda pid: {0},
         "uname": lambda: os.uname_result(("Linux", "sandbox", "", "", "")), "getcwdb": os.getcwdb,
     }  # fmt: skip

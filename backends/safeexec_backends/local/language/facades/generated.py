@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import re
 import threading
+import types
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +77,8 @@ def _exec(text: str, space: dict[str, Any], names: dict[str, Any]) -> None:
     builtins.exec(_compiled(_looking_first(text)), known, names)
 
 
-def _compiled(text: str) -> Any:
-    # Annotations are objects there, whatever this file says of its own.
+def _compiled(text: str) -> types.CodeType:
+    """Without what this file has from ``__future__``: annotations would be the names that `dataclasses` writes, not what they stand for."""
     return compile(text, "<string>", "exec", dont_inherit=True)
 
 

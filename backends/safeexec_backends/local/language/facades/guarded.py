@@ -11,15 +11,13 @@ from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import (
     MAIN,
     as_library,
-    class_dict,
-    class_mro,
     exact_name,
     is_class,
-    is_guest_class,
     is_guest_function,
 )
 
 from . import Facade, reviewed
+from .annotations import type_hints
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -62,6 +60,10 @@ def _operator(language: RestrictedLanguage) -> Exports:
 
         def __call__(self, obj: Any, /) -> Any:
             return read(obj, self._name)(*self._args, **self._kwargs)
+
+        def __repr__(self) -> str:
+            given = [self._name, *self._args]
+            return f"operator.methodcaller({', '.join([*map(repr, given), *(f'{k}={v!r}' for k, v in self._kwargs.items())])})"
 
     as_library(attrgetter)
     as_library(methodcaller)
@@ -142,53 +144,6 @@ def _functools(language: RestrictedLanguage) -> Exports:
         "singledispatch": singledispatch,
         "singledispatchmethod": singledispatchmethod,
     }
-
-
-def type_hints(
-    language: RestrictedLanguage, obj: Any, globals: Any = None, locals: Any = None, extras: bool = False
-) -> dict[str, Any]:
-    """``typing.get_type_hints``: text is evaluated in the program's language, in the globals of the program's module that it is from."""
-    import typing
-
-    from safeexec_backends.local.language.builtins_ import run_with
-
-    def space_of(module: Any) -> dict[str, Any]:
-        # By identity, and no other dictionary: from one that the program made it could take __builtins__, and eval() would put the real ones in.
-        return next((space for space in language.gate.own.spaces() if space.get("__name__") is module), language.main)
-
-    def resolve(value: Any, space: dict[str, Any]) -> Any:
-        if value is None:
-            return type(None)
-        if type(value) is typing.ForwardRef:
-            value = value.__forward_arg__
-        if isinstance(value, str):
-            code = language.compile_one(str.__str__(value), "<annotation>", "eval")
-            names = dict(locals or {}) | dict(globals or {})
-            return resolve(run_with(language.fresh_builtins(), eval, code, space, names), space)
-        origin = typing.get_origin(value)
-        if origin is not None and any(type(a) is typing.ForwardRef for a in getattr(value, "__args__", ())):
-            arguments = tuple(resolve(a, space) if type(a) is typing.ForwardRef else a for a in value.__args__)
-            return value.copy_with(arguments) if hasattr(value, "copy_with") else origin[arguments]
-        if not extras and origin is typing.Annotated:
-            return value.__origin__
-        return value
-
-    found: dict[str, Any] = {}
-
-    def add(annotations: Any, space: dict[str, Any]) -> None:
-        found.update({exact_name(k): resolve(v, space) for k, v in dict(annotations).items()})
-
-    if is_class(obj):
-        for base in reversed(class_mro(obj)):
-            if is_guest_class(base) and "__annotations__" in vars(base):
-                add(getattr(base, "__annotations__", {}), space_of(class_dict(base).get("__module__")))
-    else:
-        function = obj.__func__ if type(obj) is types.MethodType else obj
-        space = language.main
-        if is_guest_function(function):
-            space = next((s for s in language.gate.own.spaces() if s is function.__globals__), space)
-        add(language.guards.read(obj, "__annotations__") or {}, space)
-    return found
 
 
 def _typing(language: RestrictedLanguage) -> Exports:

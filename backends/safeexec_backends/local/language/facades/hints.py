@@ -5,9 +5,14 @@ from __future__ import annotations
 _NETWORK = "there is no network in this sandbox; ask for what you need through a tool"
 _HTTP = "no host is reached from this sandbox but those that Policy.network names; ask for what you need through a tool"
 _PROGRAMS = "no program can be started in this sandbox"
-_PICKLE = "reading a pickle runs code; use json"
+_PROCESSES = _PROGRAMS + "; use concurrent.futures.ThreadPoolExecutor"
+_PICKLE = "reading a pickle runs code; use json, or copy.deepcopy for a copy"
 _INTERPRETER = "the interpreter's own machinery is out of reach in this sandbox"
 _TERMINAL = "there is no terminal in this sandbox"
+_DISPLAY = "there is no screen in this sandbox; print text or write a file"
+_DEBUGGER = "there is no debugger in this sandbox; print what you want to see"
+_PROFILER = "nothing watches calls in this sandbox; use timeit or time.perf_counter"
+_LINKS = "no links are made in this sandbox; copy the file with shutil.copy"
 _PACKAGE = "packages are not installed here unless the policy names them"
 
 HINTS: dict[str, str] = {
@@ -19,13 +24,50 @@ HINTS: dict[str, str] = {
     ),
     **dict.fromkeys(("requests", "httpx", "urllib3", "http.client", "urllib.request"), _HTTP),
     **dict.fromkeys(("subprocess", "pty", "sh", "pexpect", "venv", "ensurepip", "pip"), _PROGRAMS),
-    "multiprocessing": _PROGRAMS + "; use concurrent.futures.ThreadPoolExecutor",
-    "concurrent.futures.process": _PROGRAMS + "; use concurrent.futures.ThreadPoolExecutor",
+    **dict.fromkeys(("multiprocessing", "concurrent.futures.process"), _PROCESSES),
+    "asyncio.subprocess": _PROGRAMS,
+    "signal": "no signals reach a program in this sandbox; asyncio.timeout limits what awaits, Limits.time every step",
+    "_thread": "use threading",
+    **dict.fromkeys(("posixpath", "ntpath"), "use os.path or pathlib"),
+    "importlib.metadata": "ask a package for its __version__",
+    "importlib.resources": "open files by their path",
+    "pydoc": "use help() or inspect",
     **dict.fromkeys(
-        ("ctypes", "dis", "inspect", "imp", "runpy", "site", "sysconfig", "pkgutil", "symtable", "faulthandler", "cProfile", "profile",
-         "pstats", "pdb", "bdb", "trace", "code", "codeop", "py_compile", "compileall", "zipimport", "mmap", "resource", "signal"),
+        ("ctypes", "dis", "imp", "runpy", "site", "sysconfig", "pkgutil", "symtable", "faulthandler", "code", "codeop", "py_compile",
+         "compileall", "zipimport", "mmap", "resource"),
         _INTERPRETER,
     ),
-    **dict.fromkeys(("curses", "tkinter", "turtle", "readline", "termios", "tty"), _TERMINAL),
+    **dict.fromkeys(("pdb", "bdb"), _DEBUGGER),
+    **dict.fromkeys(("cProfile", "profile", "pstats", "trace"), _PROFILER),
+    **dict.fromkeys(("curses", "readline", "termios", "tty"), _TERMINAL),
+    **dict.fromkeys(("tkinter", "turtle"), _DISPLAY),
     **dict.fromkeys(("numpy", "pandas", "scipy", "matplotlib", "sklearn", "sympy", "PIL", "networkx", "yaml", "seaborn", "bs4"), _PACKAGE),
 }  # fmt: skip
+
+NAMES: dict[str, str] = {
+    **dict.fromkeys(
+        [f"os.{name}" for name in "system popen startfile execl execle execlp execv execve execvp execvpe spawnl spawnle spawnlp spawnv spawnve spawnvp posix_spawn".split()]
+        + ["asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell", "asyncio.subprocess"],
+        _PROGRAMS,
+    ),
+    **dict.fromkeys(("os.fork", "os.forkpty", "os.wait", "os.waitpid"), _PROCESSES),
+    **dict.fromkeys(
+        ("asyncio.open_connection", "asyncio.start_server", "asyncio.open_unix_connection", "asyncio.start_unix_server", "asyncio.StreamReader",
+         "asyncio.StreamWriter", "asyncio.Protocol", "asyncio.DatagramProtocol", "asyncio.Transport"),
+        _NETWORK,
+    ),
+    **dict.fromkeys(("os.symlink", "os.link", "os.readlink"), _LINKS),
+    **dict.fromkeys(("os._exit", "os.abort"), "use sys.exit"),
+    **dict.fromkeys(("os.putenv", "os.unsetenv"), "use os.environ"),
+    **dict.fromkeys(("sys._getframe", "inspect.getouterframes"), "use inspect.currentframe or inspect.stack"),
+    **dict.fromkeys(("sys.settrace", "sys.setprofile", "threading.settrace", "threading.setprofile"), _PROFILER),
+    "sys.breakpointhook": _DEBUGGER,
+    "io.FileIO": "use open",
+    "zipfile.Path": "use zipfile.ZipFile",
+    "threading.excepthook": "an error of a thread is written to sys.stderr; catch it in the thread's function",
+    "threading.currentThread": "use threading.current_thread",
+    "threading.activeCount": "use threading.active_count",
+    "importlib.util.spec_from_file_location": "put the file's folder on sys.path and import it by its name",
+    **dict.fromkeys(("gc.get_objects", "gc.get_referrers", "gc.get_referents"), "keep what you want to find in a weakref.WeakSet"),
+}  # fmt: skip
+"""The same for names of modules that are there."""

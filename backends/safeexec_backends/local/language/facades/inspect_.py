@@ -242,7 +242,7 @@ def _ast(language: RestrictedLanguage) -> Exports:
         if isinstance(getattr(ast, n), type) and issubclass(getattr(ast, n), ast.AST) and n[:1] != "_"
     }
     shown = """NodeTransformer NodeVisitor PyCF_ONLY_AST copy_location dump fix_missing_locations get_docstring
-        increment_lineno iter_child_nodes iter_fields literal_eval parse unparse walk"""
+        get_source_segment increment_lineno iter_child_nodes iter_fields literal_eval parse unparse walk"""
     return exports | {n: getattr(ast, n) for n in shown.split()}
 
 

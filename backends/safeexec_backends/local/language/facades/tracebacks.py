@@ -150,7 +150,7 @@ def _traceback(language: RestrictedLanguage) -> Exports:
     class TracebackException:
         """As `traceback.TracebackException`, the program's own lines only."""
 
-        __slots__ = ("_report", "exc_type", "exc_type_str", "stack")
+        __slots__ = ("_links", "_report", "exc_type", "exc_type_str", "stack")
 
         def __init__(
             self, exc_type: Any, exc_value: Any, exc_traceback: Any = None, *, limit: Any = None, **more: Any
@@ -161,6 +161,20 @@ def _traceback(language: RestrictedLanguage) -> Exports:
             self.exc_type = type(exc_value)
             self.exc_type_str = type(exc_value).__name__
             self.stack = [FrameSummary(f.filename, f.lineno, f.name, line=f.line) for f in self._report.stack]
+            # As the interpreter has them, not as a class of the program's says.
+            self._links = [vars(BaseException)[name].__get__(exc_value) for name in ("__cause__", "__context__")]
+
+        @property
+        def __cause__(self) -> Any:
+            return None if self._links[0] is None else type(self).from_exception(self._links[0])
+
+        @property
+        def __context__(self) -> Any:
+            return None if self._links[1] is None else type(self).from_exception(self._links[1])
+
+        @property
+        def __suppress_context__(self) -> bool:
+            return bool(self._report.__suppress_context__)
 
         @classmethod
         def from_exception(cls, exc: Any, *args: Any, **kwargs: Any) -> Any:

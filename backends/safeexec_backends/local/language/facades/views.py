@@ -69,8 +69,17 @@ def cell_view(name: str, cell: CellType) -> CellView:
     return facts(CellView)
 
 
-def globals_view(namespace: dict[str, Any]) -> MutableMapping[str, Any]:
-    """``globals()``: reads and writes `namespace`, except for the names that are the sandbox's.
+def class_view(namespace: dict[str, Any]) -> MutableMapping[str, Any]:
+    """``locals()`` in a class's body: what is put into it becomes an attribute of the class. Names with double underscores are for statements, which
+    are looked at.
+    """
+    return globals_view(namespace, lambda key: key[:2] == "__" == key[-2:])
+
+
+def globals_view(
+    namespace: dict[str, Any], fixed: Callable[[str], bool] = lambda key: key == "__name__"
+) -> MutableMapping[str, Any]:
+    """``globals()``: reads and writes `namespace`, except for the names that are the sandbox's, and writes none that is `fixed`.
 
     The dictionary itself is held in the methods' closures, which nothing shows.
     """
@@ -86,13 +95,13 @@ def globals_view(namespace: dict[str, Any]) -> MutableMapping[str, Any]:
 
         def __setitem__(self, key: Any, value: Any) -> None:
             key = exact_name(key)
-            if _ours(key) or key == "__name__":
+            if _ours(key) or fixed(key):
                 raise WriteRefused(f"the name {key!r} belongs to the sandbox")
             namespace[key] = value
 
         def __delitem__(self, key: Any) -> None:
             key = exact_name(key)
-            if _ours(key) or key == "__name__":
+            if _ours(key) or fixed(key):
                 raise WriteRefused(f"the name {key!r} belongs to the sandbox")
             del namespace[key]
 

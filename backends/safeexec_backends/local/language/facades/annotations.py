@@ -1,0 +1,104 @@
+"""What annotations stand for: ``typing.get_type_hints``, with texts evaluated in the program's language."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import types
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from safeexec_backends.local.language.identity import (
+    class_dict,
+    class_mro,
+    exact_name,
+    is_class,
+    is_guest_class,
+    is_guest_function,
+)
+
+if TYPE_CHECKING:
+    from safeexec_backends.local.language import RestrictedLanguage
+
+# By their very types: a program may say of its own objects that they are aliases, and would be handed what stands in them.
+_NAMED = "_GenericAlias _CallableGenericAlias _UnionGenericAlias _ConcatenateGenericAlias _AnnotatedAlias".split()
+_ALIASES = [kind for name in _NAMED if type(kind := vars(typing).get(name)) is type]
+_ANNOTATED = vars(typing)["_AnnotatedAlias"]
+_OF_A_KEY = [getattr(typing, name) for name in ("Required", "NotRequired", "ReadOnly") if hasattr(typing, name)]
+
+
+def type_hints(
+    language: RestrictedLanguage, obj: Any, globals: Any = None, locals: Any = None, extras: bool = False
+) -> dict[str, Any]:
+    """As ``typing.get_type_hints``: a text is evaluated in the globals of the program's module that it is from."""
+    from safeexec_backends.local.language.builtins_ import run_with
+
+    def space_of(module: Any) -> dict[str, Any]:
+        # By identity, and no other dictionary: from one that the program made it could take __builtins__, and eval() would put the real ones in.
+        return next((space for space in language.gate.own.spaces() if space.get("__name__") is module), language.main)
+
+    def resolve(value: Any, space: dict[str, Any]) -> Any:
+        if value is None:
+            return type(None)
+        if type(value) is typing.ForwardRef:
+            value = value.__forward_arg__
+        if isinstance(value, str):
+            code = language.compile_one(str.__str__(value), "<annotation>", "eval")
+            names = dict(locals or {}) | dict(globals or {})
+            return resolve(run_with(language.fresh_builtins(), eval, code, space, names), space)
+        return _with_parts(value, lambda part, text: resolve(part, space) if text else part)
+
+    found: dict[str, Any] = {}
+
+    def add(annotations: Any, space: dict[str, Any]) -> None:
+        for name, value in dict(annotations).items():
+            hint = resolve(value, space)
+            found[exact_name(name)] = hint if extras else _bare(hint)
+
+    if is_class(obj):
+        for base in reversed(class_mro(obj)):
+            if is_guest_class(base) and "__annotations__" in vars(base):
+                add(getattr(base, "__annotations__", {}), space_of(class_dict(base).get("__module__")))
+    else:
+        function = obj.__func__ if type(obj) is types.MethodType else obj
+        space = language.main
+        if is_guest_function(function):
+            space = next((s for s in language.gate.own.spaces() if s is function.__globals__), space)
+        add(language.guards.read(obj, "__annotations__") or {}, space)
+    return found
+
+
+def _with_parts(value: Any, change: Callable[[Any, bool], Any]) -> Any:
+    """The alias `value` with what `change` makes of each of its arguments, of which it is told whether that is a text to be evaluated; anything else
+    as it is.
+    """
+    kind = type(value)
+    if kind is types.GenericAlias:
+        if getattr(value, "__unpacked__", False):
+            return value
+    elif kind is not types.UnionType and not any(kind is known for known in _ALIASES):
+        return value
+    parts = value.__args__
+
+    def changed(part: Any) -> Any:
+        text = type(part) is typing.ForwardRef or (kind is types.GenericAlias and type(part) is str)
+        return change(_with_parts(part, change), text)
+
+    new = tuple(map(changed, parts))
+    if all(a is b for a, b in zip(new, parts, strict=True)):
+        return value
+    if kind is types.GenericAlias:
+        return types.GenericAlias(value.__origin__, new)
+    if kind is types.UnionType:
+        return functools.reduce(operator.or_, new)
+    return value.copy_with(new)
+
+
+def _bare(value: Any) -> Any:
+    """A hint without what ``Annotated`` adds to it, and what a ``TypedDict`` says of its keys."""
+    while type(value) is _ANNOTATED or (
+        any(type(value) is known for known in _ALIASES) and any(value.__origin__ is known for known in _OF_A_KEY)
+    ):
+        value = value.__origin__ if type(value) is _ANNOTATED else value.__args__[0]
+    return _with_parts(value, lambda part, _: _bare(part))
