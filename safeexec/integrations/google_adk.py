@@ -13,6 +13,7 @@ from google.adk.code_executors.base_code_executor import BaseCodeExecutor
 from google.adk.code_executors.code_execution_utils import CodeExecutionInput, CodeExecutionResult, File
 from pydantic import ConfigDict, PrivateAttr
 
+from safeexec.cli.values import shown
 from safeexec.executor import DEFAULT_SANDBOX
 from safeexec.integrations._attachments import files, pictures
 from safeexec.integrations._sessions import Sessions
@@ -52,7 +53,7 @@ class SafeexecCodeExecutor(BaseCodeExecutor):
             made, trouble = files(session, () if session.closed else result.files)
         output = neutralise(result.stdout)
         if result.value is not None:
-            output += clip(neutralise(repr(result.value))) + "\n"
+            output += clip(neutralise(shown(result.value))) + "\n"
         passed_on = [File(each.name, each.data, each.mime) for each in (*pictures(result), *made)]
         said = neutralise(result.stderr) + trouble + failure(result)
         return CodeExecutionResult(output, said, passed_on, 0 if result.ok else 1)
