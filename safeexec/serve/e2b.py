@@ -7,12 +7,13 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 from safeexec.errors import LimitExceeded, PolicyError, SessionBusy, SessionClosed
+from safeexec.places import Places
 from safeexec.serve import files
 from safeexec.serve.connect import RpcError
 from safeexec.serve.http import BadRequest, Hangup, Request, Response, json_response
@@ -112,7 +113,7 @@ class E2BServer:
         self._lock = threading.Lock()
         self.sandboxes: dict[str, Sandbox] = {}
         self._made: dict[str, Sandbox] = {}
-        self._places: dict[str, _Place] = {}
+        self._places = Places()
         self._stop = threading.Event()
         self._reaper = threading.Thread(target=self._reap, name="safeexec-serve-reaper", daemon=True)
         self._reaper.start()
@@ -176,7 +177,7 @@ class E2BServer:
         )  # whose list all clients see: one that cannot be shown would spoil it for them
         identity = request.headers.get("idempotency-key")
         # One that is repeated waits for the first; others do not wait for it, nor whoever lists or ends sandboxes.
-        with self._making(identity):
+        with self._places.of(identity) if identity is not None else nullcontext():
             with self._lock:
                 if identity is not None and identity in self._made:
                     return self._made[identity]
@@ -195,24 +196,6 @@ class E2BServer:
             machine.close()
             raise Hangup
         return sandbox
-
-    @contextmanager
-    def _making(self, identity: str | None) -> Iterator[None]:
-        """One at a time of those with the same key."""
-        if identity is None:
-            yield
-            return
-        with self._lock:
-            place = self._places.setdefault(identity, _Place())
-            place.users += 1
-        try:
-            with place.lock:
-                yield
-        finally:
-            with self._lock:
-                place.users -= 1
-                if not place.users:
-                    del self._places[identity]
 
     def end(self, sandbox_id: str) -> None:
         """End a sandbox; nothing if there is none."""
@@ -241,14 +224,6 @@ class E2BServer:
             self._stop.set()
         self._reaper.join()
         self._end_all(list(self.sandboxes.values()))
-
-
-class _Place:
-    """Where those wait who create with the same key."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
 
 
 def _denied() -> Response:

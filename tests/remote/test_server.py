@@ -382,7 +382,7 @@ def test_a_slow_creation_holds_up_nobody(served: Served, monkeypatch: pytest.Mon
         go_on.set()
         for thread in same:
             thread.join()
-    assert made[0][1]["sandboxID"] == made[1][1]["sandboxID"] and not served.app._places
+    assert made[0][1]["sandboxID"] == made[1][1]["sandboxID"] and not len(served.app._places)
     served.app.end(made[0][1]["sandboxID"])
 
 
