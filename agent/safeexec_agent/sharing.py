@@ -38,7 +38,8 @@ MODELS = {
         "TransformersModel",
     )
 }
-_FILES = ("agent.json", "prompts.yaml", "tools/*.py", "managed_agents/**")
+_FILES = re.compile(r"(managed_agents/\w+/)*(agent\.json|prompts\.yaml|tools/\w+\.py)")
+_MOST_FILES = 1000
 _MAX_FILE = 1_000_000
 _MAX_PROMPTS = 200_000
 _MAX_AGENTS = 50
@@ -388,6 +389,15 @@ def push(agent: Any, repo_id: str, private: bool | None, token: str | None, mess
 
 
 def download(repo_id: str, token: str | None, revision: str | None) -> Path:
-    """The files of a Space that make up an agent."""
-    options = {"repo_type": "space", "token": token, "revision": revision, "allow_patterns": list(_FILES)}
-    return Path(_hub().snapshot_download(repo_id, **options))
+    """The files of a Space that make up an agent. Raises AgentError for more, or larger ones, than an agent has."""
+    about = _hub().HfApi(token=token).space_info(repo_id, revision=revision, files_metadata=True)
+    files = [file for file in about.siblings or () if _FILES.fullmatch(file.rfilename)]
+    # Before anything is fetched: the Space of a stranger may hold as much as the disk, under names that an agent has.
+    if len(files) > _MOST_FILES:
+        raise AgentError(f"{repo_id} has {len(files)} files of agents; {_MOST_FILES} are read")
+    for file in files:
+        if file.size is None or file.size > _MAX_FILE:
+            raise AgentError(f"{repo_id}: {file.rfilename} is larger than {_MAX_FILE} bytes")
+    # Of the commit that was looked at, whatever is uploaded meanwhile.
+    options = {"repo_type": "space", "token": token, "revision": about.sha}
+    return Path(_hub().snapshot_download(repo_id, **options, allow_patterns=[file.rfilename for file in files]))
