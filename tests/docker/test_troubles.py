@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
 import threading
@@ -202,3 +204,13 @@ def test_the_watcher_does_not_ask_for_ever_as_fast_as_it_can(monkeypatch: pytest
     monkeypatch.setattr(watcher.time, "sleep", pauses.append)
     watcher.clean(None, "token")
     assert 10 < asked.count("stuck") < 1000 and sum(pauses) > 30
+
+
+def test_a_forked_child_waits_for_nobody_of_its_parent() -> None:
+    with docker_backend._preparing.of("image"), images._lock:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)
+            with docker_backend._preparing.of("image"), images._lock:
+                os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0

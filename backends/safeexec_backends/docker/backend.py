@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 import weakref
@@ -320,3 +321,14 @@ class DockerBackend(Backend):
         if self._watcher is not None:
             self._watcher.close(clean=done and not self._left)
         self._client.close()
+
+
+def _after_fork() -> None:
+    # Whoever holds one of these is not in the child.
+    global _preparing
+    _preparing = Places()
+    images.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

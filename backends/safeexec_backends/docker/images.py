@@ -31,6 +31,12 @@ _REQUIREMENT = re.compile(
 _lock = threading.Lock()
 
 
+def after_fork() -> None:
+    """In a forked child: who makes an image is not in it."""
+    global _lock
+    _lock = threading.Lock()
+
+
 def resolve(client: Any, name: str | None) -> str:
     """The id of the image to use: `name`, else the local image of this Python version, else ``python:<version>-slim``, pulled if missing.
 
