@@ -39,7 +39,7 @@ sys.stdout.buffer.write(text[:most].encode("utf-8", "replace"))
 def markdown(page: str, most: int, seconds: float) -> str:
     """A page's HTML as markdown, `most` characters of it. Raises RuntimeError for one that cannot be read within bounds."""
     # Without the script's folder, and the working directory: a file there must not run in a library's place.
-    paths = [path for path in sys.path[1:] if path and os.path.isabs(path)]
+    paths = [path for path in sys.path[1:] if os.path.isabs(path) and not _is_here(path)]
     numbers = map(str, (most, int(seconds) + 1, _MEMORY))
     try:
         done = subprocess.run(
@@ -53,6 +53,13 @@ def markdown(page: str, most: int, seconds: float) -> str:
         why = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2] or f"exit code {done.returncode}"
         raise RuntimeError(f"the page cannot be made into text: {why[:200]}")
     return done.stdout.decode("utf-8", "replace")
+
+
+def _is_here(path: str) -> bool:
+    try:
+        return os.path.samefile(path, os.curdir)
+    except OSError:
+        return False
 
 
 def unpacked(pieces: Iterable[bytes], encoding: str, most: int) -> bytes:
