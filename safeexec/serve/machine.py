@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from safeexec.errors import SessionClosed
+from safeexec.errors import SessionBusy, SessionClosed
 from safeexec.executor import Executor
 from safeexec.files import Files
 from safeexec.result import Result
 from safeexec.session import Session
 from safeexec.step import Output
+
+MOST_WAITING = 16
+"""Executions of one context at once, the one that runs among them."""
 
 _SET_ENV = """import os as safeexec_os
 safeexec_env = {{name: safeexec_os.environ.get(name) for name in {0!r}}}
@@ -172,7 +175,7 @@ class ExecutorMachine(Machine):
         self, context: str | None, code: str, on_output: Callable[[Output], object], env: Mapping[str, str]
     ) -> Result:
         found = self._context(context)
-        with found.turn:  # as E2B does: and the environment of one execution is not another's
+        with found.taking_turns():  # as E2B does: and the environment of one execution is not another's
             session = found.session
             if not env:
                 return session.run(code, on_output=on_output)
@@ -274,4 +277,16 @@ class _Context:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.turn = threading.Lock()
+        self._turn = threading.Lock()
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
+
+    @contextmanager
+    def taking_turns(self) -> Iterator[None]:
+        """Alone. Raises SessionBusy where too many wait already: each is a thread, also where its client has gone."""
+        if not self._places.acquire(blocking=False):
+            raise SessionBusy(f"{MOST_WAITING} executions wait for this context")
+        try:
+            with self._turn:
+                yield
+        finally:
+            self._places.release()

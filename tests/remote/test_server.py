@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from safeexec import Executor, Policy, SessionClosed
+from safeexec import Executor, Policy, SessionBusy, SessionClosed
+from safeexec.serve import machine as machines
 from safeexec.serve.connect import envelope, stream
 from safeexec.serve.e2b import E2BServer
 from safeexec.serve.http import MAX_BODY, Request, Response, Server
@@ -459,6 +460,34 @@ def test_executions_of_one_context_take_turns(served: Served) -> None:
         thread.join()
     assert sorted(said) == [":[]", ":[]", """a:["'a'"]""", """b:["'b'"]"""]
     served.app.end(sandbox)
+
+
+def test_not_without_end_wait_for_one_context(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that asks and goes away leaves a thread each time."""
+    monkeypatch.setattr(machines, "MOST_WAITING", 2)
+    machine = ExecutorMachine(served.executor)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(piece: Any) -> None:
+        begun.set()
+        assert go_on.wait(20)
+
+    def work(on_output: Any = lambda piece: None) -> None:
+        machine.execute(None, "print(1)", on_output, {})
+
+    threads = [threading.Thread(target=work, args=(hold,)), threading.Thread(target=work)]
+    threads[0].start()
+    assert begun.wait(10)
+    threads[1].start()
+    context = machine._context(None)
+    assert eventually(lambda: context._places._value == 0)  # type: ignore[attr-defined]
+    with pytest.raises(SessionBusy):
+        work()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    work()
+    machine.close()
 
 
 def test_renaming_a_file_to_itself_keeps_it(served: Served) -> None:
