@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from safeexec import whole
 from safeexec.errors import LimitExceeded, ProtocolError
 from safeexec.names import check_collisions, check_name
 from safeexec.result import FileInfo
@@ -112,15 +113,7 @@ def _save(root: Path, name: str, data: bytes) -> Path:
             below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
             os.close(at)
             at = below
-        temporary = f".{leaf[:60]}.{os.getpid()}.part"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=at)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-            os.replace(temporary, leaf, src_dir_fd=at, dst_dir_fd=at)
-        except BaseException:
-            os.unlink(temporary, dir_fd=at)
-            raise
+        whole.write(leaf, data, at=at)
     finally:
         os.close(at)
     return root / name

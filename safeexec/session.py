@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safeexec import answers, inherited, travel, wire
+from safeexec import answers, dropped, inherited, travel, wire
 from safeexec.backend import Guest, GuestDied
 from safeexec.errors import (
     BackendUnavailable,
@@ -95,7 +95,7 @@ class Session:
         self.files = Files(self)
         """The working directory."""
         # A session that is dropped without close() must not leave its guest behind.
-        self._finalizer = weakref.finalize(self, _discard, guest)
+        self._finalizer = weakref.finalize(self, dropped.end, guest)
         self._finalizer.atexit = False
 
     def _register(self, session: Session) -> None:
@@ -387,8 +387,3 @@ class Session:
 @lru_cache(64)
 def _patient(limits: Limits) -> Limits:
     return limits if limits.time is None else replace(limits, time=max(limits.time, _START_TIME))
-
-
-def _discard(guest: Guest) -> None:
-    guest.kill()
-    guest.close()

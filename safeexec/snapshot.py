@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from safeexec import whole
 from safeexec.errors import SnapshotError
 from safeexec.policy import Policy
 
@@ -62,19 +63,8 @@ class Snapshot:
         """Write it to a file, which is there whole or not at all, and which only its owner may read. Raises OSError."""
         from pathlib import Path
 
-        target = Path(path)
-        partial = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(self._data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        except BaseException:
-            os.unlink(partial)
-            raise
-        return target
+        whole.write(path, self._data, mode=0o600, sync=True)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Snapshot:

@@ -231,7 +231,7 @@ class CodeAgent(Loop):
 
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AgentError(f"{path} is not a saved run: {error}") from error
         self.memory = AgentMemory.from_dict(data)
 

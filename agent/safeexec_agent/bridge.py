@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from safeexec import EndStep
+from safeexec.parsed import parse
 from safeexec_agent import telemetry
 from safeexec_agent.tools import FunctionTool, Tool
 
@@ -55,7 +56,7 @@ class SandboxTool(Tool):
 
     def module(self) -> str:
         """Source of the module that defines the tool, for ``Session.add_module``."""
-        tree = ast.parse(self.source)
+        tree = parse(self.source)
         kind = next((n for n in tree.body if isinstance(n, ast.ClassDef)), None)
         kept = [n for n in tree.body if not (isinstance(n, ast.ImportFrom) and _library(n.module))]
         maker = f"{self.name} = {kind.name}()" if kind is not None else ""

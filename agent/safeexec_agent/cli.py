@@ -224,6 +224,8 @@ def _dotenv(path: Path) -> None:
         # Keys only: a .env that came with a checkout must not choose endpoints, proxies or libraries for this process.
         if equals and name.endswith(("_API_KEY", "_TOKEN", "_PUBLIC_KEY", "_SECRET_KEY")) and name.isidentifier():
             quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+            if "\0" in value:
+                raise exits.Failure(f".env: the value of {name} has a NUL, which no variable can have")
             os.environ.setdefault(name, value[1:-1] if quoted else value)
 
 

@@ -75,14 +75,20 @@ class _ChatCompletions:
         request = self._request(messages, stop_sequences, response_format)
         until = time.monotonic() + self.timeout
         stream = self._create(**request, stream=True, stream_options={"include_usage": True})
-        for chunk in stream:
-            if time.monotonic() > until:  # each piece may come in time and the last one never
-                raise ModelError(f"{self.model_id}: the answer took longer than {self.timeout:g} s")
-            choices = getattr(chunk, "choices", None)
-            content = getattr(getattr(choices[0], "delta", None), "content", None) if choices else None
-            used = _used(chunk)
-            if content or used:
-                yield Delta(content if isinstance(content, str) else "", used)
+        try:
+            for chunk in stream:
+                if time.monotonic() > until:  # each piece may come in time and the last one never
+                    raise ModelError(f"{self.model_id}: the answer took longer than {self.timeout:g} s")
+                choices = getattr(chunk, "choices", None)
+                content = getattr(getattr(choices[0], "delta", None), "content", None) if choices else None
+                used = _used(chunk)
+                if content or used:
+                    yield Delta(content if isinstance(content, str) else "", used)
+        finally:
+            # An answer that is given up would go on being written, and paid for, until the garbage collector came by.
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without keys and addresses."""

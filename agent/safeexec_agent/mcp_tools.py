@@ -25,10 +25,8 @@ class McpTool(Tool):
         self.remote_name = str(spec.name)
         self.name = _identifier(self.remote_name)
         self.description = str(spec.description or spec.name)[:10_000]
-        schema = spec.input_schema or {}
-        self.inputs = _inputs(schema)  # type: ignore[misc]
+        self.inputs, self._names = _inputs(spec.input_schema or {})  # type: ignore[misc]
         self.output_type = "any"
-        self._names = dict(zip(self.inputs, schema.get("properties", {}), strict=True))
         self._call = call
 
     def forward(self, **arguments: Any) -> Any:
@@ -50,20 +48,25 @@ def _identifier(name: str) -> str:
     return f"{text}_" if keyword.iskeyword(text) else text
 
 
-def _inputs(schema: Any) -> dict[str, dict[str, Any]]:
-    required = schema.get("required", [])
+def _inputs(schema: Any) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The parameters, and what the server calls each. Whatever the server says."""
+    properties, required = schema.get("properties"), schema.get("required")
     inputs: dict[str, dict[str, Any]] = {}
-    for name, about in schema.get("properties", {}).items():
+    names: dict[str, str] = {}
+    for name, about in properties.items() if isinstance(properties, Mapping) else ():
         about = about if isinstance(about, Mapping) else {}
         kind = about.get("type", "any")
         entry = {
             "type": kind if kind in TYPES else "any",
             "description": str(about.get("description") or about.get("title") or name)[:2000],
         }
-        if name not in required:
+        if not isinstance(required, list) or name not in required:
             entry["nullable"] = True
-        inputs[_identifier(str(name))] = entry
-    return inputs
+        key = _identifier(str(name))
+        while key in inputs:  # "a-b" beside "a_b"
+            key += "_"
+        inputs[key], names[key] = entry, name
+    return inputs, names
 
 
 def _part(block: Any) -> Any:

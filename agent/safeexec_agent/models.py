@@ -163,15 +163,21 @@ def ask(
         parts: list[str] = []
         used: TokenUsage | None = None
         size = 0
-        for delta in stream(sent, **options):
-            piece = getattr(delta, "content", None) or ""
-            used = _usage(delta) or used
-            parts.append(piece)
-            size += len(piece)
-            if size > MAX_REPLY:
-                break
-            if piece:
-                _Passed.call(on_delta, piece)
+        deltas = stream(sent, **options)
+        try:
+            for delta in deltas:
+                piece = getattr(delta, "content", None) or ""
+                used = _usage(delta) or used
+                parts.append(piece)
+                size += len(piece)
+                if size > MAX_REPLY:
+                    break
+                if piece:
+                    _Passed.call(on_delta, piece)
+        finally:
+            close = getattr(deltas, "close", None)  # a generator has one: what it reads from is let go of now
+            if close is not None:
+                close()
         return ChatMessage("assistant", _clean("".join(parts)), used)
     except _Passed as passed:
         raise passed.error from None

@@ -7,6 +7,8 @@ import json
 import re
 import textwrap
 
+from safeexec.parsed import parse
+
 TAGS = ("<code>", "</code>")
 MARKDOWN = ("```python", "```")
 _FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+-]*)[^\n]*\n")
@@ -136,7 +138,7 @@ def _is_program(text: str) -> bool:
     if not text or len(text) > 100_000:
         return False
     try:
-        tree = ast.parse(text)
+        tree = parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return any(isinstance(node, ast.Call | ast.Assign | ast.Import | ast.ImportFrom) for node in ast.walk(tree))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from safeexec import DEFAULT_IMPORTS, Executor, ToolError
+from safeexec.parsed import parse
 from safeexec_agent import endpoints, prompts, toolbox
 from safeexec_agent.bridge import SandboxTool
 from safeexec_agent.errors import AgentError, NotInstalled
@@ -38,8 +39,10 @@ MODELS = {
         "TransformersModel",
     )
 }
-_FILES = ("agent.json", "prompts.yaml", "tools/*.py", "managed_agents/**")
+_FILES = re.compile(r"(managed_agents/\w+/)*(agent\.json|prompts\.yaml|tools/\w+\.py)")
+_MOST_FILES = 1000
 _MAX_FILE = 1_000_000
+_MAX_SOURCE = 200_000
 _MAX_PROMPTS = 200_000
 _MAX_AGENTS = 50
 """In one folder and all below it. With links a folder can hold itself: twenty of them are a million agents."""
@@ -247,7 +250,9 @@ def _imports(names: list[Any], sandbox: Any, trust: bool) -> list[str]:
 
 def read_tool(source: str, name: str, trust: bool) -> Any:
     """The tool a file defines: ours by class name, else one that runs in the sandbox; the class itself, made here, only with `trust`."""
-    tree = ast.parse(source)
+    if len(source) > _MAX_SOURCE:  # the parser takes a thousand times as much
+        raise ValueError(f"tools/{name}.py is longer than {_MAX_SOURCE} characters")
+    tree = parse(source)
     kind = next((n for n in tree.body if isinstance(n, ast.ClassDef)), None)
     names = (
         [a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names] if kind is None else [kind.name]
@@ -269,9 +274,9 @@ def read_tool(source: str, name: str, trust: bool) -> Any:
                 about[target.id] = ast.literal_eval(node.value)  # type: ignore[attr-defined]
     if about.get("name") != name:
         raise ValueError(f"tools/{name}.py defines {about.get('name')!r:.80}")
-    return as_tool(
-        SandboxTool(name, about.get("description", ""), about.get("inputs", {}), about["output_type"], source)
-    )
+    made = SandboxTool(name, about.get("description", ""), about.get("inputs", {}), about["output_type"], source)
+    made.module()  # what cannot be written anew is refused now, and not in the middle of a run
+    return as_tool(made)
 
 
 def _made_here(source: str, name: str) -> Any:
@@ -388,6 +393,15 @@ def push(agent: Any, repo_id: str, private: bool | None, token: str | None, mess
 
 
 def download(repo_id: str, token: str | None, revision: str | None) -> Path:
-    """The files of a Space that make up an agent."""
-    options = {"repo_type": "space", "token": token, "revision": revision, "allow_patterns": list(_FILES)}
-    return Path(_hub().snapshot_download(repo_id, **options))
+    """The files of a Space that make up an agent. Raises AgentError for more, or larger ones, than an agent has."""
+    about = _hub().HfApi(token=token).space_info(repo_id, revision=revision, files_metadata=True)
+    files = [file for file in about.siblings or () if _FILES.fullmatch(file.rfilename)]
+    # Before anything is fetched: the Space of a stranger may hold as much as the disk, under names that an agent has.
+    if len(files) > _MOST_FILES:
+        raise AgentError(f"{repo_id} has {len(files)} files of agents; {_MOST_FILES} are read")
+    for file in files:
+        if file.size is None or file.size > _MAX_FILE:
+            raise AgentError(f"{repo_id}: {file.rfilename} is larger than {_MAX_FILE} bytes")
+    # Of the commit that was looked at, whatever is uploaded meanwhile.
+    options = {"repo_type": "space", "token": token, "revision": about.sha}
+    return Path(_hub().snapshot_download(repo_id, **options, allow_patterns=[file.rfilename for file in files]))

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from safeexec.wire import describe
+
 _MAX = 32_000
 _OPERATIONS = {"AGENT": "invoke_agent", "LLM": "chat", "TOOL": "execute_tool", "CHAIN": "execute_code"}
 
@@ -50,7 +52,7 @@ class Span:
         if self._span is not None:
             from opentelemetry.trace import Status, StatusCode
 
-            self.set(error_type=kind)
+            self.set(error_type=_text(kind, 200))
             self._span.set_status(Status(StatusCode.ERROR, _text(f"{kind}: {message}", 1000)))
 
     def end(self) -> None:
@@ -101,5 +103,6 @@ def span(kind: str, name: str, **attributes: Any) -> Iterator[Span]:
 
 
 def _text(value: Any, length: int = _MAX) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    # Not its repr: of an int of five thousand digits there is none, and of the largest values there is too much.
+    text = value if isinstance(value, str) else describe(value, length)
     return text[:length].encode("utf-8", "backslashreplace").decode()

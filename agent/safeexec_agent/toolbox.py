@@ -134,43 +134,38 @@ class VisitWebpageTool(Tool):
         self._private, self._resolve = allow_private, resolver
 
     def forward(self, url: str) -> str:
-        from markdownify import markdownify
+        from safeexec_agent.pages import markdown
 
         text, kind = self.fetch(url)
         if "html" in kind:
-            text = markdownify(text).strip()
-            while "\n\n\n" in text:
-                text = text.replace("\n\n\n", "\n\n")
+            text = markdown(text, self.max_output_length + 1, self._timeout)
         if len(text) > self.max_output_length:
             text = text[: self.max_output_length] + f"\n[cut after {self.max_output_length} characters]"
         return text
 
     def fetch(self, url: str) -> tuple[str, str]:
-        """The page's text and its media type. Raises ValueError or RuntimeError with what the model may know."""
+        """The page's text and its media type. Raises ValueError, RuntimeError or TimeoutError with what the model may know."""
         import httpx
+
+        from safeexec_agent.pages import unpacked
 
         until = time.monotonic() + self._timeout
         headers = {
             "User-Agent": "Mozilla/5.0 (compatible; safeexec-agent)",
             "Accept": "text/html, text/*;q=0.9, */*;q=0.5",
+            "Accept-Encoding": "gzip",
         }
         try:
             # trust_env: a proxy of the environment would resolve names itself, past the check.
             with (
-                httpx.Client(transport=self._transport(), timeout=self._timeout, follow_redirects=True, max_redirects=5,
+                httpx.Client(transport=self._transport(until), timeout=self._timeout, follow_redirects=True, max_redirects=5,
                              trust_env=False, headers=headers) as client,
                 client.stream("GET", url) as answer,
             ):  # fmt: skip
                 if answer.status_code >= 400:
                     raise RuntimeError(f"the server answered {answer.status_code}")
-                data = bytearray()
-                for piece in answer.iter_bytes(65536):  # counted after decompression
-                    data += piece
-                    if len(data) > self._max_bytes:
-                        del data[self._max_bytes :]
-                        break
-                    if time.monotonic() > until:
-                        raise TimeoutError(f"the page took longer than {self._timeout:g} s")
+                encoding = answer.headers.get("content-encoding", "").strip().lower()
+                data = unpacked(answer.iter_raw(65536), encoding, self._max_bytes)
                 kind = answer.headers.get("content-type", "text/html").lower()
                 if not kind.startswith(("text/", "application/json", "application/xml", "application/xhtml")):
                     raise ValueError(f"this is no page but {kind.partition(';')[0]:.60}")
@@ -178,13 +173,17 @@ class VisitWebpageTool(Tool):
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise ValueError(f"not an address that can be fetched: {error}") from None
         except httpx.HTTPError as error:
+            if isinstance(error, httpx.TimeoutException) and time.monotonic() >= until:
+                raise TimeoutError(f"the page took longer than {self._timeout:g} s") from None
             raise RuntimeError(f"the page cannot be fetched: {type(error).__name__}: {error}"[:500]) from None
         except LookupError:
-            return bytes(data).decode("utf-8", "replace"), kind
+            return data.decode("utf-8", "replace"), kind
 
-    def _transport(self) -> Any:
+    def _transport(self, until: float) -> Any:
         import httpcore
         import httpx
+
+        from safeexec_agent.pages import Timed
 
         tool = self
 
@@ -200,7 +199,9 @@ class VisitWebpageTool(Tool):
                     raise httpcore.ConnectError(f"the host {host} is not known: {error.strerror}") from None
                 if not found or not (tool._private or all(map(public, found))):
                     raise httpcore.ConnectError(f"{host} is not an address of the open internet; refused")
-                return super().connect_tcp(found[0], port, timeout, local_address, socket_options)
+                left = max(0.001, until - time.monotonic())
+                left = left if timeout is None else min(left, timeout)
+                return Timed(super().connect_tcp(found[0], port, left, local_address, socket_options), until)
 
         transport = httpx.HTTPTransport(trust_env=False)
         transport._pool = httpcore.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=Checked())

@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import copy
 import json
-import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safeexec import NotSupported, SessionClosed
+from safeexec import NotSupported, SessionClosed, whole
 from safeexec_agent.bridge import Slot
 from safeexec_agent.errors import AgentError
 from safeexec_agent.memory import AgentMemory, dumps
@@ -39,17 +38,7 @@ def save(agent: CodeAgent, path: Path, task: str) -> None:
         "memory": agent.memory.to_dict(),
         "session": image,
     }
-    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    try:
-        with os.fdopen(fd, "w", encoding="ascii") as file:
-            file.write(dumps(data))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    whole.write(path, dumps(data).encode("ascii"), mode=0o600, sync=True)
 
 
 def load(agent: CodeAgent, path: Path, task: str) -> None:

@@ -29,7 +29,10 @@ def from_plain(data: Any) -> Any:
     make = _MAKE.get(kind)
     if make is None:
         raise ValueError(f"there is no type {kind!r:.80}")
-    return make(data)
+    try:
+        return make(data)
+    except ArithmeticError as error:  # a fraction of nothing, a Decimal that is no number, a time beyond all calendars
+        raise ValueError(f"no {kind} is like this: {type(error).__name__}") from None
 
 
 def _bytes(data: Any) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -166,6 +167,15 @@ def files(paths: Sequence[str]) -> dict[str, str]:
     return placed
 
 
+def _installed(name: str) -> bool:
+    if name in sys.modules:
+        return True
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def load_tool(text: str) -> Any:
     """What ``--tool MODULE:NAME`` names; imports the module. Raises Failure."""
     module, _, path = text.partition(":")
@@ -177,8 +187,9 @@ def load_tool(text: str) -> Any:
         raise Failure(
             "--tool: the current directory is gone, and modules are looked for there; change to another"
         ) from None
-    if here not in sys.path:
-        # At the end: the user's own modules are found, and nothing here can stand in for an installed package.
+    # Only for a module that is not installed, and at the end: nothing here can stand in for an installed package, nor for one that an installed module would
+    # use if it were there. A checkout may hold files of any name.
+    if here not in sys.path and not _installed(module.partition(".")[0]):
         sys.path.append(here)
     try:
         found: Any = importlib.import_module(module)

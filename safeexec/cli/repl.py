@@ -22,6 +22,7 @@ from safeexec.cli.options import Options, note_config, shared
 from safeexec.cli.render import Screen
 from safeexec.cli.save import make_saver
 from safeexec.executor import Executor
+from safeexec.parsed import check
 from safeexec.result import Result
 from safeexec.session import Session
 
@@ -130,6 +131,7 @@ def steps(read: Callable[[bool], str], screen: Screen) -> Iterator[str]:
 def complete(source: str) -> bool:
     """Whether `source` can be run, if only to fail: as at Python's prompt, an empty line ends a block."""
     try:
+        check(source)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the sandbox says it again
             # Parsed only, never compiled or run: what is pasted here is as untrusted as any program.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from safeexec import whole
 from safeexec.cli.exits import Failure
 from safeexec.errors import SafeExecError, SessionClosed
 from safeexec.names import check_collisions
@@ -101,14 +102,6 @@ def _contents(display: Display) -> Iterator[tuple[str, bytes]]:
 
 
 def _write(directory: Path, name: str, data: bytes) -> Path:
-    """Write a file; one that exists is replaced, and a symbolic link is replaced, not followed."""
-    path, temporary = directory / name, directory / f".{name}.{os.getpid()}.part"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    path = directory / name
+    whole.write(path, data)
     return path

@@ -28,6 +28,11 @@ def text(value: Any) -> str:
         return value.repr
     if type(value) is Table:
         return _table(value)
+    return shown(value)
+
+
+def shown(value: Any) -> str:
+    """``repr(value)`` of a result's value, whatever ints are in it."""
     try:
         return repr(value)
     except ValueError:  # an int of more than 4300 digits somewhere in it

@@ -271,7 +271,12 @@ class StepNetwork:
 
     def forget(self, service: Service) -> None:
         """A connection is over."""
-        self._live.pop(service.stream.number, None)
+        number = service.stream.number
+        with self._lock:
+            # By itself, not by its number: a guest that opens a number anew while the old thread ends would have the new one taken out, which nothing
+            # would end any more, neither the step nor the session: a thread and a socket of the host's for each.
+            if self._live.get(number) is service:
+                del self._live[number]
 
     # -- from the step ---------------------------------------------------------------------------------------------------
 

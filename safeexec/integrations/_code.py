@@ -8,8 +8,11 @@ from typing import Any
 
 from safeexec.errors import LimitExceeded
 from safeexec.guest import source_lines
+from safeexec.parsed import parse
 from safeexec.result import GuestError, Result
 from safeexec.session import Session
+
+_LONGEST = 100_000
 
 
 def failing_line(code: str, error: GuestError) -> str:
@@ -31,8 +34,10 @@ def last_value(code: str, result: Result, session: Session) -> Any:
 
 def _assigned(code: str) -> str | None:
     """The variable that the last statement assigns, if it is that plain."""
+    if len(code) > _LONGEST:  # its tree takes a thousand times as much
+        return None
     try:
-        last = ast.parse(code).body[-1]
+        last = parse(code).body[-1]
     except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
         return None
     match last:

@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from safeexec.ahead import DEFAULT_SANDBOX
-from safeexec.aio import AsyncSession, _in_thread
+from safeexec.aio import AsyncSession
 from safeexec.executor import Executor
 from safeexec.integrations._kept import Kept
 from safeexec.integrations._shown import Shown
 from safeexec.integrations._turns import Turns
+from safeexec.integrations._used import use, used
 from safeexec.policy import Policy
 from safeexec.session import Session
 from safeexec.tools import Tools, collect
@@ -57,16 +58,15 @@ class Sessions:
     @contextmanager
     def turn(self, key: Hashable = None) -> Iterator[Session]:
         """The session of conversation `key`, where nobody else runs anything meanwhile; a fresh one when there is none, or when it was lost."""
-        with self._turns.wait(key):
-            session = self._kept.of(key, self.fresh)
+        with self._turns.wait(key), use(self._kept, key, self.fresh) as session:
             session._loop = None
             yield session
 
     @asynccontextmanager
     async def aturn(self, key: Hashable = None) -> AsyncIterator[AsyncSession]:
         """As :meth:`turn`, awaited; asynchronous tools run on the event loop that awaits."""
-        async with self._turns.awaited(key):
-            yield AsyncSession(await _in_thread(lambda: self._kept.of(key, self.fresh)))
+        async with self._turns.awaited(key), used(self._kept, key, self.fresh) as session:
+            yield AsyncSession(session)
 
     def fresh(self, tools: Tools = (), variables: Mapping[str, Any] | None = None) -> Session:
         """A session outside of all conversations, which the caller closes. Raises what ``Executor.session`` does."""

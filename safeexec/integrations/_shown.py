@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from safeexec.aio import AsyncSession
+from safeexec.cli.values import shown
 from safeexec.integrations._attachments import Attachment, pictures
 from safeexec.result import Result
 from safeexec.session import Session
@@ -36,7 +37,7 @@ def observation(result: Result, session: Session | AsyncSession) -> str:
     if result.truncated:
         parts.append("(the output was cut at its limit)")
     if result.value is not None:
-        parts.append("value: " + clip(neutralise(repr(result.value))))
+        parts.append("value: " + clip(neutralise(shown(result.value))))
     if result.error is not None:
         parts.append(failure(result))
     if result.files:

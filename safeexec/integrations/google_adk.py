@@ -14,6 +14,7 @@ from google.adk.code_executors.code_execution_utils import CodeExecutionInput, C
 from pydantic import ConfigDict, PrivateAttr
 
 from safeexec.ahead import DEFAULT_SANDBOX
+from safeexec.cli.values import shown
 from safeexec.integrations._attachments import files, pictures
 from safeexec.integrations._sessions import Sessions
 from safeexec.integrations._shown import clip, failure
@@ -52,7 +53,7 @@ class SafeexecCodeExecutor(BaseCodeExecutor):
             made, trouble = files(session, () if session.closed else result.files)
         output = neutralise(result.stdout)
         if result.value is not None:
-            output += clip(neutralise(repr(result.value))) + "\n"
+            output += clip(neutralise(shown(result.value))) + "\n"
         passed_on = [File(each.name, each.data, each.mime) for each in (*pictures(result), *made)]
         said = neutralise(result.stderr) + trouble + failure(result)
         return CodeExecutionResult(output, said, passed_on, 0 if result.ok else 1)

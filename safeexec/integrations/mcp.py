@@ -13,6 +13,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.types import CallToolResult
 
 import safeexec
+from safeexec.aio import _in_thread
 from safeexec.integrations._mcp_parts import Conversations, bytes_of, content_of, result_of
 from safeexec.integrations._sessions import Sessions
 from safeexec.integrations._shown import Shown
@@ -57,7 +58,9 @@ def server(sessions: Sessions) -> MCPServer[Any]:
     async def read_file(name: str, ctx: Context[Any, Any], session: str = "") -> CallToolResult:
         """One file of the working directory: a picture as a picture, text as text, anything else as bytes."""
         async with conversations.live(ctx, session) as (state, _):
-            return CallToolResult(content=[content_of(name, await state.files.read(name))])
+            data = await state.files.read(name)
+        # In a thread: what a guest has in a file takes seconds, at worst, and all other clients are served by this one.
+        return CallToolResult(content=[await _in_thread(lambda: content_of(name, data))])
 
     @app.tool()
     async def write_file(

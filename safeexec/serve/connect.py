@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from safeexec.serve.http import BadRequest, Request, Response, json_response
@@ -74,8 +74,8 @@ def single(request: Request) -> dict[str, Any]:
     return found[0]
 
 
-def stream(events: Iterable[Any]) -> Response:
-    """A streaming answer. An RpcError that `events` raises becomes the stream's error."""
+def stream(events: Iterable[Any], over: Callable[[], object] = lambda: None) -> Response:
+    """A streaming answer. An RpcError that `events` raises becomes the stream's error. `over` is called in the end, also where nothing was sent."""
 
     def pieces() -> Iterator[bytes]:
         try:
@@ -85,4 +85,4 @@ def stream(events: Iterable[Any]) -> Response:
         except RpcError as error:
             yield envelope({"error": {"code": error.code, "message": str(error)}}, _LAST)
 
-    return Response(200, pieces(), {"Content-Type": "application/connect+json"})
+    return Response(200, pieces(), {"Content-Type": "application/connect+json"}, over)

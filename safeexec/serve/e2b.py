@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
+from safeexec.errors import LimitExceeded, PolicyError, SessionBusy, SessionClosed
+from safeexec.places import Places
 from safeexec.serve import files
 from safeexec.serve.connect import RpcError
-from safeexec.serve.http import BadRequest, Request, Response, json_response
+from safeexec.serve.http import BadRequest, Hangup, Request, Response, json_response
 from safeexec.serve.interpreter import Interpreter, strings
 from safeexec.serve.machine import Machine
 from safeexec.serve.processes import Processes
@@ -39,29 +43,57 @@ class Sandbox:
         self.processes = Processes(machine)
         self.interpreter = Interpreter(machine)
         self.started = time.time()
-        self.ends = time.time() + timeout
+        self.renew(timeout)
+
+    def renew(self, seconds: float) -> None:
+        """It ends so many seconds from now."""
+        self.ends = time.time() + seconds
+        """For people. By that clock nothing is ended: somebody may set it."""
+        self._until = time.monotonic() + seconds
+
+    @property
+    def expired(self) -> bool:
+        """Whether its time is over."""
+        return self._until <= time.monotonic()
+
+    @property
+    def left(self) -> float:
+        """Seconds until it ends."""
+        return max(0.0, self._until - time.monotonic())
+
+    def admits(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request has the token for what it asks."""
+        allowed = _same(headers.get("x-access-token"), self.token)
+        if headers.get("e2b-sandbox-port") == INTERPRETER_PORT:
+            # Of the interpreter's calls the clients send some with the one token, some with the other.
+            allowed = allowed or _same(headers.get("e2b-traffic-access-token"), self.traffic_token)
+        return allowed
 
     def handle(self, request: Request) -> Response:
         """A request to the sandbox itself."""
         if request.path == "/health":
             return Response(204)
-        allowed = _same(request.headers.get("x-access-token"), self.token)
-        if request.headers.get("e2b-sandbox-port") == INTERPRETER_PORT:
-            # Of the interpreter's calls the clients send some with the one token, some with the other.
-            allowed = allowed or _same(request.headers.get("e2b-traffic-access-token"), self.traffic_token)
-            return self.interpreter.handle(request) if allowed else _denied()
-        if not allowed:
+        if not self.admits(request.headers):
             return _denied()
+        try:
+            return self._routed(request)
+        except RpcError as error:
+            return error.response()
+        except (SessionBusy, SessionClosed) as error:
+            return json_response({"code": 409, "message": str(error)}, 409)
+        except (LimitExceeded, PolicyError) as error:
+            return json_response({"code": 400, "message": str(error)}, 400)
+
+    def _routed(self, request: Request) -> Response:
+        if request.headers.get("e2b-sandbox-port") == INTERPRETER_PORT:
+            return self.interpreter.handle(request)
         if request.path == "/files":
             return files.content(self.machine, request)
         service, _, method = request.path.strip("/").partition("/")
-        try:
-            if service == "process.Process":
-                return self.processes.handle(method, request)
-            if service == "filesystem.Filesystem":
-                return files.service(self.machine, method, request)
-        except RpcError as error:
-            return error.response()
+        if service == "process.Process":
+            return self.processes.handle(method, request)
+        if service == "filesystem.Filesystem":
+            return files.service(self.machine, method, request)
         return json_response({"code": 404, "message": "no such route"}, 404)
 
 
@@ -81,9 +113,18 @@ class E2BServer:
         self._lock = threading.Lock()
         self.sandboxes: dict[str, Sandbox] = {}
         self._made: dict[str, Sandbox] = {}
+        self._places = Places()
         self._stop = threading.Event()
         self._reaper = threading.Thread(target=self._reap, name="safeexec-serve-reaper", daemon=True)
         self._reaper.start()
+
+    def admits(self, path: str, headers: Mapping[str, str]) -> bool:
+        """Whether the body of a request is worth reading: not a stranger's."""
+        target = headers.get("e2b-sandbox-id")
+        if target is None:
+            return _same(headers.get("x-api-key"), self._api_key)
+        sandbox = self.sandboxes.get(target)
+        return sandbox is not None and sandbox.admits(headers)
 
     def __call__(self, request: Request) -> Response:
         target = request.headers.get("e2b-sandbox-id")
@@ -107,7 +148,8 @@ class E2BServer:
             if request.method == "POST":
                 return json_response(_created(self._create(request)), 201)
             with self._lock:
-                return json_response([_detail(s) for s in self.sandboxes.values()])
+                sandboxes = list(self.sandboxes.values())
+            return json_response([_detail(s) for s in sandboxes])
         sandbox = self.sandboxes.get(parts[1])
         if sandbox is None:
             return json_response({"code": 404, "message": f"sandbox {parts[1]} not found"}, 404)
@@ -118,8 +160,8 @@ class E2BServer:
         if request.method == "GET" and not action:
             return json_response(_detail(sandbox))
         if request.method == "POST" and action in ("timeout", "connect"):
-            ends = time.time() + _timeout(request.json_object())
-            sandbox.ends = ends if action == "timeout" else max(ends, sandbox.ends)
+            seconds = _timeout(request.json_object())
+            sandbox.renew(seconds if action == "timeout" else max(seconds, sandbox.left))
             return Response(204) if action == "timeout" else json_response(_created(sandbox))
         if request.method == "PUT" and action == "network":
             sandbox.network = request.json_object()
@@ -130,15 +172,30 @@ class E2BServer:
         asked = request.json_object()
         timeout = _timeout(asked)
         strings(asked.get("envVars"), "envVars")
+        strings(
+            asked.get("metadata"), "metadata"
+        )  # whose list all clients see: one that cannot be shown would spoil it for them
         identity = request.headers.get("idempotency-key")
-        with self._lock:
-            if identity is not None and identity in self._made:
-                return self._made[identity]
-            sandbox = Sandbox(self._make(asked), asked, timeout)
-            self.sandboxes[sandbox.id] = sandbox
-            if identity is not None:
-                self._made[identity] = sandbox
-            return sandbox
+        # One that is repeated waits for the first; others do not wait for it, nor whoever lists or ends sandboxes.
+        with self._places.of(identity) if identity is not None else nullcontext():
+            with self._lock:
+                if identity is not None and identity in self._made:
+                    return self._made[identity]
+            try:
+                machine = self._make(asked)
+            except PolicyError as error:
+                raise BadRequest(str(error)) from None
+            sandbox = Sandbox(machine, asked, timeout)
+            with self._lock:
+                closed = self._stop.is_set()
+                if not closed:
+                    self.sandboxes[sandbox.id] = sandbox
+                    if identity is not None:
+                        self._made[identity] = sandbox
+        if closed:
+            machine.close()
+            raise Hangup
+        return sandbox
 
     def end(self, sandbox_id: str) -> None:
         """End a sandbox; nothing if there is none."""
@@ -148,19 +205,25 @@ class E2BServer:
         if sandbox is not None:
             sandbox.machine.close()
 
+    def _end_all(self, sandboxes: Iterable[Sandbox]) -> None:
+        for sandbox in sandboxes:
+            try:
+                self.end(sandbox.id)
+            except Exception:  # one that cannot be ended must not keep the others
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+
     def _reap(self) -> None:
         while not self._stop.wait(0.2):
-            now = time.time()
-            for sandbox in list(self.sandboxes.values()):
-                if sandbox.ends <= now:
-                    self.end(sandbox.id)
+            with self._lock:
+                over = [sandbox for sandbox in self.sandboxes.values() if sandbox.expired]
+            self._end_all(over)
 
     def close(self) -> None:
         """End every sandbox."""
-        self._stop.set()
+        with self._lock:
+            self._stop.set()
         self._reaper.join()
-        for sandbox_id in list(self.sandboxes):
-            self.end(sandbox_id)
+        self._end_all(list(self.sandboxes.values()))
 
 
 def _denied() -> Response:

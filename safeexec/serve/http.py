@@ -12,6 +12,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 MAX_BODY = 64 * 2**20
+MAX_CONNECTIONS = 512
+"""At once: each holds a thread. More are closed unanswered."""
+_MAX_TRAILERS = 100
+_LINE = 1024
 
 
 class Hangup(Exception):
@@ -54,6 +58,8 @@ class Response:
     status: int = 200
     body: bytes | Iterable[bytes] = b""
     headers: dict[str, str] = field(default_factory=dict)
+    over: Callable[[], object] = lambda: None
+    """Called once when nothing of it will be sent any more, also where its pieces were never asked for."""
 
 
 def json_response(data: Any, status: int = 200) -> Response:
@@ -62,6 +68,7 @@ def json_response(data: Any, status: int = 200) -> Response:
 
 
 App = Callable[[Request], Response]
+"""What answers requests. Where it has an `admits`, that is asked with the path and the headers before a body is read: strangers' are not."""
 
 
 class Server:
@@ -93,6 +100,9 @@ class _HTTPServer(ThreadingHTTPServer):
         self._connections: set[socket.socket] = set()
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        if len(self._connections) >= MAX_CONNECTIONS:
+            self.shutdown_request(request)
+            return
         self._connections.add(request)
         super().process_request(request, client_address)
 
@@ -124,8 +134,11 @@ def _number(text: str, base: int) -> int:
 
 
 def _handler(app: App) -> type[BaseHTTPRequestHandler]:
+    admits: Callable[[str, Mapping[str, str]], bool] = getattr(app, "admits", lambda path, headers: True)
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        server_version, sys_version = "safeexec", ""  # strangers need not know which Python has which holes
         disable_nagle_algorithm = True  # 40 ms for each small answer otherwise
         wbufsize = -1  # head and body in one packet
         timeout = 300  # a client that says nothing for so long must not hold a thread
@@ -135,45 +148,88 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self) -> None:
             try:
+                response = self._respond()
                 try:
-                    body = self._read_body()
-                except ValueError as error:
-                    # What follows on this connection cannot be told from the body.
-                    self.close_connection = True
-                    self._answer(json_response({"code": 400, "message": f"a malformed body: {error}"}, 400))
-                    return
-                if body is None:
-                    self.close_connection = True
-                    self._answer(json_response({"code": 413, "message": "the body is too large"}, 413))
-                    return
-                url = urlsplit(self.path)
-                query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                try:
-                    response = app(Request(self.command, unquote(url.path), query, headers, body))
-                except BadRequest as error:
-                    response = json_response({"code": 400, "message": str(error)}, 400)
-                self._answer(response)
+                    self._answer(response)
+                finally:
+                    response.over()
             except (Hangup, ConnectionError):
                 self.close_connection = True
 
         do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
 
-        def _read_body(self) -> bytes | None:
+        def _respond(self) -> Response:
+            url = urlsplit(self.path)
+            path = unquote(url.path)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            try:
+                length = self._length()
+                if length is not None and length > MAX_BODY:
+                    return self._refusal(413, "the body is too large")
+                if length != 0 and not admits(path, headers):
+                    # Unread: sixty-four megabytes for each connection are not for those who have no key.
+                    self.close_connection = True
+                    body: bytes | None = b""
+                else:
+                    body = self._chunks() if length is None else self.rfile.read(length)
+            except ValueError as error:
+                return self._refusal(400, f"a malformed body: {error}")
+            if body is None:
+                return self._refusal(413, "the body is too large")
+            if length and not self.close_connection and len(body) < length:
+                raise ConnectionError  # half a file must not be taken for a whole one
+            query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
+            try:
+                return app(Request(self.command, path, query, headers, body))
+            except BadRequest as error:
+                return json_response({"code": 400, "message": str(error)}, 400)
+            except (Hangup, ConnectionError):
+                raise
+            except Exception:
+                # What went wrong is for whoever runs this. A client hears that it was not its fault, and nothing of paths and lines.
+                self.server.handle_error(self.request, self.client_address)
+                return json_response({"code": 500, "message": "the server failed"}, 500)
+
+        def _refusal(self, status: int, message: str) -> Response:
+            self.close_connection = True  # what follows on this connection cannot be told from the body
+            return json_response({"code": status, "message": message}, status)
+
+        def _length(self) -> int | None:
+            """Bytes of the body, None where it comes in chunks. Raises ValueError for what a server before this one could read otherwise."""
+            lengths = self.headers.get_all("Content-Length") or []
+            encodings = self.headers.get_all("Transfer-Encoding") or []
+            if not encodings:
+                if len(lengths) > 1:
+                    raise ValueError("two lengths")
+                return _number(lengths[0], 10) if lengths else 0
+            if lengths or [encoding.strip().lower() for encoding in encodings] != ["chunked"]:
+                raise ValueError("a Transfer-Encoding that is not plain 'chunked', or beside a Content-Length")
+            return None
+
+        def _line(self) -> bytes:
+            line = self.rfile.readline(_LINE)
+            if not line.endswith(b"\n"):
+                raise ValueError("a line without end")
+            return line.rstrip(b"\r\n")
+
+        def _chunks(self) -> bytes | None:
             """The body, None if it is too large. Raises ValueError."""
-            if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
-                length = _number(self.headers.get("Content-Length") or "0", 10)
-                return self.rfile.read(length) if length <= MAX_BODY else None
-            parts, total = [], 0
+            data = bytearray()
             while True:
-                size = _number(self.rfile.readline(64).split(b";")[0].strip().decode("latin-1"), 16)
-                total += size
-                if total > MAX_BODY:
-                    return None
-                parts.append(self.rfile.read(size))
-                self.rfile.readline(64)
+                size = _number(self._line().split(b";")[0].strip().decode("latin-1"), 16)
                 if not size:
-                    return b"".join(parts)
+                    break
+                if len(data) + size > MAX_BODY:
+                    return None
+                data += self.rfile.read(size)
+                if self._line():
+                    raise ValueError("a chunk of another length than it says")
+            for _ in range(
+                _MAX_TRAILERS
+            ):  # read, and left out: as the beginning of the next request they would be somebody's smuggled one
+                if not self._line():
+                    return bytes(data)
+            raise ValueError("endless trailers")
 
         def _answer(self, response: Response) -> None:
             self.send_response(response.status)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from safeexec.errors import SafeExecError
+from safeexec.cli.values import shown
+from safeexec.errors import BackendUnavailable, SafeExecError
 from safeexec.result import Result
 from safeexec.serve.http import BadRequest, Request, Response, json_response
 from safeexec.serve.machine import Machine
@@ -77,17 +78,20 @@ class Interpreter:
         return Response(200, self._lines(code, context, env, self._count), {"Content-Type": "application/x-ndjson"})
 
     def _lines(self, code: str, context: str | None, env: dict[str, str], count: int) -> Iterator[bytes]:
-        events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        events = _Waiting()
 
         def on_output(piece: Output) -> None:
-            events.put({"type": piece.stream, "text": str(piece), "timestamp": time.time_ns()})
+            events.output(piece.stream, str(piece))
 
         def work() -> None:
             try:
                 for event in _events(self._machine.execute(context, code, on_output, env)):
                     events.put(event)
             except (SafeExecError, KeyError) as error:
-                events.put({"type": "error", "name": type(error).__name__, "value": str(error), "traceback": ""})
+                events.put(_trouble(error))
+            except BaseException:
+                events.put(_trouble(RuntimeError("the server failed")))
+                raise  # to threading.excepthook: for whoever runs the server
             finally:
                 events.put(None)
 
@@ -95,13 +99,59 @@ class Interpreter:
         threading.Thread(target=work, name="safeexec-serve-execute", daemon=True).start()
         while True:
             try:
-                event = events.get(timeout=KEEPALIVE)
-            except queue.Empty:
+                event = events.get(KEEPALIVE)
+            except TimeoutError:
                 event = {"type": "keepalive"}
             if event is None:
                 break
             yield _line(event)
         yield _line({"type": "end_of_execution"})
+
+
+class _Waiting:
+    """Events that a client has not taken yet. Output that waits is one event: a program that prints a million single characters must not make a million."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._events: deque[dict[str, Any] | None] = deque()
+        self._pieces: list[str] | None = None
+        """Of the last event, where that is output."""
+
+    def output(self, stream: str, text: str) -> None:
+        with self._changed:
+            last = self._events[-1] if self._events else None
+            if last is not None and self._pieces is not None and last["type"] == stream:
+                self._pieces.append(text)
+                return
+            self._pieces = [text]
+            self._put({"type": stream, "text": self._pieces, "timestamp": time.time_ns()})
+
+    def put(self, event: dict[str, Any] | None) -> None:
+        with self._changed:
+            self._pieces = None
+            self._put(event)
+
+    def _put(self, event: dict[str, Any] | None) -> None:
+        self._events.append(event)
+        self._changed.notify()
+
+    def get(self, seconds: float) -> dict[str, Any] | None:
+        """The next one. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._events, seconds):
+                raise TimeoutError
+            event = self._events.popleft()
+            if not self._events:
+                self._pieces = None
+        if event is not None and type(event.get("text")) is list:
+            event["text"] = "".join(event["text"])
+        return event
+
+
+def _trouble(error: Exception) -> dict[str, Any]:
+    # Why there is no sandbox tells of the server's machine: sockets, images, paths.
+    text = "no sandbox can be had" if isinstance(error, BackendUnavailable) else str(error)
+    return {"type": "error", "name": type(error).__name__, "value": text, "traceback": ""}
 
 
 def _events(result: Result) -> Iterator[dict[str, Any]]:
@@ -114,7 +164,7 @@ def _events(result: Result) -> Iterator[dict[str, Any]]:
         error = result.error
         yield {"type": "error", "name": error.type, "value": error.message, "traceback": error.traceback or str(error)}
     elif result.value is not None:
-        yield {"type": "result", "is_main_result": True, "text": repr(result.value)}
+        yield {"type": "result", "is_main_result": True, "text": shown(result.value)}
 
 
 def strings(data: Any, name: str) -> dict[str, str]:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from safeexec.errors import SessionBusy, SessionClosed
 from safeexec.executor import Executor
+from safeexec.files import Files
 from safeexec.result import Result
 from safeexec.session import Session
 from safeexec.step import Output
+
+MOST_WAITING = 16
+"""Executions of one context at once, the one that runs among them."""
 
 _SET_ENV = """import os as safeexec_os
 safeexec_env = {{name: safeexec_os.environ.get(name) for name in {0!r}}}
@@ -137,42 +143,58 @@ class ExecutorMachine(Machine):
         self._executor = executor
         self._policy = executor.policy.replace(env={**executor.policy.env, **(env or {})})
         self._lock = threading.Lock()
-        self._sessions: dict[str | None, Session] = {}
+        self._sessions: dict[str | None, _Context] = {}
         self._closed = False
 
-    def _session(self, name: str | None) -> Session:
+    def _context(self, name: str | None) -> _Context:
         with self._lock:
-            session = self._sessions.get(name)
-            if session is None and name is not None:
-                raise KeyError(name)
-            # The default one comes back after a step that cost it its life; one that was asked for by name does not, unasked.
-            if session is None or (session.closed and name is None):
-                session = self._sessions[name] = self._executor.session(policy=self._policy)
-            return session
+            context = self._sessions.get(name)
+        if context is None and name is not None:
+            raise KeyError(name)
+        # The default one comes back after a step that cost it its life; one that was asked for by name does not, unasked.
+        if context is None or (context.session.closed and name is None):
+            context = self._add(name, context)
+        return context
+
+    def _add(self, name: str | None, instead: _Context | None = None) -> _Context:
+        """A fresh context under `name`, unless another thread has put one there `instead` meanwhile. Raises SessionClosed."""
+        # Outside the lock: a container, or a vendor's machine, takes seconds, and lists, other contexts and the end would wait for it.
+        made = _Context(self._executor.session(policy=self._policy))
+        with self._lock:
+            closed, there = self._closed, self._sessions.get(name)
+            kept = there if there is not instead and there is not None else made
+            if not closed:
+                self._sessions[name] = kept
+        if closed or kept is not made:
+            made.session.close()
+        if closed:  # or it would run on, and nobody would end it
+            raise SessionClosed("the sandbox has ended")
+        return kept
 
     def execute(
         self, context: str | None, code: str, on_output: Callable[[Output], object], env: Mapping[str, str]
     ) -> Result:
-        session = self._session(context)
-        if not env:
-            return session.run(code, on_output=on_output)
-        ready = session.run(_SET_ENV.format(dict(env)))
-        if ready.error is not None:
-            return ready
-        result = session.run(code, on_output=on_output)
-        if not session.closed:
-            session.run(_RESTORE_ENV)
-        return result
+        found = self._context(context)
+        with found.taking_turns():  # as E2B does: and the environment of one execution is not another's
+            session = found.session
+            if not env:
+                return session.run(code, on_output=on_output)
+            ready = session.run(_SET_ENV.format(dict(env)))
+            if ready.error is not None:
+                return ready
+            try:
+                return session.run(code, on_output=on_output)
+            finally:
+                if not session.closed:
+                    session.run(_RESTORE_ENV)
 
     def add_context(self, name: str) -> None:
-        session = self._executor.session(policy=self._policy)
-        with self._lock:
-            self._sessions[name] = session
+        self._add(name)
 
     def remove_context(self, name: str) -> None:
         with self._lock:
-            session = self._sessions.pop(name)
-        session.close()
+            context = self._sessions.pop(name)
+        context.session.close()
 
     def restart_context(self, name: str) -> None:
         self.remove_context(name)
@@ -182,21 +204,25 @@ class ExecutorMachine(Machine):
         with self._lock:
             return [name for name in self._sessions if name is not None]
 
+    @property
+    def _files(self) -> Files:
+        return self._context(None).session.files
+
     def _name(self, path: str) -> str:
         if path.startswith(self.home + "/"):
             path = path[len(self.home) + 1 :]
         return path.lstrip("/")
 
     def read(self, path: str) -> bytes:
-        return self._session(None).files.read(self._name(path))
+        return self._files.read(self._name(path))
 
     def write(self, path: str, data: bytes) -> None:
-        self._session(None).files.write(self._name(path), data)
+        self._files.write(self._name(path), data)
 
     def entries(self, path: str) -> list[Entry]:
         below = "" if path.rstrip("/") in ("", ".", self.home) else self._name(path).rstrip("/") + "/"
         found: dict[str, Entry] = {}
-        for info in self._session(None).files.list():
+        for info in self._files.list():
             if info.name.startswith(below):
                 first, deeper, _ = info.name[len(below) :].partition("/")
                 where = f"{self.home}/{below}{first}"
@@ -209,7 +235,7 @@ class ExecutorMachine(Machine):
         name = self._name(path).rstrip("/")
         if path.rstrip("/") in ("", self.home):
             return Entry(self.home, 0, True)
-        for info in self._session(None).files.list():
+        for info in self._files.list():
             if info.name == name:
                 return Entry(f"{self.home}/{name}", info.size)
             if info.name.startswith(name + "/"):
@@ -218,7 +244,7 @@ class ExecutorMachine(Machine):
 
     def remove(self, path: str) -> None:
         entry = self.stat(path)
-        files = self._session(None).files
+        files = self._files
         name = self._name(path).rstrip("/")
         for info in files.list():
             if info.name == name or (entry.folder and info.name.startswith(name + "/")):
@@ -228,15 +254,39 @@ class ExecutorMachine(Machine):
         raise Unsupported("folders come with the files in them")
 
     def move(self, source: str, target: str) -> None:
-        self.write(target, self.read(source))
-        self.remove(source)
+        data = self.read(source)
+        if self._name(source) != self._name(target):  # which removing would lose
+            self.write(target, data)
+            self.remove(source)
 
     def start(self, words: list[str], env: Mapping[str, str], folder: str | None) -> Process:
         raise Unsupported("this sandbox runs Python code, no commands")
 
     def close(self) -> None:
         with self._lock:
-            sessions = list(self._sessions.values())
+            self._closed = True
+            contexts = list(self._sessions.values())
             self._sessions.clear()
-        for session in sessions:
-            session.close()
+        with ExitStack() as ending:  # all of them, whatever happens to one
+            for context in contexts:
+                ending.callback(context.session.close)
+
+
+class _Context:
+    """A session, and whose turn it is to run code in it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._turn = threading.Lock()
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
+
+    @contextmanager
+    def taking_turns(self) -> Iterator[None]:
+        """Alone. Raises SessionBusy where too many wait already: each is a thread, also where its client has gone."""
+        if not self._places.acquire(blocking=False):
+            raise SessionBusy(f"{MOST_WAITING} executions wait for this context")
+        try:
+            with self._turn:
+                yield
+        finally:
+            self._places.release()

@@ -78,7 +78,7 @@ class Processes:
             return self._start(single(request))
         if method == "Connect":
             running = self._find(single(request))
-            return stream(self._events(running, running.listen()))
+            return self._streamed(running, running.listen())
         if method == "StreamInput":
             return self._stream_input(request)
         data = request.json_object()
@@ -135,26 +135,27 @@ class Processes:
                     self._running.pop(process.pid, None)
 
         threading.Thread(target=pump, name="safeexec-serve-process", daemon=True).start()
-        return stream(self._events(running, listener))
+        return self._streamed(running, listener)
+
+    def _streamed(self, running: _Running, listener: queue.Queue[tuple[str, Any]]) -> Response:
+        # Not by the end of the events themselves: a client that is gone before the first was sent would hold the process back for ever.
+        return stream(self._events(running, listener), lambda: running.leave(listener))
 
     def _events(self, running: _Running, listener: queue.Queue[tuple[str, Any]]) -> Iterator[Any]:
-        try:
-            yield {"event": {"start": {"pid": running.process.pid}}}
-            while True:
-                try:
-                    kind, value = listener.get(timeout=KEEPALIVE)
-                except queue.Empty:
-                    yield {"event": {"keepalive": {}}}
-                    continue
-                if kind == "exit":
-                    end: dict[str, Any] = {"exitCode": value, "exited": value >= 0, "status": f"exit status {value}"}
-                    if value < 0:
-                        end["error"] = end["status"] = f"signal: {-value}"
-                    yield {"event": {"end": end}}
-                    return
-                yield {"event": {"data": {kind: base64.b64encode(value).decode()}}}
-        finally:
-            running.leave(listener)
+        yield {"event": {"start": {"pid": running.process.pid}}}
+        while True:
+            try:
+                kind, value = listener.get(timeout=KEEPALIVE)
+            except queue.Empty:
+                yield {"event": {"keepalive": {}}}
+                continue
+            if kind == "exit":
+                end: dict[str, Any] = {"exitCode": value, "exited": value >= 0, "status": f"exit status {value}"}
+                if value < 0:
+                    end["error"] = end["status"] = f"signal: {-value}"
+                yield {"event": {"end": end}}
+                return
+            yield {"event": {"data": {kind: base64.b64encode(value).decode()}}}
 
     def _stream_input(self, request: Request) -> Response:
         running: _Running | None = None

@@ -57,7 +57,7 @@ class Hub(Server):
                 ],
             )
         if path.startswith("/api/"):
-            names = [{"rfilename": name} for name in self.files]
+            names = [{"rfilename": name, "size": len(data)} for name, data in self.files.items()]
             about = {
                 "id": "me/AlfredAgent",
                 "sha": COMMIT,

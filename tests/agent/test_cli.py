@@ -192,6 +192,12 @@ def test_openai_with_a_key_from_dotenv_which_sets_nothing_but_keys(folder: Path)
         assert "sk-" not in done.stdout + done.stderr
 
 
+def test_a_dotenv_that_no_environment_can_hold_is_reported(folder: Path) -> None:
+    (folder / ".env").write_text("OPENAI_API_KEY=a\0b\n")
+    done = agent(folder, "Go.", "--model", "script:two.md", "--sandbox", "local")
+    assert done.returncode == 2 and "OPENAI_API_KEY has a NUL" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_tools_helpers_and_imports(folder: Path) -> None:
     (folder / "mytools.py").write_text(
         "from safeexec_agent import tool\n\n@tool\ndef shout(text: str) -> str:\n    '''Shouts.\n\n    Args:\n        text: What.\n    '''\n    return text.upper()\n"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import threading
+import types
 from pathlib import Path
+from typing import Any
 
 import mcp
 import pytest
 
 from safeexec import Image
+from safeexec.testing.base import eventually
 from safeexec_agent import AgentError, ToolCollection
-from safeexec_agent.mcp_tools import _identifier
+from safeexec_agent.mcp_tools import McpTool, _identifier
 from tests.agent.conftest import Make, code
 
 SERVER = '''
@@ -50,7 +53,24 @@ def test_tools_of_a_stdio_server(make: Make, tmp_path: Path) -> None:
         agent = make([code(program)], [*collection.tools])
         assert agent.run("Shop.") == Image("image/png", b"\x89PNG")
         assert agent.memory.actions[0].observations == "5 {'EUR': 3.5} {'GBP': 3.5}\nfailed True"
-    assert not [t for t in threading.enumerate() if t.name == "safeexec-mcp"] and threading.active_count() <= before + 2
+    assert not [t for t in threading.enumerate() if t.name == "safeexec-mcp"]
+    assert eventually(lambda: threading.active_count() <= before + 2), "those that ran its tools idle for some seconds"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"properties": [1]}, {"properties": {"a": 5, "b": {"type": ["string", "null"]}}, "required": 5}, {"properties": {"a-b": {}, "a_b": {}, "a.b": {}}}, {}, None],
+)  # fmt: skip
+def test_whatever_a_server_says_of_its_parameters_makes_a_tool(schema: Any) -> None:
+    asked: list[Any] = []
+
+    def call(name: str, given: Any) -> Any:
+        asked.append(given)
+        return types.SimpleNamespace(content=[], is_error=False, structured_content={"result": 1})
+
+    made = McpTool(types.SimpleNamespace(name="t", description="d", input_schema=schema), call)
+    assert made(**dict.fromkeys(made.inputs, 1)) == 1
+    assert len(asked[0]) == len(made.inputs) == (3 if schema and "a-b" in schema["properties"] else len(made.inputs))
 
 
 def test_a_server_that_does_not_start_says_so() -> None:

@@ -73,6 +73,8 @@ def test_a_run_is_saved_and_gone_on_with(make: Make, tmp_path: Path) -> None:
         {"format": 1, "system_prompt": "", "steps": [{"kind": "task", "task": "x", "other": 1}]},
         {"format": 1, "system_prompt": "", "steps": [{"kind": "final", "output": {"$type": "os.system"}}]},
         {"format": 1, "system_prompt": "", "steps": [{"kind": "action", "step_number": 1, "timing": "x"}]},
+        {"format": 1, "system_prompt": "", "steps": [{"kind": "final", "output": {"$type": "Fraction", "numerator": 1, "denominator": 0}}]},
+        {"format": 1, "system_prompt": "", "steps": [{"kind": "final", "output": {"$type": "Decimal", "value": "x"}}]},
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_run_is_refused(make: Make, tmp_path: Path, data: Any) -> None:
@@ -82,8 +84,9 @@ def test_a_file_that_is_no_run_is_refused(make: Make, tmp_path: Path, data: Any)
         make([]).load(path)
 
 
-def test_a_file_that_is_no_json_is_refused(make: Make, tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_a_file_that_is_no_json_is_refused(make: Make, tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
     with pytest.raises(AgentError, match="not a saved run"):
         make([]).load(tmp_path / "run.json")
 

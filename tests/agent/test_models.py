@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,33 @@ def test_a_stream_that_never_ends_is_cut_by_time_and_by_length() -> None:
             ask(model(server, timeout=0.5), HELLO, on_delta=lambda piece: None)
     with serving(endless("y" * 50_000)) as server:
         assert MAX_REPLY < len(ask(model(server), HELLO, on_delta=lambda piece: None).text) < 2 * MAX_REPLY
+
+
+def test_an_answer_that_is_given_up_is_ended_at_once() -> None:
+    """Whoever is interrupted amid it keeps no connection, and the endpoint does not go on writing what nobody reads."""
+    hung_up = threading.Event()
+
+    def endless(handler: Any) -> None:
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+        line = json.dumps({**chunk, "choices": [{"index": 0, "delta": {"content": "x"}}]})
+        try:
+            while not server.stop.wait(0.01):
+                handler.wfile.write(f"data: {line}\n\n".encode())
+        except OSError:
+            hung_up.set()
+
+    def stop(piece: str) -> None:
+        raise KeyError("enough")
+
+    gc.disable()
+    try:
+        with serving(events([], end=False, then=endless)) as server:
+            asked = model(server)
+            with pytest.raises(KeyError):
+                ask(asked, HELLO, on_delta=stop)
+            assert hung_up.wait(10)
+    finally:
+        gc.enable()
 
 
 def test_a_broken_stream_is_a_model_error() -> None:

@@ -93,3 +93,8 @@ def test_a_huge_reply_costs_little(piece: str) -> None:
         assert len(str(error)) < 5_000
     else:
         assert found and found in text
+
+
+def test_a_reply_that_would_take_gigabytes_to_parse_is_no_program() -> None:
+    with pytest.raises(ParseError):
+        parse_code("import a" + ".b" * 49_000)

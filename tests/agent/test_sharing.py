@@ -463,3 +463,55 @@ def test_a_link_that_leads_out_of_the_folder_is_not_read(tmp_path: Path) -> None
     (folder / "agent.json").symlink_to(tmp_path / "more" / "agent.json")
     with pytest.raises(AgentError, match=r"leads out"):
         CodeAgent.from_folder(folder, model=ScriptedModel([]), verbosity_level=0)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"managed_agents/a/tools/large.py": b"x" * 1_000_001},
+        {"tools/large.py": b"#" * 1_000_001},
+        {f"managed_agents/a{number}/agent.json": b"{}" for number in range(1001)},
+    ],
+)
+def test_a_space_as_large_as_the_disk_is_not_fetched(hub: Hub, files: dict[str, bytes]) -> None:
+    from safeexec_agent.sharing import download
+
+    hub.files.update({"agent.json": b"{}", **files})
+    with pytest.raises(AgentError, match=r"larger than|1000 are read"):
+        download("me/AlfredAgent", None, None)
+    assert not any("/resolve/" in path for _, path, _, _ in hub.requests)
+
+
+def test_what_is_no_part_of_an_agent_is_not_fetched(hub: Hub) -> None:
+    from safeexec_agent.sharing import download
+
+    others = (
+        "managed_agents/a/weights.bin",
+        "tools/../x.py",
+        "tools/[a].py",
+        "managed_agents/huge",
+        "app.py",
+        "tools/deep/x.py",
+    )
+    hub.files.update(
+        {"agent.json": b"{}", "managed_agents/a/agent.json": b"{}", "tools/x.py": b"", **dict.fromkeys(others, b"x")}
+    )
+    folder = download("me/AlfredAgent", None, None)
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == {"agent.json", "managed_agents/a/agent.json", "tools/x.py"}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import a" + ".b" * 90_000, "dots"),
+        ("a;" * 150_000, "longer than"),
+        ("class T:\n    name = 'large'\n    x = " + "+".join(["1"] * 5000), "recursion"),
+    ],
+)
+def test_a_tool_that_would_take_gigabytes_to_parse_is_refused(tmp_path: Path, source: str, said: str) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "large.py").write_text(source)
+    (tmp_path / "agent.json").write_text(json.dumps({"tools": ["large"], "model": {"class": "OpenAIModel"}}))
+    with pytest.raises(AgentError, match=said):
+        CodeAgent.from_folder(tmp_path, model=ScriptedModel([]), sandbox="local", verbosity_level=0)

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from safeexec_agent import ModelError, tool
+from safeexec_agent import ModelError, telemetry, tool
 from tests.agent.conftest import Make, code
 from tests.agent.loopback import body, serving
 
@@ -81,6 +81,17 @@ def test_failures_are_marked(make: Make, spans: InMemorySpanExporter) -> None:
     assert (
         found["invoke_agent"][0].attributes["error.type"] == "ModelError" and not found["invoke_agent"][0].status.is_ok
     )
+
+
+def test_what_a_guest_says_fits_into_a_span(make: Make, spans: InMemorySpanExporter) -> None:
+    """An exporter refuses text that is no Unicode, and an int of five thousand digits has no repr: the call must not fail over that."""
+    with telemetry.span("TOOL", "x") as span:
+        span.fail("\ud800Error" + "x" * 1000, "\ud800")
+        span.content(output_value=10**5000)
+    (found,) = spans.get_finished_spans()
+    assert found.attributes is not None
+    kind = str(found.attributes["error.type"])
+    assert kind.startswith("\\ud800Error") and len(kind) < 300 and found.attributes["output.value"]
 
 
 def test_content_is_left_out_when_the_user_says_so(

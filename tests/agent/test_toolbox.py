@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import sys
+import threading
+import time
 import types
 from typing import Any
 
@@ -120,6 +123,75 @@ def test_caps_on_size_time_redirects_and_kind() -> None:
                 visit(server)(url=server.url)
     with serving(body("é".encode("latin-1"), kind="text/plain; charset=no-such-charset")) as server:
         assert visit(server)(url=server.url) == "\ufffd"
+
+
+def test_a_page_that_unpacks_twice_is_not_unpacked() -> None:
+    """A server says how often; 266 bytes became sixty megabytes, and as many again for each step on the way."""
+    bomb = gzip.compress(gzip.compress(b"a" * 10_000_000))
+    with serving(body(bomb, **HTML, content_encoding="gzip, gzip")) as server:
+        with pytest.raises(RuntimeError, match="gzip, gzip, which was not asked for"):
+            visit(server)(url=server.url)
+        assert server.requests[0][2]["accept-encoding"] == "gzip"
+    with serving(body(b"no gzip", **HTML, content_encoding="gzip")) as server:
+        with pytest.raises(RuntimeError, match="damaged"):
+            visit(server)(url=server.url)
+
+
+def test_unpacking_holds_no_more_than_the_bound() -> None:
+    import tracemalloc
+
+    from safeexec_agent.pages import unpacked
+
+    bomb = gzip.compress(b"a" * 20_000_000)
+    tracemalloc.start()
+    try:
+        assert unpacked([bomb], "gzip", 100_000) == b"a" * 100_000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert unpacked([b"ab", b"cd"], "", 3) == b"abc" and unpacked([], "gzip", 3) == b""
+
+
+def test_a_head_that_never_ends_is_given_up_in_time() -> None:
+    def drip(handler: Any) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        for number in range(1000):
+            handler.wfile.write(b"X-%d: y\r\n" % number)
+            if server.stop.wait(0.05):
+                return
+
+    with serving(drip) as server:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="took longer than"):
+            visit(server, timeout=0.4)(url=server.url)
+        assert time.monotonic() - began < 5
+
+
+def test_a_page_made_to_keep_the_reader_busy_ends_and_stops_nobody_else() -> None:
+    """Of half a million spaces markdownify's patterns have for hours, and hold the interpreter meanwhile."""
+    with serving(body("<p>a" + " " * 500_000 + "b</p>", **HTML)) as server:
+        ticks: list[float] = []
+        over = threading.Event()
+
+        def tick() -> None:
+            while not over.wait(0.05):
+                ticks.append(time.monotonic())
+
+        clock = threading.Thread(target=tick)
+        clock.start()
+        try:
+            with pytest.raises(RuntimeError, match="cannot be made into text within 1 s"):
+                visit(server, timeout=1)(url=server.url)
+        finally:
+            over.set()
+            clock.join()
+        assert max(after - before for before, after in itertools.pairwise(ticks)) < 0.9
+
+
+def test_a_page_that_is_nested_too_deep_is_reported() -> None:
+    with serving(body("<div>" * 20_000, **HTML)) as server:
+        with pytest.raises(RuntimeError, match=r"cannot be made into text: .*Recursion"):
+            visit(server)(url=server.url)
 
 
 def test_proxies_of_the_environment_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,13 @@ def test_where_nothing_can_be_written_down_the_model_is_told(make: Make, tmp_pat
     agent = make([code("x"), code("final_answer(2)")])
     assert agent.run("task", resume=path) == 2
     assert "sandbox was new" in (agent.memory.actions[1].observations or "")
+
+
+def test_a_process_that_was_killed_while_it_wrote_keeps_nobody_from_going_on(make: Make, tmp_path: Path) -> None:
+    """The one that takes the run up has the same process id, in a container: what the first left must not be in its way."""
+    path = tmp_path / "run.json"
+    (tmp_path / f".run.json.{os.getpid()}.part").write_text("half of it")
+    assert make([code("x = 1"), code("final_answer(x + 1)")]).run("task", resume=path) == 2
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,25 @@ def test_tools_of_the_current_directory_are_called_on_the_host(cli: Command) -> 
     assert sys.path[-1] == str(Path.cwd()), "the current directory must not come before the installed packages"
 
 
+def test_an_installed_tool_takes_nothing_from_the_current_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A checkout may hold a file of any name, such as that of a library which an installed module uses where it is there."""
+    from safeexec.cli.options import load_tool
+
+    installed, checkout = tmp_path / "installed", tmp_path / "checkout"
+    installed.mkdir()
+    checkout.mkdir()
+    (installed / "rooms_tool.py").write_text(
+        "try:\n    import rooms_optional\nexcept ImportError:\n    rooms_optional = None\ndef fast() -> bool:\n    return rooms_optional is not None\n"
+    )
+    (checkout / "rooms_optional.py").write_text("")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(installed)])
+    monkeypatch.chdir(checkout)
+    assert load_tool("rooms_tool:fast")() is False
+    assert "rooms_optional" not in sys.modules and str(checkout) not in sys.path
+
+
 def test_made_files_and_displays_are_listed_and_saved(cli: Command) -> None:
     code = """
 open('report.txt', 'w').write('made')

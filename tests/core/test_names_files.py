@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safeexec import Executor, LimitExceeded, Limits, Policy, PolicyError, Session, UnsafeName
+from safeexec import Executor, LimitExceeded, Limits, Policy, PolicyError, Session, UnsafeName, whole
+from safeexec.cli import save
 from safeexec.names import check_collisions, check_name
+from safeexec.snapshot import Snapshot
 from tests.support.plain import PlainBackend
 
 BAD = [
@@ -128,6 +130,46 @@ def test_link_planted_in_place_of_a_file_is_replaced_not_followed(session: Sessi
     session.files.save(target, ["out.txt"])
     assert victim.read_text() == "precious"
     assert not (target / "out.txt").is_symlink() and (target / "out.txt").read_text() == "mine"
+
+
+def test_what_a_process_that_was_killed_left_keeps_nobody_from_saving(session: Session, tmp_path: Path) -> None:
+    """Its successor in a container has the same process id, and would meet the same name each time."""
+    for name in ("out.txt", "state", "picture.png"):
+        (tmp_path / f".{name}.{os.getpid()}.part").write_bytes(b"half of it")
+    session.files.write("out.txt", "mine")
+    session.files.save(tmp_path)
+    Snapshot(b"x").save(tmp_path / "state")
+    save._write(tmp_path, "picture.png", b"y")
+    assert [(tmp_path / name).read_bytes() for name in ("out.txt", "state", "picture.png")] == [b"mine", b"x", b"y"]
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
+
+
+def test_two_threads_may_write_one_file(tmp_path: Path) -> None:
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    failed: list[OSError] = []
+
+    def work(data: bytes) -> None:
+        try:
+            for _ in range(20):
+                whole.write(tmp_path / "out", data)
+        except OSError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(data,)) for data in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and (tmp_path / "out").read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_long_name_is_written_and_what_fails_leaves_nothing(tmp_path: Path) -> None:
+    whole.write(tmp_path / ("\U0001f600" * 60), b"x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        whole.write(tmp_path / "folder", b"x")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_hard_link_planted_in_place_of_a_file_is_replaced(session: Session, tmp_path: Path) -> None:

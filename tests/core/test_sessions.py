@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import safeexec
-from safeexec import Executor, Limits, Policy, PolicyError, Result, Session, SessionBusy, SessionClosed
+from safeexec import Executor, Limits, Policy, PolicyError, Result, Session, SessionBusy, SessionClosed, dropped
 from safeexec.testing.base import assert_closed, eventually
 from safeexec.testing.lifecycle import children, descriptors
 from tests.core.scripted import Peer, ScriptedBackend, threads_named
@@ -241,6 +241,60 @@ def test_dropped_sessions_leave_nothing(executor: Executor) -> None:
         executor.session().run("1")
     gc.collect()
     assert eventually(lambda: descriptors() <= before and children() <= below)
+
+
+def test_a_session_that_is_collected_amid_a_lock_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector runs at any line of any thread, also of one that holds what ending the guest would wait for."""
+    lock, ended = threading.Lock(), threading.Event()
+    backend = PlainBackend()
+    start = backend.start
+
+    def started(policy: Policy) -> Any:
+        guest = start(policy)
+        close = guest.close
+
+        def locked() -> None:
+            with lock:
+                close()
+            ended.set()
+
+        monkeypatch.setattr(guest, "close", locked)
+        return guest
+
+    monkeypatch.setattr(backend, "start", started)
+    with Executor(backend) as executor:
+        executor.session().run("1")
+
+        def collect() -> None:
+            with lock:
+                gc.collect()
+
+        thread = threading.Thread(target=collect, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive() and ended.wait(10)
+
+
+def test_trouble_with_one_dropped_guest_keeps_no_other_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: said.append(str(args.exc_value)))
+    ended: list[int] = []
+
+    class Dropped:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def kill(self) -> None:
+            if self.number == 1:
+                raise OSError("trouble")
+
+        def close(self) -> None:
+            ended.append(self.number)
+
+    for number in range(4):
+        dropped.end(Dropped(number))  # type: ignore[arg-type]
+    assert eventually(lambda: sorted(ended) == [0, 1, 2, 3]) and said == ["trouble"]
+    assert eventually(lambda: not dropped._busy.locked())
 
 
 @pytest.mark.parametrize("code", [5, None, b"1", ["1"]])

@@ -137,3 +137,8 @@ def test_policy_of_the_frame_comes_before_the_markup_and_allows_no_request() -> 
     policy = tags[1][1]["content"]
     assert policy is not None and "default-src 'none'" in policy
     assert "script-src" not in policy and "http" not in policy
+
+
+def test_text_that_is_long_is_made_harmless_in_pieces() -> None:
+    text = "a\r\n\x1b" * 200_000
+    assert neutralise(text) == "a\n\\x1b" * 200_000

@@ -271,6 +271,36 @@ def test_connections_given_up_while_they_begin_do_not_pile_up(
     assert eventually(lambda: guest.open("site.test", site.port).settled() is None)
 
 
+def test_a_number_that_is_used_anew_is_ended_with_the_step(
+    wire: MakeWire, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of the connection that had the number before ends later, and must not take the new one out of what the step ends."""
+    from safeexec.egress import addresses
+
+    release = threading.Event()
+    first = threading.Event()
+
+    def resolve(name: str, port: int) -> list[str]:
+        if not first.is_set():
+            first.set()
+            release.wait(20)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(addresses, "resolve", resolve)
+    guest = opened(wire, site)
+    old = guest.open("site.test", site.port)
+    assert first.wait(20)
+    old.close()
+    header = {"t": "net", "op": "open", "id": old.number, "host": "site.test", "port": site.port}
+    guest.step.request(header, ())
+    assert old.settled() is None
+    release.set()
+    network = guest.step._network
+    assert eventually(lambda: network._threads == 1), "the thread of the first connection has ended"
+    guest.step.stop(tell=False)
+    assert eventually(lambda: network._threads == 0 and site.open == 0), "the second one is ended with the step"
+
+
 def test_a_connection_that_is_given_up_while_it_is_made_is_shut(wire: MakeWire) -> None:
 
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:

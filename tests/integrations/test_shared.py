@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from safeexec import Executor, FileInfo, Limits, Policy
+from safeexec import Executor, FileInfo, Limits, Policy, Session
 from safeexec.integrations import _code
 from safeexec.integrations._attachments import Attachment, files, pictures
 from safeexec.integrations._programs import Programs
@@ -20,6 +22,7 @@ from safeexec.integrations._shown import clip, failure, native
 from safeexec.integrations._streaming import run_streaming
 from safeexec.integrations._turns import Turns
 from safeexec.integrations.langgraph_codeact import eval_fn
+from safeexec.testing.base import eventually
 from safeexec.wire import Array, Image, Table
 from tests.support.lines import lines_of_code
 from tests.support.markdown import ROOT
@@ -75,6 +78,65 @@ def test_idle_conversations_are_closed_when_another_goes_on(executor: Executor) 
     with sessions.turn("two"):
         assert one.closed
     sessions.close()
+
+
+def test_idle_conversations_are_closed_where_nobody_comes_by_any_more(executor: Executor) -> None:
+    """A vendor's sandbox is renewed as long as its session is open: one that is forgotten would be paid for, for weeks."""
+    sessions = Sessions(executor, idle=0.2)
+    with sessions.turn("long") as long:
+        sessions.run("x = 1", "one")
+        one = sessions._kept.open()[-1]
+        assert one is not long and eventually(lambda: one.closed)
+        assert not long.closed, "a step that takes longer is no conversation without use"
+        assert long.run("1 + 1").value == 2
+    assert eventually(lambda: long.closed and not sessions._kept._places)
+    assert eventually(lambda: not any(thread.name == "safeexec-alarm" for thread in threading.enumerate()))
+    assert sessions.run("1 + 1", "long").text == "value: 2"
+    asyncio.run(sessions.arun("x = 1", "async"))
+    assert eventually(lambda: not sessions._kept._places)
+    sessions.close()
+
+
+def test_sessions_that_nobody_has_any_more_are_not_kept_by_their_clock(executor: Executor) -> None:
+    sessions = Sessions(executor, idle=1000)
+    sessions.run("x = 1")
+    kept = weakref.ref(sessions._kept)
+    alarm = sessions._kept._alarm
+    del sessions
+    gc.collect()
+    assert kept() is None
+    alarm.cancel()
+
+
+def test_a_cancelled_step_leaves_its_session_unused(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is cancelled while its session is made."""
+    making, go_on = threading.Event(), threading.Event()
+    fresh = sessions.fresh
+
+    def slow() -> Session:
+        making.set()
+        assert go_on.wait(20)
+        return fresh()
+
+    async def cancelled(ready: Callable[[], bool]) -> None:
+        task = asyncio.ensure_future(sessions.arun("while True: pass", "one"))
+        assert await asyncio.to_thread(eventually, ready)
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    monkeypatch.setattr(sessions, "fresh", slow)
+    asyncio.run(cancelled(making.is_set))
+    assert [place.users for place in sessions._kept._places.values()] == [0]
+    asyncio.run(cancelled(lambda: sessions._kept._places["one"].users == 1))
+    assert [place.users for place in sessions._kept._places.values()] == [0]
+
+
+def test_values_whose_digits_python_does_not_write_are_shown(sessions: Sessions) -> None:
+    """Of an int of more than 4300 digits there is no repr: a guest ended the host's run by it."""
+    assert sessions.run("[10 ** 5000]").text.startswith("value: [0x")
 
 
 def test_an_executor_of_its_own_is_closed_and_takes_the_options(executor: Executor) -> None:

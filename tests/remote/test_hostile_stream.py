@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from safeexec import wire
-from safeexec.backend import GuestDied
+from safeexec import Policy, wire
+from safeexec.backend import GuestDied, Wall
 from safeexec.testing.base import eventually
+from safeexec_backends._remote.backend import RemoteBackend, common_walls
 from safeexec_backends._remote.faults import Fault, Gone, Passing, Secret, retry
 from safeexec_backends._remote.guest import UNSENT, RemoteGuest, Transport
+from safeexec_backends._remote.keeper import Keeper
 from safeexec_backends._remote.lines import CHUNK, MAX_RECORD, Receiver, Sender
 
 
@@ -322,3 +324,100 @@ def test_secret_does_not_show() -> None:
     for way in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError):
             way(secret)
+
+
+def test_a_sandbox_for_which_there_is_no_thread_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs money until it expires, and nobody would know of it."""
+    transport = Scripted(iter(()))
+
+    class Vendor(RemoteBackend):
+        name = vendor = "vendor"
+
+        @property
+        def isolation(self) -> Mapping[str, Wall]:
+            return common_walls("a machine")
+
+        def open(self, policy: Policy) -> Transport:
+            return transport
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    backend = Vendor(Policy(), 1.0)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError):
+        backend.start(Policy())
+    assert transport.destroyed.is_set()
+
+
+def test_a_writer_that_could_not_be_started_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = Scripted(iter(()))
+    guest = RemoteGuest(transport, 2**20, lambda _: None)
+    start = threading.Thread.start
+
+    def no_writer(thread: threading.Thread) -> None:
+        if thread.name == "safeexec-remote-write":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_writer)
+        with pytest.raises(RuntimeError):
+            guest.send(({"t": "x"}, ()))
+    guest.send(({"t": "y"}, ()))
+    assert eventually(lambda: len(records(transport.written)) == 2)
+    guest.close()
+
+
+def records(data: bytes) -> list[tuple[str, bytes]]:
+    return list(Receiver().feed(data))
+
+
+class Sandbox:
+    """What a keeper renews."""
+
+    def __init__(self, answer: Callable[[], None] = lambda: None) -> None:
+        self._answer = answer
+        self.kept = 0
+        self.failed = ""
+
+    def keep(self) -> None:
+        self.kept += 1
+        self._answer()
+
+    def fail(self, reason: str) -> None:
+        self.failed = reason
+
+
+def test_sandboxes_of_which_a_vendor_says_nothing_let_no_other_expire() -> None:
+    silence = threading.Event()
+
+    def gone() -> None:
+        raise Gone("expired")
+
+    silent, others = [Sandbox(lambda: silence.wait(30) and None) for _ in range(5)], [Sandbox() for _ in range(40)]
+    lost = Sandbox(gone)
+    keeper = Keeper(0.05, [*silent, *others, lost])
+    keeper.wake()
+    try:
+        assert (
+            eventually(lambda: all(other.kept >= 3 for other in others))
+            and lost.failed == "the sandbox is gone: expired"
+        )
+        assert [one.kept for one in silent] == [1] * 5
+    finally:
+        keeper.stop()
+        silence.set()
+
+
+def test_no_trouble_with_a_sandbox_ends_the_keeper() -> None:
+    def trouble() -> None:
+        raise OSError("what no vendor's library should raise")
+
+    other = Sandbox()
+    keeper = Keeper(0.02, [Sandbox(trouble), other])
+    keeper.wake()
+    try:
+        assert eventually(lambda: other.kept >= 3)
+    finally:
+        keeper.stop()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import socket
 import struct
+import threading
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from safeexec import Executor, Policy
-from safeexec.serve.connect import envelope
+from safeexec import Executor, Policy, SessionBusy, SessionClosed
+from safeexec.serve import machine as machines
+from safeexec.serve.connect import envelope, stream
 from safeexec.serve.e2b import E2BServer
-from safeexec.serve.http import MAX_BODY, Server
+from safeexec.serve.http import MAX_BODY, Request, Response, Server
+from safeexec.serve.interpreter import _Waiting
 from safeexec.serve.machine import ExecutorMachine
 from safeexec.testing.base import eventually
 from tests.remote.conftest import KEY
@@ -262,16 +267,294 @@ def raw(served: Served, head: bytes) -> bytes:
         b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n",
         b"Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n",
         b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        # What a server in front could read otherwise: the rest would be the next request, and somebody else's.
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Content-Length: 0\r\nContent-Length: 5\r\n\r\nhello",
+        b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}garbage\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n2;" + b"x" * 5000 + b"\r\n{}\r\n0\r\n\r\n",
     ],
 )
 def test_malformed_lengths_are_refused(served: Served, head: bytes) -> None:
-    answer = raw(served, b"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\n" + head)
+    answer = raw(served, b"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: " + KEY.encode() + b"\r\n" + head)
     assert answer.startswith(b"HTTP/1.1 400")
 
 
 def test_body_that_is_too_large_is_refused_unread(served: Served) -> None:
     head = b"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY + 1)
     assert raw(served, head).startswith(b"HTTP/1.1 413")
+
+
+def test_trailers_are_no_request_of_their_own(served: Served) -> None:
+    before = len(served.app.sandboxes)
+    smuggled = b"DELETE /v2/sandboxes/x HTTP/1.1\r\nX-API-Key: " + KEY.encode() + b"\r\n"
+    head = b"GET /health HTTP/1.1\r\nHost: x\r\nX-API-Key: " + KEY.encode() + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = everything(served, head + b"0\r\n" + smuggled + b"\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1 and len(served.app.sandboxes) == before
+
+
+def everything(served: Served, data: bytes) -> bytes:
+    url = urlsplit(served.url)
+    with socket.create_connection((str(url.hostname), int(url.port or 0)), 10) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        found = b""
+        while piece := connection.recv(65536):
+            found += piece
+        return found
+
+
+@pytest.mark.parametrize("given", [b"", b"X-API-Key: wrong\r\n", b"E2b-Sandbox-Id: x\r\n"])
+@pytest.mark.parametrize("length", [b"Content-Length: 60000000", b"Transfer-Encoding: chunked"])
+def test_bodies_of_strangers_are_not_read(served: Served, given: bytes, length: bytes) -> None:
+    answer = raw(served, b"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\n" + given + length + b"\r\n\r\n")
+    assert answer.startswith((b"HTTP/1.1 401", b"HTTP/1.1 502")) and b"Python" not in answer
+
+
+def test_half_a_file_is_not_written(served: Served) -> None:
+    sandbox, token = served.create()
+    head = f"POST /files?path=half.txt HTTP/1.1\r\nHost: x\r\nE2b-Sandbox-Id: {sandbox}\r\nX-Access-Token: {token}\r\n"
+    assert everything(served, head.encode() + b"Content-Length: 100\r\n\r\nhalf of it") == b""
+    headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token}
+    assert served.ask("GET", "/files?path=half.txt", **headers)[0] == 404
+    served.app.end(sandbox)
+
+
+def test_more_connections_than_there_may_be_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safeexec.serve import http as serving
+
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 3)
+    server = Server(lambda request: Response(200, b"here"))
+    try:
+        place = ("127.0.0.1", urlsplit(server.url).port or 0)
+        idle = [socket.create_connection(place, 10) for _ in range(3)]
+        assert eventually(lambda: len(server._http._connections) == 3)
+        with socket.create_connection(place, 10) as surplus:
+            assert surplus.recv(1) == b""
+        for connection in idle:
+            connection.close()
+        assert eventually(lambda: not server._http._connections)
+        with socket.create_connection(place, 10) as later:
+            later.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert later.recv(100).startswith(b"HTTP/1.1 200")
+    finally:
+        server.close()
+
+
+def test_what_fails_here_is_told_to_nobody_outside(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(asked: Any) -> Any:
+        raise OSError(2, "no such file", "/home/operator/secret")
+
+    monkeypatch.setattr(served.app, "_make", failing)
+    status, answer = served.ask("POST", "/v2/sandboxes", {"templateID": "base"}, X_API_Key=KEY)
+    assert status == 500 and "secret" not in str(answer)
+    assert "/home/operator/secret" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [{"metadata": "x"}, {"metadata": {"a": 1}}, {"envVars": {"A=B": "1"}}])
+def test_creation_that_makes_no_sense_is_refused(served: Served, asked: Any) -> None:
+    assert served.ask("POST", "/v2/sandboxes", {"templateID": "base", **asked}, X_API_Key=KEY)[0] == 400
+    assert served.ask("GET", "/v2/sandboxes", X_API_Key=KEY) == (200, [])
+
+
+def test_a_slow_creation_holds_up_nobody(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    make, headers = served.app._make, {"X_API_Key": KEY, "Idempotency_Key": "slow"}
+    made: list[Any] = []
+
+    def slow(asked: Any) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return make(asked)
+
+    monkeypatch.setattr(served.app, "_make", slow)
+    same = [
+        threading.Thread(target=lambda: made.append(served.ask("POST", "/v2/sandboxes", {}, **headers))) for _ in "ab"
+    ]
+    for thread in same:
+        thread.start()
+    try:
+        assert begun.wait(10)
+        assert served.ask("GET", "/v2/sandboxes", X_API_Key=KEY) == (200, [])
+    finally:
+        go_on.set()
+        for thread in same:
+            thread.join()
+    assert made[0][1]["sandboxID"] == made[1][1]["sandboxID"] and not len(served.app._places)
+    served.app.end(made[0][1]["sandboxID"])
+
+
+def test_a_clock_that_is_set_ends_nothing_and_keeps_nothing(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    sandbox, _ = served.create(timeout=300)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 7 * 86_400)
+    assert not served.app.sandboxes[sandbox].expired
+    other, _ = served.create(timeout=0)
+    monkeypatch.setattr(time, "time", lambda: now() - 7 * 86_400)
+    assert eventually(lambda: other not in served.app.sandboxes) and sandbox in served.app.sandboxes
+    served.app.end(sandbox)
+
+
+def test_one_that_cannot_be_ended_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: said.append(str(args.exc_value)))
+    ended: list[str] = []
+
+    class Stuck:
+        def __init__(self, asked: Any) -> None:
+            self.name = asked["templateID"]
+
+        def close(self) -> None:
+            ended.append(self.name)
+            if self.name == "stuck":
+                raise OSError("stuck")
+
+    app = E2BServer(Stuck, KEY)  # type: ignore[arg-type]
+    for name in ("stuck", "other"):
+        body = json.dumps({"templateID": name, "timeout": 0}).encode()
+        app(Request("POST", "/sandboxes", {}, {"x-api-key": KEY}, body))
+    assert eventually(lambda: sorted(ended) == ["other", "stuck"]) and said == ["stuck"]
+    app(Request("POST", "/sandboxes", {}, {"x-api-key": KEY}, b'{"templateID": "later", "timeout": 0}'))
+    assert eventually(lambda: "later" in ended), "the thread that ends them goes on"
+    app.close()
+
+
+def lines_of(served: Served, code: str, sandbox: str, token: str, **more: Any) -> list[dict[str, Any]]:
+    headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token, "E2b_Sandbox_Port": "49999"}
+    status, answer = served.ask("POST", "/execute", {"code": code, **more}, **headers)
+    assert status == 200
+    return [json.loads(line) for line in answer.splitlines()] if isinstance(answer, bytes) else [answer]
+
+
+def test_a_value_that_has_no_decimal_digits_is_shown(served: Served) -> None:
+    sandbox, token = served.create()
+    (found,) = [line for line in lines_of(served, "[10 ** 5000]", sandbox, token) if line["type"] == "result"]
+    assert found["text"].startswith("[0x")
+    served.app.end(sandbox)
+
+
+def test_executions_of_one_context_take_turns(served: Served) -> None:
+    """What one has in its environment is not the other's, and neither is refused."""
+    sandbox, token = served.create()
+    code = "import os, time\ntime.sleep(0.05)\nos.environ.get('WHO')"
+    said: list[str] = []
+
+    def work(who: str) -> None:
+        env = {"env_vars": {"WHO": who}} if who else {}
+        lines = lines_of(served, code, sandbox, token, **env)
+        said.append(
+            who
+            + ":"
+            + str([line.get("text") or line.get("value") for line in lines if line["type"] in ("result", "error")])
+        )
+
+    threads = [threading.Thread(target=work, args=(who,)) for who in ("a", "b", "", "")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(said) == [":[]", ":[]", """a:["'a'"]""", """b:["'b'"]"""]
+    served.app.end(sandbox)
+
+
+def test_not_without_end_wait_for_one_context(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that asks and goes away leaves a thread each time."""
+    monkeypatch.setattr(machines, "MOST_WAITING", 2)
+    machine = ExecutorMachine(served.executor)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(piece: Any) -> None:
+        begun.set()
+        assert go_on.wait(20)
+
+    def work(on_output: Any = lambda piece: None) -> None:
+        machine.execute(None, "print(1)", on_output, {})
+
+    threads = [threading.Thread(target=work, args=(hold,)), threading.Thread(target=work)]
+    threads[0].start()
+    assert begun.wait(10)
+    threads[1].start()
+    context = machine._context(None)
+    assert eventually(lambda: context._places._value == 0)  # type: ignore[attr-defined]
+    with pytest.raises(SessionBusy):
+        work()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    work()
+    machine.close()
+
+
+def test_renaming_a_file_to_itself_keeps_it(served: Served) -> None:
+    sandbox, token = served.create()
+    headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token}
+    assert served.ask("POST", "/files?path=a.txt", b"kept", **headers)[0] == 200
+    move = {"source": "/home/user/a.txt", "destination": "a.txt"}
+    served.ask("POST", "/filesystem.Filesystem/Move", move, **headers)
+    assert served.ask("GET", "/files?path=a.txt", **headers)[1] == b"kept"
+    served.app.end(sandbox)
+
+
+def test_a_sandbox_that_has_ended_runs_nothing_more(served: Served) -> None:
+    machine = ExecutorMachine(served.executor)
+    assert machine.execute(None, "1 + 1", lambda piece: None, {}).value == 2
+    machine.close()
+    for call in (
+        lambda: machine.execute(None, "1", lambda piece: None, {}),
+        lambda: machine.add_context("x"),
+        lambda: machine.read("x"),
+    ):
+        with pytest.raises(SessionClosed):
+            call()
+    assert not machine._sessions
+
+
+def test_output_that_waits_for_a_slow_client_takes_what_it_has_and_no_more() -> None:
+    waiting = _Waiting()
+    tracemalloc.start()
+    try:
+        for _ in range(200_000):
+            waiting.output("stdout", "x")
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    waiting.output("stderr", "e")
+    waiting.put(None)
+    assert taken < 4_000_000
+    assert waiting.get(1)["text"] == "x" * 200_000 and waiting.get(1)["text"] == "e" and waiting.get(1) is None  # type: ignore[index]
+    waiting.output("stdout", "a")
+    assert waiting.get(1)["text"] == "a"  # type: ignore[index]
+    waiting.output("stdout", "b")
+    assert waiting.get(1)["text"] == "b"  # type: ignore[index]
+
+
+def test_a_client_that_is_gone_before_the_first_byte_holds_no_process_back() -> None:
+    left: list[bool] = []
+    response = stream(iter(()), lambda: left.append(True))
+
+    class Gone(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            raise BrokenPipeError
+
+    served = Server(lambda request: response)
+    try:
+        monkeypatched = served._http.RequestHandlerClass
+        handler = monkeypatched.__new__(monkeypatched)
+        handler.wfile, handler.command, handler.path = Gone(), "GET", "/"  # type: ignore[misc, attr-defined, assignment]
+        handler.headers = http.client.HTTPMessage()  # type: ignore[attr-defined]
+        handler.rfile, handler.request_version, handler.requestline = io.BytesIO(), "HTTP/1.1", ""  # type: ignore[attr-defined]
+        handler.do_GET()  # type: ignore[attr-defined]
+    finally:
+        served.close()
+    assert left == [True] and handler.close_connection  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b"1", b"[" * 100_000, b"\xff"])

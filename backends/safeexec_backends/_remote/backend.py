@@ -15,7 +15,7 @@ from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import Policy
 from safeexec.wire import MAX_HEADER
 from safeexec_backends._remote.faults import Fault
-from safeexec_backends._remote.guest import RemoteGuest, Transport
+from safeexec_backends._remote.guest import RemoteGuest, Transport, destroy
 
 
 class RemoteBackend(Backend):
@@ -66,7 +66,13 @@ class RemoteBackend(Backend):
             transport = self.open(policy)
         except Fault as error:
             raise BackendUnavailable(f"{self.vendor} did not start a sandbox: {error}") from None
-        guest = RemoteGuest(transport, policy.limits.value + MAX_HEADER, self._guests.discard)
+        try:
+            guest = RemoteGuest(transport, policy.limits.value + MAX_HEADER, self._guests.discard)
+        except (
+            BaseException
+        ):  # there is no thread to be had: a sandbox that nobody has would be paid for until it expires
+            destroy(transport)
+            raise
         self.keep(guest)
         try:
             guest.wait_ready(self._start_timeout)

@@ -72,6 +72,16 @@ class Transport(ABC):
         return ""
 
 
+def destroy(transport: Transport) -> None:
+    """End a sandbox, trying again. Nobody waits for this to succeed; the owner pays for a sandbox that stays, so it is said."""
+    try:
+        retry(transport.destroy)
+    except Gone:
+        pass  # as wanted
+    except Fault as error:
+        log.warning("sandbox %s could not be ended, it stays until it expires: %s", transport.name, error)
+
+
 class RemoteGuest(Guest):
     """Frames over a transport. One thread reads; another writes while there is something to write, so that no caller waits for a network that hangs."""
 
@@ -136,8 +146,8 @@ class RemoteGuest(Guest):
         if self._writing or self._ended is not None:
             self._lock.notify_all()
             return
-        self._writing = True
         threading.Thread(target=self._write_all, name="safeexec-remote-write", daemon=True).start()
+        self._writing = True  # only now: where there was no thread to be had the next who sends tries again
 
     def kill(self) -> None:
         with self._lock:
@@ -200,13 +210,7 @@ class RemoteGuest(Guest):
                 self._undone = True
 
     def _destroy(self) -> None:
-        try:
-            retry(self.transport.destroy)
-        except Gone:
-            pass  # as wanted
-        except Fault as error:
-            # Nobody waits for this to succeed; the owner pays for a sandbox that stays, so it is said.
-            log.warning("sandbox %s could not be ended, it stays until it expires: %s", self.transport.name, error)
+        destroy(self.transport)
 
     def _read_all(self) -> None:
         receiver = Receiver()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import uuid
 import weakref
@@ -15,6 +16,7 @@ import requests
 from safeexec import threads, wire
 from safeexec.backend import Backend, Guest, Orphan, Wall
 from safeexec.errors import BackendUnavailable, PolicyError, SessionClosed
+from safeexec.places import Places
 from safeexec.policy import Policy
 from safeexec_backends.docker import config, daemon, direct, images, launch, program, reaper, walls
 from safeexec_backends.docker.container import DockerGuest
@@ -24,7 +26,7 @@ from safeexec_backends.docker.watcher import Watcher
 _Prepared = tuple[bytes, dict[str, Wall]]
 _prepared: dict[Any, _Prepared] = {}
 """What the first container of an image found out, for all backends of this process: the compiled program and the walls."""
-_prepared_lock = threading.Lock()
+_preparing = Places()
 _elsewhere: set[str] = set()
 """Daemons that do not see this machine's files (Docker Desktop, a socket carried here from another machine)."""
 _REMOVE_SECONDS = 60.0
@@ -91,7 +93,7 @@ class DockerBackend(Backend):
         self._left: set[str] = set()
         self._closed = False
         self._images: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {}
-        self._images_lock = threading.Lock()
+        self._resolving = Places()
         self._check(policy)
         self._client = daemon.connect(url)
         self._watcher: Watcher | None = None
@@ -119,7 +121,7 @@ class DockerBackend(Backend):
             self._facts = daemon.facts(self._client, version, info, runtime, shape.image, len(reaped))
             self._require(self._walls, policy)
             self._pool_shape = shape
-            self._pool = Pool(pool, lambda: self._start(shape), lambda: self._live, idle, lifetime, pool_age)
+            self._pool = Pool(pool, lambda: self._start(shape), self._living, idle, lifetime, pool_age)
             if first is not None:
                 self._pool.add(first)
         except BaseException:
@@ -141,7 +143,8 @@ class DockerBackend(Backend):
 
     def _shape(self, policy: Policy) -> config.Shape:
         key = tuple(sorted(set(policy.packages)))
-        with self._images_lock:
+        # Others wait for the same image alone: to pull one, or to have pip install into it, takes minutes.
+        with self._resolving.of(key):
             if key not in self._images:
                 image = images.resolve(self._client, self._image)
                 if key:
@@ -171,7 +174,7 @@ class DockerBackend(Backend):
     def _launch(self, shape: config.Shape, text: bytes, role: str) -> tuple[DockerGuest, wire.Frame]:
         if shape.hosts:
             config.hosts_file()  # somebody may have cleaned up in the folder for temporary files
-        volumes = next((v for image, v in self._images.values() if image == shape.image), ())
+        volumes = next((v for image, v in tuple(self._images.values()) if image == shape.image), ())
         guest, frame = launch.start(
             self._client,
             shape,
@@ -185,8 +188,14 @@ class DockerBackend(Backend):
             max_frame=self._policy.limits.value + wire.MAX_HEADER,
             remove=self._remove_later,
         )
-        self._live.add(guest)
+        with self._state:
+            self._live.add(guest)
         return guest, frame
+
+    def _living(self) -> list[DockerGuest]:
+        # Under the lock: a set must not grow while another thread goes through it.
+        with self._state:
+            return list(self._live)
 
     def _first(self, policy: Policy) -> tuple[config.Shape, dict[str, Wall], DockerGuest | None]:
         """The shape of `policy`'s containers, their walls, and the container that was looked at, if one was."""
@@ -206,7 +215,7 @@ class DockerBackend(Backend):
     def _prepare(self, shape: config.Shape) -> tuple[bytes, dict[str, Wall], DockerGuest | None]:
         """The compiled program and the walls of a shape's kind; the container that found them out, unused, if one had to."""
         key = (self._daemon, shape.image, shape.runtime, self._python, shape.hosts, shape.loopback)
-        with _prepared_lock:
+        with _preparing.of(key):  # a daemon that hangs holds up nobody who wants another
             known = _prepared.get(key)
             if known is not None:
                 return (*known, None)
@@ -290,7 +299,12 @@ class DockerBackend(Backend):
                     self._removing -= 1
                     self._state.notify_all()
 
-        threads.start(work)
+        try:
+            threads.start(work)
+        except RuntimeError:  # there is no thread to be had, and whoever ends a container must not wait for the daemon
+            with self._state:
+                self._left.add(identity)  # as above
+                self._removing -= 1
 
     def close(self) -> None:
         """See the base class. Returns when the containers are gone."""
@@ -300,10 +314,21 @@ class DockerBackend(Backend):
             self._closed = True
         if self._pool is not None:
             self._pool.close()
-        for guest in list(self._live):
+        for guest in self._living():
             guest.close()
         with self._state:
             done = self._state.wait_for(lambda: not self._removing, _REMOVE_SECONDS)
         if self._watcher is not None:
             self._watcher.close(clean=done and not self._left)
         self._client.close()
+
+
+def _after_fork() -> None:
+    # Whoever holds one of these is not in the child.
+    global _preparing
+    _preparing = Places()
+    images.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

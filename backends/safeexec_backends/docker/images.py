@@ -31,6 +31,12 @@ _REQUIREMENT = re.compile(
 _lock = threading.Lock()
 
 
+def after_fork() -> None:
+    """In a forked child: who makes an image is not in it."""
+    global _lock
+    _lock = threading.Lock()
+
+
 def resolve(client: Any, name: str | None) -> str:
     """The id of the image to use: `name`, else the local image of this Python version, else ``python:<version>-slim``, pulled if missing.
 
@@ -91,8 +97,12 @@ def with_packages(
             raise PolicyError(f"Policy.packages: {package!r} is not a name with an optional version")
     key = hashlib.sha256("\0".join([str(_RECIPE), base, python, *wanted]).encode()).hexdigest()[:24]
     tag = f"{PACKAGES}:{key}"
-    with _lock, errors_mapped(f"making an image with {', '.join(wanted)}"):
-        return _get(client, tag) or _build(client, base, wanted, tag, token, network, environment, report, python)
+    with errors_mapped(f"making an image with {', '.join(wanted)}"):
+        there = _get(client, tag)  # first: who wants one that is there need not wait until another is made
+        if there is not None:
+            return there
+        with _lock:
+            return _get(client, tag) or _build(client, base, wanted, tag, token, network, environment, report, python)
 
 
 def _follow(client: Any, made: str, report: Callable[[str], object]) -> None:

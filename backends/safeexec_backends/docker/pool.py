@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -72,22 +73,27 @@ class Pool:
 
     def _main(self) -> None:
         while not self._closed:
-            self._look_after()
             pause = _TICK
-            if len(self._ready) < self._size:
-                try:
+            try:
+                self._look_after()
+                if len(self._ready) < self._size:
                     guest = self._make()
                     self.trouble = None
-                except SafeExecError as error:
-                    self.trouble = error
-                    pause = _RETRY
-                else:
                     with self._lock:
-                        if not self._closed:
+                        closed = self._closed
+                        if not closed:
                             self._ready.append(guest)
-                            continue
+                    if not closed:
+                        continue
                     guest.close()
                     return
+            except SafeExecError as error:
+                self.trouble = error
+                pause = _RETRY
+            except Exception:
+                # No more threads or descriptors for a moment, say. Without this thread nothing would be refilled any more, and no clock of a container looked at.
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+                pause = _RETRY
             if self._wake.wait(pause):
                 self._over.wait(_SETTLE)
             self._wake.clear()

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -31,6 +32,8 @@ if not said:
     clean(sys.argv[1] or None, sys.argv[2])
 """
 """Signals are ignored: Ctrl-C and a terminal's hang-up reach the whole session, and the containers must go then, not the watcher."""
+
+_ROUNDS, _PAUSE = 240, 0.25
 
 _live: weakref.WeakSet[Watcher] = weakref.WeakSet()
 
@@ -81,16 +84,25 @@ class Watcher:
 
 
 def clean(url: str | None, token: str) -> None:
-    """Remove every container of the backend object `token`."""
+    """Remove every container of the backend object `token`, as far as it can be done in a minute."""
+    import docker.errors
+    import requests
+
     from safeexec_backends.docker import daemon, reaper
 
     client = daemon.connect(url)
-    while True:
+    for number in range(_ROUNDS):
+        if number > 1:
+            # One that is being removed by another, or cannot be, is found again: not to be asked for as fast as the daemon answers, for ever.
+            time.sleep(_PAUSE)
         found = reaper.find(client, token)
         if not found:
             return
         for item in found:
-            reaper.remove(client, item.id)
+            try:
+                reaper.remove(client, item.id)
+            except (docker.errors.DockerException, requests.RequestException):
+                continue  # the others first; this one in the next round, or by the reaper of the next host
 
 
 def _paths() -> list[str]:

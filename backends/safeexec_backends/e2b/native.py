@@ -255,8 +255,12 @@ class NativeGuest(Guest):
                 self._ended = GuestDied("crash", reason)
             self._events.put(self._ended)
             if self._destroyer is None:
-                self._destroyer = threading.Thread(target=self._destroy, name="safeexec-destroy", daemon=True)
-                self._destroyer.start()
+                destroyer = threading.Thread(target=self._destroy, name="safeexec-destroy", daemon=True)
+                try:
+                    destroyer.start()
+                except RuntimeError:  # there is no thread to be had: close() does it then
+                    return
+                self._destroyer = destroyer
 
     def _destroy(self) -> None:
         def kill() -> None:
@@ -277,6 +281,8 @@ class NativeGuest(Guest):
         self.kill()
         if self._destroyer is not None:
             self._destroyer.join()
+        else:
+            self._destroy()
         self._forget(self)
 
 

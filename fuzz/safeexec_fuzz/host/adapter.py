@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -86,7 +87,10 @@ def load(kind: Any, options: Any) -> Any:
     """The adapter of a kind, or what "factory" names. Raises whatever importing it raises."""
     if kind == "factory":
         module, _, name = options["factory"].partition(":")
-        sys.path.append(options["cwd"])
+        if (
+            find_spec(module.partition(".")[0]) is None
+        ):  # nothing there is to stand in for what an installed module may use
+            sys.path.append(options["cwd"])
         made = import_module(module)
         for part in name.split("."):
             made = getattr(made, part)
