@@ -6,7 +6,8 @@ import pytest
 
 from safeexec.guest import Refused
 from safeexec_backends.local.language import RestrictedLanguage
-from safeexec_backends.local.language.facades import Facade, borrowed
+from safeexec_backends.local.language.facades import borrowed
+from safeexec_backends.local.language.facades.facade import Facade
 
 
 def run(source, imports=None):

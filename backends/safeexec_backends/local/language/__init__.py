@@ -18,7 +18,8 @@ from safeexec.guest import source_lines
 
 from . import loops, remembered, scopes, tokens, transformer
 from .builtins_ import make_builtins, run_with
-from .facades import Gate, make, paths
+from .facades import Gate, paths
+from .facades.facade import make
 from .facades.views import globals_view
 from .guards import Guards
 from .identity import MAIN, PLAIN, LanguageRefused, is_guest_frame, mark

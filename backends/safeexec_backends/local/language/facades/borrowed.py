@@ -20,7 +20,8 @@ from safeexec_backends.local.language import scopes, tokens, transformer
 from safeexec_backends.local.language.identity import as_facade, exact_name, own_module
 from safeexec_backends.local.language.names import NEVER_BOUND, NOT_GLOBAL
 
-from . import Facade, builders, make, missing
+from . import builders
+from .facade import Facade, make, missing
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.denied import deny_class
 from safeexec_backends.local.language.identity import exact_name
 
-from . import make
 from .buffers import behind
+from .facade import make
 from .paths import Checked, PathRefused, check, exact_bytes, is_stream, open_file, text_path
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import exact_name
 
-from . import make
+from .facade import make
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage

@@ -16,8 +16,9 @@ from safeexec_backends.local.language.identity import (
     is_guest_function,
 )
 
-from . import Facade, reviewed
+from . import reviewed
 from .annotations import type_hints
+from .facade import Facade
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import WriteRefused, as_facade, exact_name
 
-from . import Facade, missing
+from .facade import Facade, missing
 from .streams import no_input
 
 if TYPE_CHECKING:

@@ -130,7 +130,7 @@ def main_module(language: Any) -> Any:
 
 def space_module(language: Any, namespace: Callable[[], dict[str, Any]], called: str) -> Any:
     """A namespace of the program as a module, through the same rules as ``globals()``."""
-    from . import Facade
+    from .facade import Facade
 
     class Space(Facade):
         __slots__ = ()

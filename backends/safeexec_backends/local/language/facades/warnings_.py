@@ -16,7 +16,7 @@ from safeexec_backends.local.language.identity import (
     is_guest_frame,
 )
 
-from . import Facade
+from .facade import Facade
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
