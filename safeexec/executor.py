@@ -6,7 +6,8 @@ import os
 import threading
 import weakref
 
-from safeexec.ahead import DEFAULT_SANDBOX, getting_ready
+from safeexec.ahead import DEFAULT_SANDBOX as DEFAULT_SANDBOX
+from safeexec.ahead import getting_ready
 from safeexec.errors import BackendUnavailable, NotSupported, PolicyError, SessionClosed
 
 # What an executor needs is imported when the first is made, while its sandbox gets ready in other processes.

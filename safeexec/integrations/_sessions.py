@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from safeexec.ahead import DEFAULT_SANDBOX
 from safeexec.aio import AsyncSession
-from safeexec.executor import Executor
+from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._kept import Kept
 from safeexec.integrations._shown import Shown
 from safeexec.integrations._turns import Turns

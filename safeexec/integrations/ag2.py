@@ -10,8 +10,7 @@ from typing import Any
 
 from ag2.tools.code import CodeLanguage, CodeRunResult
 
-from safeexec.ahead import DEFAULT_SANDBOX
-from safeexec.executor import Executor
+from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools

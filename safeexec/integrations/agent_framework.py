@@ -9,8 +9,7 @@ from typing import Any
 
 from agent_framework import Content, ContextProvider, tool
 
-from safeexec.ahead import DEFAULT_SANDBOX
-from safeexec.executor import Executor
+from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools

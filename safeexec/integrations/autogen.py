@@ -11,9 +11,8 @@ from typing import Any
 from autogen_core import CancellationToken
 from autogen_core.code_executor import CodeBlock, CodeExecutor, CodeResult
 
-from safeexec.ahead import DEFAULT_SANDBOX
 from safeexec.aio import _in_thread
-from safeexec.executor import Executor
+from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 

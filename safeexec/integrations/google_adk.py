@@ -13,8 +13,8 @@ from google.adk.code_executors.base_code_executor import BaseCodeExecutor
 from google.adk.code_executors.code_execution_utils import CodeExecutionInput, CodeExecutionResult, File
 from pydantic import ConfigDict, PrivateAttr
 
-from safeexec.ahead import DEFAULT_SANDBOX
 from safeexec.cli.values import shown
+from safeexec.executor import DEFAULT_SANDBOX
 from safeexec.integrations._attachments import files, pictures
 from safeexec.integrations._sessions import Sessions
 from safeexec.integrations._shown import clip, failure

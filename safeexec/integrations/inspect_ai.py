@@ -14,9 +14,8 @@ import anyio
 from inspect_ai.tool import ContentImage, ContentText, Tool, tool
 from inspect_ai.util import background, store
 
-from safeexec.ahead import DEFAULT_SANDBOX
 from safeexec.aio import _in_thread
-from safeexec.executor import Executor
+from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._sessions import Sessions
 from safeexec.integrations.inspect_sandbox import SafeexecSandboxEnvironment as SafeexecSandboxEnvironment
 from safeexec.policy import Policy

@@ -11,10 +11,9 @@ from typing import Any
 
 from inspect_ai.util import ExecResult, SandboxEnvironment, sandboxenv
 
-from safeexec.ahead import DEFAULT_SANDBOX
 from safeexec.aio import _in_thread
 from safeexec.cli.exits import of_result
-from safeexec.executor import Executor
+from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._programs import Programs
 from safeexec.integrations._shown import failure
 from safeexec.names import UnsafeName

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from safeexec.ahead import DEFAULT_SANDBOX
-from safeexec.executor import Executor
+from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools

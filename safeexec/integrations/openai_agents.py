@@ -12,8 +12,7 @@ from typing import Any
 from agents import FunctionTool, ToolOutputImage, ToolOutputText, function_tool
 from agents.tool_context import ToolContext
 
-from safeexec.ahead import DEFAULT_SANDBOX
-from safeexec.executor import Executor
+from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._sessions import Sessions
 from safeexec.policy import Policy
 from safeexec.tools import Tools

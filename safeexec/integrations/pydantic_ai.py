@@ -14,8 +14,7 @@ from pydantic_ai import BinaryContent, ModelRetry, RunContext, ToolDefinition, T
 from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.toolsets import AbstractToolset, FunctionToolset, WrapperToolset
 
-from safeexec.ahead import DEFAULT_SANDBOX
-from safeexec.executor import Executor
+from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._sessions import Sessions
 from safeexec.integrations._shown import Shown
 from safeexec.policy import Policy

@@ -12,9 +12,8 @@ from typing import Any
 
 from smolagents.local_python_executor import CodeOutput, InterpreterError, PythonExecutor
 
-from safeexec.ahead import DEFAULT_SANDBOX
 from safeexec.errors import EndStep
-from safeexec.executor import Executor
+from safeexec.executor import DEFAULT_SANDBOX, Executor
 from safeexec.integrations._code import failing_line, last_value
 from safeexec.integrations._sessions import Sessions
 from safeexec.integrations._shown import clip, native
