@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 _LONGEST = 86_400.0
+T = TypeVar("T")
 
 
-class Alarm:
-    """Calls `work`, a method, once in a while: `set` by whoever has a reason. Forgets it where nobody else has its object any more."""
+class Alarm(Generic[T]):
+    """Calls `work` with `owner`, once in a while: `set` by whoever has a reason. Keeps no owner that nobody else has any more."""
 
-    def __init__(self, work: Callable[[], object]) -> None:
-        self._work = weakref.WeakMethod(work)
+    def __init__(self, owner: T, work: Callable[[T], object]) -> None:
+        self._owner, self._work = weakref.ref(owner), work
         self._timer: threading.Timer | None = None
 
     def set(self, seconds: float) -> None:
@@ -29,9 +31,9 @@ class Alarm:
         self._timer = timer
 
     def _ring(self) -> None:
-        self._timer, work = None, self._work()
-        if work is not None:
-            work()
+        self._timer, owner = None, self._owner()
+        if owner is not None:
+            self._work(owner)
 
     def cancel(self) -> None:
         """Do not call."""

@@ -28,7 +28,7 @@ class Kept:
         self._limit, self._idle = limit, idle
         self._lock = threading.Lock()
         self._places: OrderedDict[Hashable, _Place] = OrderedDict()
-        self._alarm = Alarm(self._look)
+        self._alarm = Alarm(self, Kept._look)
 
     def of(self, key: Hashable, make: Callable[[], Session]) -> Session:
         """The open session of that key, or the one that `make` makes; in use until :meth:`rest`. Two callers must not ask for the same key at once."""
