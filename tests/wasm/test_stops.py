@@ -261,3 +261,21 @@ with Executor("wasm", workers=0, policy=Policy(rollback="never")) as executor:
 def test_a_host_whose_handlers_were_taken_away_meanwhile_survives_a_kill() -> None:
     ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=110)
     assert (ended.returncode, ended.stdout) == (0, "crash 42\n"), ended.stderr[-2000:]
+
+
+def test_no_interrupt_is_lost_between_two_looks() -> None:
+    """The guest looks for one some millions of times in a second; one of two hundred came between its look and the word it took away for it."""
+    code = "try:\n    print('begun')\n    while True:\n        pass\nfinally:\n    print('cleaned')"
+    said = []
+    with Executor("wasm") as executor, executor.session(policy=Policy(limits=Limits(time=30))) as session:
+        for _ in range(800):
+            begun = threading.Event()
+            step = threading.Thread(
+                target=lambda begun: said.append(session.run(code, on_output=lambda *_: begun.set()).stdout),
+                args=(begun,),
+            )
+            step.start()
+            assert begun.wait(20)
+            session.interrupt()
+            step.join()
+    assert [text for text in said if text != "begun\ncleaned\n"] == []

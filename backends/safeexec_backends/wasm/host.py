@@ -277,8 +277,9 @@ class Host(abi.Host):
         self._at_first = self._at_first or before
         size, most = self.memory.size, self.max_pages * abi.PAGE
         if size >= self._collect_at:
-            if not self.interrupted():
-                self.memory.set_u32(SIGNAL_WORD, COLLECT)
+            with self._lock:  # an interrupt that comes between the look and the word must not be lost
+                if not self.interrupted():
+                    self.memory.set_u32(SIGNAL_WORD, COLLECT)
             self._collect_at = size + max(_COLLECT_STEP, min(size - self._at_first, most - size) // 2)
 
     def part(self, data: bytes, more: int) -> None:
