@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,43 +26,20 @@ def start(name: str, policy: object, options: Mapping[str, Any]) -> Callable[[],
     can, and was not used yet. Returns what ends it when nobody wanted it, to be called in any case."""
     if not name.isidentifier() or not _one.acquire(blocking=False):
         return None
-    discard = None
-    try:
-        discard = _started(name, policy, options)
-    finally:
-        if discard is None:
-            _one.release()
-    if discard is None:
-        return None
+    with ExitStack() as undone:
+        undone.callback(_one.release)
+        if f"safeexec_backends.{name}.backend" in sys.modules:
+            return None  # there is nothing left to import meanwhile
+        from importlib import import_module
 
-    def end() -> None:
         try:
-            discard()
-        finally:
-            _one.release()
-
-    return end
-
-
-def _started(name: str, policy: object, options: Mapping[str, Any]) -> Callable[[], None] | None:
-    if f"safeexec_backends.{name}.backend" in sys.modules:
-        return None  # there is nothing left to import meanwhile
-    from importlib import import_module
-
-    try:
-        module = import_module(f"safeexec_backends.{name}.launch")
-        discard: Callable[[], None] = module.discard
-    except Exception:
-        return None
-    try:
-        module.ahead(policy, options)
-    except Exception:
-        discard()
-        return None
-    except BaseException:
-        discard()
-        raise
-    return discard
+            module = import_module(f"safeexec_backends.{name}.launch")
+            undone.callback(module.discard)
+            module.ahead(policy, options)
+        except Exception:
+            return None
+        return undone.pop_all().close
+    return None
 
 
 @contextmanager

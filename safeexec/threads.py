@@ -7,6 +7,7 @@ instead, and a hand-over must cost microseconds.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -51,6 +52,11 @@ def start(work: Callable[[], None]) -> None:
     except IndexError:
         thread = _Thread()
     thread.give(work)
+
+
+def report() -> None:
+    """Have ``threading.excepthook`` tell of the exception that is being handled, in a thread that goes on."""
+    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
 def _after_fork() -> None:

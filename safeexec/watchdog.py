@@ -7,10 +7,11 @@ milliseconds; while none does, it sleeps.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
+
+from safeexec import threads
 
 TICK = 0.015
 _LINGER = 0.5
@@ -53,7 +54,7 @@ def _main() -> None:
             try:
                 check(now)
             except Exception:  # one backend's trouble (or no more threads) must not stop the clocks of all others
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+                threads.report()
         if checks:
             idle_since = now
         elif now - idle_since > _LINGER:

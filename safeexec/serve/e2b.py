@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
+from safeexec import threads
 from safeexec.errors import LimitExceeded, PolicyError, SessionBusy, SessionClosed
 from safeexec.places import Places
 from safeexec.serve import files
@@ -210,7 +210,7 @@ class E2BServer:
             try:
                 self.end(sandbox.id)
             except Exception:  # one that cannot be ended must not keep the others
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+                threads.report()
 
     def _reap(self) -> None:
         while not self._stop.wait(0.2):

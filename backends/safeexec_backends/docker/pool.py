@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
 
+from safeexec import threads
 from safeexec.backend import GuestDied
 from safeexec.errors import SafeExecError
 from safeexec_backends.docker.container import DockerGuest
@@ -92,7 +92,7 @@ class Pool:
                 pause = _RETRY
             except Exception:
                 # No more threads or descriptors for a moment, say. Without this thread nothing would be refilled any more, and no clock of a container looked at.
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+                threads.report()
                 pause = _RETRY
             if self._wake.wait(pause):
                 self._over.wait(_SETTLE)
