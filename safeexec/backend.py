@@ -221,10 +221,10 @@ class StreamGuest(Guest):
         if not isinstance(stream, tuple):
             stream.setblocking(True)
             self._socket = stream
-            self._reader = wire.FrameReader(stream.recv_into, max_frame, memory=frame_memory.take)
+            self._reader = wire.FrameReader(stream.recv_into, max_frame, room=frame_memory.room)
         else:
             self._fds = stream
-            self._reader = wire.FrameReader(self._readinto, max_frame, memory=frame_memory.take)
+            self._reader = wire.FrameReader(self._readinto, max_frame, room=frame_memory.room)
 
     def _readinto(self, view: memoryview) -> int:
         return os.readv(self._fds[0], [view])

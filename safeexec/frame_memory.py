@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic
+from typing import Any
 
-from safeexec import watchdog
+from safeexec import watchdog, wire
 
 _LARGE = 1 << 20
 _MOST = 32 << 20
@@ -39,6 +40,10 @@ class FrameMemory:
         watchdog.watch(id(self), self._look)
         return view[:size]
 
+    def room(self, size: int) -> Any:
+        """`size` bytes for a part of a frame, as `wire.room`."""
+        return _Room(self.take(size)) if size >= _LARGE else wire.room(size)
+
     def _kept(self, size: int) -> bytearray | None:
         """One that is large enough and that nobody looks at."""
         for _ in range(_BLOCKS):
@@ -55,6 +60,17 @@ class FrameMemory:
         if now - self._used > _KEPT:
             self._blocks.clear()
             watchdog.unwatch(id(self))
+
+
+class _Room:
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def getbuffer(self) -> memoryview:
+        return self._view[:]
+
+    def getvalue(self) -> memoryview:
+        return self._view
 
 
 def _is_looked_at(block: bytearray) -> bool:

@@ -306,10 +306,16 @@ def show_help(*what: Any) -> None:
 class FdChannel:
     """Frames over two file descriptors, or one that is a socket."""
 
-    def __init__(self, read_fd: int, write_fd: Optional[int] = None, max_frame: int = 2**31) -> None:
+    def __init__(
+        self,
+        read_fd: int,
+        write_fd: Optional[int] = None,
+        max_frame: int = 2**31,
+        room: Callable[[int], Any] = wire.room,
+    ) -> None:
         self._read_fd = read_fd
         self._write_fd = read_fd if write_fd is None else write_fd
-        self._reader = wire.FrameReader(self._readinto, max_frame)
+        self._reader = wire.FrameReader(self._readinto, max_frame, room=room)
 
     def _readinto(self, view: memoryview) -> int:
         return os.readv(self._read_fd, [view])

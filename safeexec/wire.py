@@ -23,6 +23,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
+from io import BytesIO
 from itertools import accumulate, count
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
@@ -43,7 +44,7 @@ MAX_SCALAR = 64 * 1024
 MAX_REDUCING = MAX_SCALAR**2
 """Digits above times digits below, of all Fractions of one value together: hundreds of the largest would stall the reader for a minute."""
 FRAME_OVERHEAD = 64 * 1024
-_MAPPED = 4 * 2**20
+_BUFFERED = 32 * 2**10
 
 _PREFIX = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
@@ -251,10 +252,28 @@ def unpack(body: Blob, max_nodes: int = MAX_NODES) -> Frame:
     if size < 4:
         raise WireError("a frame of {} bytes".format(size))
     (length,) = _LENGTH.unpack_from(body)
+    _check_header(length, size)
     end = 4 + length
-    if end > size or length > MAX_HEADER:
+    header, lengths = _opened(bytes(body[4:end]), size, max_nodes)
+    return header, _cut(memoryview(body), end, lengths) if lengths else ()
+
+
+def _cut(view: memoryview, start: int, lengths: Sequence[int]) -> Sequence[Blob]:
+    blobs: List[Blob] = []
+    for taken in lengths:
+        blobs.append(view[start : start + taken])
+        start += taken
+    return blobs
+
+
+def _check_header(length: int, size: int) -> None:
+    if 4 + length > size or length > MAX_HEADER:
         raise WireError("a header of {} bytes in a frame of {}".format(length, size))
-    raw = bytes(body[4:end])
+
+
+def _opened(raw: bytes, size: int, max_nodes: int) -> Tuple[Header, Sequence[int]]:
+    """The header of a frame of `size` bytes, and how long each blob behind it is: together exactly what is left of the frame."""
+    length = len(raw)
     if length > _MAX_SHORT:
         check_json(raw, max_nodes)
     try:
@@ -266,52 +285,36 @@ def unpack(body: Blob, max_nodes: int = MAX_NODES) -> Frame:
         raise WireError("the header is not one JSON object")
     lengths = header.pop("b", None)
     header["n"] = size  # the size as seen here, whatever the sender wrote: what a frame costs is charged by it
+    left = size - 4 - length
     if lengths is None:
-        if size > end:
-            raise WireError("{} bytes behind a frame without blobs".format(size - end))
+        if left:
+            raise WireError("{} bytes behind a frame without blobs".format(left))
         return header, ()
     if type(lengths) is not list or len(lengths) > MAX_BLOBS:
         raise WireError("the blob lengths are not a list, or too many")
-    view = memoryview(body)
-    blobs: List[Blob] = []
     for taken in lengths:
-        if type(taken) is not int or taken < 0 or taken > size - end:
+        if type(taken) is not int or taken < 0 or taken > left:
             raise WireError("a blob runs past the end of its frame")
-        blobs.append(view[end : end + taken])
-        end += taken
-    if end != size:
+        left -= taken
+    if left:
         raise WireError("bytes behind the last blob")
-    return header, blobs
+    return header, lengths
 
 
-def _mapped(size: int) -> memoryview:
-    """Memory for a frame that does not fit a reader's buffer.
+def room(size: int) -> Any:
+    """Memory for `size` bytes of a stream: ``getbuffer()`` is written, ``getvalue()`` what came of it.
 
-    A large one is a mapping of its own, in huge pages where there are any: allocators give so much back between one frame and the next, and ten
-    megabytes of ordinary pages are 2,500 page faults.
+    The one way to read them into `bytes` that are not copied once more: `BytesIO` works in the object that it was made of, if nobody else has it, and
+    gives that back.
     """
-    if size >= _MAPPED:
-        try:
-            import mmap
-
-            advice = mmap.MADV_HUGEPAGE
-            room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            room.madvise(advice)
-            return memoryview(room)
-        except (
-            ImportError,
-            AttributeError,
-            OSError,
-        ):  # not on Linux; or no room, which the next line says in the usual way
-            pass
-    return memoryview(bytearray(size))
+    return BytesIO(bytes(size))
 
 
 class FrameReader:
     """Cuts a byte stream into frames.
 
     `readinto` fills a writable buffer and returns how many bytes it got, 0 at the end of the stream (``socket.recv_into``'s shape).
-    `memory` gives so many bytes for a frame that does not fit the reader's own buffer.
+    `room` is where the parts of a frame are read that the buffer is too small for, see :func:`room`.
     A frame larger than `max_frame` bytes is refused before memory is set aside for it.
     """
 
@@ -320,10 +323,10 @@ class FrameReader:
         readinto: Callable[[memoryview], int],
         max_frame: int,
         max_nodes: int = MAX_NODES,
-        memory: Callable[[int], memoryview] = _mapped,
+        room: Callable[[int], Any] = room,
     ) -> None:
         self._readinto = readinto
-        self._memory = memory
+        self._room = room
         self._max = max_frame
         self._max_nodes = max_nodes
         self._buffer = memoryview(bytearray(65536))
@@ -332,7 +335,7 @@ class FrameReader:
 
     def of(self, readinto: Callable[[memoryview], int]) -> "FrameReader":
         """A reader of another stream, with the same bounds and memory."""
-        return FrameReader(readinto, self._max, self._max_nodes, self._memory)
+        return FrameReader(readinto, self._max, self._max_nodes, self._room)
 
     def _fill(self) -> None:
         if self._start == self._end:
@@ -363,16 +366,36 @@ class FrameReader:
             start = self._start + 4
             self._start = start + total
             return unpack(bytes(self._buffer[start : start + total]), self._max_nodes)
-        have = self._end - self._start - 4
-        view = self._memory(total)
-        view[:have] = self._buffer[self._start + 4 : self._end]
-        self._start = self._end = 0
-        while have < total:
-            count = self._readinto(view[have:])
-            if not count:
-                raise EOFError
-            have += count
-        return unpack(view, self._max_nodes)
+        return self._large(total)
+
+    def _large(self, total: int) -> Frame:
+        """A frame that does not fit the buffer. What follows its header is read to where it stays: one blob of megabytes is copied no more."""
+        self._start += 4
+        (length,) = _LENGTH.unpack(self._part(4))
+        _check_header(length, total)
+        header, lengths = _opened(bytes(self._part(length)), total, self._max_nodes)
+        blobs = self._part(total - 4 - length)
+        return header, (blobs,) if len(lengths) == 1 else _cut(memoryview(blobs), 0, lengths)
+
+    def _part(self, size: int) -> Blob:
+        if size <= _BUFFERED:
+            while self._end - self._start < size:
+                self._fill()
+            start = self._start
+            self._start = start + size
+            return bytes(self._buffer[start : start + size])
+        room = self._room(size)
+        with room.getbuffer() as view:
+            have = min(self._end - self._start, size)
+            view[:have] = self._buffer[self._start : self._start + have]
+            self._start += have
+            while have < size:
+                count = self._readinto(view[have:])
+                if not count:
+                    raise EOFError
+                have += count
+        value: Blob = room.getvalue()
+        return value
 
 
 # -- encoding -------------------------------------------------------------------------------------------------------------

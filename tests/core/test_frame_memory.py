@@ -72,9 +72,19 @@ def test_the_watchdog_gives_it_back() -> None:
 def test_frames_stay_what_they_were_while_others_come(memory: FrameMemory) -> None:
     values = [os.urandom(8) * (LARGE // 8) for _ in range(6)]
     stream = b"".join(map(frame_of, values))
-    reader = wire.FrameReader(Source(stream, [3, 70_000] * 1000).readinto, 2**23, memory=memory.take)
+    reader = wire.FrameReader(Source(stream, [3, 70_000] * 1000).readinto, 2**23, room=memory.room)
     frames = [reader.next() for _ in values]
     assert [wire.Decoder(blobs).decode(header["v"]) for header, blobs in frames] == values
+
+
+def test_rooms_are_of_it_from_a_megabyte_on(memory: FrameMemory) -> None:
+    for size in (LARGE, 5, 1 << 20):
+        room = memory.room(size)
+        with room.getbuffer() as view:
+            view[:] = bytes(size - 1) + b"z"
+        value = room.getvalue()
+        assert len(value) == size and value[-1:] == b"z"
+        assert isinstance(value, memoryview if size >= 1 << 20 else bytes)
 
 
 def test_many_readers_at_once_get_their_own(memory: FrameMemory) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import json
-import mmap
 import os
 import random
 import struct
@@ -167,26 +165,58 @@ def test_reader_handles_frames_around_the_size_of_its_buffer() -> None:
         assert len(wire.Decoder(blobs).decode(header["v"])) == size
 
 
-@pytest.mark.parametrize("mappings", ["there", "refused", "absent"])
-def test_large_frames_stay_what_they_were(mappings: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-
-    class Mapping(mmap.mmap):
-        def __new__(cls, number: int, size: int, **how: int) -> Mapping:
-            if mappings == "refused":
-                raise OSError(errno.ENOMEM, "no room")
-            made.append(size)
-            return super().__new__(cls, number, size, **how)
-
-    monkeypatch.setattr(mmap, "mmap", Mapping)
-    if mappings == "absent":
-        monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
+def test_large_frames_stay_what_they_were() -> None:
     values = [bytes([number]) * (5 << 20) for number in range(3)]
     reader = wire.FrameReader(Source(b"".join(map(frame_of, values)), [3, 70_000] * 300).readinto, 2**23)
     frames = [reader.next() for _ in values]
     # All of them are still there, and each is its own.
     assert [wire.Decoder(blobs).decode(header["v"]) for header, blobs in frames] == values
-    assert len(made) == {"there": 3, "refused": 0, "absent": 0}[mappings]
+
+
+def test_one_large_blob_is_not_copied() -> None:
+    data = b"x" * (5 << 20)
+    reader = wire.FrameReader(Source(frame_of(data) + frame_of(7), []).readinto, 2**23)
+    header, (blob,) = reader.next()
+    assert type(blob) is bytes and wire.Decoder([blob]).decode(header["v"]) is blob
+    assert reader.next()[0]["v"] == 7
+
+
+@given(
+    st.integers(0, 3),
+    st.lists(st.integers(0, 90_000), max_size=6),
+    st.lists(st.one_of(st.integers(1, 9), st.integers(60_000, 70_000)), max_size=40),
+)
+def test_large_frames_are_cut_as_small_ones_are(tail: int, lengths: list[int], portions: list[int]) -> None:
+    blobs = [bytes([number + 65]) * length for number, length in enumerate(lengths)]
+    sent = b"".join(map(bytes, wire.pack({"t": "x", "pad": "y" * 70_000}, blobs)))
+    reader = wire.FrameReader(Source((sent + frame_of(None)) * (tail + 1), portions).readinto, 2**20)
+    expected = wire.unpack(sent[4:])
+    for _ in range(tail + 1):
+        header, got = reader.next()
+        assert (header, [bytes(blob) for blob in got]) == (expected[0], blobs)
+        assert reader.next()[0]["v"] is None
+    with pytest.raises(EOFError):
+        reader.next()
+
+
+@pytest.mark.parametrize("lengths", [[10**18], [-1], [True], [1.0], ["1"], [3, 3], [200_000, 1], {}, "10", [[1]], None])
+def test_wrong_blob_lengths_of_a_large_frame_are_refused_before_memory_is_set_aside(lengths: Any) -> None:
+    text = json.dumps({"b": lengths}).encode()
+    sent = struct.pack("<II", 4 + len(text) + 2**30, len(text)) + text + bytes(100)
+    tracemalloc.start()
+    try:
+        with pytest.raises(wire.WireError):
+            wire.FrameReader(Source(sent, []).readinto, 2**31).next()
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("length", [2**20, 2**32 - 1, wire.MAX_HEADER + 1])
+def test_a_header_longer_than_its_large_frame_is_refused(length: int) -> None:
+    sent = struct.pack("<II", 2**20, length) + bytes(100)
+    with pytest.raises(wire.WireError, match="a header of"):
+        wire.FrameReader(Source(sent, []).readinto, 2**21).next()
 
 
 @pytest.mark.parametrize("total", [2**32 - 1, 2**31, 10**6 + 1])

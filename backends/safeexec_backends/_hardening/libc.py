@@ -62,6 +62,11 @@ def syscall(name: str, *arguments: Argument) -> int:
     return result
 
 
+def function(name: str) -> Any:
+    """A function of the C library; None where it has none of that name."""
+    return getattr(_libc, name, None)
+
+
 Prepared = tuple[Any, ...]
 
 

@@ -88,7 +88,7 @@ class RemoteGuest(Guest):
     def __init__(self, transport: Transport, max_frame: int, forget: Callable[[RemoteGuest], object]) -> None:
         self.transport = transport
         self._forget = forget
-        self._reader = wire.FrameReader(self._readinto, max_frame, memory=frame_memory.take)
+        self._reader = wire.FrameReader(self._readinto, max_frame, room=frame_memory.room)
         self._lock = threading.Condition()
         self._inbox: deque[bytes] = deque()
         self._piece = memoryview(b"")

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from safeexec import guest, wire
-from safeexec_backends._hardening import copies, open_files
+from safeexec_backends._hardening import blocks, copies, open_files
 from safeexec_backends.local import keeping
 from safeexec_backends.local.keeper import CHANNEL
 
@@ -20,12 +20,16 @@ pthread_sigmask: Any = getattr(sys.modules["_signal"], "pthread_sigmask", None)
 _ALL = [int(number) for number in signal.valid_signals()]
 
 
+def _channel() -> guest.FdChannel:
+    return guest.FdChannel(CHANNEL, room=blocks.room)
+
+
 class CellGuest(guest.Guest):
     """The guest program in a cell that keeps its states."""
 
     def __init__(self, language: Any, tid: int) -> None:
         """`tid` is where the C library has the thread's id."""
-        super().__init__(guest.FdChannel(CHANNEL), language)
+        super().__init__(_channel(), language)
         self._tid = tid
         self._copy = copies.Copier(tid, CHANNEL)
 
@@ -68,4 +72,4 @@ class CellGuest(guest.Guest):
             open_files.renew_loop(self._loop)
         except BaseException:
             os._exit(1)  # nothing that could be relied on
-        self._channel = guest.FdChannel(CHANNEL)
+        self._channel = _channel()
