@@ -161,9 +161,10 @@ class Broker:
             self._refuse(number, "NameError", f"there is no tool {name!r:.100}")
             return None
         # Not before: a call that is refused anyway must not cost the host its largest arguments.
-        decoder = wire.Decoder(blobs, limit=self._limits.value)
-        args = [decoder.decode(node) for node in args]
-        kwargs = {key: decoder.decode(node) for key, node in kwargs.items()}
+        if header["n"] > self._limits.value or not wire.are_values(args) or not wire.are_values(kwargs.values()):
+            decoder = wire.Decoder(blobs, limit=self._limits.value)
+            args = [decoder.decode(node) for node in args]
+            kwargs = {key: decoder.decode(node) for key, node in kwargs.items()}
         try:
             positional, named, shown = tool.bind(args, kwargs)
         except Exception as error:  # a validator of the host's own may raise anything: the guest chose the value
@@ -290,7 +291,9 @@ class Broker:
                 self.ended = self._closed = True
         header: wire.Header = {"t": "result", "id": call.number}
         blobs: Any = ()
-        if error is None:
+        if error is None and wire.is_node(value):
+            header["v"] = value
+        elif error is None:
             encoder = wire.Encoder(self._limits.value, strict=True)
             try:
                 header["v"] = encoder.encode(value)

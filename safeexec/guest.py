@@ -790,6 +790,9 @@ class Guest:
     def _answer_value(self, value: Any, answer: Dict[str, Any]) -> Sequence[wire.Blob]:
         if type(value) not in (int, str, float, bool, list, dict, tuple, bytes, set):
             self._show(value, rich_only=True)
+        if wire.is_node(value):
+            answer["v"] = value
+            return ()
         encoder = wire.Encoder(self._limits["value"])
         try:
             answer["v"] = encoder.encode(value)
@@ -970,11 +973,14 @@ class Guest:
     # -- tools -----------------------------------------------------------------------------------------------------------
 
     def _begin(self, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[int, _Slot]:
-        encoder = wire.Encoder(self._limits["value"], strict=True)
+        header: Dict[str, Any] = {"t": "call", "tool": name, "a": args, "k": kwargs}
+        blobs: Sequence[wire.Blob] = ()
         try:
-            header: Dict[str, Any] = {"t": "call", "tool": name, "a": [encoder.encode(a) for a in args], "k": {}}
-            for key, value in kwargs.items():
-                header["k"][key] = encoder.encode(value)
+            if kwargs or not all(map(wire.is_node, args)):
+                encoder = wire.Encoder(self._limits["value"], strict=True)
+                header["a"] = [encoder.encode(a) for a in args]
+                header["k"] = {key: encoder.encode(value) for key, value in kwargs.items()}
+                blobs = encoder.blobs
         except wire.NotPlain as error:
             raise TypeError("{}(): {}; pass plain data".format(name, error)) from None
         except wire.TooLarge as error:
@@ -984,7 +990,7 @@ class Guest:
             self._calls += 1
             number = header["id"] = self._calls
             self._pending[number] = slot
-            self.send(header, encoder.blobs)
+            self.send(header, blobs)
         return number, slot
 
     def call(self, name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
@@ -1065,7 +1071,10 @@ class Guest:
         if number not in self._pending:
             return
         if header["t"] == "result":
-            self._resolve(number, None, wire.Decoder(blobs, array=_array, table=_table).decode(header.get("v")))
+            value = header.get("v")
+            if not wire.is_node(value):
+                value = wire.Decoder(blobs, array=_array, table=_table).decode(value)
+            self._resolve(number, None, value)
         else:
             self._resolve(number, self._tool_error(str(header.get("type")), str(header.get("message"))))
 

@@ -25,7 +25,7 @@ from enum import Enum
 from fractions import Fraction
 from io import BytesIO
 from itertools import accumulate, count
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 Blob = Union[bytes, bytearray, memoryview]
 Header = Dict[str, Any]
@@ -404,6 +404,20 @@ _PLAIN = frozenset((type(None), bool, int, float, str))
 _CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
 _UNCOUNTED = 20_000
 _isfinite = math.isfinite
+
+
+def is_node(value: Any) -> bool:
+    """Whether `value` is its own node and counts for nothing, so that no :class:`Encoder` is needed for it. Text counts."""
+    kind = type(value)
+    if kind is int:
+        small: bool = -_INT_BOUND < value < _INT_BOUND
+        return small
+    return value is None or kind is bool or kind is float and _isfinite(value)
+
+
+def are_values(nodes: Iterable[Any]) -> bool:
+    """Whether each of `nodes` is its own value, so that no :class:`Decoder` is needed for them, but to hold text against a limit."""
+    return _PLAIN.issuperset(map(type, nodes))
 
 
 class Encoder:
