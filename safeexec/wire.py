@@ -412,7 +412,7 @@ def is_node(value: Any) -> bool:
     if kind is int:
         small: bool = -_INT_BOUND < value < _INT_BOUND
         return small
-    return value is None or kind is bool or kind is float and _isfinite(value)
+    return value is None or kind is bool or (kind is float and _isfinite(value))
 
 
 def are_values(nodes: Iterable[Any]) -> bool:

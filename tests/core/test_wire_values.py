@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from safeexec import wire
 from safeexec.testing import same
@@ -42,6 +43,23 @@ def test_encoding_is_json_and_blobs(value: Any) -> None:
     node = encoder.encode(value)
     assert json.loads(json.dumps(node)) == node
     assert all(isinstance(blob, bytes | bytearray | memoryview) for blob in encoder.blobs)
+
+
+@given(values)
+def test_what_is_its_own_node_would_have_been_encoded_so_and_for_nothing(value: Any) -> None:
+    assert not wire.is_node(value) or same(wire.Encoder(0, strict=True).encode(value), value)
+    if type(value) in (int, float, bool, type(None)):
+        assert wire.is_node(value) == (type(wire.Encoder().encode(value)) is not dict)
+    else:
+        assert not wire.is_node(value)
+
+
+@given(st.lists(values))
+def test_what_are_their_own_values_would_have_been_decoded_so(items: list[Any]) -> None:
+    nodes = [wire.Encoder().encode(item) for item in items]
+    if wire.are_values(nodes):
+        assert same([wire.Decoder(()).decode(node) for node in nodes], nodes)
+    assert wire.are_values(nodes) == all(not isinstance(node, list | dict) for node in nodes)
 
 
 class Colour(enum.Enum):
