@@ -85,6 +85,15 @@ def steps(executor: Executor, pause: float, times: int) -> tuple[float, float]:
     return middle(found["never"]), middle(found["limits"])
 
 
+def beside(executor: Executor, megabytes: int, times: int) -> float:
+    """A step that follows at once, in a session that holds so much data."""
+    policy = Policy(limits=Limits(memory=(2 * megabytes + 64) << 20))
+    with executor.session(policy=policy) as session:
+        session.run(f"data = bytearray(b'abcd' * {megabytes << 18})").raise_for_error()
+        median(lambda: session.run("1 + 1"), 10)
+        return median(lambda: session.run("1 + 1"), times)
+
+
 def checkpoint(executor: Executor, times: int) -> float:
     """What a request that follows at once waits for: a request after a checkpoint was asked for, less one without."""
     with executor.session() as session:
@@ -135,6 +144,7 @@ def measure(executor: Executor, forks: int) -> dict[str, float]:
     found: dict[str, float] = {"checkpoint_ms": checkpoint(executor, 300)}
     found["step_ms"], found["step_with_checkpoints_ms"] = steps(executor, 0.0, 400)
     found["step_after_a_pause_ms"], found["step_after_a_pause_with_checkpoints_ms"] = steps(executor, PAUSE, 60)
+    found["step_beside_50_mb_ms"] = beside(executor, 50, 60)
     with executor.session(policy=Policy(limits=Limits(time=30))) as session:
         session.run(STATE)
         guest: Any = session._guest

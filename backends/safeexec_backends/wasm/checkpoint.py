@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, TypeVar
+from weakref import WeakSet
 
 from . import abi, fs_copy
 from .fs import FileSystem
 from .host import Host
-from .pages import Frozen, Run, Shadow, compared, finder, shadows, total, united
+from .pages import PAGE, Frozen, Run, Shadow, compared, finder, shadows, total, united
 
 Known = dict[str, tuple[int, int]]
 H = TypeVar("H", bound=Host)
@@ -166,6 +167,12 @@ class Past:
         self._frozen: State | None = None
         self._branched = False
         """There is a branch of the instance's present state."""
+        self._repeated = 0.0
+        """Bytes that were copied although they were what had been copied before, since such were last put aside."""
+        self._price = 1
+        """How many times as much they have to be as what is to be put aside; more where that was written to again soon."""
+        self._judged = True
+        """Whether it was."""
 
     def want(self) -> None:
         """The state as it is now is to be kept; what was kept is of no use any more."""
@@ -185,14 +192,42 @@ class Past:
             self._release()
             return
         try:
+            # If this is cut short the old state is gone as well: its pages are being written over.
+            last, self._state = self._state, None
             if self._shadow is None:
                 self._shadow = shadows.take()
-            # If this is cut short the old state is gone as well: its pages are being written over.
-            self._state = None
+            elif last is not None and total(last.runs) > _QUICK:
+                self._put_aside(host, self._shadow)
             self._state = take(host, self.rest, self._shadow, known, changes, self._files)
             self._files = self._state.files
         except (Unsettled, OSError, abi.EngineError) as error:
             self._trouble = str(error)
+
+    def _put_aside(self, host: Host, shadow: Shadow) -> None:
+        """Large data that stays as it is would be copied with every checkpoint: once as much was copied in vain, have the memory map it from a file,
+        of which it is no part until it is written to again. Raises Unsettled, OSError."""
+        settled(host, self.rest)
+        runs = written(host, self.rest)
+        before: Sequence[Run] = () if host.base is None else host.base.runs
+        if not self._judged and 4 * (total(runs) + total(before) - total(united(runs, before))) > total(before):
+            self._price, self._judged = 2 * self._price, True
+        alike = shadow.alike(host.memory.view)
+        if alike < _ALIKE or not finder.ready():
+            return
+        self._repeated += alike * total(runs)
+        base = lasting(united([run for run in runs if run[1] - run[0] >= _LARGE], before))
+        if self._repeated < self._price * total(base) or len(_put) >= _MOST_PUT:
+            return
+        self._repeated, self._judged = 0.0, False
+        try:
+            frozen = Frozen(host.memory.view, base)
+            _put.add(frozen)
+            # In this order: what could not be mapped is still the instance's own, and found as such.
+            host.base = frozen
+            host.instance.written.forget()
+            frozen.map_over(host.memory.address(), host.memory.size)
+        except OSError:
+            pass  # no descriptor, no room, too many mappings: it is copied as before
 
     def back(self, make: Callable[[], H]) -> tuple[H, State]:
         """An instance as at the checkpoint. Raises EngineError."""
@@ -243,6 +278,18 @@ class Past:
         self._trouble = "the session is closed"
 
 
+def lasting(runs: Sequence[Run]) -> list[Run]:
+    """The same but for the first page, to which interrupts write at any time: one that came between its copy and its mapping would be lost."""
+    return [(max(start, PAGE), end) for start, end in runs if end > PAGE]
+
+
+_put: Final[WeakSet[Frozen]] = WeakSet()
+_MOST_PUT: Final = 256
+"""Sessions of a process that may have data put aside: each has a descriptor, and mappings, of which a process has 65,530."""
+_LARGE: Final = 1 << 18
+"""Bytes of a run that is worth a mapping."""
+_ALIKE: Final = 0.75
+"""Data of which less stays as it is would be put aside again and again: a page that is written to after that costs as much as two that are copied."""
 _QUICK: Final = 4 << 20
 """Bytes that are copied in less than a millisecond."""
 _FEW_FILES: Final = 500

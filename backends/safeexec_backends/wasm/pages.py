@@ -39,6 +39,7 @@ _BLOCK: Final = 1 << 16  # memories are multiples of it
 _GAP: Final = 2 * PAGE  # copied faster than skipped
 _MAX_SHADOW: Final = 4 << 20
 _MAX_SHADOWS: Final = 8
+_SAMPLES: Final = 32
 
 
 class Finder:
@@ -202,6 +203,20 @@ class Shadow:
             view[place:following] = memory[start:end]
             place = following
 
+    def alike(self, memory: memoryview) -> float:
+        """How much of `memory` is as it was kept, from 0 to 1: of some pages, evenly spread."""
+        step = max(self._size // _SAMPLES // PAGE, 1) * PAGE
+        looked = same = place = 0
+        wanted = 0
+        for start, end in self._runs:
+            while wanted < place + end - start:
+                address = start + wanted - place
+                looked += 1
+                same += bytes(self._view[wanted : wanted + PAGE]) == bytes(memory[address : address + PAGE])
+                wanted += step
+            place += end - start
+        return same / looked if looked else 0.0
+
     def put(self, memory: memoryview, runs: Sequence[Run]) -> None:
         """Copy the same runs back."""
         view, place = self._view, 0
@@ -258,12 +273,9 @@ class Frozen:
         """Keep `runs` of `memory`. Raises OSError where files in memory, or descriptors, are not to be had."""
         self.runs = joined(runs, pieces)
         self.uses = 0
+        self._fd = -1
         self._fd = os.memfd_create("safeexec-branch", os.MFD_CLOEXEC)
-        try:
-            _write(self._fd, [memory[start:end] for start, end in self.runs])
-        except BaseException:
-            os.close(self._fd)
-            raise
+        _write(self._fd, [memory[start:end] for start, end in self.runs])
 
     def popular(self) -> bool:
         """Whether it has so many users that it should be made of fewer pieces: the kernel allows a process 65,530 mappings."""
@@ -284,7 +296,8 @@ class Frozen:
         self.uses += 1
 
     def __del__(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 def _write(fd: int, parts: list[memoryview]) -> None:
