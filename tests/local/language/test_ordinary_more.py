@@ -247,3 +247,52 @@ cause = report.__cause__
 cause.exc_type, cause.stack[0].lineno, cause.__context__.exc_type, cause.__cause__, report.__suppress_context__, report.__context__.exc_type
 """
     assert run(source) == (ValueError, 6, KeyError, None, True, ValueError)
+
+
+def test_walks_are_led_and_patterns_begin_in_folders(run):
+    source = """
+import glob, os, pathlib
+for name in ("a/b", "a/skipped/c", "d/e"): os.makedirs(name)
+seen = []
+for folder, folders, files in os.walk("."):
+    folders.sort(reverse=True)
+    if "skipped" in folders: folders.remove("skipped")
+    seen.append(folder)
+late = [folder for folder, _, _ in os.walk("a", topdown=False)]
+found = sorted(glob.glob("*", root_dir="a")), glob.glob("e", root_dir=pathlib.Path("d")), glob.glob(os.path.abspath("d") + "/*", root_dir="a")
+os.removedirs("d/e")
+seen, sorted(late), [*found[:2], len(found[2])], sorted(os.listdir(".")), os.path.realpath("a/../a") == os.path.abspath("a"), str(pathlib.Path("a").resolve(strict=True)) == os.path.abspath("a")
+"""
+    assert run(source) == (
+        [".", "./d", "./d/e", "./a", "./a/b"],
+        ["a", "a/b", "a/skipped", "a/skipped/c"],
+        [["b", "skipped"], ["e"], 1],
+        ["a"],
+        True,
+        True,
+    )
+
+
+def test_singledispatch_takes_unions_texts_and_functions(run):
+    source = """
+import functools
+@functools.singledispatch
+def f(x): return "object"
+@f.register
+def _(x: "int | float"): return "number"
+@f.register(str | bytes)
+def _(x): return "text"
+f.register(list, lambda x: "list")
+wrong = []
+def bad(x: 5): pass
+for given in (5, lambda x: x, list[int] | str, bad):
+    try: f.register(given)
+    except TypeError as error: wrong.append(str(error)[:7])
+class K:
+    @functools.singledispatchmethod
+    def m(self, x): return "object"
+    @m.register
+    def _(self, x: int): return "int"
+[f(1), f(1.5), f("a"), f(b"a"), f([]), f(None), K().m(1), K().m("a"), wrong]
+"""
+    assert run(source) == ["number", "number", "text", "text", "list", "object", "int", "object", ["Invalid"] * 4]

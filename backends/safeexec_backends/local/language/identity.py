@@ -48,6 +48,8 @@ MethodDescriptor: Any = type(str.join)
 WrapperDescriptor: Any = type(object.__setattr__)
 MethodWrapper: Any = type("".__len__)
 Super = super
+super_self = Super.__dict__["__self__"].__get__
+"""What a `super` is of. Asked by name it would answer with what a program's class on the way calls so."""
 
 PLAIN: dict[int, type] = {}
 """Classes of the program whose other bases hold nothing dangerous, by id: every attribute of their instances may be read.

@@ -39,6 +39,7 @@ from .identity import (
     native_owner,
     passes_on,
     plain_bases,
+    super_self,
 )
 from .unbound import of_its_own
 
@@ -170,8 +171,8 @@ class Reading:
         if is_class(o):
             return is_guest_class(o) and not native_owner(o, name) and not native_owner(kind, name)
         if kind is Super:
-            owner = type(o.__self__)
-            return not native_owner(owner, name) and not (is_class(o.__self__) and native_owner(o.__self__, name))
+            of = super_self(o)
+            return not native_owner(type(of), name) and not (is_class(of) and native_owner(of, name))
         return is_guest_function(o) or kind is types.SimpleNamespace
 
     def check(self, value: Any, name: str) -> None:
@@ -259,7 +260,7 @@ class Reading:
 
     def _descriptor(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         kind = type(o)
-        if binds_values(o.__self__ if kind is Super else o):
+        if binds_values(super_self(o) if kind is Super else o):
             return self._refuse(o, name)
         allowed = (types.FunctionType, types.MethodType, property, classmethod, staticmethod, MethodDescriptor)
         if kind in allowed or is_guest_class(kind):

@@ -20,6 +20,7 @@ from .identity import (
     is_class,
     is_guest_class,
     is_guest_function,
+    super_self,
 )
 
 _made: dict[tuple[int, int], tuple[Any, type, Any]] = {}
@@ -31,7 +32,7 @@ def of_its_own(found: Any, o: Any) -> Any:
     if type(found) is not types.FunctionType or is_guest_function(found):
         return found
     if type(o) is Super:
-        o = o.__self__  # type: ignore[attr-defined]
+        o = super_self(o)
     owner, of_classes = None, False
     for base in (*(class_mro(o) if is_class(o) else ()), *class_mro(type(o))):
         held = class_dict(base).get(found.__name__)

@@ -62,8 +62,11 @@ def _os_path(language: RestrictedLanguage) -> Exports:
     def samefile(a: Any, b: Any) -> bool:
         return os.path.samefile(check(a), check(b))
 
+    def realpath(filename: Any, *, strict: Any = False) -> str:
+        return resolved(filename, bool(strict))
+
     return exports | {
-        "expanduser": expanduser, "expandvars": expandvars, "samefile": samefile, "realpath": lambda p, **_: os.path.realpath(text_path(p)),
+        "expanduser": expanduser, "expandvars": expandvars, "samefile": samefile, "realpath": realpath,
     }  # fmt: skip
 
 
@@ -105,7 +108,46 @@ def walk(top: Any, topdown: bool = True, onerror: Any = None, followlinks: bool 
         check(text)
     if followlinks:
         raise ValueError("walk() does not follow links in this sandbox")
-    return os.walk(text, bool(topdown), onerror, False)
+    return _walk(text, bool(topdown), onerror)
+
+
+def _walk(top: str, topdown: bool, onerror: Any) -> Iterator[Any]:
+    for folder, folders, files in os.walk(top, topdown, onerror, False):
+        # Where to go on is said by the list that is shown: of what it holds by then, what was checked is walked through, in a list that nobody else has.
+        shown = list(folders)
+        yield folder, shown, files
+        if topdown:
+            folders[:] = [text_path(name) for name in list(shown)]
+            for name in folders:
+                check(os.path.join(folder, name))
+
+
+def _removedirs(name: Any) -> None:
+    """As `os.removedirs`, which would go on with what is above the working directory."""
+    path = text_path(name)
+    with Checked(path) as real:
+        os.rmdir(real)
+    path = path.rstrip("/")
+    while path := os.path.dirname(path).rstrip("/"):
+        try:
+            os.rmdir(check(path))
+        except OSError:
+            break
+
+
+def resolved(path: Any, strict: bool = False) -> str:
+    """As `os.path.realpath`. Of other places a program shall not learn where their links lead, nor what there is.
+
+    :raises PathRefused: of another place, when it has to exist.
+    """
+    given = text_path(path)
+    try:
+        check(given or os.curdir)
+    except PathRefused:
+        if strict:
+            raise
+        return os.path.abspath(given)
+    return os.path.realpath(given, strict=strict)
 
 
 def makedirs(name: Any, mode: int = 0o777, exist_ok: bool = False) -> None:
@@ -149,7 +191,7 @@ def _os(language: RestrictedLanguage) -> Exports:
     exports: Exports = {
         "listdir": listdir, "scandir": _scandir, "walk": walk, "makedirs": makedirs, "stat": stat_, "access": _access,
         "mkdir": _checked(os.mkdir), "rmdir": _checked(os.rmdir), "remove": _checked(os.remove, False),
-        "unlink": _checked(os.unlink, False), "removedirs": _checked(os.removedirs), "chdir": _checked(os.chdir),
+        "unlink": _checked(os.unlink, False), "removedirs": _removedirs, "chdir": _checked(os.chdir),
         "lstat": _checked(os.lstat, False), "truncate": _checked(os.truncate), "utime": _checked(os.utime), "chmod": _checked(os.chmod),
         "get_terminal_size": lambda fd=1: os.terminal_size((80, 24)), "getuid": lambda: 1000, "geteuid": lambda: 1000, "getgid": lambda: 1000, "getegid": lambda: 1000,
         "rename": _two(os.rename), "replace": _two(os.replace), "environ": environ, "getenv": getenv,
@@ -283,14 +325,14 @@ def _glob(language: RestrictedLanguage) -> Exports:
         pathname: Any, *, root_dir: Any = None, recursive: bool = False, include_hidden: bool = False
     ) -> list[str]:
         pattern = text_path(pathname)
-        if root_dir is not None:
-            root_dir = text_path(root_dir)
-            check(root_dir)
-        else:
-            fixed = pattern
-            while glob.has_magic(fixed):
-                fixed = os.path.dirname(fixed)
+        fixed = pattern
+        while glob.has_magic(fixed):
+            fixed = os.path.dirname(fixed)
+        if root_dir is None:
             check(fixed or ".")
+        else:
+            root_dir = text_path(root_dir)
+            check(os.path.join(root_dir, fixed) or ".")  # joined as glob does: a pattern may begin at another place
         if ".." in pattern.split("/") and glob.has_magic(pattern):
             raise PathRefused("a pattern may not leave its directory in this sandbox")
         return glob.glob(pattern, root_dir=root_dir, recursive=recursive, include_hidden=include_hidden)

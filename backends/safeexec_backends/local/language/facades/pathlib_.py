@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import exact_name
 
-from .files import listdir, makedirs, stat_, walk
+from .files import listdir, makedirs, resolved, stat_, walk
 from .paths import Checked, PathRefused, check, open_file, text_path
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
             return self if self.is_absolute() else type(self)(os.path.join(os.getcwd(), str(self)))
 
         def resolve(self, strict: bool = False) -> Any:
-            return type(self)(os.path.realpath(str(self), strict=strict))
+            return type(self)(resolved(self, bool(strict)))
 
         def samefile(self, other: Any) -> bool:
             return os.path.samefile(check(self), check(other))
