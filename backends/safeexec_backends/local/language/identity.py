@@ -50,6 +50,8 @@ MethodWrapper: Any = type("".__len__)
 Super = super
 super_self = Super.__dict__["__self__"].__get__
 """What a `super` is of. Asked by name it would answer with what a program's class on the way calls so."""
+super_class = Super.__dict__["__self_class__"].__get__
+"""The class whose bases a `super` goes through: what that object says that it is of, or None."""
 
 PLAIN: dict[int, type] = {}
 """Classes of the program whose other bases hold nothing dangerous, by id: every attribute of their instances may be read.

@@ -39,6 +39,7 @@ from .identity import (
     native_owner,
     passes_on,
     plain_bases,
+    super_class,
     super_self,
 )
 from .unbound import of_its_own
@@ -172,7 +173,7 @@ class Reading:
             return is_guest_class(o) and not native_owner(o, name) and not native_owner(kind, name)
         if kind is Super:
             of = super_self(o)
-            return not native_owner(type(of), name) and not (is_class(of) and native_owner(of, name))
+            return not any(native_owner(k, name) for k in (type(of), super_class(o), of) if is_class(k))
         return is_guest_function(o) or kind is types.SimpleNamespace
 
     def check(self, value: Any, name: str) -> None:
