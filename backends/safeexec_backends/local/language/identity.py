@@ -271,6 +271,27 @@ def gives_values(value: Any) -> bool:
     return any(type(value) is kind for kind in _VALUES) and not is_guest_class(value.__objclass__)
 
 
+def given_by_library(value: Any, o: Any) -> bool:
+    """Whether `value`, an attribute of `o`, is a function or method that no program defined, and none that a program's class of `o` holds."""
+    function = value.__func__ if type(value) is types.MethodType else value
+    if any(type(function) is kind for kind in _NATIVE_CALLABLES):
+        return True
+    if type(function) is not types.FunctionType or is_guest_function(function):
+        return False
+    kinds = [*(class_mro(o) if is_class(o) else ()), *class_mro(type(o))]
+    return not any(
+        held is function for kind in kinds if is_guest_class(kind) for held in list(class_dict(kind).values())
+    )
+
+
+_NATIVE_CALLABLES = (BuiltinMethod, MethodDescriptor, WrapperDescriptor, MethodWrapper, types.ClassMethodDescriptorType)
+
+
+def library_bases(kind: type) -> set[int]:
+    """What `kind` inherits that is not the program's, by id."""
+    return {id(base) for base in class_mro(kind) if not is_guest_class(base)}
+
+
 def binds_values(value: Any) -> bool:
     """Whether `value` is a class method, or one of the program's kind, over a descriptor that gives values: up to 3.12 it binds that to whatever it is told."""
     if not any(base is classmethod for base in class_mro(type(value))):

@@ -28,6 +28,7 @@ from .identity import (
     class_mro,
     describe,
     exact_name,
+    given_by_library,
     gives_values,
     home,
     is_class,
@@ -136,7 +137,8 @@ class Reading:
             if name not in names.SOFT and not is_facade(kind) and not self._may_read_private(o, kind, name):
                 return self._refuse(o, name)
         result = reader(o, name)
-        if is_denied(result):
+        # What was there a moment ago is no proof: the name may be a key that equals it once, or gone by now, and CPython then has its own.
+        if is_denied(result) or (name in names.DUNDER_OWN and given_by_library(result, o)):
             return self._refuse(o, name)
         return result
 
