@@ -296,3 +296,8 @@ class K:
 [f(1), f(1.5), f("a"), f(b"a"), f([]), f(None), K().m(1), K().m("a"), wrong]
 """
     assert run(source) == ["number", "number", "text", "text", "list", "object", "int", "object", ["Invalid"] * 4]
+
+
+def test_what_built_in_classes_have_is_listed(run):
+    names = run("[sorted(vars(kind)) for kind in (BaseException, classmethod, int)]")
+    assert "with_traceback" in names[0] and "__isabstractmethod__" in names[1] and "bit_length" in names[2]

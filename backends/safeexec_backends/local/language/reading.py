@@ -385,7 +385,7 @@ class Reading:
                 return types.MappingProxyType(shown)
             if id(o) in _BUILTIN_TYPES:  # what reading each name would give, and no descriptor that would give more
                 missing = object()
-                found = {n: self.readable(o, n, missing) for n in class_dict(o)}
+                found = {n: self.readable(o, n, missing) for n in class_dict(o) if n != "__dict__"}  # that is this
                 return types.MappingProxyType({n: v for n, v in found.items() if v is not missing})
             return self._refuse(o, "__dict__")
         if issubclass(kind, types.ModuleType) or id(kind) in DENIED_TYPES:
