@@ -301,3 +301,26 @@ class K:
 def test_what_built_in_classes_have_is_listed(run):
     names = run("[sorted(vars(kind)) for kind in (BaseException, classmethod, int)]")
     assert "with_traceback" in names[0] and "__isabstractmethod__" in names[1] and "bit_length" in names[2]
+
+
+def test_what_is_found_is_called_as_it_was_asked_for(run):
+    source = """
+import glob, os, pathlib
+os.makedirs("a/b")
+open("a/b/f.txt", "w").close()
+os.chdir("a")
+failed = []
+list(os.walk("../nothing", onerror=failed.append))
+names = [[d, *f] for d, _, f in os.walk("..")], [str(p) for p in pathlib.Path("../a").rglob("*.txt")], glob.glob("*/*.txt"), glob.glob("../a/b/f.txt"), failed[0].filename
+paths = [str(p) for p in pathlib.Path(".").glob("*")], [str(p) for p in pathlib.Path("b").glob("**/*.txt")], [e.name for e in os.scandir("..")], [e.path for e in os.scandir("b")]
+names, paths
+"""
+    names, paths = run(source)
+    assert names == (
+        [[".."], ["../a"], ["../a/b", "f.txt"]],
+        ["../a/b/f.txt"],
+        ["b/f.txt"],
+        ["../a/b/f.txt"],
+        "../nothing",
+    )
+    assert paths == (["b"], ["b/f.txt"], ["a"], ["b/f.txt"])

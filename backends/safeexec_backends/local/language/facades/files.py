@@ -12,7 +12,7 @@ from safeexec_backends.local.language.identity import exact_name
 
 from . import descriptors
 from .facade import make
-from .paths import Checked, PathRefused, check, open_file, text_path
+from .paths import Checked, PathRefused, check, named_as, open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -98,24 +98,32 @@ def listdir(path: Any = ".") -> list[str]:
 
 def _scandir(path: Any = ".") -> Any:
     text = text_path(path)
-    check(text)
-    return os.scandir(text)
+    real = check(text)
+    # An entry looks at its file when it is asked, wherever ".." leads by then.
+    return os.scandir(real if os.pardir in text.split("/") else text)
 
 
 def walk(top: Any, topdown: bool = True, onerror: Any = None, followlinks: bool = False) -> Iterator[Any]:
     text = text_path(top)  # asked once: a program's own path could answer differently the second time
-    if text:  # of the empty one the real walk finds nothing, and says so to `onerror`
-        check(text)
+    # Of the empty one the real walk finds nothing, and says so to `onerror`.
+    real = check(text) if text else text
     if followlinks:
         raise ValueError("walk() does not follow links in this sandbox")
-    return _walk(text, bool(topdown), onerror)
+    return _walk(text, real, bool(topdown), onerror)
 
 
-def _walk(top: str, topdown: bool, onerror: Any) -> Iterator[Any]:
-    for folder, folders, files in os.walk(top, topdown, onerror, False):
+def _walk(given: str, real: str, topdown: bool, onerror: Any) -> Iterator[Any]:
+    """The place that was checked is walked through: a relative path means another one once the directory has changed."""
+
+    def failed(error: OSError) -> None:
+        if onerror is not None:
+            error.filename = named_as(given, real, error.filename)
+            onerror(error)
+
+    for folder, folders, files in os.walk(real, topdown, failed, False):
         # Where to go on is said by the list that is shown: of what it holds by then, what was checked is walked through, in a list that nobody else has.
         shown = list(folders)
-        yield folder, shown, files
+        yield named_as(given, real, folder), shown, files
         if topdown:
             folders[:] = [text_path(name) for name in list(shown)]
             for name in folders:
@@ -328,11 +336,8 @@ def _glob(language: RestrictedLanguage) -> Exports:
         fixed = pattern
         while glob.has_magic(fixed):
             fixed = os.path.dirname(fixed)
-        if root_dir is None:
-            check(fixed or ".")
-        else:
-            root_dir = text_path(root_dir)
-            check(os.path.join(root_dir, fixed) or ".")  # joined as glob does: a pattern may begin at another place
+        root_dir = check((text_path(root_dir) if root_dir is not None else "") or os.curdir)
+        check(os.path.join(root_dir, fixed))  # joined as glob does: a pattern may begin at another place
         if ".." in pattern.split("/") and glob.has_magic(pattern):
             raise PathRefused("a pattern may not leave its directory in this sandbox")
         return glob.glob(pattern, root_dir=root_dir, recursive=recursive, include_hidden=include_hidden)

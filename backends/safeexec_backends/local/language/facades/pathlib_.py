@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.identity import exact_name
 
 from .files import listdir, makedirs, resolved, stat_, walk
-from .paths import Checked, PathRefused, check, open_file, text_path
+from .paths import Checked, PathRefused, check, named_as, open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -150,13 +150,15 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
 
         def glob(self, pattern: str) -> Iterator[Any]:
             text = text_path(self)
-            check(text)
-            return iter([type(self)(str(p)) for p in pathlib.Path(text).glob(_inside(pattern))])
+            real = check(text)
+            found = pathlib.Path(real).glob(_inside(pattern))
+            return iter([type(self)(named_as(text, real, str(p))) for p in found])
 
         def rglob(self, pattern: str) -> Iterator[Any]:
             text = text_path(self)
-            check(text)
-            return iter([type(self)(str(p)) for p in pathlib.Path(text).rglob(_inside(pattern))])
+            real = check(text)
+            found = pathlib.Path(real).rglob(_inside(pattern))
+            return iter([type(self)(named_as(text, real, str(p))) for p in found])
 
         def walk(self, top_down: bool = True, on_error: Any = None) -> Iterator[Any]:
             for folder, folders, files in walk(self, top_down, on_error):
