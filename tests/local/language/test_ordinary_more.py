@@ -247,3 +247,80 @@ cause = report.__cause__
 cause.exc_type, cause.stack[0].lineno, cause.__context__.exc_type, cause.__cause__, report.__suppress_context__, report.__context__.exc_type
 """
     assert run(source) == (ValueError, 6, KeyError, None, True, ValueError)
+
+
+def test_walks_are_led_and_patterns_begin_in_folders(run):
+    source = """
+import glob, os, pathlib
+for name in ("a/b", "a/skipped/c", "d/e"): os.makedirs(name)
+seen = []
+for folder, folders, files in os.walk("."):
+    folders.sort(reverse=True)
+    if "skipped" in folders: folders.remove("skipped")
+    seen.append(folder)
+late = [folder for folder, _, _ in os.walk("a", topdown=False)]
+found = sorted(glob.glob("*", root_dir="a")), glob.glob("e", root_dir=pathlib.Path("d")), glob.glob(os.path.abspath("d") + "/*", root_dir="a")
+os.removedirs("d/e")
+seen, sorted(late), [*found[:2], len(found[2])], sorted(os.listdir(".")), os.path.realpath("a/../a") == os.path.abspath("a"), str(pathlib.Path("a").resolve(strict=True)) == os.path.abspath("a")
+"""
+    assert run(source) == (
+        [".", "./d", "./d/e", "./a", "./a/b"],
+        ["a", "a/b", "a/skipped", "a/skipped/c"],
+        [["b", "skipped"], ["e"], 1],
+        ["a"],
+        True,
+        True,
+    )
+
+
+def test_singledispatch_takes_unions_texts_and_functions(run):
+    source = """
+import functools
+@functools.singledispatch
+def f(x): return "object"
+@f.register
+def _(x: "int | float"): return "number"
+@f.register(str | bytes)
+def _(x): return "text"
+f.register(list, lambda x: "list")
+wrong = []
+def bad(x: 5): pass
+for given in (5, lambda x: x, list[int] | str, bad):
+    try: f.register(given)
+    except TypeError as error: wrong.append(str(error)[:7])
+class K:
+    @functools.singledispatchmethod
+    def m(self, x): return "object"
+    @m.register
+    def _(self, x: int): return "int"
+[f(1), f(1.5), f("a"), f(b"a"), f([]), f(None), K().m(1), K().m("a"), wrong]
+"""
+    assert run(source) == ["number", "number", "text", "text", "list", "object", "int", "object", ["Invalid"] * 4]
+
+
+def test_what_built_in_classes_have_is_listed(run):
+    names = run("[sorted(vars(kind)) for kind in (BaseException, classmethod, int)]")
+    assert "with_traceback" in names[0] and "__isabstractmethod__" in names[1] and "bit_length" in names[2]
+
+
+def test_what_is_found_is_called_as_it_was_asked_for(run):
+    source = """
+import glob, os, pathlib
+os.makedirs("a/b")
+open("a/b/f.txt", "w").close()
+os.chdir("a")
+failed = []
+list(os.walk("../nothing", onerror=failed.append))
+names = [[d, *f] for d, _, f in os.walk("..")], [str(p) for p in pathlib.Path("../a").rglob("*.txt")], glob.glob("*/*.txt"), glob.glob("../a/b/f.txt"), failed[0].filename
+paths = [str(p) for p in pathlib.Path(".").glob("*")], [str(p) for p in pathlib.Path("b").glob("**/*.txt")], [e.name for e in os.scandir("..")], [e.path for e in os.scandir("b")]
+names, paths
+"""
+    names, paths = run(source)
+    assert names == (
+        [[".."], ["../a"], ["../a/b", "f.txt"]],
+        ["../a/b/f.txt"],
+        ["b/f.txt"],
+        ["../a/b/f.txt"],
+        "../nothing",
+    )
+    assert paths == (["b"], ["b/f.txt"], ["a"], ["b/f.txt"])

@@ -1,5 +1,7 @@
 """What asyncio shows of tasks, futures, handles and what went wrong with them: the program's own lines."""
 
+import sys
+
 import pytest
 
 SOURCE = """
@@ -47,3 +49,15 @@ def test_what_was_lost_is_told_with_the_programs_lines(run, capsys, caplog):
     message = told[0].getMessage()
     assert "Object created at (most recent call last):" in message and 'File "<step 1>", line 17, in main' in message
     assert "/" not in message and ".py" not in message
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="n/a: an error there")
+def test_a_warning_of_the_library_does_not_say_where_that_lies(run):
+    source = """
+import heapq, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    list(heapq.merge([1], [2], reverse=NotImplemented))
+[warning.filename for warning in caught]
+"""
+    assert run(source) == ["heapq.py"]

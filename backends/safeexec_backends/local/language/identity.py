@@ -48,6 +48,10 @@ MethodDescriptor: Any = type(str.join)
 WrapperDescriptor: Any = type(object.__setattr__)
 MethodWrapper: Any = type("".__len__)
 Super = super
+super_self = Super.__dict__["__self__"].__get__
+"""What a `super` is of. Asked by name it would answer with what a program's class on the way calls so."""
+super_class = Super.__dict__["__self_class__"].__get__
+"""The class whose bases a `super` goes through: what that object says that it is of, or None."""
 
 PLAIN: dict[int, type] = {}
 """Classes of the program whose other bases hold nothing dangerous, by id: every attribute of their instances may be read.
@@ -265,6 +269,27 @@ def gives_values(value: Any) -> bool:
     Whoever binds it, a class method or the attributes of a program's class, would be given that, past all that looks at names.
     """
     return any(type(value) is kind for kind in _VALUES) and not is_guest_class(value.__objclass__)
+
+
+def given_by_library(value: Any, o: Any) -> bool:
+    """Whether `value`, an attribute of `o`, is a function or method that no program defined, and none that a program's class of `o` holds."""
+    function = value.__func__ if type(value) is types.MethodType else value
+    if any(type(function) is kind for kind in _NATIVE_CALLABLES):
+        return True
+    if type(function) is not types.FunctionType or is_guest_function(function):
+        return False
+    kinds = [*(class_mro(o) if is_class(o) else ()), *class_mro(type(o))]
+    return not any(
+        held is function for kind in kinds if is_guest_class(kind) for held in list(class_dict(kind).values())
+    )
+
+
+_NATIVE_CALLABLES = (BuiltinMethod, MethodDescriptor, WrapperDescriptor, MethodWrapper, types.ClassMethodDescriptorType)
+
+
+def library_bases(kind: type) -> set[int]:
+    """What `kind` inherits that is not the program's, by id."""
+    return {id(base) for base in class_mro(kind) if not is_guest_class(base)}
 
 
 def binds_values(value: Any) -> bool:

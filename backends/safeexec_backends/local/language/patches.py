@@ -30,6 +30,7 @@ from .identity import (
     is_class,
     is_guest_class,
     is_library_class,
+    passes_on,
 )
 
 
@@ -60,8 +61,10 @@ def _no_writes_by_copies() -> None:
         made = kind.__new__(kind)
         if type(made) is not kind:
             raise WriteRefused("__new__ gave an object that is not the program's")
-        made.__dict__.update(self.__dict__)
-        made.__dict__["data"] = self.__dict__["data"].copy()
+        # Their own, not what an alias passes on: the variables of `type`, the ones of a function of the library.
+        own, variables = object.__getattribute__(self, "__dict__"), object.__getattribute__(made, "__dict__")
+        variables.update(own)
+        variables["data"] = own["data"].copy()
         return made
 
     for kind in (collections.UserDict, collections.UserList):
@@ -121,7 +124,8 @@ def _no_reads_by_cached_properties() -> None:
         if type(name) is not str or not any(class_dict(base).get(name) is self for base in class_mro(kind)):
             raise AttributeRefused("a cached property reads objects of its own class in this sandbox")
         try:
-            cache = instance.__dict__
+            # Its own, not what an alias passes on: of `type`, what nobody may read of it.
+            cache = object.__getattribute__(instance, "__dict__") if passes_on(kind) else instance.__dict__
         except AttributeError:
             text = f"No '__dict__' attribute on {class_name(kind)!r} instance to cache {name!r} property."
             raise TypeError(text) from None
@@ -144,7 +148,10 @@ def _no_owners_of_methods() -> None:
     make = weakref.WeakMethod.__new__
 
     def __new__(cls: Any, meth: Any, callback: Any = None) -> Any:
-        if type(meth) is types.MethodType and (is_denied(meth.__self__) or is_denied(meth.__func__)):
+        if type(meth) is not types.MethodType:
+            # What passes on attributes has another's `__self__`, and its class is called with that.
+            raise TypeError(f"argument should be a bound method, not {type(meth)}")
+        if is_denied(meth.__self__) or is_denied(meth.__func__):
             raise AttributeRefused("what this method belongs to is not available in this sandbox")
         return make(cls, meth, callback)
 

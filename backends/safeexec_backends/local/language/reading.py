@@ -28,6 +28,7 @@ from .identity import (
     class_mro,
     describe,
     exact_name,
+    given_by_library,
     gives_values,
     home,
     is_class,
@@ -39,6 +40,8 @@ from .identity import (
     native_owner,
     passes_on,
     plain_bases,
+    super_class,
+    super_self,
 )
 from .unbound import of_its_own
 
@@ -134,7 +137,8 @@ class Reading:
             if name not in names.SOFT and not is_facade(kind) and not self._may_read_private(o, kind, name):
                 return self._refuse(o, name)
         result = reader(o, name)
-        if is_denied(result):
+        # What was there a moment ago is no proof: the name may be a key that equals it once, or gone by now, and CPython then has its own.
+        if is_denied(result) or (name in names.DUNDER_OWN and given_by_library(result, o)):
             return self._refuse(o, name)
         return result
 
@@ -170,8 +174,8 @@ class Reading:
         if is_class(o):
             return is_guest_class(o) and not native_owner(o, name) and not native_owner(kind, name)
         if kind is Super:
-            owner = type(o.__self__)
-            return not native_owner(owner, name) and not (is_class(o.__self__) and native_owner(o.__self__, name))
+            of = super_self(o)
+            return not any(native_owner(k, name) for k in (type(of), super_class(o), of) if is_class(k))
         return is_guest_function(o) or kind is types.SimpleNamespace
 
     def check(self, value: Any, name: str) -> None:
@@ -259,7 +263,7 @@ class Reading:
 
     def _descriptor(self, o: Any, name: str, reader: Reader = getattr) -> Any:
         kind = type(o)
-        if binds_values(o.__self__ if kind is Super else o):
+        if binds_values(super_self(o) if kind is Super else o):
             return self._refuse(o, name)
         allowed = (types.FunctionType, types.MethodType, property, classmethod, staticmethod, MethodDescriptor)
         if kind in allowed or is_guest_class(kind):
@@ -381,7 +385,7 @@ class Reading:
                 return types.MappingProxyType(shown)
             if id(o) in _BUILTIN_TYPES:  # what reading each name would give, and no descriptor that would give more
                 missing = object()
-                found = {n: self.readable(o, n, missing) for n in class_dict(o)}
+                found = {n: self.readable(o, n, missing) for n in class_dict(o) if n != "__dict__"}  # that is this
                 return types.MappingProxyType({n: v for n, v in found.items() if v is not missing})
             return self._refuse(o, "__dict__")
         if issubclass(kind, types.ModuleType) or id(kind) in DENIED_TYPES:

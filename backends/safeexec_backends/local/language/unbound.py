@@ -7,6 +7,7 @@ belongs to the program: called with a class of the library it made that the prog
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,8 @@ from .identity import (
     is_class,
     is_guest_class,
     is_guest_function,
+    super_class,
+    super_self,
 )
 
 _made: dict[tuple[int, int], tuple[Any, type, Any]] = {}
@@ -30,10 +33,11 @@ def of_its_own(found: Any, o: Any) -> Any:
     """`found`, as `o` gave it, or in its place a function that takes only objects of the class that defines it; a class method's, classes that inherit."""
     if type(found) is not types.FunctionType or is_guest_function(found):
         return found
+    called = None
     if type(o) is Super:
-        o = o.__self__  # type: ignore[attr-defined]
+        o, called = super_self(o), super_class(o)
     owner, of_classes = None, False
-    for base in (*(class_mro(o) if is_class(o) else ()), *class_mro(type(o))):
+    for base in (base for kind in (o, type(o), called, _home(found)) if is_class(kind) for base in class_mro(kind)):
         held = class_dict(base).get(found.__name__)
         if held is found or ((type(held) is classmethod or type(held) is staticmethod) and held.__func__ is found):
             owner = base
@@ -46,6 +50,17 @@ def of_its_own(found: Any, o: Any) -> Any:
     if known is None:
         known = _made[key] = found, owner, _checking(found, owner, of_classes)
     return known[2]
+
+
+def _home(function: Any) -> Any:
+    """The class in whose text the library has `function`, which an object that is none of its own may have passed on; None where there is none."""
+    if type(function.__module__) is not str:
+        return None
+    module, (first, *rest) = sys.modules.get(function.__module__), function.__qualname__.split(".")
+    found: Any = vars(module).get(first) if rest and issubclass(type(module), types.ModuleType) else None
+    for part in rest[:-1]:
+        found = class_dict(found).get(part) if is_class(found) else None
+    return found
 
 
 def _checking(function: Any, owner: type, of_classes: bool) -> Callable[..., Any]:

@@ -22,6 +22,7 @@ from .identity import (
     is_guest_class,
     is_guest_function,
     is_plain,
+    library_bases,
     native_owner,
 )
 from .reading import OPEN_TYPES, Reader, Reading
@@ -130,7 +131,9 @@ class Writing(Reading):
         kind = type(o)
         if name == "__class__":
             if value and is_guest_class(kind) and is_class(value[0]) and is_guest_class(value[0]):
-                if is_plain(value[0]) or not is_plain(kind):  # a method looks once whether `self` is plain: it stays so
+                # A method looks once whether `self` is plain, and a guard what it inherits from the library before it reads: a finalizer runs between.
+                plain = is_plain(kind)
+                if is_plain(value[0]) is plain and (plain or library_bases(value[0]) == library_bases(kind)):
                     return
         elif is_class(o):
             if is_guest_class(o) and name not in _FIXED:

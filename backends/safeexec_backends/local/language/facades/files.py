@@ -12,7 +12,7 @@ from safeexec_backends.local.language.identity import exact_name
 
 from . import descriptors
 from .facade import make
-from .paths import Checked, PathRefused, check, open_file, text_path
+from .paths import Checked, PathRefused, check, named_as, open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -62,8 +62,11 @@ def _os_path(language: RestrictedLanguage) -> Exports:
     def samefile(a: Any, b: Any) -> bool:
         return os.path.samefile(check(a), check(b))
 
+    def realpath(filename: Any, *, strict: Any = False) -> str:
+        return resolved(filename, bool(strict))
+
     return exports | {
-        "expanduser": expanduser, "expandvars": expandvars, "samefile": samefile, "realpath": lambda p, **_: os.path.realpath(text_path(p)),
+        "expanduser": expanduser, "expandvars": expandvars, "samefile": samefile, "realpath": realpath,
     }  # fmt: skip
 
 
@@ -95,17 +98,64 @@ def listdir(path: Any = ".") -> list[str]:
 
 def _scandir(path: Any = ".") -> Any:
     text = text_path(path)
-    check(text)
-    return os.scandir(text)
+    real = check(text)
+    # An entry looks at its file when it is asked, wherever ".." leads by then.
+    return os.scandir(real if os.pardir in text.split("/") else text)
 
 
 def walk(top: Any, topdown: bool = True, onerror: Any = None, followlinks: bool = False) -> Iterator[Any]:
     text = text_path(top)  # asked once: a program's own path could answer differently the second time
-    if text:  # of the empty one the real walk finds nothing, and says so to `onerror`
-        check(text)
+    # Of the empty one the real walk finds nothing, and says so to `onerror`.
+    real = check(text) if text else text
     if followlinks:
         raise ValueError("walk() does not follow links in this sandbox")
-    return os.walk(text, bool(topdown), onerror, False)
+    return _walk(text, real, bool(topdown), onerror)
+
+
+def _walk(given: str, real: str, topdown: bool, onerror: Any) -> Iterator[Any]:
+    """The place that was checked is walked through: a relative path means another one once the directory has changed."""
+
+    def failed(error: OSError) -> None:
+        if onerror is not None:
+            error.filename = named_as(given, real, error.filename)
+            onerror(error)
+
+    for folder, folders, files in os.walk(real, topdown, failed, False):
+        # Where to go on is said by the list that is shown: of what it holds by then, what was checked is walked through, in a list that nobody else has.
+        shown = list(folders)
+        yield named_as(given, real, folder), shown, files
+        if topdown:
+            folders[:] = [text_path(name) for name in list(shown)]
+            for name in folders:
+                check(os.path.join(folder, name))
+
+
+def _removedirs(name: Any) -> None:
+    """As `os.removedirs`, which would go on with what is above the working directory."""
+    path = text_path(name)
+    with Checked(path) as real:
+        os.rmdir(real)
+    path = path.rstrip("/")
+    while path := os.path.dirname(path).rstrip("/"):
+        try:
+            os.rmdir(check(path))
+        except OSError:
+            break
+
+
+def resolved(path: Any, strict: bool = False) -> str:
+    """As `os.path.realpath`. Of other places a program shall not learn where their links lead, nor what there is.
+
+    :raises PathRefused: of another place, when it has to exist.
+    """
+    given = text_path(path)
+    try:
+        check(given or os.curdir)
+    except PathRefused:
+        if strict:
+            raise
+        return os.path.abspath(given)
+    return os.path.realpath(given, strict=strict)
 
 
 def makedirs(name: Any, mode: int = 0o777, exist_ok: bool = False) -> None:
@@ -149,7 +199,7 @@ def _os(language: RestrictedLanguage) -> Exports:
     exports: Exports = {
         "listdir": listdir, "scandir": _scandir, "walk": walk, "makedirs": makedirs, "stat": stat_, "access": _access,
         "mkdir": _checked(os.mkdir), "rmdir": _checked(os.rmdir), "remove": _checked(os.remove, False),
-        "unlink": _checked(os.unlink, False), "removedirs": _checked(os.removedirs), "chdir": _checked(os.chdir),
+        "unlink": _checked(os.unlink, False), "removedirs": _removedirs, "chdir": _checked(os.chdir),
         "lstat": _checked(os.lstat, False), "truncate": _checked(os.truncate), "utime": _checked(os.utime), "chmod": _checked(os.chmod),
         "get_terminal_size": lambda fd=1: os.terminal_size((80, 24)), "getuid": lambda: 1000, "geteuid": lambda: 1000, "getgid": lambda: 1000, "getegid": lambda: 1000,
         "rename": _two(os.rename), "replace": _two(os.replace), "environ": environ, "getenv": getenv,
@@ -283,14 +333,11 @@ def _glob(language: RestrictedLanguage) -> Exports:
         pathname: Any, *, root_dir: Any = None, recursive: bool = False, include_hidden: bool = False
     ) -> list[str]:
         pattern = text_path(pathname)
-        if root_dir is not None:
-            root_dir = text_path(root_dir)
-            check(root_dir)
-        else:
-            fixed = pattern
-            while glob.has_magic(fixed):
-                fixed = os.path.dirname(fixed)
-            check(fixed or ".")
+        fixed = pattern
+        while glob.has_magic(fixed):
+            fixed = os.path.dirname(fixed)
+        root_dir = check((text_path(root_dir) if root_dir is not None else "") or os.curdir)
+        check(os.path.join(root_dir, fixed))  # joined as glob does: a pattern may begin at another place
         if ".." in pattern.split("/") and glob.has_magic(pattern):
             raise PathRefused("a pattern may not leave its directory in this sandbox")
         return glob.glob(pattern, root_dir=root_dir, recursive=recursive, include_hidden=include_hidden)

@@ -112,16 +112,18 @@ def _functools(language: RestrictedLanguage) -> Exports:
 
     def registering(register: Callable[..., Any]) -> Callable[..., Any]:
         def safe_register(cls: Any, func: Any = None) -> Any:
-            if func is None and not (is_class(cls) or type(cls) is types.UnionType or not callable(cls)):
-                # CPython would evaluate annotations that are text.
-                hints = type_hints(language, cls)
-                for name, hint in hints.items():
-                    if name != "return":
-                        register(hint)(cls)
-                        return cls
-                raise TypeError(f"Invalid first argument to `register()`: {cls!r}. Use either `@register(some_class)` or "
-                                "plain `@register` on an annotated function.")  # fmt: skip
-            return register(cls, func) if func is not None else register(cls)
+            # With one argument CPython evaluates the annotations of whatever is no class, callable or not, with everybody's builtins: it gets two.
+            if func is not None:
+                return register(cls, func)
+            if is_class(cls) or (type(cls) is types.UnionType and all(map(is_class, cls.__args__))):
+                return lambda function: register(cls, function)
+            hints = type_hints(language, cls) if guards.readable(cls, "__annotations__", None) else {}
+            for name, hint in hints.items():
+                if name != "return":
+                    register(hint, cls)
+                    return cls
+            raise TypeError(f"Invalid first argument to `register()`: {cls!r}. Use either `@register(some_class)` or "
+                            "plain `@register` on an annotated function.")  # fmt: skip
 
         return safe_register
 

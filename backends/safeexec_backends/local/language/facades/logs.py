@@ -65,9 +65,12 @@ def _no_writes_by_adapters(logging: Any) -> None:
     original = adapter.manager
 
     def set_manager(self: Any, value: Any) -> None:
-        if not isinstance(self.logger, logging.Logger | logging.LoggerAdapter):
+        logger = (
+            self.logger
+        )  # asked once, and its class not by what it says of itself: the next answer could be a class of the library
+        if not issubclass(type(logger), logging.Logger | logging.LoggerAdapter):
             raise WriteRefused("an adapter's manager is its logger's")
-        original.fset(self, value)
+        logger.manager = value
 
     if original.fset.__module__ != __name__:
         adapter.manager = property(original.fget, set_manager)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import exact_name
 
-from .files import listdir, makedirs, stat_, walk
-from .paths import Checked, PathRefused, check, open_file, text_path
+from .files import listdir, makedirs, resolved, stat_, walk
+from .paths import Checked, PathRefused, check, named_as, open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -140,7 +140,7 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
             return self if self.is_absolute() else type(self)(os.path.join(os.getcwd(), str(self)))
 
         def resolve(self, strict: bool = False) -> Any:
-            return type(self)(os.path.realpath(str(self), strict=strict))
+            return type(self)(resolved(self, bool(strict)))
 
         def samefile(self, other: Any) -> bool:
             return os.path.samefile(check(self), check(other))
@@ -150,13 +150,15 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
 
         def glob(self, pattern: str) -> Iterator[Any]:
             text = text_path(self)
-            check(text)
-            return iter([type(self)(str(p)) for p in pathlib.Path(text).glob(_inside(pattern))])
+            real = check(text)
+            found = pathlib.Path(real).glob(_inside(pattern))
+            return iter([type(self)(named_as(text, real, str(p))) for p in found])
 
         def rglob(self, pattern: str) -> Iterator[Any]:
             text = text_path(self)
-            check(text)
-            return iter([type(self)(str(p)) for p in pathlib.Path(text).rglob(_inside(pattern))])
+            real = check(text)
+            found = pathlib.Path(real).rglob(_inside(pattern))
+            return iter([type(self)(named_as(text, real, str(p))) for p in found])
 
         def walk(self, top_down: bool = True, on_error: Any = None) -> Iterator[Any]:
             for folder, folders, files in walk(self, top_down, on_error):

@@ -68,6 +68,14 @@ def check(path: Any, follow: bool = True) -> str:
     raise PathRefused(errno.EACCES, "only the working directory and /tmp can be used in this sandbox", given)
 
 
+def named_as(given: str, real: str, path: str) -> str:
+    """How a program calls `path` that calls the place `real` `given`."""
+    if path == real:
+        return given
+    above = real.rstrip("/") + "/"
+    return os.path.join(given, path[len(above) :]) if path.startswith(above) else path
+
+
 class Checked:
     """``with Checked(path) as real``: the resolved path, and errors that name it as the program did.
 

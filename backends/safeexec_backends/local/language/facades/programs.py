@@ -6,6 +6,7 @@ builtins up in their module first; there they find guarded ones.
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,24 @@ def _pprint(language: RestrictedLanguage) -> Exports:
 
     setattr(pprint, "_sys", language.gate.build("sys"))  # noqa: B010  # a printer keeps the stream that it finds there
     guard(pprint, language)  # it reads the attributes that a dataclass names, and shows them to a subclass's format()
+    _no_variables_of_others(pprint.PrettyPrinter, language)
     return reviewed("pprint")
+
+
+def _no_variables_of_others(printer: Any, language: RestrictedLanguage) -> None:
+    """What is printed as a namespace is so by its ``__repr__``, which any class may have: an alias of ``type`` passed on what nobody may read of that."""
+    original = class_dict(printer)["_pprint_simplenamespace"]
+    if original.__module__ == __name__:
+        return
+
+    def _pprint_simplenamespace(self: Any, object: Any, *rest: Any) -> None:
+        if any(base is types.SimpleNamespace for base in class_mro(type(object))) and not passes_on(type(object)):
+            original(self, object, *rest)
+        else:
+            rest[0].write(self._repr(object, rest[3], rest[4]))
+
+    printer._pprint_simplenamespace = _pprint_simplenamespace
+    printer._dispatch[types.SimpleNamespace.__repr__] = _pprint_simplenamespace
 
 
 def _getopt(language: RestrictedLanguage) -> Exports:

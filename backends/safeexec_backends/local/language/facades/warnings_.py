@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from safeexec_backends.local.language.identity import (
     exact_name,
     is_guest_class,
     is_guest_frame,
+    is_own_file,
 )
 
 from .facade import Facade
@@ -104,6 +106,8 @@ def _no_sources() -> None:
 
     def __init__(self: Any, message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None,
                  source: Any = None) -> None:  # fmt: skip
+        if type(filename) is str and not is_own_file(filename):  # where the library lies says something of the host
+            filename = os.path.basename(filename)
         original(
             self, message, category, filename, lineno, file, line, source if is_guest_class(type(source)) else None
         )
