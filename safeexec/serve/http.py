@@ -31,6 +31,8 @@ class Request:
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: bytes
+    silent: Callable[[], bool] = lambda: False
+    """Whether the client will say no more: it hung up, or it only waits for the answer. Writing to it tells which."""
 
     def json(self) -> Any:
         """The body as JSON, ``{}`` if empty. Raises BadRequest."""
@@ -48,7 +50,15 @@ class Request:
 
 
 class BadRequest(Exception):
-    """The client's mistake; answered with status 400."""
+    """The client's mistake; answered with `status`."""
+
+    status = 400
+
+
+class TooMany(BadRequest):
+    """The client has as many of something as it may have."""
+
+    status = 429
 
 
 @dataclass
@@ -180,15 +190,23 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
                 raise ConnectionError  # half a file must not be taken for a whole one
             query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
             try:
-                return app(Request(self.command, path, query, headers, body))
+                return app(Request(self.command, path, query, headers, body, self._silent))
             except BadRequest as error:
-                return json_response({"code": 400, "message": str(error)}, 400)
+                return json_response({"code": error.status, "message": str(error)}, error.status)
             except (Hangup, ConnectionError):
                 raise
             except Exception:
                 # What went wrong is for whoever runs this. A client hears that it was not its fault, and nothing of paths and lines.
                 self.server.handle_error(self.request, self.client_address)
                 return json_response({"code": 500, "message": "the server failed"}, 500)
+
+        def _silent(self) -> bool:
+            try:
+                return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
 
         def _refusal(self, status: int, message: str) -> Response:
             self.close_connection = True  # what follows on this connection cannot be told from the body
