@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safeexec import DEFAULT_IMPORTS, Executor, Limits, Policy, Session, ToolError
+from safeexec import DEFAULT_IMPORTS, Executor, Limits, Policy, Session, ToolError, whole
 from safeexec_agent import prompts
 from safeexec_agent.bridge import Delegate, SandboxTool, Slot, host_function
 from safeexec_agent.errors import AgentError
@@ -222,8 +222,8 @@ class CodeAgent(Loop):
         replay(self, detailed, console)
 
     def save(self, path: str | Path) -> None:
-        """The memory as JSON."""
-        Path(path).write_text(dumps(self.memory.to_dict()), encoding="ascii")
+        """The memory as JSON. A file is there whole or not at all, and what it held stays until then. Raises OSError."""
+        whole.save(path, dumps(self.memory.to_dict()).encode("ascii"))
 
     def load(self, path: str | Path) -> None:
         """Take over a saved memory; ``run(…, reset=False)`` goes on from it. Variables are not in it. Raises AgentError, OSError."""

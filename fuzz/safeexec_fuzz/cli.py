@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from safeexec import whole
 from safeexec.cli import exits
 from safeexec.cli.console import Console
 from safeexec.cli.save import check_writable
@@ -126,7 +127,7 @@ def audit(
             click.echo(text())
         elif name is not None:
             try:
-                Path(name).write_text(text(), encoding="utf-8")
+                whole.save(name, text().encode())
             except OSError as error:
                 raise exits.Failure(
                     f"{name} could not be written: {error.strerror}; what was found stands above"

@@ -105,10 +105,14 @@ def export_wheel(
     files[f"{information}/RECORD"] = "\n".join([*record, f"{information}/RECORD,,", ""]).encode()
     target = Path(folder) / f"{_WHEEL_PACKAGE}-{VERSION}-py3-none-any.whl"
     partial = target.with_suffix(".part")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as wheel:
-        for name, data in files.items():
-            wheel.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
-    partial.replace(target)
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as wheel:
+            for name, data in files.items():
+                wheel.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # on a full disk it would keep it full
+        raise
     return target
 
 

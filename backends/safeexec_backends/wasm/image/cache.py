@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from safeexec import whole
 from safeexec_backends.wasm import native
 
 from .pins import PINS, guest_files, own_library
@@ -164,11 +165,8 @@ def _write_stamp(directory: Path, stamp: bytes) -> None:
     newest = max(os.stat(directory / name).st_ctime_ns for name in (COMPILED, FILES, FACTS))
     if _stamp(directory) != stamp or time.time_ns() - newest < _SETTLED:
         return  # a write so recent could be followed by another that leaves the same time
-    partial = directory / f"{STAMP}.{os.getpid()}"
     try:
-        partial.touch(mode=0o600)
-        partial.write_bytes(stamp)
-        partial.replace(directory / STAMP)
+        whole.write(directory / STAMP, stamp, mode=0o600)
     except OSError:
         return
 
