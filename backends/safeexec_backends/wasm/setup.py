@@ -110,8 +110,10 @@ def export_wheel(
             for name, data in files.items():
                 wheel.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
         partial.replace(target)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)  # on a full disk it would keep it full
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(target)  # a write says what was wrong, and not where
         raise
     return target
 

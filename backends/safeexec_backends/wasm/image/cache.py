@@ -237,14 +237,17 @@ def publish(
     complete = {
         **facts, "names": names, "files": digest_of(memoryview(content)), "compiled": digest_of(compiled)
     }  # fmt: skip
-    for file, data in ((COMPILED, compiled), (FILES, bytes(content)), (FACTS, json.dumps(complete).encode())):
-        target = partial / file
-        target.touch(mode=0o600)
-        target.write_bytes(data)
     target = folder / name
-    if target.exists():
-        shutil.rmtree(target)  # damaged, or it would not be built again
-    partial.rename(target)
+    try:
+        for file, data in ((COMPILED, compiled), (FILES, bytes(content)), (FACTS, json.dumps(complete).encode())):
+            (partial / file).touch(mode=0o600)
+            (partial / file).write_bytes(data)
+        if target.exists():
+            shutil.rmtree(target)  # damaged, or it would not be built again
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk the half of it would keep it full
+        raise
     return target
 
 
