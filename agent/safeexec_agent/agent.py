@@ -163,11 +163,18 @@ class CodeAgent(Loop):
             for item in self.tools.values():
                 if isinstance(item, SandboxTool):
                     session.add_module(f"tool_{item.name}", item.module())
-                    session.run(f"from tool_{item.name} import {item.name}").raise_for_error()
+                    self._put_back(session, [item.name])
         except BaseException:
             session.close()
             raise
         return session
+
+    def _put_back(self, session: Session, names: Sequence[str]) -> None:
+        functions = self._functions()
+        session.add_tools({name: functions[name] for name in names if name in functions})
+        for name in names:
+            if name not in functions:
+                session.run(f"from tool_{name} import {name}").raise_for_error()
 
     def branch(self) -> CodeAgent:
         """Another agent that has come as far: the same memory, and a session with the same live state. Each goes its own way from here.
