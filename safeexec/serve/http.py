@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -201,10 +202,11 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
                 return json_response({"code": 500, "message": "the server failed"}, 500)
 
         def _silent(self) -> bool:
+            # First whether there is anything at all: on a socket that has a timeout, recv() waits for it whatever its flags say.
+            look = select.poll()
+            look.register(self.connection, select.POLLIN)
             try:
-                return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return False
+                return bool(look.poll(0)) and not self.connection.recv(1, socket.MSG_PEEK)
             except OSError:
                 return True
 

@@ -569,6 +569,13 @@ def test_an_execution_that_nobody_waits_for_does_not_begin(served: Served) -> No
     machine.close()
 
 
+def test_a_client_that_waits_hears_what_comes_after_a_silence(sandbox: Any) -> None:
+    lines: list[str] = []
+    code = "import time\ntime.sleep(2.2)\nprint('late')\ntime.sleep(1.2)\n7"
+    done = sandbox.run_code(code, on_stdout=lambda message: lines.append(message.line), timeout=8)
+    assert done.text == "7" and lines == ["late\n"]
+
+
 def test_a_client_that_only_listens_hears_the_end(served: Served) -> None:
     """Half a connection closed is no client gone."""
     sandbox, token = served.create()
