@@ -27,19 +27,30 @@ def write(
     # Not by the process's id: one that was killed amid this leaves the file, and its successor in a container, which has the same id, could never write again. Nor
     # can two threads write the same file then.
     partial = os.path.join(folder, f".{name[:_NAME]}.{os.urandom(8).hex()}.part")
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode, dir_fd=at)
     try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            if keep is not None:
-                _same(file.fileno(), keep)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(partial, path, src_dir_fd=at, dst_dir_fd=at)
-    except BaseException:
-        os.unlink(partial, dir_fd=at)
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode, dir_fd=at)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                if keep is not None:
+                    _same(file.fileno(), keep)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(partial, path, src_dir_fd=at, dst_dir_fd=at)
+        except BaseException:
+            os.unlink(partial, dir_fd=at)
+            raise
+    except OSError as error:
+        _of(error, path)
         raise
+
+
+def _of(error: OSError, path: str | os.PathLike[str]) -> None:
+    # A write does not say which file it was, and nobody knows the one that stood in its place.
+    error.filename = os.fspath(path)
+    if error.filename2 is not None:
+        del error.filename2
 
 
 def _same(fd: int, as_of: os.stat_result) -> None:
@@ -83,7 +94,11 @@ def save(path: str | os.PathLike[str], data: bytes, *, private: bool = False) ->
 
 
 def _over(name: str, data: bytes) -> None:
-    with open(name, "wb", buffering=0) as file:
-        rest = memoryview(data)
-        while rest:  # a pipe takes what it has room for
-            rest = rest[file.write(rest) or 0 :]
+    try:
+        with open(name, "wb", buffering=0) as file:
+            rest = memoryview(data)
+            while rest:  # a pipe takes what it has room for
+                rest = rest[file.write(rest) or 0 :]
+    except OSError as error:
+        _of(error, name)
+        raise

@@ -127,7 +127,11 @@ def command(task: str, **options: Any) -> int:
             with _Interrupt(agent):
                 code = _run(agent, task)
             if options["save_run"]:
-                agent.save(options["save_run"])
+                try:
+                    agent.save(options["save_run"])
+                except OSError as error:
+                    said = f"--save-run: {options['save_run']} could not be written: {error.strerror}"
+                    raise exits.Failure(f"{said}; the answer stands above", exits.GUEST) from error
     finally:
         if provider is not None:
             provider.shutdown()

@@ -174,8 +174,10 @@ def test_two_threads_may_write_one_file(tmp_path: Path) -> None:
 def test_a_long_name_is_written_and_what_fails_leaves_nothing(tmp_path: Path) -> None:
     whole.write(tmp_path / ("\U0001f600" * 60), b"x")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=rf"directory: '{tmp_path / 'folder'}'$"):
         whole.write(tmp_path / "folder", b"x")
+    with pytest.raises(OSError, match=rf"directory: '{tmp_path / 'none' / 'x'}'$"):
+        whole.write(tmp_path / "none" / "x", b"x")
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -194,7 +196,7 @@ def no_room(size: int) -> Iterator[None]:
 def test_what_a_file_held_stays_when_the_new_has_no_room(tmp_path: Path, private: bool) -> None:
     path = tmp_path / "kept"
     path.write_bytes(b"of before")
-    with no_room(4096), pytest.raises(OSError):
+    with no_room(4096), pytest.raises(OSError, match=rf"large: '{path}'$"):
         whole.save(path, b"x" * 100_000, private=private)
     assert path.read_bytes() == b"of before" and list(tmp_path.iterdir()) == [path]
 
@@ -237,7 +239,7 @@ def test_a_pipe_and_a_device_are_written_to_and_stay_what_they_are(tmp_path: Pat
     assert device.is_symlink() and device.is_char_device()
     full = tmp_path / "full"
     full.symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=rf"No space.*'{full}'$"):
         whole.save(full, data, private=private)
 
 
