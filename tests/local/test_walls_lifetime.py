@@ -408,7 +408,7 @@ def test_high_descriptor_numbers_are_no_obstacle() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-HOST = """
+WITHOUT_STREAMS = """
 import os, sys
 for fd in (0, 1, 2):
     os.close(fd)
@@ -423,7 +423,7 @@ with open(sys.argv[2], "w") as file:
 
 @pytest.mark.parametrize("sandbox", ["local", "wasm"])
 def test_a_host_without_standard_streams_has_sandboxes(tmp_path: Path, sandbox: str) -> None:
-    subprocess.run([sys.executable, "-c", HOST, sandbox, tmp_path / "said"], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", WITHOUT_STREAMS, sandbox, tmp_path / "said"], check=True, timeout=120)
     assert (tmp_path / "said").read_text() == "('20\\n', 21)"
 
 
