@@ -60,10 +60,10 @@ class Snapshot:
         return f"<safeexec.Snapshot of {len(self._data)} bytes>"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it to a file, which is there whole or not at all, and which only its owner may read. Raises OSError."""
+        """Write it to a file, which is there whole or not at all, and which only its owner may read; or to a device or a pipe. Raises OSError."""
         from pathlib import Path
 
-        whole.write(path, self._data, mode=0o600, sync=True)
+        whole.save(path, self._data, private=True)
         return Path(path)
 
     @classmethod

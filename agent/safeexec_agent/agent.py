@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safeexec import DEFAULT_IMPORTS, Executor, Limits, Policy, Session, ToolError
+from safeexec import DEFAULT_IMPORTS, Executor, Limits, Policy, Session, ToolError, whole
 from safeexec_agent import prompts
 from safeexec_agent.bridge import Delegate, SandboxTool, Slot, host_function
 from safeexec_agent.errors import AgentError
@@ -163,11 +163,18 @@ class CodeAgent(Loop):
             for item in self.tools.values():
                 if isinstance(item, SandboxTool):
                     session.add_module(f"tool_{item.name}", item.module())
-                    session.run(f"from tool_{item.name} import {item.name}").raise_for_error()
+                    self._put_back(session, [item.name])
         except BaseException:
             session.close()
             raise
         return session
+
+    def _put_back(self, session: Session, names: Sequence[str]) -> None:
+        functions = self._functions()
+        session.add_tools({name: functions[name] for name in names if name in functions})
+        for name in names:
+            if name not in functions:
+                session.run(f"from tool_{name} import {name}").raise_for_error()
 
     def branch(self) -> CodeAgent:
         """Another agent that has come as far: the same memory, and a session with the same live state. Each goes its own way from here.
@@ -222,8 +229,8 @@ class CodeAgent(Loop):
         replay(self, detailed, console)
 
     def save(self, path: str | Path) -> None:
-        """The memory as JSON."""
-        Path(path).write_text(dumps(self.memory.to_dict()), encoding="ascii")
+        """The memory as JSON. A file is there whole or not at all, and what it held stays until then. Raises OSError."""
+        whole.save(path, dumps(self.memory.to_dict()).encode("ascii"))
 
     def load(self, path: str | Path) -> None:
         """Take over a saved memory; ``run(…, reset=False)`` goes on from it. Variables are not in it. Raises AgentError, OSError."""

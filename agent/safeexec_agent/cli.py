@@ -14,6 +14,7 @@ from safeexec import DEFAULT_IMPORTS, Limits, Policy
 from safeexec.cli import document, exits
 from safeexec.cli.options import files, load_tool
 from safeexec.cli.save import check_writable
+from safeexec.cli.source import argument
 from safeexec.text import neutralise
 from safeexec_agent.errors import AgentError, AgentInterrupted, ModelError, NotInstalled
 
@@ -101,6 +102,7 @@ def command(task: str, **options: Any) -> int:
     Keys are read from the environment (OPENAI_API_KEY, HF_TOKEN, TAVILY_API_KEY) or from a file .env in the current directory, and never enter the
     sandbox. The first Ctrl-C interrupts the agent; the next one ends it at once.
     """
+    task = argument(task, "TASK")
     if not task.strip():
         raise exits.Failure("TASK is empty: say what is to be done")
     if options["save_run"]:
@@ -125,7 +127,11 @@ def command(task: str, **options: Any) -> int:
             with _Interrupt(agent):
                 code = _run(agent, task)
             if options["save_run"]:
-                agent.save(options["save_run"])
+                try:
+                    agent.save(options["save_run"])
+                except OSError as error:
+                    said = f"--save-run: {options['save_run']} could not be written: {error.strerror}"
+                    raise exits.Failure(f"{said}; the answer stands above", exits.GUEST) from error
     finally:
         if provider is not None:
             provider.shutdown()

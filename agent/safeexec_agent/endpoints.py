@@ -71,9 +71,9 @@ class _ChatCompletions:
         stop_sequences: Sequence[str] | None = None,
         response_format: Mapping[str, Any] | None = None,
     ) -> Iterator[Delta]:
-        """The reply in pieces. Raises ModelError, also when the whole takes longer than `timeout`."""
+        """The reply in pieces. Raises ModelError, also when the whole takes longer than `timeout`, or breaks off: what was begun is not asked for again."""
         request = self._request(messages, stop_sequences, response_format)
-        until = time.monotonic() + self.timeout
+        until, ended = time.monotonic() + self.timeout, False
         stream = self._create(**request, stream=True, stream_options={"include_usage": True})
         try:
             for chunk in stream:
@@ -82,8 +82,13 @@ class _ChatCompletions:
                 choices = getattr(chunk, "choices", None)
                 content = getattr(getattr(choices[0], "delta", None), "content", None) if choices else None
                 used = _used(chunk)
+                ended = ended or (
+                    getattr(choices[0], "finish_reason", None) is not None if choices else used is not None
+                )
                 if content or used:
                     yield Delta(content if isinstance(content, str) else "", used)
+            if not ended:  # half of a program must not be run as if it were the whole: a connection that is closed looks like an end
+                raise ModelError(f"{self.model_id}: the answer broke off")
         finally:
             # An answer that is given up would go on being written, and paid for, until the garbage collector came by.
             close = getattr(stream, "close", None)

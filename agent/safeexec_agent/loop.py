@@ -27,7 +27,7 @@ from safeexec_agent.models import ChatMessage, Delta, TokenUsage, ask, usage_dic
 from safeexec_agent.observe import check_answer, hint, message_of, observation
 from safeexec_agent.parsing import ParseError, parse_code, parse_structured
 from safeexec_agent.parts import Parts
-from safeexec_agent.values import to_plain
+from safeexec_agent.values import describe, to_plain
 
 if TYPE_CHECKING:
     from safeexec_agent.agent import CodeAgent
@@ -177,7 +177,7 @@ class Loop(Parts):
                 self.session.variables.update(args)
             prompt = prompts.fill(self.prompt_templates["task"], task=run.task)
             if args:
-                shown = "\n".join(f"{name} = {cut(repr(value), 500)}" for name, value in args.items())
+                shown = "\n".join(f"{name} = {describe(value, 500)}" for name, value in args.items())
                 prompt += f"\n\nThese variables are there:\n{shown}"
             if not resumed:
                 self.memory.steps.append(TaskStep(run.task, images, prompt))
@@ -341,15 +341,17 @@ class Loop(Parts):
                 run,
                 step,
                 StepError(error.type, message_of(error), error.kind, error.line),
-                text + self._advice(result, session),
+                text + self._advice(result, session, step.code_action),
             )
         if restarted:
             step.observations = "(The sandbox was new in this step: variables of earlier steps are gone.)\n" + (
                 step.observations or ""
             )
 
-    def _advice(self, result: Result, session: Session) -> str:
+    def _advice(self, result: Result, session: Session, code: str) -> str:
+        assert result.error is not None
         text = hint(result, self._more_imports(), (*self.tools, *self.managed_agents), self.policy.limits)
+        text = self._restored(result.error, session, code) or text
         if session.closed:
             kept = f" The variables {', '.join(self.state)} are there again." if self.state else ""
             text += f"\nThe sandbox starts anew with your next step: define and import again what you need.{kept}"

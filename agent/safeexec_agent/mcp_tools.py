@@ -14,6 +14,9 @@ from safeexec import Image
 from safeexec_agent.errors import AgentError, NotInstalled
 from safeexec_agent.tools import TYPES, Tool
 
+_MOST_TOOLS = 1000
+_MOST_PAGES = 1000
+
 
 class McpTool(Tool):
     """One tool of a server. What the server says of it is text for the model; what it returns is data."""
@@ -81,6 +84,37 @@ def _part(block: Any) -> Any:
     return block.model_dump(mode="json") if hasattr(block, "model_dump") else str(block)
 
 
+async def _listed(session: Any) -> list[Any]:
+    """All tools of a server, page by page. Raises AgentError for a list that is not to be believed."""
+    from mcp.types import PaginatedRequestParams
+
+    tools: list[Any] = []
+    seen: set[str] = set()
+    page = await session.list_tools()
+    while True:
+        tools += page.tools
+        if len(tools) > _MOST_TOOLS:
+            raise AgentError(f"it lists more than {_MOST_TOOLS} tools")
+        cursor = page.next_cursor
+        if cursor is None:
+            return tools
+        # Empty pages cost the server nothing: they could go on for ever, around or on.
+        if cursor in seen or len(seen) == _MOST_PAGES:
+            raise AgentError("its list of tools has no end")
+        seen.add(cursor)
+        page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor))
+
+
+def _apart(tools: list[McpTool]) -> list[McpTool]:
+    """With names of their own: "a-b" beside "a_b" would be one name."""
+    taken: set[str] = set()
+    for item in tools:
+        while item.name in taken:
+            item.name += "_"
+        taken.add(item.name)
+    return tools
+
+
 @contextmanager
 def connected(collection: Any, parameters: Any, timeout: float) -> Iterator[Any]:
     """A ToolCollection of the server's tools; the connection ends with the block. Raises AgentError."""
@@ -100,7 +134,7 @@ def connected(collection: Any, parameters: Any, timeout: float) -> Iterator[Any]
                 session = await stack.enter_async_context(mcp.ClientSession(read, write))
                 async with asyncio.timeout(timeout):
                     await session.initialize()
-                    state["tools"] = (await session.list_tools()).tools
+                    state["tools"] = await _listed(session)
                 state["session"] = session
                 ready.set()
                 await done.wait()
@@ -120,8 +154,10 @@ def connected(collection: Any, parameters: Any, timeout: float) -> Iterator[Any]
             error = state.get("error")
             while isinstance(error, BaseExceptionGroup) and error.exceptions:
                 error = error.exceptions[0]
-            raise AgentError(f"the MCP server cannot be used: {type(error).__name__}: {error}")
-        yield collection([McpTool(spec, call) for spec in state["tools"]])
+            raise AgentError(
+                f"the MCP server cannot be used: {'' if isinstance(error, AgentError) else type(error).__name__ + ': '}{error}"
+            )
+        yield collection(_apart([McpTool(spec, call) for spec in state["tools"]]))
     finally:
         if "done" in state and not loop.is_closed():
             loop.call_soon_threadsafe(state["done"].set)

@@ -168,7 +168,7 @@ def ask(
             for delta in deltas:
                 piece = getattr(delta, "content", None) or ""
                 used = _usage(delta) or used
-                parts.append(piece)
+                parts.append(piece[:MAX_REPLY])
                 size += len(piece)
                 if size > MAX_REPLY:
                     break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,6 +80,15 @@ def hint(result: Result, imports: Sequence[str], tools: Sequence[str], limits: L
     elif error.kind == "policy":
         text = "The sandbox does not allow this, and will not. Use plain Python, or one of the functions you have."
     return f"\nHint: {text}" if text else ""
+
+
+def lost_functions(error: GuestError, code: str, names: Sequence[str]) -> list[str]:
+    """Those of `names` that the code called where it failed for being no function any more: it gave the name to a value, or deleted it."""
+    called = error.type == "TypeError" and error.message.endswith("object is not callable")
+    if error.kind != "exception" or not (called or error.type == "NameError") or error.line is None:
+        return []
+    line = next(iter(code.splitlines()[error.line - 1 :]), "")
+    return [n for n in names if re.search(rf"\b{n}\b", line) and (called or f"'{n}'" in error.message)]
 
 
 def check_answer(check: Callable[..., Any], answer: Any, agent: Any) -> str | None:

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from safeexec import Executor, Policy, Session
+from safeexec import Executor, GuestError, Policy, SafeExecError, Session
 from safeexec_agent.bridge import Slot
 from safeexec_agent.errors import AgentInterrupted
 from safeexec_agent.memory import ActionStep, AgentMemory
 from safeexec_agent.models import ChatMessage
+from safeexec_agent.observe import lost_functions
 
 
 class Parts:
@@ -71,8 +72,26 @@ class Parts:
     def _tools_text(self) -> str:
         raise NotImplementedError
 
+    def _put_back(self, session: Session, names: Sequence[str]) -> None:
+        """Make these functions of the session again. Raises SafeExecError."""
+        raise NotImplementedError
+
     def _more_imports(self) -> list[str]:
         raise NotImplementedError
+
+    def _restored(self, error: GuestError, session: Session, code: str) -> str:
+        """What the model is told of functions that its code had given to values, and that are put back; empty where that is not what failed."""
+        lost = lost_functions(error, code, (*self.tools, *self.managed_agents))
+        if not lost or session.closed:
+            return ""
+        try:  # or a model that wrote `final_answer = 5` could never answer
+            self._put_back(session, lost)
+        except SafeExecError as trouble:
+            return f"\n({trouble})"
+        return (
+            f"\nHint: Your code gave {', '.join(lost)} to a value, or deleted it. From your next step on it is the function again: "
+            "call your values something else."
+        )
 
     def _check(self) -> None:
         if self._interrupted.is_set():

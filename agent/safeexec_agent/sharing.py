@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safeexec import DEFAULT_IMPORTS, Executor, ToolError
+from safeexec import DEFAULT_IMPORTS, Executor, ToolError, whole
 from safeexec.parsed import parse
 from safeexec_agent import endpoints, prompts, toolbox
 from safeexec_agent.bridge import SandboxTool
@@ -73,7 +73,7 @@ def save(agent: Any, folder: Path) -> None:
     sources = {name: source_of(item) for name, item in agent.tools.items()}
     (folder / "tools").mkdir(parents=True, exist_ok=True)
     for name, source in sources.items():
-        (folder / "tools" / f"{name}.py").write_text(source, encoding="utf-8")
+        whole.write(folder / "tools" / f"{name}.py", source.encode())
     for name, member in agent.managed_agents.items():
         save(member, folder / "managed_agents" / name)
     more = [name for name in agent.authorized_imports if name not in DEFAULT_IMPORTS and not name.endswith(".*")]
@@ -88,12 +88,15 @@ def save(agent: Any, folder: Path) -> None:
         "name": agent.name, "description": agent.description, "instructions": agent.instructions, "requirements": requirements,
         "authorized_imports": more, "max_print_outputs_length": agent.max_print_outputs_length,
     }  # fmt: skip
-    (folder / "agent.json").write_text(json.dumps(data, indent=4), encoding="utf-8")
-    (folder / "prompts.yaml").write_text(
-        _yaml().safe_dump(dict(agent.prompt_templates), default_style="|", sort_keys=False), encoding="utf-8"
-    )
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
-    (folder / "app.py").write_text(_APP, encoding="utf-8")
+    files = {
+        "prompts.yaml": _yaml().safe_dump(dict(agent.prompt_templates), default_style="|", sort_keys=False),
+        "requirements.txt": "".join(f"{line}\n" for line in requirements),
+        "app.py": _APP,
+        # Last: it is what makes the folder an agent, and half of one must not be taken for it.
+        "agent.json": json.dumps(data, indent=4),
+    }
+    for file, text in files.items():
+        whole.write(folder / file, text.encode())
 
 
 def source_of(item: Any) -> str:

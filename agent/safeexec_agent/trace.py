@@ -80,7 +80,9 @@ class LiveTrace:
             self.print(code(source))
         else:
             self.line(plain(source, length=len(source)))
-        self.print(Rule(style="dim"))
+        # rich draws a rule without a title in this character whatever the encoding has.
+        line = "─" if self.console.encoding.startswith("utf") else "-"
+        self.print(Rule(characters=line, style="dim"))
 
     def _output(self, agent: Any, text: str) -> None:
         self.console.print(plain(str(text)), end="", soft_wrap=True)

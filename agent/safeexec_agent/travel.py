@@ -38,7 +38,7 @@ def save(agent: CodeAgent, path: Path, task: str) -> None:
         "memory": agent.memory.to_dict(),
         "session": image,
     }
-    whole.write(path, dumps(data).encode("ascii"), mode=0o600, sync=True)
+    whole.save(path, dumps(data).encode("ascii"), private=True)
 
 
 def load(agent: CodeAgent, path: Path, task: str) -> None:

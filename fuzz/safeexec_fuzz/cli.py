@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from safeexec import whole
 from safeexec.cli import exits
 from safeexec.cli.console import Console
 from safeexec.cli.save import check_writable
@@ -109,8 +110,8 @@ def audit(
 
     if earlier:
         try:
-            data = document.merge([json.loads(Path(name).read_text(encoding="utf-8")) for name in earlier])
-        except (OSError, ValueError) as error:
+            data = document.merge([_report(name) for name in earlier])
+        except ValueError as error:
             raise exits.Failure(f"--from: {error}") from error
     else:
         data = document.build([_run(chosen, cases, jobs, screen) for chosen in targets])
@@ -126,7 +127,7 @@ def audit(
             click.echo(text())
         elif name is not None:
             try:
-                Path(name).write_text(text(), encoding="utf-8")
+                whole.save(name, text().encode())
             except OSError as error:
                 raise exits.Failure(
                     f"{name} could not be written: {error.strerror}; what was found stands above"
@@ -198,6 +199,17 @@ def _run(chosen: Target, cases: list[Case], jobs: int | None, screen: Console) -
             bar.update(task, completed=done, bad=f"{escaped[0]} escaped")
 
         return engine.run(chosen, cases, jobs=jobs or 0, progress=live)
+
+
+def _report(name: str) -> Any:
+    """An earlier report. Raises Failure, ValueError."""
+    try:
+        data = json.loads(Path(name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise exits.Failure(f"--from: {name}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise exits.Failure(f"--from: {name} is no report of safeexec audit --json: {error}") from error
+    return data
 
 
 def _print_cases(cases: list[Case], show: bool) -> None:

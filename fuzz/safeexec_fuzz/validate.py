@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from safeexec import whole
+
 from . import audit
 from .cases import Case, load
 from .targets import target
@@ -29,9 +31,8 @@ def main() -> int:
     """Write the record beside the corpus."""
     cases = load(("attack", "finding"))
     found = bites(cases)
-    (Path(__file__).parent / "corpus" / "validated.json").write_text(
-        json.dumps(dict(sorted(found.items())), indent=0) + "\n", encoding="utf-8"
-    )
+    record = json.dumps(dict(sorted(found.items())), indent=0) + "\n"
+    whole.save(Path(__file__).parent / "corpus" / "validated.json", record.encode())
     missing = [case.id for case in cases if case.id not in found]
     print(f"{len(found)} of {len(cases)} attacks bite; not: {', '.join(missing) or 'none'}")
     return 1 if missing else 0

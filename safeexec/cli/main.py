@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Prints one line, and no traceback, for whatever goes wrong."""
     if "_SAFEEXEC_COMPLETE" in os.environ:  # the shell asks for completions, in click's own way
         commands.main(prog_name="safeexec")
+    _write_anything()
     try:
         code = _invoke(sys.argv[1:] if args is None else list(args))
         _flush()
@@ -141,6 +143,13 @@ def _variable(error: click.UsageError) -> str:
     name = getattr(getattr(error, "param", None), "envvar", None)
     known = isinstance(name, str) and name in os.environ and name not in error.format_message()
     return f" (is it from {name}?)" if known else ""
+
+
+def _write_anything() -> None:
+    """What a stream's encoding has no character for is written as an escape: in a locale that is not UTF-8 a name would end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _flush() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import IO
 
@@ -16,7 +17,7 @@ def read_program(path: str | None, code: str | None) -> str:
     if code is not None:
         if path is not None:
             raise Failure("give FILE or -c CODE, not both")
-        return code
+        return argument(code, "-c")
     if path is not None and path != "-":
         try:
             with open(path, "rb") as file:
@@ -28,6 +29,15 @@ def read_program(path: str | None, code: str | None) -> str:
     if sys.stdin is None or (path is None and sys.stdin.isatty()):
         raise Failure("nothing to run: give FILE, -c CODE, or - for standard input ('safeexec repl' is interactive)")
     return _decode(_read(sys.stdin.buffer, "standard input"), "standard input")
+
+
+def argument(text: str, name: str) -> str:
+    """An argument of the command line as it was typed: where the locale is not UTF-8, Python may have other characters in its place. Raises Failure."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _decode(os.fsencode(text), name)
+    return text
 
 
 def _read(file: IO[bytes], name: str) -> bytes:

@@ -16,7 +16,7 @@ from safeexec.errors import LimitExceeded, PolicyError, SessionBusy, SessionClos
 from safeexec.places import Places
 from safeexec.serve import files
 from safeexec.serve.connect import RpcError
-from safeexec.serve.http import BadRequest, Hangup, Request, Response, json_response
+from safeexec.serve.http import BadRequest, Hangup, Request, Response, TooMany, json_response
 from safeexec.serve.interpreter import Interpreter, strings
 from safeexec.serve.machine import Machine
 from safeexec.serve.processes import Processes
@@ -26,6 +26,7 @@ ENVD_VERSION = "0.5.7"
 INTERPRETER_PORT = "49999"
 DEFAULT_TIMEOUT = 300
 LONGEST_TIMEOUT = 86_400
+MOST_SANDBOXES = 100
 
 MakeMachine = Callable[[Mapping[str, Any]], Machine]
 
@@ -100,16 +101,21 @@ class Sandbox:
 class E2BServer:
     """The application. `make` makes the machine of a new sandbox from what the client asked for, such as ``envVars``; `api_key` is what clients must send.
 
-    Call :meth:`close` at the end. A sandbox that is not renewed ends at its time. Raises ValueError for an empty key.
+    Of `most` sandboxes at once, one that is being made among them, any more is refused with status 429, which E2B's clients raise as RateLimitException.
+    Call :meth:`close` at the end. A sandbox that is not renewed ends at its time. Raises ValueError for an empty key, or `most` below 1.
     """
 
-    def __init__(self, make: MakeMachine, api_key: str) -> None:
+    def __init__(self, make: MakeMachine, api_key: str, most: int = MOST_SANDBOXES) -> None:
         if (
             not api_key
         ):  # which a client that sends none would have: a variable that is not set must not open the server
             raise ValueError("api_key must not be empty: it is all that keeps strangers out")
+        if most < 1:
+            raise ValueError(f"most must be at least 1, not {most}")
         self._make = make
         self._api_key = api_key
+        self._most = most
+        self._making = 0
         self._lock = threading.Lock()
         self.sandboxes: dict[str, Sandbox] = {}
         self._made: dict[str, Sandbox] = {}
@@ -181,19 +187,26 @@ class E2BServer:
             with self._lock:
                 if identity is not None and identity in self._made:
                     return self._made[identity]
+                if len(self.sandboxes) + self._making >= self._most:
+                    raise TooMany(
+                        f"there are {self._most} sandboxes, and there may be no more: end one, or wait for one to end"
+                    )
+                self._making += 1
+            sandbox: Sandbox | None = None
             try:
-                machine = self._make(asked)
+                sandbox = Sandbox(self._make(asked), asked, timeout)
             except PolicyError as error:
                 raise BadRequest(str(error)) from None
-            sandbox = Sandbox(machine, asked, timeout)
-            with self._lock:
-                closed = self._stop.is_set()
-                if not closed:
-                    self.sandboxes[sandbox.id] = sandbox
-                    if identity is not None:
-                        self._made[identity] = sandbox
+            finally:
+                with self._lock:  # at once: neither counted twice nor for a moment not at all
+                    self._making -= 1
+                    closed = self._stop.is_set()
+                    if sandbox is not None and not closed:
+                        self.sandboxes[sandbox.id] = sandbox
+                        if identity is not None:
+                            self._made[identity] = sandbox
         if closed:
-            machine.close()
+            sandbox.machine.close()
             raise Hangup
         return sandbox
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,8 @@ class Request:
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: bytes
+    silent: Callable[[], bool] = lambda: False
+    """Whether the client will say no more: it hung up, or it only waits for the answer. Writing to it tells which."""
 
     def json(self) -> Any:
         """The body as JSON, ``{}`` if empty. Raises BadRequest."""
@@ -48,7 +51,15 @@ class Request:
 
 
 class BadRequest(Exception):
-    """The client's mistake; answered with status 400."""
+    """The client's mistake; answered with `status`."""
+
+    status = 400
+
+
+class TooMany(BadRequest):
+    """The client has as many of something as it may have."""
+
+    status = 429
 
 
 @dataclass
@@ -180,15 +191,24 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
                 raise ConnectionError  # half a file must not be taken for a whole one
             query = {name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
             try:
-                return app(Request(self.command, path, query, headers, body))
+                return app(Request(self.command, path, query, headers, body, self._silent))
             except BadRequest as error:
-                return json_response({"code": 400, "message": str(error)}, 400)
+                return json_response({"code": error.status, "message": str(error)}, error.status)
             except (Hangup, ConnectionError):
                 raise
             except Exception:
                 # What went wrong is for whoever runs this. A client hears that it was not its fault, and nothing of paths and lines.
                 self.server.handle_error(self.request, self.client_address)
                 return json_response({"code": 500, "message": "the server failed"}, 500)
+
+        def _silent(self) -> bool:
+            # First whether there is anything at all: on a socket that has a timeout, recv() waits for it whatever its flags say.
+            look = select.poll()
+            look.register(self.connection, select.POLLIN)
+            try:
+                return bool(look.poll(0)) and not self.connection.recv(1, socket.MSG_PEEK)
+            except OSError:
+                return True
 
         def _refusal(self, status: int, message: str) -> Response:
             self.close_connection = True  # what follows on this connection cannot be told from the body

@@ -8,17 +8,20 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from safeexec.cli.values import shown
-from safeexec.errors import BackendUnavailable, SafeExecError
+from safeexec.errors import BackendUnavailable, LimitExceeded, SafeExecError
 from safeexec.result import Result
-from safeexec.serve.http import BadRequest, Request, Response, json_response
-from safeexec.serve.machine import Machine
+from safeexec.serve.http import BadRequest, Request, Response, TooMany, json_response
+from safeexec.serve.machine import Abandoned, Execution, Machine
 from safeexec.step import Output
 
 KEEPALIVE = 10.0
+"""Seconds after which a silent answer says that it lives."""
+_LOOK = 1.0
+"""Seconds after which it is looked whether the client is still there."""
 _FIELDS = {
     "text/plain": "text",
     "text/html": "html",
@@ -42,7 +45,7 @@ class Interpreter:
         """One request. Raises BadRequest."""
         parts = request.path.strip("/").split("/")
         if request.method == "POST" and parts == ["execute"]:
-            return self._execute(request.json_object())
+            return self._execute(request)
         if parts[0] == "contexts":
             return self._contexts(request, parts[1:])
         return json_response({"code": 404, "message": "no such route"}, 404)
@@ -61,11 +64,14 @@ class Interpreter:
             if request.method == "POST" and len(parts) == 2 and parts[1] == "restart":
                 self._machine.restart_context(parts[0])
                 return Response(204)
+        except LimitExceeded as error:
+            raise TooMany(str(error)) from None
         except KeyError:
             return json_response({"code": 404, "message": f"context {parts[0]} not found"}, 404)
         return json_response({"code": 404, "message": "no such route"}, 404)
 
-    def _execute(self, data: dict[str, Any]) -> Response:
+    def _execute(self, request: Request) -> Response:
+        data = request.json_object()
         code, context, language = data.get("code"), data.get("context_id"), data.get("language")
         if not isinstance(code, str):
             raise BadRequest("no code")
@@ -75,18 +81,23 @@ class Interpreter:
         if isinstance(context, str) and context not in self._machine.contexts():
             return json_response({"code": 404, "message": f"context {context} not found"}, 404)
         self._count += 1
-        return Response(200, self._lines(code, context, env, self._count), {"Content-Type": "application/x-ndjson"})
+        lines = self._lines(code, context, env, self._count, request.silent)
+        return Response(200, lines, {"Content-Type": "application/x-ndjson"})
 
-    def _lines(self, code: str, context: str | None, env: dict[str, str], count: int) -> Iterator[bytes]:
-        events = _Waiting()
+    def _lines(
+        self, code: str, context: str | None, env: dict[str, str], count: int, silent: Callable[[], bool]
+    ) -> Iterator[bytes]:
+        events, execution = _Waiting(), Execution()
 
         def on_output(piece: Output) -> None:
             events.output(piece.stream, str(piece))
 
         def work() -> None:
             try:
-                for event in _events(self._machine.execute(context, code, on_output, env)):
+                for event in _events(self._machine.execute(context, code, on_output, env, execution)):
                     events.put(event)
+            except Abandoned:
+                pass  # there is nobody to tell
             except (SafeExecError, KeyError) as error:
                 events.put(_trouble(error))
             except BaseException:
@@ -97,15 +108,28 @@ class Interpreter:
 
         yield _line({"type": "number_of_executions", "execution_count": count})
         threading.Thread(target=work, name="safeexec-serve-execute", daemon=True).start()
+        try:
+            yield from self._told(events, silent)
+        except GeneratorExit:
+            # Nobody can come back to an execution in this protocol: what went on would only keep its context, and the machine, from others.
+            execution.abandon()
+            raise
+        yield _line({"type": "end_of_execution"})
+
+    def _told(self, events: _Waiting, silent: Callable[[], bool]) -> Iterator[bytes]:
+        """What happens until the end; a line at least in every KEEPALIVE seconds, at once to a client that may have hung up: its answer says."""
+        said = time.monotonic()
         while True:
             try:
-                event = events.get(KEEPALIVE)
+                event = events.get(_LOOK)
             except TimeoutError:
+                if not silent() and time.monotonic() < said + KEEPALIVE:
+                    continue
                 event = {"type": "keepalive"}
             if event is None:
-                break
+                return
             yield _line(event)
-        yield _line({"type": "end_of_execution"})
+            said = time.monotonic()
 
 
 class _Waiting:

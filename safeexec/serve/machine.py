@@ -9,15 +9,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from safeexec.errors import SessionBusy, SessionClosed
+from safeexec.errors import LimitExceeded, SessionBusy, SessionClosed
 from safeexec.executor import Executor
 from safeexec.files import Files
 from safeexec.result import Result
 from safeexec.session import Session
-from safeexec.step import Output
+from safeexec.step import Output, Step
 
 MOST_WAITING = 16
 """Executions of one context at once, the one that runs among them."""
+MOST_CONTEXTS = 16
+"""Contexts of one sandbox beside its default one: each is a session, with the memory of one."""
 
 _SET_ENV = """import os as safeexec_os
 safeexec_env = {{name: safeexec_os.environ.get(name) for name in {0!r}}}
@@ -72,6 +74,32 @@ class Process(ABC):
         """Send it a signal; nothing if it is gone."""
 
 
+class Abandoned(Exception):
+    """Nobody waits for this execution any more."""
+
+
+class Execution:
+    """One execution as its client has it, who may go away. Its methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stop: Callable[[], object] = lambda: None
+        self.abandoned = False
+
+    def stopped_by(self, stop: Callable[[], object]) -> None:
+        """What ends it from now on. Raises Abandoned where that comes too late."""
+        with self._lock:
+            if self.abandoned:
+                raise Abandoned
+            self._stop = stop
+
+    def abandon(self) -> None:
+        """Its client is gone: it does not begin, or is interrupted."""
+        with self._lock:
+            self.abandoned, stop = True, self._stop
+        stop()
+
+
 class Machine(ABC):
     """A sandbox: code contexts, files, and commands where it has them. Methods raise Unsupported for what it has not, FileNotFoundError, OSError."""
 
@@ -79,13 +107,21 @@ class Machine(ABC):
 
     @abstractmethod
     def execute(
-        self, context: str | None, code: str, on_output: Callable[[Output], object], env: Mapping[str, str]
+        self,
+        context: str | None,
+        code: str,
+        on_output: Callable[[Output], object],
+        env: Mapping[str, str],
+        execution: Execution | None = None,
     ) -> Result:
-        """Run code in a context, None is the default one, with `env` in its environment meanwhile. Raises KeyError for an unknown context."""
+        """Run code in a context, None is the default one, with `env` in its environment meanwhile.
+
+        Raises KeyError for an unknown context, Abandoned where `execution` was given up before it began.
+        """
 
     @abstractmethod
     def add_context(self, name: str) -> None:
-        """A fresh context."""
+        """A fresh context. Raises LimitExceeded where there are too many."""
 
     @abstractmethod
     def remove_context(self, name: str) -> None:
@@ -144,6 +180,7 @@ class ExecutorMachine(Machine):
         self._policy = executor.policy.replace(env={**executor.policy.env, **(env or {})})
         self._lock = threading.Lock()
         self._sessions: dict[str | None, _Context] = {}
+        self._adding = 0
         self._closed = False
 
     def _context(self, name: str | None) -> _Context:
@@ -172,24 +209,43 @@ class ExecutorMachine(Machine):
         return kept
 
     def execute(
-        self, context: str | None, code: str, on_output: Callable[[Output], object], env: Mapping[str, str]
+        self,
+        context: str | None,
+        code: str,
+        on_output: Callable[[Output], object],
+        env: Mapping[str, str],
+        execution: Execution | None = None,
     ) -> Result:
+        asked = execution or Execution()
         found = self._context(context)
-        with found.taking_turns():  # as E2B does: and the environment of one execution is not another's
+        with found.taking_turns(asked):  # as E2B does: and the environment of one execution is not another's
             session = found.session
+
+            def begins(step: Step) -> None:
+                asked.stopped_by(step.interrupt)
+
             if not env:
-                return session.run(code, on_output=on_output)
+                return session._run(code, on_output, begins)
             ready = session.run(_SET_ENV.format(dict(env)))
             if ready.error is not None:
                 return ready
             try:
-                return session.run(code, on_output=on_output)
+                return session._run(code, on_output, begins)
             finally:
                 if not session.closed:
                     session.run(_RESTORE_ENV)
 
     def add_context(self, name: str) -> None:
-        self._add(name)
+        with self._lock:
+            # One client must not have the memory of all: with those that are only being made.
+            if sum(there is not None for there in self._sessions) + self._adding >= MOST_CONTEXTS:
+                raise LimitExceeded(f"the sandbox has {MOST_CONTEXTS} contexts, and may have no more")
+            self._adding += 1
+        try:
+            self._add(name)
+        finally:
+            with self._lock:
+                self._adding -= 1
 
     def remove_context(self, name: str) -> None:
         with self._lock:
@@ -277,16 +333,29 @@ class _Context:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._turn = threading.Lock()
-        self._places = threading.BoundedSemaphore(MOST_WAITING)
+        self._changed = threading.Condition()
+        self._waiting: list[Execution] = []
+        """In the order in which they came; it is the first one's turn."""
 
     @contextmanager
-    def taking_turns(self) -> Iterator[None]:
-        """Alone. Raises SessionBusy where too many wait already: each is a thread, also where its client has gone."""
-        if not self._places.acquire(blocking=False):
-            raise SessionBusy(f"{MOST_WAITING} executions wait for this context")
+    def taking_turns(self, execution: Execution) -> Iterator[None]:
+        """Alone. Raises SessionBusy where too many wait already, each of them a thread, and Abandoned where its client went away meanwhile."""
+        with self._changed:
+            if len(self._waiting) >= MOST_WAITING:
+                raise SessionBusy(f"{MOST_WAITING} executions wait for this context")
+            self._waiting.append(execution)
         try:
-            with self._turn:
-                yield
+            execution.stopped_by(self._look)
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting[0] is execution or execution.abandoned)
+            if execution.abandoned:
+                raise Abandoned
+            yield
         finally:
-            self._places.release()
+            with self._changed:
+                self._waiting.remove(execution)
+                self._changed.notify_all()
+
+    def _look(self) -> None:
+        with self._changed:
+            self._changed.notify_all()

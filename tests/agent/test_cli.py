@@ -268,6 +268,30 @@ def test_on_a_terminal_code_is_coloured_and_guest_text_harmless(folder: Path) ->
     assert "\x1b[2J" not in text
 
 
+def test_a_run_that_cannot_be_saved_is_said_after_its_answer(folder: Path) -> None:
+    (folder / "one.md").write_text("<code>\nfinal_answer(6)\n</code>\n")
+    done = agent(folder, "Go.", "--model", "script:one.md", "--sandbox", "local", "--save-run", "/dev/full")
+    assert done.returncode == 1 and "Final answer: 6" in done.stdout
+    assert "--save-run: /dev/full could not be written: No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_locale_without_these_characters_ends_no_run(folder: Path) -> None:
+    (folder / "u.md").write_text("<code>\nprint('é☃')\n'☃'\n</code>\n---\n<code>\nfinal_answer('☃')\n</code>\n")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = agent(folder, "gö ☃", "--model", "script:u.md", "--sandbox", "local", **plain)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.isascii() and "g\\xf6 \\u2603" in done.stdout and "Final answer: \\u2603" in done.stdout
+    assert "\\u2500" not in done.stdout, "lines are drawn in what there is"
+    library = (
+        "from safeexec_agent import CodeAgent, ScriptedModel\n"
+        "with CodeAgent([], ScriptedModel.from_file('u.md'), sandbox='local') as agent:\n"
+        "    assert agent.run('\\u2603') == '\\u2603'\n    agent.replay()\n    agent.visualize()\n"
+    )
+    words = [sys.executable, "-c", library]
+    subprocess.run(words, cwd=folder, env={**environment(), **plain}, check=True, capture_output=True, timeout=100)
+
+
 def test_help_names_the_command_and_what_it_is_for() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "safeexec", "--help"], capture_output=True, text=True, env=environment(), timeout=30

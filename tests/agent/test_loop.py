@@ -28,6 +28,7 @@ from safeexec_agent import (
     TokenUsage,
     tool,
 )
+from safeexec_agent.bridge import SandboxTool
 from tests.agent.conftest import SANDBOXES, Make, code
 
 
@@ -109,6 +110,51 @@ def test_every_failure_has_a_hint_to_act_on(make: Make, program: str, limits: An
     assert hint in told(agent)
     if "while" in program:
         assert "as they were before this step" in told(agent)
+
+
+@pytest.mark.parametrize("on", SANDBOXES)
+@pytest.mark.parametrize(
+    "lose",
+    [
+        "final_answer = look = 5",
+        "del final_answer, look",
+        "import math as look\ndef f():\n    global final_answer\n    final_answer = look\nf()",
+    ],
+)
+def test_functions_that_the_code_gave_away_are_there_again(make: Make, on: str, lose: str) -> None:
+    agent = make(
+        [
+            code(lose),
+            code("x = look('star')"),
+            code("x = look('star')"),
+            code("y = 1\nfinal_answer(x)"),
+            code("final_answer(x)"),
+        ],
+        [look],
+        on=on,
+    )
+    assert agent.run("Look.") == "a star"
+    actions = agent.memory.actions
+    assert [step.error is None for step in actions] == [True, False, True, False, True]
+    assert "gave look to a value" in told(agent, 2) and "gave final_answer to a value" in told(agent)
+
+
+def test_a_tool_that_runs_in_the_sandbox_is_there_again_too(make: Make) -> None:
+    source = "class Look(Tool):\n    name = 'look'\n    description = 'd'\n    inputs = {}\n    output_type = 'any'\n    def forward(self):\n        return 'seen'\n"
+    theirs = SandboxTool("look", "d", {}, "any", source)
+    agent = make([code("look = 5"), code("look()"), code("final_answer(look())")], [theirs])
+    assert agent.run("Look.") == "seen"
+
+
+def test_a_value_that_is_no_function_is_nobodys_function(make: Make) -> None:
+    agent = make([code("look('a')\n(5)(6)"), code("final_answer(1)")], [look])
+    assert agent.run("Look.") == 1 and "is the function again" not in told(agent)
+
+
+def test_an_argument_that_has_no_decimal_digits_is_told_as_what_it_is(make: Make) -> None:
+    agent = make([code("final_answer(n % 7)")])
+    assert agent.run("Count.", additional_args={"n": 10**5000}) == 10**5000 % 7
+    assert "n = <int object>" in told(agent)
 
 
 @tool

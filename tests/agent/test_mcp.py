@@ -73,6 +73,57 @@ def test_whatever_a_server_says_of_its_parameters_makes_a_tool(schema: Any) -> N
     assert len(asked[0]) == len(made.inputs) == (3 if schema and "a-b" in schema["properties"] else len(made.inputs))
 
 
+PAGED = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" not in asked:
+        continue
+    method, cursor = asked["method"], (asked.get("params") or {}).get("cursor")
+    if method == "initialize":
+        answer = {"protocolVersion": asked["params"]["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": {"name": "s", "version": "1"}}
+    elif method == "tools/list":
+        answer = pages(int(cursor or 0))
+    elif method == "tools/call":
+        answer = {"content": [{"type": "text", "text": asked["params"]["name"]}]}
+    else:
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "error": {"code": -32601, "message": "no"}}), flush=True)
+        continue
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": answer}), flush=True)
+"""
+
+
+def paged(tmp_path: Path, pages: str) -> mcp.StdioServerParameters:
+    """A server by hand; `pages` is its list from a cursor on."""
+    head = "def tools(*names):\n    return [{'name': name, 'inputSchema': {'type': 'object'}} for name in names]\n"
+    (tmp_path / "server.py").write_text(f"{head}pages = lambda cursor: {pages}\n{PAGED}")
+    return mcp.StdioServerParameters(command=sys.executable, args=[str(tmp_path / "server.py")])
+
+
+def test_all_pages_of_a_list_are_read(tmp_path: Path) -> None:
+    pages = "[{'tools': tools('a', 'a-b'), 'nextCursor': '1'}, {'tools': [], 'nextCursor': '2'}, {'tools': tools('a_b', 'c')}][cursor]"
+    with ToolCollection.from_mcp(paged(tmp_path, pages), trust_remote_code=True) as collection:
+        tools = {item.name: item for item in collection.tools}
+        assert list(tools) == ["a", "a_b", "a_b_", "c"]
+        assert [item() for item in tools.values()] == ["a", "a-b", "a_b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("pages", "why"),
+    [
+        ("{'tools': tools(str(cursor)), 'nextCursor': str(cursor + 1)}", "more than|no end"),
+        ("{'tools': [], 'nextCursor': str(cursor + 1)}", "no end"),
+        ("{'tools': [], 'nextCursor': str((cursor + 1) % 3)}", "no end"),
+        ("{'tools': tools(*map(str, range(2000)))}", "more than 1000"),
+    ],
+)
+def test_a_list_without_end_is_refused(tmp_path: Path, pages: str, why: str) -> None:
+    with pytest.raises(AgentError, match=why):
+        with ToolCollection.from_mcp(paged(tmp_path, pages), trust_remote_code=True):
+            pass
+    assert eventually(lambda: not [t for t in threading.enumerate() if t.name == "safeexec-mcp"])
+
+
 def test_a_server_that_does_not_start_says_so() -> None:
     with pytest.raises(AgentError, match="cannot be used"):
         with ToolCollection.from_mcp(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -64,6 +65,27 @@ def test_a_run_is_saved_and_gone_on_with(make: Make, tmp_path: Path) -> None:
     assert other.memory.token_usage() == agent.memory.token_usage()
     assert other.run("More.", reset=False) == 9
     assert "New task:\nDo." in other.model.requests[0][1].text
+
+
+def test_a_save_that_has_no_room_costs_nothing_that_was_saved(make: Make, tmp_path: Path) -> None:
+    agent = make([code("final_answer('x' * 50_000)"), code("final_answer('y' * 50_000)")])
+    path = tmp_path / "run.json"
+    agent.run("Do.")
+    agent.save(path)
+    before = path.read_bytes()
+    agent.run("Do.")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))  # as on a disk that is full
+    try:
+        with pytest.raises(OSError):
+            agent.save(path)
+        with pytest.raises(OSError):
+            agent.save(tmp_path / "other.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    agent.save("/dev/null")
+    assert Path("/dev/null").is_char_device()
 
 
 @pytest.mark.parametrize(

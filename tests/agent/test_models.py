@@ -152,6 +152,13 @@ def test_a_broken_stream_is_a_model_error() -> None:
             ask(model(server), HELLO, on_delta=lambda piece: None)
 
 
+def test_a_stream_that_breaks_off_is_no_answer(make: Make) -> None:
+    """Half of it would be run as a program."""
+    with serving(events(["<code>\nfor name in ('a',", " 'b'):\n    final_answer(name)"], end=False)) as server:
+        with pytest.raises(ModelError, match="broke off"):
+            make(model(server), stream_outputs=True).run("Go.")
+
+
 def test_reasoning_models_get_no_stop_and_a_missing_key_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(completion("x")) as server:
         for name in ("o3-mini", "gpt-5", "openai/o1"):

@@ -124,6 +124,22 @@ def test_a_folder_brings_the_agent_back_with_its_tools_inside_the_sandbox(
     ).read_text()
 
 
+def test_half_a_folder_is_no_agent(make: Make, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    agent = alfred(make, [])
+    theirs = tmp_path / "theirs"
+    theirs.write_text("kept")
+    (tmp_path / "a" / "tools").mkdir(parents=True)
+    for name in agent.tools:  # in a folder of a stranger's, say
+        (tmp_path / "a" / "tools" / f"{name}.py").symlink_to(theirs)
+    agent.prompt_templates = {"system": object()}  # what cannot be written, amid it
+    with pytest.raises(yaml.YAMLError):
+        agent.save_to_folder(tmp_path / "a")
+    assert theirs.read_text() == "kept" and not (tmp_path / "a" / "agent.json").exists()
+    with pytest.raises(AgentError, match=r"agent\.json"):
+        CodeAgent.from_folder(tmp_path / "a", model=ScriptedModel([]), sandbox="local")
+
+
 def test_with_trust_the_tools_run_here(make: Make, tmp_path: Path) -> None:
     alfred(make, []).save_to_folder(tmp_path)
     with CodeAgent.from_folder(

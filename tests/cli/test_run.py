@@ -275,6 +275,19 @@ def test_source_encodings(cli: Command) -> None:
         assert ran.code == 2 and "UTF-8" in ran.err and "utf-8-sig" not in ran.err and ran.err.count("\n") == 1
 
 
+def test_a_program_on_the_command_line_is_what_was_typed_in_any_locale() -> None:
+    import os
+
+    from tests.cli.conftest import ROOT
+
+    for program, code, out in (("print('é☃')".encode(), 0, "é☃\n"), (b"print('caf\xe9')", 2, "")):
+        words = [sys.executable, "-m", "tests.cli.launch", "run", "--sandbox", "plain", "-c", program]
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(words, env=env, capture_output=True, timeout=60)
+        assert (done.returncode, done.stdout.decode()) == (code, out)
+        assert done.stderr.count(b"\n") == (code == 2) and (b"-c is not text in UTF-8" in done.stderr) is (code == 2)
+
+
 def test_a_program_without_end_is_refused(cli: Command) -> None:
     ran = cli("run", "/dev/zero")
     assert ran.code == 2 and "larger than 16 MiB" in ran.err

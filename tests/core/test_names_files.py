@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import safeexec
 from safeexec import Executor, LimitExceeded, Limits, Policy, PolicyError, Session, UnsafeName, whole
 from safeexec.cli import save
 from safeexec.names import check_collisions, check_name
@@ -167,9 +174,100 @@ def test_two_threads_may_write_one_file(tmp_path: Path) -> None:
 def test_a_long_name_is_written_and_what_fails_leaves_nothing(tmp_path: Path) -> None:
     whole.write(tmp_path / ("\U0001f600" * 60), b"x")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=rf"directory: '{tmp_path / 'folder'}'$"):
         whole.write(tmp_path / "folder", b"x")
+    with pytest.raises(OSError, match=rf"directory: '{tmp_path / 'none' / 'x'}'$"):
+        whole.write(tmp_path / "none" / "x", b"x")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@contextmanager
+def no_room(size: int) -> Iterator[None]:
+    """No file can become longer, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_what_a_file_held_stays_when_the_new_has_no_room(tmp_path: Path, private: bool) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes(b"of before")
+    with no_room(4096), pytest.raises(OSError, match=rf"large: '{path}'$"):
+        whole.save(path, b"x" * 100_000, private=private)
+    assert path.read_bytes() == b"of before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_keeps_its_permissions_and_a_link_its_place(tmp_path: Path) -> None:
+    path, link = tmp_path / "kept", tmp_path / "link"
+    path.write_bytes(b"of before")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    whole.save(link, b"new")
+    assert path.read_bytes() == b"new" and link.is_symlink() and stat.S_IMODE(path.stat().st_mode) == 0o640
+    umask = os.umask(0o027)
+    try:
+        whole.save(tmp_path / "fresh", b"x")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "fresh").stat().st_mode) == 0o640
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "there")
+    whole.save(dangling, b"y")
+    assert (tmp_path / "there").read_bytes() == b"y"
+    # What holds secrets follows nobody's link.
+    whole.save(link, b"mine", private=True)
+    assert not link.is_symlink() and path.read_bytes() == b"new" and stat.S_IMODE(link.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_pipe_and_a_device_are_written_to_and_stay_what_they_are(tmp_path: Path, private: bool) -> None:
+    pipe, data = tmp_path / "pipe", bytes(range(256)) * 1000
+    os.mkfifo(pipe)
+    taken: list[bytes] = []
+    reader = threading.Thread(target=lambda: taken.append(pipe.read_bytes()))
+    reader.start()
+    whole.save(pipe, data, private=private)
+    reader.join(10)
+    assert taken == [data] and pipe.is_fifo()
+    device = tmp_path / "null"  # by a link: /dev/null itself is not for a test to replace
+    device.symlink_to("/dev/null")
+    whole.save(device, data, private=private)
+    assert device.is_symlink() and device.is_char_device()
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"No space.*'{full}'$"):
+        whole.save(full, data, private=private)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_an_open_file_of_this_process_is_written_to_and_not_replaced(tmp_path: Path, private: bool) -> None:
+    """/dev/stdout, where a shell has made it a file: what is printed afterwards must not be lost."""
+    with open(tmp_path / "out", "wb") as file:
+        inode = os.fstat(file.fileno()).st_ino
+        whole.save(f"/proc/self/fd/{file.fileno()}", b"saved", private=private)
+    assert (tmp_path / "out").stat().st_ino == inode and (tmp_path / "out").read_bytes() == b"saved"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_file_in_a_folder_that_may_not_be_written_is_written_where_it_is(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="safeexec-"))  # others may pass through it
+    try:
+        folder.chmod(0o755)
+        path = folder / "theirs"
+        path.write_bytes(b"of before")
+        os.chown(path, 65534, 65534)
+        code = f"import os; from safeexec import whole; os.setgroups([]); os.setgid(65534); os.setuid(65534); whole.save({str(path)!r}, b'new')"
+        env = {**os.environ, "PYTHONPATH": str(Path(safeexec.__file__).parents[1])}
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=env)
+        assert path.read_bytes() == b"new" and path.stat().st_uid == 65534
+        whole.save(path, b"root's")
+        assert path.read_bytes() == b"root's" and path.stat().st_uid == 65534
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_hard_link_planted_in_place_of_a_file_is_replaced(session: Session, tmp_path: Path) -> None:

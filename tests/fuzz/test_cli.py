@@ -173,6 +173,15 @@ def test_earlier_reports_are_put_side_by_side(
     assert audit("--from", "local.json", "--from", "local.json", cwd=tmp_path).returncode == 2
     (tmp_path / "no.json").write_text("[]")
     assert "not a report" in audit("--from", "no.json", cwd=tmp_path).stderr
+    for content, words in (
+        (b"", "cut.json is no report"),
+        (b"\xff", "cut.json is no report"),
+        (b"[" * 100_000, "cut.json is no report"),
+    ):
+        (tmp_path / "cut.json").write_bytes(content)
+        done = audit("--from", "local.json", "--from", "cut.json", cwd=tmp_path)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+    assert "--from: missing.json: No such file" in audit("--from", "missing.json", cwd=tmp_path).stderr
 
 
 def test_listing_and_showing_run_nothing() -> None:

@@ -408,6 +408,34 @@ def test_high_descriptor_numbers_are_no_obstacle() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+WITHOUT_STREAMS = """
+import os, sys
+for fd in (0, 1, 2):
+    os.close(fd)
+os.execv(sys.executable, [sys.executable, "-c", '''
+import sys, safeexec
+result = safeexec.run("print(20); 21", sandbox=sys.argv[1])
+with open(sys.argv[2], "w") as file:
+    file.write(repr((result.stdout, result.value)))
+''', *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("sandbox", ["local", "wasm"])
+def test_a_host_without_standard_streams_has_sandboxes(tmp_path: Path, sandbox: str) -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_STREAMS, sandbox, tmp_path / "said"], check=True, timeout=120)
+    assert (tmp_path / "said").read_text() == "('20\\n', 21)"
+
+
+def test_too_few_files_for_a_sandbox_is_said_by_its_name() -> None:
+    code = (
+        "import resource, safeexec\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "try:\n    safeexec.run('1', sandbox='wasm')\nexcept safeexec.BackendUnavailable as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    assert "the wasm sandbox's zygote" in done.stdout and "64 files may be open here (ulimit -Hn)" in done.stdout
+
+
 def test_the_child_of_a_fork_ends_nothing_of_its_parents() -> None:
     with backend() as made:
         guest = begin(made)

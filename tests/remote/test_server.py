@@ -10,18 +10,19 @@ import struct
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from safeexec import Executor, Policy, SessionBusy, SessionClosed
+from safeexec import Executor, Policy, PolicyError, SessionBusy, SessionClosed
 from safeexec.serve import machine as machines
 from safeexec.serve.connect import envelope, stream
 from safeexec.serve.e2b import E2BServer
 from safeexec.serve.http import MAX_BODY, Request, Response, Server
 from safeexec.serve.interpreter import _Waiting
-from safeexec.serve.machine import ExecutorMachine
+from safeexec.serve.machine import Abandoned, Execution, ExecutorMachine
 from safeexec.testing.base import eventually
 from tests.remote.conftest import KEY
 from tests.support.plain import PlainBackend
@@ -151,6 +152,50 @@ def test_default_context_comes_back_after_a_crash(sandbox: Any) -> None:
     crashed = sandbox.run_code("import os\nos._exit(1)")
     assert crashed.error is not None
     assert sandbox.run_code("1 + 1").text == "2"
+
+
+def test_sdk_hears_that_there_are_sandboxes_enough(
+    sandbox: Any, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from e2b import RateLimitException
+
+    monkeypatch.setattr(served.app, "_most", len(served.app.sandboxes) + 1)
+    last = type(sandbox).create(api_key=KEY)
+    for _ in range(2):
+        with pytest.raises(RateLimitException, match="no more"):
+            type(sandbox).create(api_key=KEY)
+    assert sandbox.run_code("1 + 1").text == "2" and last.run_code("2 + 2").text == "4", "nothing is lost for others"
+    last.kill()
+    again = type(sandbox).create(api_key=KEY)
+    assert again.run_code("3").text == "3"
+    again.kill()
+
+
+def test_sdk_hears_that_there_are_contexts_enough(sandbox: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from e2b import SandboxException
+
+    monkeypatch.setattr(machines, "MOST_CONTEXTS", 2)
+    one, two = sandbox.create_code_context(), sandbox.create_code_context()
+    with pytest.raises(SandboxException, match=r"429.*may have no more"):
+        sandbox.create_code_context()
+    sandbox.restart_code_context(one)
+    assert sandbox.run_code("1", context=two).text == "1" and sandbox.run_code("2").text == "2"
+    sandbox.remove_code_context(two)
+    assert sandbox.run_code("3", context=sandbox.create_code_context()).text == "3"
+
+
+def test_sdk_that_hangs_up_interrupts_what_it_ran(sandbox: Any, tmp_path: Path) -> None:
+    """As E2B's own server does: nobody can come back to an execution, and whoever runs the next must not wait for it."""
+    from e2b import TimeoutException
+
+    ended = tmp_path / "ended"
+    with pytest.raises(TimeoutException):
+        sandbox.run_code(
+            f"import time\nx = 1\ntry:\n    while True:\n        time.sleep(0.01)\nfinally:\n    open({str(ended)!r}, 'w').close()",
+            timeout=0.5,
+        )
+    assert eventually(ended.exists, 4), "it was interrupted, long before its time was over"
+    assert sandbox.run_code("x").text == "1"
 
 
 # -- by hand --------------------------------------------------------------------------------------------------------------
@@ -480,7 +525,7 @@ def test_not_without_end_wait_for_one_context(served: Served, monkeypatch: pytes
     assert begun.wait(10)
     threads[1].start()
     context = machine._context(None)
-    assert eventually(lambda: context._places._value == 0)  # type: ignore[attr-defined]
+    assert eventually(lambda: len(context._waiting) == 2)
     with pytest.raises(SessionBusy):
         work()
     go_on.set()
@@ -488,6 +533,97 @@ def test_not_without_end_wait_for_one_context(served: Served, monkeypatch: pytes
         thread.join()
     work()
     machine.close()
+
+
+def test_an_execution_that_nobody_waits_for_does_not_begin(served: Served) -> None:
+    machine = ExecutorMachine(served.executor)
+    begun, go_on = threading.Event(), threading.Event()
+    said: list[str] = []
+
+    def hold(piece: Any) -> None:
+        begun.set()
+        assert go_on.wait(20)
+
+    def gone(execution: Execution) -> None:
+        with pytest.raises(Abandoned):
+            machine.execute(None, "came = 1", lambda piece: None, {}, execution)
+        said.append("gone")
+
+    first = threading.Thread(target=lambda: machine.execute(None, "print(1)", hold, {}))
+    first.start()
+    assert begun.wait(10)
+    execution = Execution()
+    second = threading.Thread(target=gone, args=(execution,))
+    second.start()
+    try:
+        context = machine._context(None)
+        assert eventually(lambda: len(context._waiting) == 2)
+        execution.abandon()
+        second.join(10)
+        assert said == ["gone"] and len(context._waiting) == 1, "its place is free before its turn would have come"
+    finally:
+        go_on.set()
+        first.join()
+    gone(execution)
+    assert machine.execute(None, "'came' in globals()", lambda piece: None, {}).value is False
+    machine.close()
+
+
+def test_a_client_that_waits_hears_what_comes_after_a_silence(sandbox: Any) -> None:
+    lines: list[str] = []
+    code = "import time\ntime.sleep(2.2)\nprint('late')\ntime.sleep(1.2)\n7"
+    done = sandbox.run_code(code, on_stdout=lambda message: lines.append(message.line), timeout=8)
+    assert done.text == "7" and lines == ["late\n"]
+
+
+def test_a_client_that_only_listens_hears_the_end(served: Served) -> None:
+    """Half a connection closed is no client gone."""
+    sandbox, token = served.create()
+    body = json.dumps({"code": "import time\ntime.sleep(2.5)\n7"}).encode()
+    head = (
+        f"POST /execute HTTP/1.1\r\nHost: x\r\nE2b-Sandbox-Id: {sandbox}\r\nX-Access-Token: {token}\r\n"
+        f"E2b-Sandbox-Port: 49999\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    answer = everything(served, head.encode() + body)
+    assert b'"text": "7"' in answer and b"end_of_execution" in answer
+    served.app.end(sandbox)
+
+
+def test_a_server_for_no_sandbox_is_refused() -> None:
+    with pytest.raises(ValueError, match="most"):
+        E2BServer(lambda asked: ExecutorMachine(Executor("local")), KEY, most=0)
+
+
+def test_sandboxes_that_are_being_made_count(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    make = served.app._make
+
+    def slow(asked: Any) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return make(asked)
+
+    monkeypatch.setattr(served.app, "_make", slow)
+    monkeypatch.setattr(served.app, "_most", len(served.app.sandboxes) + 1)
+    made: list[Any] = []
+    first = threading.Thread(target=lambda: made.append(served.create()))
+    first.start()
+    try:
+        assert begun.wait(10)
+        status, answer = served.ask("POST", "/v2/sandboxes", {}, X_API_Key=KEY)
+        assert status == 429 and answer["code"] == 429
+    finally:
+        go_on.set()
+        first.join()
+    served.app.end(made[0][0])
+
+    def failing(asked: Any) -> Any:
+        raise PolicyError("no")
+
+    monkeypatch.setattr(served.app, "_make", failing)
+    assert served.ask("POST", "/v2/sandboxes", {}, X_API_Key=KEY)[0] == 400
+    monkeypatch.setattr(served.app, "_make", make)
+    served.app.end(served.create()[0])
 
 
 def test_renaming_a_file_to_itself_keeps_it(served: Served) -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import tarfile
 import threading
@@ -161,6 +162,24 @@ def test_killed_build_leaves_the_lock_free_and_nothing_half_made(stub_build: lis
     assert image.ensure().files["lib/x"] == b"file"
     assert not half.exists()
     assert len(stub_build) == 1
+
+
+def test_a_build_on_a_full_disk_leaves_nothing_that_keeps_it_full(
+    stub_build: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def large(wasm: bytes, library: bytes, progress: build.Progress) -> build.Image:
+        return build.Image(bytes(100_000), {"lib/x": b"file"}, {"missing": [], "random": 0, "memory": 0})
+
+    monkeypatch.setattr(build, "build", large)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        with pytest.raises(OSError):
+            image.ensure()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not list((tmp_path / "cache" / "wasm").glob("building-*"))
+    assert image.ensure().files["lib/x"] == b"file"
 
 
 def test_a_cache_that_cannot_be_used_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,11 @@ def _private_file(name: str, text: str) -> str:
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}-{name}"
     if not path.exists():
         part = path.with_suffix(f".{secrets.token_hex(4)}")
-        part.write_text(text)
-        part.chmod(0o644)
-        part.replace(path)
+        try:
+            part.write_text(text)
+            part.chmod(0o644)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)  # its name is used once: nobody would ever remove it
+            raise
     return str(path)

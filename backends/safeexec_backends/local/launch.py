@@ -25,7 +25,7 @@ class Launched:
         """`module` is where its `main` is. Raises OSError."""
         self.module = module
         self.told: control.Message | None = None
-        self.socket, theirs = socket.socketpair()
+        self.socket, theirs = map(_above_standard, socket.socketpair())
         roots = [os.path.dirname(next(iter(safeexec_backends.__path__)))]
         boot = (
             "import sys; sys.path[:] = sys.argv[4:] + [sys.argv[3]]; "
@@ -88,6 +88,16 @@ class Launched:
         said = self.process.communicate()[1].decode(errors="replace").strip()
         self.socket.close()
         return said
+
+
+def _above_standard(end: socket.socket) -> socket.socket:
+    """The same socket under a number above 2. A host without standard streams (a daemon) gets those for the next files it opens, and a child has other files there."""
+    if end.fileno() > 2:
+        return end
+    import fcntl
+
+    with end:
+        return socket.socket(fileno=fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def _core() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -36,17 +37,30 @@ _ANSWER = 120.0
 """Seconds a zygote may take to answer: it may have to import large packages first."""
 
 
+_FILES = 256
+"""Open files that every sandbox makes do with."""
+
+
+def _few() -> str:
+    """What may be behind an error that names a descriptor."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    few = limit != resource.RLIM_INFINITY and limit < _FILES
+    return f"; {limit} files may be open here (ulimit -Hn), and {_FILES} are enough for any sandbox" if few else ""
+
+
 class ZygoteProcess:
     """A running zygote and the socket to it."""
 
     module = launch.MODULE
     """Where its `main` is."""
+    sandbox = "local"
+    """Whose it is, for messages."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
         """Raises BackendUnavailable when it does not come up."""
         if not sys.executable:
             raise BackendUnavailable(
-                "the local sandbox needs a Python interpreter to start, and sys.executable names none"
+                f"the {self.sandbox} sandbox needs a Python interpreter to start, and sys.executable names none"
             )
         try:
             started = launch.take(setup, self.module) or launch.Launched(setup, self.module)
@@ -67,10 +81,14 @@ class ZygoteProcess:
             said = started.end()
             if not isinstance(error, EOFError | OSError):
                 raise
-            raise BackendUnavailable(f"the local sandbox's zygote did not start: {said or error}") from error
+            raise BackendUnavailable(
+                f"the {self.sandbox} sandbox's zygote did not start: {said or error}{_few()}"
+            ) from error
         if "error" in reply:
             self.close()
-            raise BackendUnavailable(f"the local sandbox's zygote could not be set up: {reply['error']}")
+            raise BackendUnavailable(
+                f"the {self.sandbox} sandbox's zygote could not be set up: {reply['error']}{_few()}"
+            )
         self._folder = reply["folder"]
         self.portable: bool = reply["portable"]
         """Whether it makes do without system calls of its own, having none it knows here."""
@@ -116,7 +134,7 @@ class ZygoteProcess:
             except TimeoutError as error:
                 self._process.kill()
                 raise BackendUnavailable(
-                    f"the local sandbox's zygote gave no answer for {_ANSWER:.0f} seconds"
+                    f"the {self.sandbox} sandbox's zygote gave no answer for {_ANSWER:.0f} seconds"
                 ) from error
             except (OSError, EOFError, ValueError) as error:
                 raise ZygoteDied from error

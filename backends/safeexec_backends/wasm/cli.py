@@ -15,6 +15,8 @@ class _Stages:
 
     def __init__(self) -> None:
         self._bar: object = None
+        self.called = False
+        """Whether anything was done."""
 
     def __enter__(self) -> _Stages:
         if sys.stderr.isatty():
@@ -32,6 +34,7 @@ class _Stages:
             self._progress.stop()
 
     def __call__(self, stage: str, number: int, of: int) -> None:
+        self.called = True
         if self._bar is not None:
             self._progress.update(self._bar, description=stage, completed=number, total=of)  # type: ignore[arg-type]
         else:
@@ -65,11 +68,17 @@ def command(source: Path | None, rebuild: bool, folder: Path | None, packages: t
 
     Happens by itself on the first use of the wasm sandbox; afterwards it takes no time.
     """
+    if folder is not None and (rebuild or packages):
+        raise click.UsageError(
+            "--export-wheel writes Pyodide's files: neither --rebuild nor --package has a meaning with it"
+        )
     with _Stages() as stages:
         if folder is not None:
             made = setup.export_wheel(folder, source, stages)
         else:
             made = setup.setup(source, rebuild=rebuild, packages=packages, progress=stages)
+    if source is not None and folder is None and not stages.called:
+        click.echo("it was ready before, so that --from was not looked at: --rebuild builds it from there", err=True)
     click.echo(str(made) if folder is not None else f"the wasm sandbox is ready: {made}")
     if packages and folder is None:
         for line in setup.describe(made):

@@ -44,6 +44,7 @@ class WasmZygoteProcess(ZygoteProcess):
     """The zygote of the workers."""
 
     module = MODULE
+    sandbox = "wasm"
 
 
 def launch(image: Path) -> WasmZygoteProcess:

@@ -105,10 +105,16 @@ def export_wheel(
     files[f"{information}/RECORD"] = "\n".join([*record, f"{information}/RECORD,,", ""]).encode()
     target = Path(folder) / f"{_WHEEL_PACKAGE}-{VERSION}-py3-none-any.whl"
     partial = target.with_suffix(".part")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as wheel:
-        for name, data in files.items():
-            wheel.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
-    partial.replace(target)
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as wheel:
+            for name, data in files.items():
+                wheel.writestr(zipfile.ZipInfo(name, _EPOCH), data, zipfile.ZIP_DEFLATED)
+        partial.replace(target)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)  # on a full disk it would keep it full
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(target)  # a write says what was wrong, and not where
+        raise
     return target
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from safeexec import whole
 from safeexec.cli import exits
 from safeexec.text import neutralise_line
 
@@ -110,7 +111,7 @@ class Book:
             path = self.folder / f"{name}.toml"
         else:
             text, path = code, self.folder / f"{name}.txt"
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        whole.save(path, text.encode(errors="backslashreplace"))
         self.found.append(f"{what} ({path})")
 
 

@@ -44,7 +44,11 @@ class Reference:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _REFERENCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-I", "-c", _REFERENCE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C at a terminal is for whoever asked, who then closes this one
         )
 
     def run(self, code: str) -> Answer:

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from safeexec import whole
 from safeexec_backends.wasm import native
 
 from .pins import PINS, guest_files, own_library
@@ -164,11 +165,8 @@ def _write_stamp(directory: Path, stamp: bytes) -> None:
     newest = max(os.stat(directory / name).st_ctime_ns for name in (COMPILED, FILES, FACTS))
     if _stamp(directory) != stamp or time.time_ns() - newest < _SETTLED:
         return  # a write so recent could be followed by another that leaves the same time
-    partial = directory / f"{STAMP}.{os.getpid()}"
     try:
-        partial.touch(mode=0o600)
-        partial.write_bytes(stamp)
-        partial.replace(directory / STAMP)
+        whole.write(directory / STAMP, stamp, mode=0o600)
     except OSError:
         return
 
@@ -239,14 +237,17 @@ def publish(
     complete = {
         **facts, "names": names, "files": digest_of(memoryview(content)), "compiled": digest_of(compiled)
     }  # fmt: skip
-    for file, data in ((COMPILED, compiled), (FILES, bytes(content)), (FACTS, json.dumps(complete).encode())):
-        target = partial / file
-        target.touch(mode=0o600)
-        target.write_bytes(data)
     target = folder / name
-    if target.exists():
-        shutil.rmtree(target)  # damaged, or it would not be built again
-    partial.rename(target)
+    try:
+        for file, data in ((COMPILED, compiled), (FILES, bytes(content)), (FACTS, json.dumps(complete).encode())):
+            (partial / file).touch(mode=0o600)
+            (partial / file).write_bytes(data)
+        if target.exists():
+            shutil.rmtree(target)  # damaged, or it would not be built again
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk the half of it would keep it full
+        raise
     return target
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from safeexec import whole
 from safeexec.errors import BackendUnavailable
 from safeexec_backends.wasm.image import sources
 from safeexec_backends.wasm.image.cache import Damaged, cache_directory, check_owner
@@ -63,9 +64,7 @@ def resolve(requirements: Sequence[str], note: Callable[[str], None], fresh: boo
     with tempfile.TemporaryDirectory(dir=folder, prefix="download-") as temporary:
         files = _download(requirements, Path(temporary), note)
         archives = tuple(sorted(_keep(folder, file) for file in files))
-    partial = remembered.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps([[a.name, a.sha256] for a in archives]))
-    partial.replace(remembered)
+    whole.write(remembered, json.dumps([[a.name, a.sha256] for a in archives]).encode())
     return Resolved(archives, requested)
 
 
