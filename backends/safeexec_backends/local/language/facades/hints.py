@@ -12,7 +12,6 @@ _TERMINAL = "there is no terminal in this sandbox"
 _DISPLAY = "there is no screen in this sandbox; print text or write a file"
 _DEBUGGER = "there is no debugger in this sandbox; print what you want to see"
 _PROFILER = "nothing watches calls in this sandbox; use timeit or time.perf_counter"
-_LINKS = "no links are made in this sandbox; copy the file with shutil.copy"
 _PACKAGE = "packages are not installed here unless the policy names them"
 
 HINTS: dict[str, str] = {
@@ -56,7 +55,6 @@ NAMES: dict[str, str] = {
          "asyncio.StreamWriter", "asyncio.Protocol", "asyncio.DatagramProtocol", "asyncio.Transport"),
         _NETWORK,
     ),
-    **dict.fromkeys(("os.symlink", "os.link", "os.readlink"), _LINKS),
     **dict.fromkeys(("os._exit", "os.abort"), "use sys.exit"),
     **dict.fromkeys(("os.putenv", "os.unsetenv"), "use os.environ"),
     **dict.fromkeys(("sys._getframe", "inspect.getouterframes"), "use inspect.currentframe or inspect.stack"),
