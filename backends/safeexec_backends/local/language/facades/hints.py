@@ -61,7 +61,6 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("sys.settrace", "sys.setprofile", "threading.settrace", "threading.setprofile"), _PROFILER),
     "sys.breakpointhook": _DEBUGGER,
     "io.FileIO": "use open",
-    "zipfile.Path": "use zipfile.ZipFile",
     "threading.excepthook": "an error of a thread is written to sys.stderr; catch it in the thread's function",
     "threading.currentThread": "use threading.current_thread",
     "threading.activeCount": "use threading.active_count",
