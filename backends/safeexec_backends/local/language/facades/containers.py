@@ -132,9 +132,10 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
     # What the module opens after all, it opens as a program would: an object that is a stream when `is_stream` looks at it may
     # have become a path when CPython does.
     vars(zipfile).update(open=open_file, io=make("io", {**_io(language), "open": open_file}))
-    if zipfile.ZipInfo not in _checked_stat:
-        _checked_stat.append(zipfile.ZipInfo)
-        from_file: Any = zipfile.ZipInfo.__dict__["from_file"].__func__
+    from_file: Any = zipfile.ZipInfo.__dict__["from_file"].__func__
+    if (
+        from_file.__module__ != __name__
+    ):  # asked of what stands there: whoever put the library's back has it guarded again
 
         def checked(cls: Any, /, filename: Any, arcname: Any = None, **options: Any) -> Any:
             path = text_path(filename)
@@ -168,7 +169,6 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
     return {"": make("zipfile", exports, zipfile.__doc__, {"Path": path})}
 
 
-_checked_stat: list[type] = []
 _PRAGMAS = ("temp_store_directory", "data_store_directory", "writable_schema")
 """Settings that a program may look at and not change."""
 
