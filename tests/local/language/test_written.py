@@ -132,3 +132,50 @@ except sqlite3.DatabaseError as error: found += (str(error),)
 found
 """
     assert run(source) == (0, "not authorized")
+
+
+def test_the_state_of_an_object_can_be_asked(run):
+    source = """
+class A:
+    def __init__(self): self.x = 1
+class S:
+    __slots__ = ("y",)
+class T(str): ...
+class G:
+    def __getstate__(self): return "own"
+class H(G):
+    def __getstate__(self): return super().__getstate__() + "!"
+s = S()
+s.y = 2
+t = T("t")
+t.z = 3
+A().__getstate__(), object().__class__ is object, s.__getstate__(), t.__getstate__(), G().__getstate__(), H().__getstate__()
+"""
+    assert run(source) == ({"x": 1}, True, (None, {"y": 2}), {"z": 3}, "own", "own!")
+
+
+def test_the_state_is_not_what_a_class_lists(run):
+    """CPython's own reads each name in ``__slotnames__``."""
+    source = """
+class A:
+    __slotnames__ = ["__reduce_ex__", "__class__", "__init_subclass__"]
+    __slots__ = ("y",)
+class B(A): ...
+a, b = A(), B()
+a.y = 1
+a.__getstate__(), b.__getstate__()
+"""
+    assert run(source) == ((None, {"y": 1}), None)
+
+
+def test_a_mail_with_a_file_is_written(run):
+    """Its headers are copied on the way when the text is not ASCII."""
+    source = """
+from email.message import EmailMessage
+m = EmailMessage()
+m["Subject"] = "Hé"
+m.set_content("body ü")
+m.add_attachment(b"\\0\\1", maintype="application", subtype="octet-stream", filename="f.bin")
+m.as_string().count("Content-Type"), m.as_bytes() == m.as_bytes()
+"""
+    assert run(source) == (3, True)
