@@ -41,6 +41,18 @@ os.symlink("nowhere", "none")
     assert run(source) == ("a", b"a", "../a", "text", True, "a", 2, True, False, True, True)
 
 
+def test_a_link_that_is_put_back_is_what_the_program_wrote(run, inside):
+    """As a session's files are, after a step that is undone: it is another inode then."""
+    run("import os\nos.symlink('a', 'l')")
+    target = os.readlink(inside / "l")
+    os.symlink(target, inside / "other")
+    os.replace(inside / "other", inside / "l")
+    assert run("os.readlink('l')") == "a"
+    os.symlink(inside / "b", inside / "other")
+    os.replace(inside / "other", inside / "l")
+    assert run("os.readlink('l')") == f"{inside}/b"
+
+
 def test_errors_of_links_are_those_of_linux(run, inside):
     source = """
 import os

@@ -12,8 +12,9 @@ from typing import Any
 
 from .paths import Checked, PathRefused, check, lies_inside, text_path
 
-_written: dict[tuple[int, int], tuple[str, str]] = {}
-"""Device and inode of a link to its target and what the program wrote for that."""
+_written: dict[tuple[int, int] | str, tuple[str, str]] = {}
+"""Device and inode of a link, and its place, to its target and what the program wrote for that. A link that was moved keeps the one, one that was put back
+with a session's files the other."""
 
 
 def symlink(src: Any, dst: Any, target_is_directory: bool = False, *, dir_fd: Any = None) -> None:
@@ -32,7 +33,7 @@ def symlink(src: Any, dst: Any, target_is_directory: bool = False, *, dir_fd: An
             error.filename, error.filename2 = written, text_path(dst)
             raise
         info = os.lstat(place)
-        _written[info.st_dev, info.st_ino] = target, written
+        _written[info.st_dev, info.st_ino] = _written[place] = target, written
 
 
 def readlink(path: Any, *, dir_fd: Any = None) -> Any:
@@ -41,8 +42,11 @@ def readlink(path: Any, *, dir_fd: Any = None) -> Any:
     with Checked(path, False) as place:
         target = os.readlink(place)
         info = os.lstat(place)
-        known = _written.get((info.st_dev, info.st_ino))
-        found = known[1] if known is not None and known[0] == target else target
+        found = target
+        for key in (place, (info.st_dev, info.st_ino)):
+            known = _written.get(key)
+            if known is not None and known[0] == target:
+                found = known[1]
         return os.fsencode(found) if isinstance(path, bytes) else found
 
 

@@ -143,7 +143,8 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
 
             @classmethod
             def from_uri(cls, uri: str) -> Any:
-                return cls(str(pathlib.PosixPath.from_uri(exact_name(uri))))
+                made: Any = pathlib.PosixPath
+                return cls(str(made.from_uri(exact_name(uri))))
 
         def chmod(self, mode: int, *, follow_symlinks: bool = True) -> None:
             if not follow_symlinks:
