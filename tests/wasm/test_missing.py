@@ -55,6 +55,15 @@ def test_what_is_missing_says_so(run: Run, code: str, kind: str, says: str) -> N
     assert error is not None and (error.kind, error.type) == ("exception", kind) and says in error.message
 
 
+@pytest.mark.parametrize("code", ["os.fork()", "os.pipe()", "__import__('socket').socket()"])
+def test_the_number_is_that_of_a_call_that_is_not_there(run: Run, code: str) -> None:
+    """Libraries go by it."""
+    asked = (
+        f"import errno, os\ntry:\n    {code}\nexcept OSError as error:\n    found = error.errno == errno.ENOSYS\nfound"
+    )
+    assert run(asked).value is True
+
+
 def test_whoever_asks_what_is_there_gets_the_truth(run: Run) -> None:
     """Libraries choose another way by it."""
     code = """

@@ -69,7 +69,7 @@ def _put(module, name, function):
 
 def _refusal(name, text):
     def refuse(*args, **options):
-        raise OSError(errno.ENOTSUP, text)
+        raise OSError(errno.ENOSYS, text)
 
     refuse.__doc__ = f"Raise OSError: {text}."
     return refuse
@@ -107,7 +107,7 @@ def _complete_sockets():
         except OSError as error:
             if error.errno != errno.ENOSYS:
                 raise
-            raise OSError(errno.ENOTSUP, _NETWORK) from None
+            raise OSError(errno.ENOSYS, _NETWORK) from None
 
     socket.socket.__init__ = __init__
     _put(socket, "socketpair", _refusal("socketpair", _PIPE))
@@ -135,4 +135,4 @@ async def create_server(original, args, options):
     except OSError as error:
         if error.errno is not None:
             raise
-        raise OSError(errno.ENOTSUP, _NETWORK) from None
+        raise OSError(errno.ENOSYS, _NETWORK) from None
