@@ -151,6 +151,19 @@ for _ in range(300):
         thread.join()
 
 
+def test_a_walk_is_told_of_no_folder_behind_a_link(run, inside):
+    """What it goes on with is looked at before it is walked through, and may be another place by then."""
+    source = """
+import os
+os.makedirs("a/b/c")
+os.symlink("a/b/c", "l")
+for _, folders, _ in os.walk("."):
+    folders[:] = ["l/../.."]
+"""
+    with pytest.raises(PermissionError, match="below its folder"):
+        run(source)
+
+
 def test_walking_above_shows_what_linux_shows(run, inside):
     source = """
 import os, pathlib
