@@ -265,6 +265,16 @@ def refuse_debugger(*args: object, **options: object) -> None:
     raise RuntimeError("breakpoint() is not available in a sandbox: print what you want to see")
 
 
+def _asks_for_debugger(frame: types.FrameType) -> bool:
+    """Whether it is pdb that asks, for a command: without an answer it would end the step as ``exit()`` does."""
+    debugger = getattr(sys.modules.get("pdb"), "Pdb", None)
+    return (
+        frame.f_globals.get("__name__") == "cmd"
+        and isinstance(debugger, type)
+        and isinstance(frame.f_locals.get("self"), debugger)
+    )
+
+
 def input_from(readline: Callable[[], Any], prompt: object) -> str:
     """What ``input`` gives where the program has put something of its own in the place of ``sys.stdin``."""
     fast_print(prompt, end="")
@@ -279,6 +289,8 @@ def input_from(readline: Callable[[], Any], prompt: object) -> str:
 def ask(prompt: object = "", /) -> str:
     """``input``: a line of what the program itself has made its standard input; else there is nobody to ask."""
     if sys.stdin is None or sys.stdin is sys.__stdin__:
+        if _asks_for_debugger(sys._getframe(1)):
+            raise RuntimeError("pdb is not available in a sandbox: print what you want to see")
         return refuse_input(prompt)
     return input_from(sys.stdin.readline, prompt)
 

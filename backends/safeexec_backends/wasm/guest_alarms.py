@@ -11,6 +11,7 @@ import math
 import operator
 import os
 import signal
+import time
 from signal import SIG_DFL, SIG_IGN, SIGALRM
 
 import _safeexec_device as device
@@ -31,6 +32,7 @@ class Alarm:
         self.guest = guest
         self.handler = SIG_DFL
         self.interval = 0.0
+        self.heard = 0
 
     def rings(self, number=SIGALRM, frame=None):
         guest = self.guest
@@ -41,6 +43,7 @@ class Alarm:
         elif self.handler == SIG_DFL:
             os._exit(128 + SIGALRM)  # as a process that nobody prepared for it
         elif self.handler != SIG_IGN:
+            self.heard += 1
             self.handler(number, frame)
 
     def alarm(self, seconds, /):
@@ -69,6 +72,13 @@ class Alarm:
         left = device.alarm(-1.0, 0.0)
         return (left, self.interval) if left else (0.0, 0.0)
 
+    def pause(self):
+        """Wait until a signal arrives. None does but the timer's."""
+        before = self.heard
+        while self.heard == before:
+            # The timer may have gone off and the handler not have run yet, and a sleep goes on after that: so never for long.
+            time.sleep(min(self.getitimer(ITIMER_REAL)[0] or 0.02, 1.0))
+
 
 def complete(guest):
     """Put the pieces in place."""
@@ -89,10 +99,11 @@ def complete(guest):
     for function, original in ((set_signal, set_handler), (get_signal, get_handler)):
         function.__name__ = function.__qualname__ = original.__name__
         function.__module__, function.__doc__ = original.__module__, original.__doc__
-    for method in (Alarm.alarm, Alarm.setitimer, Alarm.getitimer):
+    for method in (Alarm.alarm, Alarm.setitimer, Alarm.getitimer, Alarm.pause):
         method.__module__ = original.__module__
     set_handler(SIGALRM, alarm.rings)
     signal.signal, signal.getsignal = set_signal, get_signal
     signal.alarm, signal.setitimer, signal.getitimer = alarm.alarm, alarm.setitimer, alarm.getitimer
+    signal.pause = alarm.pause
     signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF = ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
     signal.ItimerError = ItimerError

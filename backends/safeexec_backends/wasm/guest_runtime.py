@@ -26,6 +26,7 @@ import safeexec_alarms  # type: ignore[import-not-found]
 import safeexec_guest  # type: ignore[import-not-found]
 import safeexec_hashing  # type: ignore[import-not-found]
 import safeexec_import_rule  # type: ignore[import-not-found]
+import safeexec_missing  # type: ignore[import-not-found]
 import safeexec_system  # type: ignore[import-not-found]
 import safeexec_wire as wire  # type: ignore[import-not-found]
 
@@ -126,6 +127,9 @@ class EventLoop(asyncio.SelectorEventLoop):
         self.call_soon(run)
         return future
 
+    async def create_server(self, *args, **options):
+        return await safeexec_missing.create_server(super().create_server, args, options)
+
     def _make_self_pipe(self):
         self._ssock = self._csock = None
         self._internal_fds += 1
@@ -149,6 +153,7 @@ def fit():
     safeexec_alarms.complete(guest)
     safeexec_hashing.complete()
     safeexec_system.complete()
+    safeexec_missing.complete()
 
 
 def collect(*_):
@@ -187,6 +192,9 @@ DISTRIBUTIONS = {
     "docx": "python-docx", "dotenv": "python-dotenv", "fitz": "pymupdf", "jwt": "pyjwt", "magic": "python-magic", "pptx": "python-pptx",
     "skimage": "scikit-image", "sklearn": "scikit-learn", "slugify": "python-slugify", "yaml": "pyyaml",
 }  # fmt: skip
+
+
+DATABASES = ("dbm.dumb", "dbm.gnu", "dbm.ndbm")  # dbm.sqlite3 is what there is
 
 
 reserve = [b"", b""]  # until the image is finished
@@ -262,8 +270,8 @@ class Guest(safeexec_guest.Guest):
     def _describe(self, error, filename):
         answer = super()._describe(error, filename)
         name = error.name if type(error) is ModuleNotFoundError else None
-        if type(name) is str and name.isidentifier():
-            if name in sys.stdlib_module_names:
+        if type(name) is str and (name.isidentifier() or name in DATABASES):
+            if name in sys.stdlib_module_names or name in DATABASES:
                 answer["message"] += ": this sandbox's Python is without it"
             else:
                 package = DISTRIBUTIONS.get(name, name)

@@ -70,7 +70,7 @@ def system(command):
     """Execute the command in a subshell."""
     # The C library answers -1 and nothing else, which a program that does not look takes for done. As subprocess says it here.
     os.fsencode(command)
-    raise OSError(errno.ENOTSUP, "no program can be started in this sandbox")
+    raise OSError(errno.ENOTSUP, "no program can be started in this sandbox; do it in Python")
 
 
 def sched_getaffinity(pid, /):

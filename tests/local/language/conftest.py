@@ -65,8 +65,9 @@ def the_loggers_are_put_back() -> Iterator[None]:
     manager = logging.root.manager
     known = [logging.root, *(found for found in manager.loggerDict.values() if isinstance(found, logging.Logger))]
     before = [(logger, logger.disabled, logger.level, logger.propagate) for logger in known]
-    threshold = manager.disable
+    threshold, handlers = manager.disable, logging.root.handlers[:]
     yield
+    logging.root.handlers[:] = handlers  # with one left there, basicConfig() of the next program does nothing
     for logger, disabled, level, propagate in before:
         logger.disabled, logger.propagate = disabled, propagate
         logger.setLevel(level)

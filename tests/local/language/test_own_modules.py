@@ -6,6 +6,7 @@ import pytest
 
 from safeexec.guest import Refused
 from safeexec_backends.local.language import RestrictedLanguage
+from safeexec_backends.local.language.identity import own_module
 
 
 @pytest.fixture
@@ -226,3 +227,10 @@ def test_doctest_of_a_module(run, capsys):
     source = "import m, doctest\nfrom m import f\ntuple(doctest.testmod(m)), tuple(doctest.testmod())"
     assert run(source, m=module) == ((1, 2), (0, 0))
     assert 'File "__main__", line 5, in m.f' in capsys.readouterr().out
+
+
+def test_a_name_of_one_character_is_an_object_of_its_own(run):
+    """The interpreter has each such text once: with that for a mark, whatever class says it is of that module would be the program's."""
+    assert own_module("m") is not "m"[0:1]
+    with pytest.raises(AttributeError, match="leave that out"):
+        run("import m\nclass A:\n    __module__ = 'mn'[:1]\n    def __init__(self): self.x = 1\nA()", m="y = 1")

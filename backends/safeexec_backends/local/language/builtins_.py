@@ -244,6 +244,12 @@ def _text(source: Any) -> str:
         from tokenize import detect_encoding
 
         return raw.decode(detect_encoding(BytesIO(raw).readline)[0])
+    from .facades.views import CodeView
+
+    if type(source) is CodeView:
+        raise TypeError(
+            "what __code__ shows cannot be run in this sandbox: call the function, or give exec() source text"
+        )
     raise TypeError("source must be a string, bytes or code object")
 
 

@@ -150,6 +150,26 @@ def _fill(made: Any, state: Any) -> None:
             _guards.set(made, exact_name(name), value)
 
 
+def _state(variables: Any, slots: dict[str, Any]) -> Any:
+    return (variables or None, slots) if slots else variables or None
+
+
+def state_of(o: Any, variables: Any) -> Callable[[], Any]:
+    """What reading ``__getstate__`` of an object of the program's gives where that is `object`'s own: CPython's reads whatever its class lists in ``__slotnames__``.
+
+    :param variables: its ``__dict__``, as the program reads that.
+    :raises AttributeError: when its class has another.
+    """
+    kind = type(o)
+    if not _is_objects(kind, "__getstate__"):
+        raise AttributeError(f"{class_name(kind)!r} object has a state of its own")
+
+    def __getstate__() -> Any:
+        return _state(variables, _slots(o, kind))
+
+    return __getstate__
+
+
 _absent = object()
 
 
@@ -218,9 +238,7 @@ def _reducer(o: Any) -> Callable[[int], Any]:
         if state is not None:
             state = state()
         else:
-            state = read(o, "__dict__", None) or None
-            if slots:
-                state = (state, slots)
+            state = _state(read(o, "__dict__", None), slots)
         items = iter(o) if issubclass(kind, list) else None
         pairs = iter(o.items()) if issubclass(kind, dict) else None
         if named:

@@ -93,6 +93,7 @@ class Reading:
             "__annotations__": self._own_or_copy,
             "__init__": self._method,
             "__func__": self._function,
+            "__getstate__": self._getstate,
         }
 
     def read(self, o: Any, name: str) -> Any:
@@ -141,6 +142,17 @@ class Reading:
         if is_denied(result) or (name in names.DUNDER_OWN and given_by_library(result, o)):
             return self._refuse(o, name)
         return result
+
+    def _getstate(self, o: Any, name: str, reader: Reader) -> Any:
+        found = reader(o, name)
+        if type(found) is BuiltinMethod and not is_class(o) and is_guest_class(type(o)):
+            from .copying import state_of
+
+            try:
+                return state_of(o, self.readable(o, "__dict__", None))
+            except AttributeError:
+                return self._refuse(o, name)
+        return found if self._may_read_dunder(o, type(o), name) else self._refuse(o, name)
 
     def _refuse(self, o: Any, name: str) -> Any:
         raise AttributeRefused(f"{name!r} of {describe(o)} is not available in this sandbox")

@@ -21,6 +21,7 @@ from .identity import (
     is_facade,
     is_guest_class,
     is_guest_function,
+    is_library_class,
     is_plain,
     library_bases,
     native_owner,
@@ -45,6 +46,8 @@ _OPEN_NAMES = {
     *((f"{__package__}.facades.logs", name) for name in ("Formatter", "StreamHandler", "FileHandler")),
 }  # fmt: skip
 """Standard library types whose attributes are settings by their documentation."""
+
+_OTHER_MODULE = "; its class sets __module__, by which the sandbox knows what is the program's: leave that out"
 
 
 class Writing(Reading):
@@ -80,7 +83,8 @@ class Writing(Reading):
         ):
             return o
         refusal = WriteRefused if is_class(o) else InstanceRefused
-        raise refusal(f"attributes of {describe(o)} cannot be changed in this sandbox")
+        why = "" if is_library_class(o if is_class(o) else kind) else _OTHER_MODULE
+        raise refusal(f"attributes of {describe(o)} cannot be changed in this sandbox{why}")
 
     def _is_third_party(self, kind: type) -> bool:
         if not self._third_party:

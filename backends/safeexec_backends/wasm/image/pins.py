@@ -32,7 +32,7 @@ def guest_files() -> dict[str, bytes]:
     """The guest program and its protocol, as text, from the core; and what fits them to this sandbox."""
     found = {
         f"safeexec_{name}": (_HERE / f"guest_{name}.py").read_bytes()
-        for name in ("runtime", "hashing", "system", "alarms")
+        for name in ("runtime", "hashing", "system", "alarms", "missing")
     }
     found["safeexec_import_rule"] = (_HERE.parent / "import_rule.py").read_bytes()
     for module, name in (("safeexec.guest", "safeexec_guest"), ("safeexec.wire", "safeexec_wire")):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import exact_name
 
-from . import descriptors
+from . import descriptors, links
 from .facade import make
-from .paths import Checked, PathRefused, check, named_as, open_file, text_path
+from .paths import Checked, PathRefused, check, leads_up, named_as, open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -100,7 +100,7 @@ def _scandir(path: Any = ".") -> Any:
     text = text_path(path)
     real = check(text)
     # An entry looks at its file when it is asked, wherever ".." leads by then.
-    return os.scandir(real if os.pardir in text.split("/") else text)
+    return os.scandir(real if leads_up(text) else text)
 
 
 def walk(top: Any, topdown: bool = True, onerror: Any = None, followlinks: bool = False) -> Iterator[Any]:
@@ -128,6 +128,8 @@ def _walk(given: str, real: str, topdown: bool, onerror: Any) -> Iterator[Any]:
             folders[:] = [text_path(name) for name in list(shown)]
             for name in folders:
                 check(os.path.join(folder, name))
+                if leads_up(name):  # behind a link that a thread exchanges
+                    raise PathRefused("a walk goes on below its folder in this sandbox")
 
 
 def _removedirs(name: Any) -> None:
@@ -202,7 +204,7 @@ def _os(language: RestrictedLanguage) -> Exports:
         "unlink": _checked(os.unlink, False), "removedirs": _removedirs, "chdir": _checked(os.chdir),
         "lstat": _checked(os.lstat, False), "truncate": _checked(os.truncate), "utime": _checked(os.utime), "chmod": _checked(os.chmod),
         "get_terminal_size": lambda fd=1: os.terminal_size((80, 24)), "getuid": lambda: 1000, "geteuid": lambda: 1000, "getgid": lambda: 1000, "getegid": lambda: 1000,
-        "rename": _two(os.rename), "replace": _two(os.replace), "environ": environ, "getenv": getenv,
+        "symlink": links.symlink, "readlink": links.readlink, "link": links.link, "rename": _two(os.rename), "replace": _two(os.replace), "environ": environ, "getenv": getenv,
         "path": make("os.path", _os_path(language)), "cpu_count": lambda: 1, **({"process_cpu_count": lambda: 1} if hasattr(os, "process_cpu_count") else {}), "getlogin": lambda: "sandbox",
         "getpid": os.getpid, "fsync": fsync, "fdatasync": fsync, "isatty": lambda fd: False, "sched_getaffinity": lambda pid: {0},
         "uname": lambda: os.uname_result(("Linux", "sandbox", "", "", "")), "getcwdb": os.getcwdb,

@@ -12,7 +12,6 @@ _TERMINAL = "there is no terminal in this sandbox"
 _DISPLAY = "there is no screen in this sandbox; print text or write a file"
 _DEBUGGER = "there is no debugger in this sandbox; print what you want to see"
 _PROFILER = "nothing watches calls in this sandbox; use timeit or time.perf_counter"
-_LINKS = "no links are made in this sandbox; copy the file with shutil.copy"
 _PACKAGE = "packages are not installed here unless the policy names them"
 
 HINTS: dict[str, str] = {
@@ -33,10 +32,12 @@ HINTS: dict[str, str] = {
     "importlib.resources": "open files by their path",
     "pydoc": "use help() or inspect",
     **dict.fromkeys(
-        ("ctypes", "dis", "imp", "runpy", "site", "sysconfig", "pkgutil", "symtable", "faulthandler", "code", "codeop", "py_compile",
-         "compileall", "zipimport", "mmap", "resource"),
+        ("ctypes", "dis", "imp", "site", "sysconfig", "pkgutil", "symtable", "faulthandler", "code", "codeop", "py_compile",
+         "compileall", "zipimport", "resource"),
         _INTERPRETER,
     ),
+    "runpy": "import the file by its name, or exec() its text",
+    "mmap": "read the file, or use a bytearray",
     **dict.fromkeys(("pdb", "bdb"), _DEBUGGER),
     **dict.fromkeys(("cProfile", "profile", "pstats", "trace"), _PROFILER),
     **dict.fromkeys(("curses", "readline", "termios", "tty"), _TERMINAL),
@@ -56,14 +57,12 @@ NAMES: dict[str, str] = {
          "asyncio.StreamWriter", "asyncio.Protocol", "asyncio.DatagramProtocol", "asyncio.Transport"),
         _NETWORK,
     ),
-    **dict.fromkeys(("os.symlink", "os.link", "os.readlink"), _LINKS),
     **dict.fromkeys(("os._exit", "os.abort"), "use sys.exit"),
     **dict.fromkeys(("os.putenv", "os.unsetenv"), "use os.environ"),
     **dict.fromkeys(("sys._getframe", "inspect.getouterframes"), "use inspect.currentframe or inspect.stack"),
     **dict.fromkeys(("sys.settrace", "sys.setprofile", "threading.settrace", "threading.setprofile"), _PROFILER),
     "sys.breakpointhook": _DEBUGGER,
     "io.FileIO": "use open",
-    "zipfile.Path": "use zipfile.ZipFile",
     "threading.excepthook": "an error of a thread is written to sys.stderr; catch it in the thread's function",
     "threading.currentThread": "use threading.current_thread",
     "threading.activeCount": "use threading.active_count",

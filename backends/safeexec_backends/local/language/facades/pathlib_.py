@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.identity import exact_name
 
 from .files import listdir, makedirs, resolved, stat_, walk
+from .links import link, readlink, symlink
 from .paths import Checked, PathRefused, check, named_as, open_file, text_path
 
 if TYPE_CHECKING:
@@ -19,8 +21,6 @@ Exports = dict[str, Any]
 
 
 def _pathlib(language: RestrictedLanguage) -> Exports:
-    import pathlib
-
     _no_remembered_modules()
     flavour = language.gate.build("os").path
 
@@ -129,6 +129,22 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
             with Checked(self, False) as source, Checked(target, False) as place:
                 os.replace(source, place)
             return type(self)(target)
+
+        def symlink_to(self, target: Any, target_is_directory: bool = False) -> None:
+            symlink(target, self)
+
+        def hardlink_to(self, target: Any) -> None:
+            link(target, self)
+
+        def readlink(self) -> Any:
+            return type(self)(readlink(self))
+
+        if hasattr(pathlib.Path, "from_uri"):
+
+            @classmethod
+            def from_uri(cls, uri: str) -> Any:
+                made: Any = pathlib.PosixPath
+                return cls(str(made.from_uri(exact_name(uri))))
 
         def chmod(self, mode: int, *, follow_symlinks: bool = True) -> None:
             if not follow_symlinks:

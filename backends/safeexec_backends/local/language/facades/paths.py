@@ -48,6 +48,16 @@ def text_path(path: Any) -> str:
     return str.__str__(path)
 
 
+def lies_inside(path: str) -> bool:
+    """Whether an absolute path without ``..`` begins with one of the directories that programs may touch."""
+    return any(path == root or path.startswith(root.rstrip("/") + "/") for root in _roots)
+
+
+def leads_up(path: str) -> bool:
+    """Whether ``..`` is in a path. What that leads to may be exchanged after the look: such a path is used as it was resolved."""
+    return ".." in path.split("/")
+
+
 def check(path: Any, follow: bool = True) -> str:
     """The resolved path.
 
@@ -63,7 +73,7 @@ def check(path: Any, follow: bool = True) -> str:
     else:
         folder, name = os.path.split(os.path.abspath(given))
         real = os.path.join(os.path.realpath(folder), name)
-    if real == "/dev/null" or any(real == root or real.startswith(root.rstrip("/") + "/") for root in _roots):
+    if real == "/dev/null" or lies_inside(real):
         return real
     raise PathRefused(errno.EACCES, "only the working directory and /tmp can be used in this sandbox", given)
 

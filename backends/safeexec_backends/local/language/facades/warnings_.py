@@ -19,6 +19,7 @@ from safeexec_backends.local.language.identity import (
 )
 
 from .facade import Facade
+from .written import DEPRECATED, written
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -85,11 +86,24 @@ def _warnings(language: RestrictedLanguage) -> Exports:
             raise WriteRefused(f"warnings.{name} cannot be set to that in this sandbox")
         setattr(warnings, name, originals[name] if value is own[name] else value)
 
+    def deprecated(self: Any) -> Any:
+        if not made:
+            build = language.gate.build
+            given = {
+                "warn": warn,
+                "wraps": build("functools").wraps,
+                "iscoroutinefunction": build("inspect").iscoroutinefunction,
+            }
+            made.append(written(language, "warnings", DEPRECATED, "deprecated", given))
+        return made[0]
+
+    made: list[Any] = []
+    later = {"deprecated": property(deprecated)} if hasattr(warnings, "deprecated") else {}
     body: dict[str, Any] = {
         "__slots__": (), "__module__": Facade.__module__, "__name__": "warnings", "__setattr__": assign,
-        "__all__": sorted([*exports, *own]), "__dir__": lambda self: list(type(self).__all__),
+        "__all__": sorted([*exports, *own, *later]), "__dir__": lambda self: list(type(self).__all__),
         **{name: staticmethod(value) if isinstance(value, types.FunctionType) else value for name, value in exports.items()},
-        **{name: property(getter(name)) for name in own},
+        **{name: property(getter(name)) for name in own}, **later,
     }  # fmt: skip
     kind = type("module", (Facade,), body)
     as_facade(kind)
