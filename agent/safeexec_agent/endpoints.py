@@ -73,7 +73,7 @@ class _ChatCompletions:
     ) -> Iterator[Delta]:
         """The reply in pieces. Raises ModelError, also when the whole takes longer than `timeout`, or breaks off: what was begun is not asked for again."""
         request = self._request(messages, stop_sequences, response_format)
-        until, ended = time.monotonic() + self.timeout, False
+        until, says, ended = time.monotonic() + self.timeout, False, False
         stream = self._create(**request, stream=True, stream_options={"include_usage": True})
         try:
             for chunk in stream:
@@ -82,12 +82,15 @@ class _ChatCompletions:
                 choices = getattr(chunk, "choices", None)
                 content = getattr(getattr(choices[0], "delta", None), "content", None) if choices else None
                 used = _used(chunk)
+                says = says or bool(choices and _says_when(choices[0]))
                 ended = ended or (
                     getattr(choices[0], "finish_reason", None) is not None if choices else used is not None
                 )
                 if content or used:
                     yield Delta(content if isinstance(content, str) else "", used)
-            if not ended:  # half of a program must not be run as if it were the whole: a connection that is closed looks like an end
+            if (
+                says and not ended
+            ):  # half of a program must not be run as if it were the whole: a connection that is closed looks like an end
                 raise ModelError(f"{self.model_id}: the answer broke off")
         finally:
             # An answer that is given up would go on being written, and paid for, until the garbage collector came by.
@@ -101,6 +104,11 @@ class _ChatCompletions:
             "model_id": self.model_id,
             **{k: v for k, v in self._parameters.items() if isinstance(v, int | float | str)},
         }
+
+
+def _says_when(choice: Any) -> bool:
+    """Whether the endpoint says with each piece if it is the last. Some never do: theirs end when the stream does."""
+    return "finish_reason" in getattr(choice, "model_fields_set", ("finish_reason",))
 
 
 def _used(answer: Any) -> TokenUsage | None:

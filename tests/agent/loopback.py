@@ -95,8 +95,13 @@ def completion(text: str | None) -> Answer:
     )
 
 
-def events(pieces: list[str], end: bool = True, then: Callable[[BaseHTTPRequestHandler], None] | None = None) -> Answer:
-    """A stream of OpenAI's."""
+def events(
+    pieces: list[str],
+    end: bool = True,
+    then: Callable[[BaseHTTPRequestHandler], None] | None = None,
+    says_when: bool = True,
+) -> Answer:
+    """A stream of OpenAI's; or, with `says_when` off, of those that do not say with each piece whether it is the last."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
@@ -110,7 +115,9 @@ def events(pieces: list[str], end: bool = True, then: Callable[[BaseHTTPRequestH
                 "object": "chat.completion.chunk",
                 "created": 1,
                 "model": "m",
-                "choices": [{"index": 0, "delta": {"content": piece}}],
+                "choices": [
+                    {"index": 0, "delta": {"content": piece}, **({"finish_reason": None} if says_when else {})}
+                ],
             }
             handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
             handler.wfile.flush()

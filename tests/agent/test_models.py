@@ -159,6 +159,12 @@ def test_a_stream_that_breaks_off_is_no_answer(make: Make) -> None:
             make(model(server), stream_outputs=True).run("Go.")
 
 
+def test_an_endpoint_that_never_says_where_an_answer_ends_can_be_used(make: Make) -> None:
+    pieces = ["<code>\nfinal_answer(", "7)\n</code>"]
+    with serving(events(pieces, end=False, says_when=False)) as server:
+        assert make(model(server), stream_outputs=True).run("Go.") == 7
+
+
 def test_reasoning_models_get_no_stop_and_a_missing_key_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(completion("x")) as server:
         for name in ("o3-mini", "gpt-5", "openai/o1"):
