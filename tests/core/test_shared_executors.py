@@ -90,7 +90,8 @@ def test_one_that_is_made_while_all_are_closed_is_closed_by_its_caller() -> None
     values: list[Any] = []
     Counted.slow = threading.Event()
     threads = in_threads(2, values)
-    while not Counted.made:
+    # One makes it, the other waits for that: one that came after the next line would make another.
+    while not (Counted.made and sum(one.users for one in list(shared._shared.values())) == 2):
         threading.Event().wait(0.001)
     shared.close_shared()
     Counted.slow.set()
