@@ -42,7 +42,7 @@ class FrameMemory:
 
     def room(self, size: int) -> Any:
         """`size` bytes for a part of a frame, as `wire.room`."""
-        return _Room(self.take(size)) if size >= _LARGE else wire.room(size)
+        return _Room(self.take(size)) if _LARGE <= size <= _MOST else wire.room(size)
 
     def _kept(self, size: int) -> bytearray | None:
         """One that is large enough and that nobody looks at."""

@@ -88,9 +88,8 @@ class _ChatCompletions:
                 )
                 if content or used:
                     yield Delta(content if isinstance(content, str) else "", used)
-            if (
-                says and not ended
-            ):  # half of a program must not be run as if it were the whole: a connection that is closed looks like an end
+            # Half of a program must not be run as if it were the whole: a connection that is closed looks like an end.
+            if says and not ended:
                 raise ModelError(f"{self.model_id}: the answer broke off")
         finally:
             # An answer that is given up would go on being written, and paid for, until the garbage collector came by.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -43,6 +42,8 @@ _FILES = 256
 
 def _few() -> str:
     """What may be behind an error that names a descriptor."""
+    import resource
+
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     few = limit != resource.RLIM_INFINITY and limit < _FILES
     return f"; {limit} files may be open here (ulimit -Hn), and {_FILES} are enough for any sandbox" if few else ""

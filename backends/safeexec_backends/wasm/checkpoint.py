@@ -206,13 +206,15 @@ class Past:
     def _put_aside(self, host: Host, shadow: Shadow) -> None:
         """Large data that stays as it is would be copied with every checkpoint: once as much was copied in vain, have the memory map it from a file,
         of which it is no part until it is written to again. Raises Unsettled, OSError."""
+        if not finder.ready():
+            return  # all that differs from the image would count as written again; and to look is the cost, not to copy
         settled(host, self.rest)
         runs = written(host, self.rest)
         before: Sequence[Run] = () if host.base is None else host.base.runs
         if not self._judged and 4 * (total(runs) + total(before) - total(united(runs, before))) > total(before):
             self._price, self._judged = 2 * self._price, True
         alike = shadow.alike(host.memory.view)
-        if alike < _ALIKE or not finder.ready():
+        if alike < _ALIKE:
             return
         self._repeated += alike * total(runs)
         base = lasting(united([run for run in runs if run[1] - run[0] >= _LARGE], before))

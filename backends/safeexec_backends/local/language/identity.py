@@ -28,9 +28,8 @@ _own_modules: dict[int, str] = {id(MAIN): MAIN}
 
 def own_module(name: str) -> str:
     """A new ``__name__`` for a namespace in which library code runs as if the program had written it."""
-    made = "".join(
-        [*name, ""]
-    )  # an object of its own, as MAIN is; of a single item join() gives that, which for one character all programs share
+    # An object of its own, as MAIN is. Of a single item join() gives that, which for one character all programs share.
+    made = "".join([*name, ""])
     _own_modules[id(made)] = made
     return made
 

@@ -133,9 +133,8 @@ def _zipfile(language: RestrictedLanguage) -> Exports:
     # have become a path when CPython does.
     vars(zipfile).update(open=open_file, io=make("io", {**_io(language), "open": open_file}))
     from_file: Any = zipfile.ZipInfo.__dict__["from_file"].__func__
-    if (
-        from_file.__module__ != __name__
-    ):  # asked of what stands there: whoever put the library's back has it guarded again
+    # Asked of what stands there: whoever put the library's back has it guarded again.
+    if from_file.__module__ != __name__:
 
         def checked(cls: Any, /, filename: Any, arcname: Any = None, **options: Any) -> Any:
             path = text_path(filename)

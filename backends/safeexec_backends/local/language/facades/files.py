@@ -340,7 +340,7 @@ def _glob(language: RestrictedLanguage) -> Exports:
             fixed = os.path.dirname(fixed)
         root_dir = check((text_path(root_dir) if root_dir is not None else "") or os.curdir)
         check(os.path.join(root_dir, fixed))  # joined as glob does: a pattern may begin at another place
-        if ".." in pattern.split("/") and glob.has_magic(pattern):
+        if leads_up(pattern) and glob.has_magic(pattern):
             raise PathRefused("a pattern may not leave its directory in this sandbox")
         return glob.glob(pattern, root_dir=root_dir, recursive=recursive, include_hidden=include_hidden)
 

@@ -65,9 +65,8 @@ def _no_writes_by_adapters(logging: Any) -> None:
     original = adapter.manager
 
     def set_manager(self: Any, value: Any) -> None:
-        logger = (
-            self.logger
-        )  # asked once, and its class not by what it says of itself: the next answer could be a class of the library
+        # Asked once, and its class not by what it says of itself: the next answer could be a class of the library.
+        logger = self.logger
         if not issubclass(type(logger), logging.Logger | logging.LoggerAdapter):
             raise WriteRefused("an adapter's manager is its logger's")
         logger.manager = value

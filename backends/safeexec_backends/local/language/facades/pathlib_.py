@@ -12,7 +12,7 @@ from safeexec_backends.local.language.identity import exact_name
 
 from .files import listdir, makedirs, resolved, stat_, walk
 from .links import link, readlink, symlink
-from .paths import Checked, PathRefused, check, named_as, open_file, text_path
+from .paths import Checked, PathRefused, check, leads_up, named_as, open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -198,7 +198,7 @@ def _no_remembered_modules() -> None:
 
 def _inside(pattern: Any) -> str:
     text = exact_name(pattern)
-    if ".." in text.split("/") or text.startswith("/"):
+    if leads_up(text) or text.startswith("/"):
         raise PathRefused("a pattern may not leave its directory in this sandbox")
     return text
 
