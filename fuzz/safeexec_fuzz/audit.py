@@ -46,12 +46,25 @@ Progress = Callable[[str, "Verdict | None", int, int], None]
 """Called with the target's name, a verdict, how many are done, and of how many; from several threads, one at a time."""
 
 
+_BELOW = 64
+"""Bytes that names below the folder of all temporary files may take up to the Unix socket of a case."""
+
+_SOCKET_PATH = 107
+"""Bytes a Unix socket's path may have (sun_path in unix(7), without the zero at its end)."""
+
+
+def _ground() -> str:
+    """Where folders of supervisors go: where temporary files go, or /tmp where a Unix socket's path would be too long there."""
+    found = tempfile.gettempdir()
+    return found if len(os.fsencode(found)) + _BELOW <= _SOCKET_PATH else "/tmp"
+
+
 class Supervisor(subprocess.Popen[str]):
     """A supervisor that waits for its target, on standard input and output."""
 
     def __init__(self) -> None:
         # Named here and made there: whichever of the two is ended, the other knows what to remove.
-        self.folder = os.path.join(tempfile.gettempdir(), f"safeexec-audit-{secrets.token_hex(8)}")
+        self.folder = os.path.join(_ground(), f"safeexec-audit-{secrets.token_hex(8)}")
         super().__init__(
             # -P: a folder in which somebody audits may be a stranger's, with a json.py of his own.
             [sys.executable, "-P", "-m", "safeexec_fuzz.supervisor", self.folder],

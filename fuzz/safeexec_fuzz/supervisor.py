@@ -201,7 +201,10 @@ class Lane:
             return self._verdict(case, "na", why="it has no " + ", ".join(missing))
         host.used += 1
         started = time.monotonic()
-        world = World(case)
+        try:
+            world = World(case)
+        except OSError as error:  # no room, no descriptors: nothing ran, so nothing got out and nothing was contained
+            return self._verdict(case, "broken", why=f"the files and listeners around it could not be made: {error}")
         try:
             observation = self._watch(case, world, host)
             keep = host.batch and not alone and observation.report is not None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,13 @@ def run() -> Run:
         return {v.case.id: v for v in outcome.verdicts}
 
     return go
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    """A folder for temporary files whose path is short enough for the harness to use it, which that of `tmp_path` need not be."""
+    with tempfile.TemporaryDirectory(prefix="g-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def children() -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from safeexec.testing.base import eventually
-from safeexec_fuzz import audit, cases, targets
+from safeexec_fuzz import audit, cases, supervisor, targets
 
 from .conftest import Run
 
@@ -52,13 +53,48 @@ def test_the_next_case_goes_on_after_the_host_died(run: Run) -> None:
 
 
 def test_the_next_case_goes_on_after_the_supervisor_was_killed(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, ground: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(ground))
     verdicts = run(WEAK, case("parricide", "import os\nos.kill(os.getppid(), 9)"), "file-read-plain", jobs=1)
     assert dict(verdicts["parricide"].effects)["process"].startswith("the supervisor")
     assert verdicts["file-read-plain"].outcome == "escaped"
-    assert not list(tmp_path.iterdir()), "its folder is removed by who started it"
+    assert not list(ground.iterdir()), "its folder is removed by who started it"
+
+
+def test_temporary_files_with_a_long_path_hide_no_attack(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Unix socket has a name of some hundred bytes; below a longer one no case could be set up, and each counted as an escape."""
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    verdicts = run(WEAK, "net-unix", "benign-arithmetic")
+    assert "network" in dict(verdicts["net-unix"].effects)
+    assert verdicts["benign-arithmetic"].outcome == "ok"
+
+
+def test_the_longest_path_that_is_used_holds_a_socket(run: Run, ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = ground / ("d" * (audit._SOCKET_PATH - audit._BELOW - len(str(ground)) - 1))
+    longest.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(longest))
+    assert audit._ground() == str(longest)
+    assert "network" in dict(run(WEAK, "net-unix")["net-unix"].effects)
+
+
+def test_a_case_that_could_not_be_set_up_is_broken_and_no_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: cases.Case) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lane = supervisor.Lane(WEAK.data(), audit.LIMITS)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(supervisor, "World", full)
+            verdict = lane.run(case("x", "1"))
+        assert verdict["outcome"] == "broken" and "No space left" in verdict["why"]
+        assert lane.run(case("x", "open('@CANARY@').read()"))["outcome"] == "escaped"
+    finally:
+        lane.drop(False)
 
 
 def test_a_target_that_cannot_start_is_broken_not_contained() -> None:
@@ -119,7 +155,7 @@ def test_settings_of_a_sandbox() -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("processes", [2, 3, 5], ids=["a supervisor starts", "it starts", "all run"])
-def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals, processes: int, tmp_path: Path) -> None:
+def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals, processes: int, ground: Path) -> None:
     """No process, told by its environment, which they all inherit, whoever their parents are by now; and no folder."""
     mark = f"AUDIT_MARK_{os.getpid()}_{how}_{processes}"
     process = subprocess.Popen(
@@ -140,7 +176,7 @@ def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals, processes: i
             "--jobs",
             "2",
         ],
-        env={**os.environ, mark: "1", "TMPDIR": str(tmp_path)},
+        env={**os.environ, mark: "1", "TMPDIR": str(ground)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -150,7 +186,7 @@ def test_an_audit_that_is_ended_leaves_nothing(how: signal.Signals, processes: i
         process.send_signal(how)
         process.wait(30)
         assert eventually(lambda: not marked(mark), 60)
-        assert not list(tmp_path.iterdir())
+        assert not list(ground.iterdir())
     finally:
         process.kill()
         process.wait()

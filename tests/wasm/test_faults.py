@@ -48,7 +48,7 @@ def test_every_page_the_kernel_calls_written_is_known_after_every_step() -> None
         for _ in range(3):  # the later ones in an instance that was used before
             with executor.session() as session:
                 (guest,) = guests()
-                for number, code in enumerate(STEPS * 2):
+                for number, code in enumerate(STEPS * 2 + ("1 + 1",) * 30):  # the last need no page of their own
                     if number % 5 == 4:  # a thread of its own has a count of its own
                         thread = threading.Thread(target=session.run, args=(code,))
                         thread.start()
