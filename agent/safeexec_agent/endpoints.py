@@ -56,12 +56,15 @@ class _ChatCompletions:
         for _ in range(_TRIES):
             answer = self._create(**request)
             try:
-                content = answer.choices[0].message.content
+                choice = answer.choices[0]
+                content = choice.message.content
             except (AttributeError, IndexError, TypeError):
                 trouble = f"an answer without choices: {answer!r:.300}"
                 continue
             if content is None or isinstance(content, str):
-                return ChatMessage("assistant", (content or "")[:MAX_REPLY], _used(answer))
+                text = content or ""
+                truncated = _is_cut(choice) or len(text) > MAX_REPLY
+                return ChatMessage("assistant", text[:MAX_REPLY], _used(answer), truncated)
             trouble = f"content of type {type(content).__name__}"
         raise ModelError(f"{self.model_id}: {trouble}")
 
@@ -86,8 +89,9 @@ class _ChatCompletions:
                 ended = ended or (
                     getattr(choices[0], "finish_reason", None) is not None if choices else used is not None
                 )
-                if content or used:
-                    yield Delta(content if isinstance(content, str) else "", used)
+                cut = bool(choices) and _is_cut(choices[0])
+                if content or used or cut:
+                    yield Delta(content if isinstance(content, str) else "", used, cut)
             # Half of a program must not be run as if it were the whole: a connection that is closed looks like an end.
             if says and not ended:
                 raise ModelError(f"{self.model_id}: the answer broke off")
@@ -108,6 +112,10 @@ class _ChatCompletions:
 def _says_when(choice: Any) -> bool:
     """Whether the endpoint says with each piece if it is the last. Some never do: theirs end when the stream does."""
     return "finish_reason" in getattr(choice, "model_fields_set", ("finish_reason",))
+
+
+def _is_cut(choice: Any) -> bool:
+    return getattr(choice, "finish_reason", None) == "length"
 
 
 def _used(answer: Any) -> TokenUsage | None:
@@ -259,9 +267,11 @@ class TransformersModel:
         count = inputs["input_ids"].shape[-1]
         out = self._model.generate(**inputs, max_new_tokens=self._limit, **self._parameters)[0][count:]
         text = self._tokenizer.decode(out, skip_special_tokens=True)
+        truncated = len(out) >= self._limit
         for stop in stop_sequences or ():
-            text = text.partition(stop)[0]
-        return ChatMessage("assistant", text, TokenUsage(int(count), len(out)))
+            text, found, _ = text.partition(stop)
+            truncated = truncated and not found  # what is lost came after the end
+        return ChatMessage("assistant", text, TokenUsage(int(count), len(out)), truncated)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -274,9 +274,9 @@ class Loop(Parts):
             yield Delta(reply.text, reply.token_usage)
         try:
             if self.use_structured_outputs:
-                _, step.code_action = parse_structured(reply.text)
+                _, step.code_action = parse_structured(reply.text, reply.truncated)
             else:
-                step.code_action = parse_code(reply.text, self.tags)
+                step.code_action = parse_code(reply.text, self.tags, reply.truncated)
         except ParseError as error:
             self._failed(run, step, StepError("ParseError", str(error)), str(error))
             return

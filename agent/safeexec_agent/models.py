@@ -34,11 +34,13 @@ class TokenUsage:
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One message: `role` is "system", "user" or "assistant"; `content` text, or parts in OpenAI's form (``{"type": "text", …}``, ``image_url``)."""
+    """One message: `role` is "system", "user" or "assistant"; `content` text, or parts in OpenAI's form (``{"type": "text", …}``, ``image_url``).
+    A reply that ended since its tokens were used up is `truncated`."""
 
     role: str
     content: str | list[dict[str, Any]]
     token_usage: TokenUsage | None = None
+    truncated: bool = False
 
     @property
     def text(self) -> str:
@@ -54,10 +56,11 @@ class ChatMessage:
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of a streamed reply; the last one may carry the token usage."""
+    """A piece of a streamed reply; the last one may carry the token usage, and whether the reply ended since its tokens were used up."""
 
     content: str = ""
     token_usage: TokenUsage | None = None
+    truncated: bool = False
 
 
 class Model(Protocol):
@@ -132,7 +135,7 @@ class ScriptedModel:
         for piece in re.findall(r"\S*\s*", reply.text):
             if piece:
                 yield Delta(piece)
-        yield Delta(token_usage=reply.token_usage)
+        yield Delta(token_usage=reply.token_usage, truncated=reply.truncated)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -162,15 +165,17 @@ def ask(
             return _reply(generate(sent, **options))
         parts: list[str] = []
         used: TokenUsage | None = None
-        size = 0
+        size, truncated = 0, False
         deltas = stream(sent, **options)
         try:
             for delta in deltas:
                 piece = getattr(delta, "content", None) or ""
                 used = _usage(delta) or used
+                truncated = truncated or _truncated(delta)
                 parts.append(piece[:MAX_REPLY])
                 size += len(piece)
                 if size > MAX_REPLY:
+                    truncated = True
                     break
                 if piece:
                     _Passed.call(on_delta, piece)
@@ -178,7 +183,7 @@ def ask(
             close = getattr(deltas, "close", None)  # a generator has one: what it reads from is let go of now
             if close is not None:
                 close()
-        return ChatMessage("assistant", _clean("".join(parts)), used)
+        return ChatMessage("assistant", _clean("".join(parts)), used, truncated)
     except _Passed as passed:
         raise passed.error from None
     except ModelError:
@@ -220,7 +225,16 @@ def _reply(answer: Any) -> ChatMessage:
         content = ""
     if not isinstance(content, str):
         raise ModelError(f"the model's answer has no text: {type(answer).__name__}")
-    return ChatMessage("assistant", _clean(content[:MAX_REPLY]), _usage(answer))
+    truncated = _truncated(answer) or len(content) > MAX_REPLY
+    return ChatMessage("assistant", _clean(content[:MAX_REPLY]), _usage(answer), truncated)
+
+
+def _truncated(answer: Any) -> bool:
+    """Whether a reply or a piece of one says that the limit of tokens ended it; smolagents keeps the endpoint's own answer as `raw`."""
+    if getattr(answer, "truncated", False) is True:
+        return True
+    choices = getattr(getattr(answer, "raw", None), "choices", None)
+    return isinstance(choices, list) and bool(choices) and getattr(choices[0], "finish_reason", None) == "length"
 
 
 def _usage(answer: Any) -> TokenUsage | None:

@@ -31,16 +31,20 @@ def tags_of(choice: str | tuple[str, str] | None) -> tuple[str, str]:
     return choice[0], choice[1]
 
 
-def parse_code(reply: str, tags: tuple[str, str] = TAGS) -> str:
-    """The reply's code blocks, joined. Raises ParseError.
+def parse_code(reply: str, tags: tuple[str, str] = TAGS, truncated: bool = False) -> str:
+    """The reply's code blocks, joined. Raises ParseError, also for a block without an end in a reply that is `truncated`: cut off at the limit of tokens.
 
     Left out: what a reasoning model thinks (``<think>…</think>``), and all from an "Observation:" of the model's own making on, since what
     follows answers an event that never happened.
     """
     text = _without(reply, "<think>", "</think>")
-    blocks = _between(text, *tags) if tags != MARKDOWN else []
+    blocks, ended = _between(text, *tags) if tags != MARKDOWN else ([], True)
     if not blocks:
-        blocks = _fenced(text)
+        blocks, ended = _fenced(text)
+    if truncated and not (
+        blocks and ended
+    ):  # half of a program would do half of what was meant, and look like the whole
+        raise ParseError(_cut_off("in the middle of the code" if blocks else "before any code"))
     code = "\n\n".join(block for block in blocks if block.strip())
     if code:
         return code
@@ -56,14 +60,23 @@ def parse_code(reply: str, tags: tuple[str, str] = TAGS) -> str:
     )
 
 
-def parse_structured(reply: str) -> tuple[str, str]:
-    """Thought and code of a reply that is a JSON object with these two. Raises ParseError."""
+def _cut_off(where: str) -> str:
+    return (
+        f"Your answer was cut off {where}: it reached the limit of tokens, so nothing was run. "
+        "Think and write less at once: do one part now, and the rest in the next steps."
+    )
+
+
+def parse_structured(reply: str, truncated: bool = False) -> tuple[str, str]:
+    """Thought and code of a reply that is a JSON object with these two; `truncated` if it was cut off at the limit of tokens. Raises ParseError."""
     try:
         data = json.loads(_without(reply, "<think>", "</think>"))
         thought, code = data["thought"], data["code"]
         if not isinstance(thought, str) or not isinstance(code, str) or not code.strip():
             raise ValueError("both must be texts, and code not empty")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
+        if truncated:
+            raise ParseError(_cut_off("before its end")) from None
         raise ParseError(
             f'Answer with a JSON object {{"thought": "…", "code": "…"}} and nothing else ({error!s:.200}).'
         ) from None
@@ -82,24 +95,25 @@ def _without(text: str, opening: str, closing: str) -> str:
     return "".join(kept) + text[at:]
 
 
-def _between(text: str, opening: str, closing: str) -> list[str]:
+def _between(text: str, opening: str, closing: str) -> tuple[list[str], bool]:
+    """The blocks, and whether the last one has an end."""
     blocks: list[str] = []
     at = 0
     while True:
         start = text.find(opening, at)
         if start < 0 or _OBSERVATION.search(text, at, start):
-            return blocks
+            return blocks, True
         start += len(opening)
         end = text.find(closing, start)
         if end < 0:  # the stop sequence, or the end of the tokens, cut the tag off
-            end = len(text)
+            blocks.append(_unfenced(text[start:]))
+            return blocks, False
         blocks.append(_unfenced(text[start:end]))
         at = end + len(closing)
-        if at >= len(text):
-            return blocks
 
 
-def _fenced(text: str) -> list[str]:
+def _fenced(text: str) -> tuple[list[str], bool]:
+    """The blocks that are Python, and whether the last block has an end."""
     blocks: list[str] = []
     inside: list[str] | None = None
     wanted = False
@@ -118,7 +132,8 @@ def _fenced(text: str) -> list[str]:
             inside = None
     if inside is not None and wanted:  # cut off by the end of the tokens
         blocks.append(_dedented("\n".join(inside)))
-    return blocks
+        return blocks, False
+    return blocks, True
 
 
 def _unfenced(block: str) -> str:

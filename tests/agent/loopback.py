@@ -79,7 +79,7 @@ def body(data: bytes | str | Any, status: int = 200, kind: str = "application/js
     return answer
 
 
-def completion(text: str | None) -> Answer:
+def completion(text: str | None, finish_reason: str = "stop") -> Answer:
     """An answer of OpenAI's."""
     message = {"role": "assistant", "content": text}
     usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
@@ -89,7 +89,7 @@ def completion(text: str | None) -> Answer:
             "object": "chat.completion",
             "created": 1,
             "model": "m",
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
             "usage": usage,
         }
     )
@@ -100,6 +100,7 @@ def events(
     end: bool = True,
     then: Callable[[BaseHTTPRequestHandler], None] | None = None,
     says_when: bool = True,
+    finish_reason: str | None = None,
 ) -> Answer:
     """A stream of OpenAI's; or, with `says_when` off, of those that do not say with each piece whether it is the last."""
 
@@ -109,14 +110,15 @@ def events(
         handler.send_header("connection", "close")
         handler.end_headers()
         handler.close_connection = True
-        for piece in pieces:
+        for number, piece in enumerate(pieces, 1):
+            reason = finish_reason if number == len(pieces) else None
             chunk = {
                 "id": "1",
                 "object": "chat.completion.chunk",
                 "created": 1,
                 "model": "m",
                 "choices": [
-                    {"index": 0, "delta": {"content": piece}, **({"finish_reason": None} if says_when else {})}
+                    {"index": 0, "delta": {"content": piece}, **({"finish_reason": reason} if says_when else {})}
                 ],
             }
             handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())

@@ -51,6 +51,29 @@ def test_openai_drives_a_whole_run(make: Make) -> None:
         assert server.bodies()[1] == server.bodies()[2]
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_reply_that_the_limit_of_tokens_ended_is_not_run(make: Make, streams: bool) -> None:
+    half = "<code>\nfor name in ('a', 'b'):\n    final_answer(name)"
+    with serving(
+        events([half[:9], half[9:]], finish_reason="length") if streams else completion(half, "length"),
+        events([ANSWER], finish_reason="stop") if streams else completion(ANSWER),
+    ) as server:
+        agent = make(model(server), stream_outputs=streams)
+        result = agent.run("Answer.", return_full_result=True)
+        assert result.output == 42
+        assert "cut off in the middle of the code" in server.bodies()[1]["messages"][-1]["content"]
+
+
+def test_what_others_say_of_a_limit_of_tokens_is_heard() -> None:
+    class Reply:
+        content = "half"
+        raw = types.SimpleNamespace(choices=[types.SimpleNamespace(finish_reason="length")])
+
+    assert ask(lambda messages, **_: Reply(), HELLO).truncated
+    assert not ask(lambda messages, **_: "whole", HELLO).truncated
+    assert ask(lambda messages, **_: "x" * (MAX_REPLY + 1), HELLO).truncated
+
+
 def test_openai_streams(make: Make) -> None:
     with serving(events([ANSWER[:20], ANSWER[20:]])) as server:
         agent = make(model(server), stream_outputs=True)

@@ -65,11 +65,39 @@ def test_own_tags() -> None:
             tags_of(bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("reply", "where"),
+    [
+        ("Thought: t\n<code>\nfor name in names:\n    remove(name", "in the middle of the code"),
+        ("<code>\nx = 1\n</code> and\n<code>\ny = 2", "in the middle of the code"),
+        ("```python\nx = 1\n", "in the middle of the code"),
+        ("x = 1\ny = 2", "before any code"),
+        ("<think>so much to think of", "before any code"),
+        ("Thought: I will", "before any code"),
+    ],
+)
+def test_half_of_a_program_is_not_run(reply: str, where: str) -> None:
+    with pytest.raises(ParseError, match=f"cut off {where}.*write less at once"):
+        parse_code(reply, truncated=True)
+
+
+@pytest.mark.parametrize("tail", ["", "\nNow I wait for what", "\n```text\nname size\na"])
+def test_what_is_cut_off_after_the_code_is_not_missed(tail: str) -> None:
+    assert parse_code("<code>\nx = 1\n</code>" + tail, truncated=True) == "x = 1"
+    assert parse_code("```python\nx = 1\n```" + tail, truncated=True) == "x = 1"
+
+
+def test_a_stop_sequence_may_take_the_closing_tag() -> None:
+    assert parse_code("<code>\nx = 1\n") == parse_code("```py\nx = 1\n") == "x = 1"
+
+
 def test_structured() -> None:
     assert parse_structured('{"thought": "t", "code": "x = 1"}') == ("t", "x = 1")
     for bad in ("", "[]", '{"code": ""}', '{"thought": 1, "code": "x"}', '{"thought": "t"}', "[" * 100_000):
         with pytest.raises(ParseError, match="JSON object"):
             parse_structured(bad)
+    with pytest.raises(ParseError, match="cut off before its end"):
+        parse_structured('{"thought": "t", "code": "x = ', truncated=True)
 
 
 @given(st.text(alphabet="<>/code`python\n :xObservationthk ", max_size=200))
