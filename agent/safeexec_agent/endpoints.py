@@ -89,7 +89,7 @@ class _ChatCompletions:
                 ended = ended or (
                     getattr(choices[0], "finish_reason", None) is not None if choices else used is not None
                 )
-                cut = bool(choices) and _is_cut(choices[0])
+                cut = _is_cut(choices[0]) if choices else False
                 if content or used or cut:
                     yield Delta(content if isinstance(content, str) else "", used, cut)
             # Half of a program must not be run as if it were the whole: a connection that is closed looks like an end.

@@ -22,6 +22,7 @@ OWN = {
     "run": "Run one program in a fresh sandbox.",
     "repl": "An interactive session in a sandbox.",
     "mcp": "Serve a sandbox to MCP clients.",
+    "serve": "Serve sandboxes to programs that were written for E2B.",
     "setup": "Get a sandbox ready ahead of its first use.",
     "doctor": "Which sandboxes can run here, and which walls stand.",
 }

@@ -52,8 +52,13 @@ class Options(NamedTuple):
         )
 
     def tools(self) -> list[Any]:
-        """The host functions. Imports their modules. Raises Failure."""
-        return [load_tool(text) for text in self.tool]
+        """The host functions. Imports their modules. Raises Failure, ToolError."""
+        found = [load_tool(text) for text in self.tool]
+        if found:
+            from safeexec.tools import collect
+
+            collect(found)  # what is wrong with one is told here and now, not to a server's first client
+        return found
 
 
 def _option(name: str, *, env: bool = True, **settings: Any) -> Callable[[Any], Any]:

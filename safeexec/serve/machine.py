@@ -15,6 +15,7 @@ from safeexec.files import Files
 from safeexec.result import Result
 from safeexec.session import Session
 from safeexec.step import Output, Step
+from safeexec.tools import Tools
 
 MOST_WAITING = 16
 """Executions of one context at once, the one that runs among them."""
@@ -173,10 +174,11 @@ class Machine(ABC):
 
 
 class ExecutorMachine(Machine):
-    """A sandbox over an Executor: a context is a session, the files are the default session's. It has no commands."""
+    """A sandbox over an Executor: a context is a session, the files are the default session's. It has no commands. Its code may call `tools`."""
 
-    def __init__(self, executor: Executor, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, executor: Executor, env: Mapping[str, str] | None = None, tools: Tools = ()) -> None:
         self._executor = executor
+        self._tools = tools
         self._policy = executor.policy.replace(env={**executor.policy.env, **(env or {})})
         self._lock = threading.Lock()
         self._sessions: dict[str | None, _Context] = {}
@@ -196,7 +198,7 @@ class ExecutorMachine(Machine):
     def _add(self, name: str | None, instead: _Context | None = None) -> _Context:
         """A fresh context under `name`, unless another thread has put one there `instead` meanwhile. Raises SessionClosed."""
         # Outside the lock: a container, or a vendor's machine, takes seconds, and lists, other contexts and the end would wait for it.
-        made = _Context(self._executor.session(policy=self._policy))
+        made = _Context(self._executor.session(self._tools, policy=self._policy))
         with self._lock:
             closed, there = self._closed, self._sessions.get(name)
             kept = there if there is not instead and there is not None else made
