@@ -29,6 +29,8 @@ from safeexec_backends.local.imports import LANGUAGE, Imports
 
 _PAUSE = 20
 """Milliseconds without an order after which there is time for imports."""
+_IMPATIENT = 10
+"""Cells in a row without such a pause after which there is one import all the same: where sessions never stop coming, each would do it for itself."""
 
 
 class Cell(NamedTuple):
@@ -81,6 +83,10 @@ class Zygote:
         self._folder = ""
         self._made = 0
         self._cleaners: list[int] = []
+        self._quiet = True
+        """Whether nobody has wanted anything for a while."""
+        self._in_a_row = 0
+        """Cells that were made ahead since the last import."""
         self._imports = Imports(setup, self._ground)
         self._poll = select.poll()
         self._thread_id: int | None = None
@@ -162,17 +168,9 @@ class Zygote:
         if self._host_pidfd >= 0:
             self._poll.register(self._host_pidfd, select.POLLIN)
         self._expect(self._setup)
-        busy, moved = True, False
+        busy = True
         while True:
-            # The next cell is made at once; imports wait until nobody has wanted anything for a while.
-            pause = (
-                (_PAUSE if moved and self._lacking() is None else 0)
-                if busy
-                else None
-                if self._host_pidfd >= 0
-                else 1000
-            )
-            events = self._poll.poll(pause)
+            events = self._poll.poll(self._patience(busy))
             for fd, _ in events:
                 if fd == self._host_pidfd:
                     return
@@ -185,13 +183,20 @@ class Zygote:
                 else:
                     self._reap(self._cells[fd])
             self._cleaners = [pid for pid in self._cleaners if os.waitpid(pid, os.WNOHANG)[0] == 0]
-            moved = bool(events)
-            busy = moved or self._use_idle_time()
+            # Quiet is what nothing came in: a poll that waited for it, or one that follows.
+            self._quiet = not events and (self._quiet or self._lacking() is None)
+            busy = bool(events) or self._use_idle_time()
             if self._host_pidfd < 0:
                 for live in list(self._cells.values()):
                     self._reap(live)
                 if os.getppid() != self._host:
                     return
+
+    def _patience(self, busy: bool) -> int | None:
+        """Milliseconds to wait for an order: the next cell is made at once, all else when nobody has wanted anything for a while."""
+        if not busy:
+            return None if self._host_pidfd >= 0 else 1000
+        return 0 if self._quiet or self._lacking() is not None else _PAUSE
 
     def _expect(self, message: control.Message) -> None:
         first = message.get("first")
@@ -204,7 +209,10 @@ class Zygote:
             kind = self._lacking()
             if kind is not None:
                 self._spares[kind] = self._make(self._wanted[kind])
-                return True
+                self._in_a_row += 1
+                if self._quiet or self._in_a_row < _IMPATIENT:
+                    return True
+            self._in_a_row = 0
             if self._imports.one_ahead():
                 return True
             for kind, spare in self._spares.items():
