@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from safeexec_backends._hardening import libc
@@ -54,6 +55,11 @@ class Imports:
                 return True
             self._codes_ahead.pop(0)
         return False
+
+    @property
+    def languages(self) -> Collection[Any]:
+        """Those that cells have had so far."""
+        return self._languages.values()
 
     def of_policy(self, order: control.Message) -> Any:
         """Import what a cell's policy names, and return its language. Raises RuntimeError when a module has started threads."""

@@ -26,6 +26,7 @@ from safeexec_backends.local import cell, control
 from safeexec_backends.local.cell import Order
 from safeexec_backends.local.ground import Ground
 from safeexec_backends.local.imports import LANGUAGE, Imports
+from safeexec_backends.local.settling import Settling
 
 _PAUSE = 20
 """Milliseconds without an order after which there is time for imports."""
@@ -44,7 +45,7 @@ class Cell(NamedTuple):
     order: control.Message
     """What it was made for."""
     generation: int
-    """How many modules had been imported when it was forked."""
+    """What had been got ready when it was forked."""
     ends: list[int]
     """The host's ends of its channel and status pipe, until the host has them."""
 
@@ -88,6 +89,7 @@ class Zygote:
         self._in_a_row = 0
         """Cells that were made ahead since the last import."""
         self._imports = Imports(setup, self._ground)
+        self._settling = Settling(self._rehearse_all)
         self._poll = select.poll()
         self._thread_id: int | None = None
 
@@ -213,15 +215,19 @@ class Zygote:
                 if self._quiet or self._in_a_row < _IMPATIENT:
                     return True
             self._in_a_row = 0
-            if self._imports.one_ahead():
+            if self._imports.one_ahead() or (self.keeps and self._settling.one(self._imports.generation)):
                 return True
             for kind, spare in self._spares.items():
-                if spare.generation != self._imports.generation:
-                    self._end(self._spares.pop(kind))  # it lacks what was imported since
+                if spare.generation != self._generation:
+                    self._end(self._spares.pop(kind))  # it lacks what was got ready since
                     return True
         except Exception:
             self._wanted.clear()  # the next order meets the same trouble and reports it
         return False
+
+    @property
+    def _generation(self) -> int:
+        return self._imports.generation + self._settling.times
 
     def _lacking(self) -> bool | None:
         """The kind of spare that is wanted and not there."""
@@ -288,7 +294,7 @@ class Zygote:
                 raise
             if pid == 0:
                 cell.run(self._plan, order, channel.fileno(), status, lambda fd: self._serve_guest(fd, language, order))
-            live = Cell(pid, pidfd, status, folder, message, self._imports.generation, [ours.detach(), report])
+            live = Cell(pid, pidfd, status, folder, message, self._generation, [ours.detach(), report])
         self._cells[pidfd if pidfd >= 0 else pid] = live
         if pidfd >= 0:
             self._poll.register(pidfd, select.POLLIN)
@@ -318,10 +324,17 @@ class Zygote:
             self._rehearse(language)
         self._runner.CellGuest(language, self._thread_id).serve()
 
-    def _rehearse(self, language: Any) -> None:
+    def _rehearse(self, language: Any, files: bool = True) -> None:
         guest = self._guest.Guest(_Nowhere(self._wire), language)
-        guest.handle({"t": "init", "id": 0, "env": {}, "tools": []})
+        guest.handle({"t": "init", "id": 0, "env": {}, "tools": [], "files": files})
         guest.handle({"t": "run", "id": 0, "code": "1 + 1"})
+
+    def _rehearse_all(self) -> None:
+        """Here, with each language that there is: no cell has to note again what its interpreter notes of code that it runs."""
+        stdout, stderr, main = sys.stdout, sys.stderr, sys.modules["__main__"]
+        for language in list(self._imports.languages):
+            self._rehearse(language, files=False)
+        sys.stdout, sys.stderr, sys.modules["__main__"] = stdout, stderr, main
 
     def _address_space(self) -> int:
         if self._statm < 0:
