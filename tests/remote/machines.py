@@ -68,10 +68,7 @@ class LocalProcess(Process):
             pass
 
     def signal(self, number: int) -> None:
-        try:
-            os.kill(self.pid, number)
-        except ProcessLookupError:
-            pass
+        self._popen.send_signal(number)  # not by its id, which may be another process's by now
 
     def end(self) -> None:
         if self._popen.poll() is None:

@@ -32,6 +32,11 @@ def abi() -> int:
         return 0
 
 
+def keeps_sockets_apart() -> bool:
+    """Whether a process behind a ruleset reaches no abstract Unix socket that was made outside of it."""
+    return abi() >= 6
+
+
 def probe() -> str:
     """Why this wall cannot stand here; empty when it can."""
     return libc.supported() or ("" if abi() else "the kernel has no Landlock (Linux 5.13 with lsm=landlock)")

@@ -69,6 +69,8 @@ class Plan:
         """What the private root has below /tmp."""
         self.namespaces: dict[str, str] = {}
         """The host's namespaces, to compare with."""
+        self.common: frozenset[str] = frozenset()
+        """Namespaces of the zygote's own that its cells are in, too, instead of one each."""
         self.proc = -1
         """An open /proc."""
         self.zygote = -1
@@ -90,6 +92,10 @@ class Plan:
     def stands(self, wall: str) -> bool:
         """Whether a wall is to be raised."""
         return wall not in self.missing
+
+    def own_namespaces(self) -> list[str]:
+        """The namespaces that each cell is to have for itself."""
+        return [wall for wall in namespaces.FLAGS if self.stands(wall) and wall not in self.common]
 
 
 class Order(NamedTuple):

@@ -35,6 +35,7 @@ class Ground:
         if libc.READY:
             self._look()
             self._build()
+            self._empty_network()
         else:
             for wall in cell.WALLS:
                 if wall not in _PORTABLE:
@@ -103,6 +104,22 @@ class Ground:
         self.plan.covered = tuple(mounts.private_root(self._readable()))
         mounts.scratch(_SCRATCH, self.plan.outer)
 
+    def _empty_network(self) -> None:
+        """One network without anything for all cells: making and ending one for each takes as long as all else that the kernel does for a session.
+
+        It belongs to a user namespace in which no cell has any capability; one of a cell's own would be a cell's to set up, had it got its
+        capabilities back. Cells could meet in it by abstract sockets alone, which Landlock keeps apart, and which they cannot make behind seccomp.
+        """
+        if not (
+            self.plan.stands("network_namespace") and self.plan.stands("landlock") and landlock.keeps_sockets_apart()
+        ):
+            return
+        try:
+            libc.syscall("unshare", namespaces.FLAGS["network_namespace"])
+        except OSError:  # it takes privileges; then each makes one of its own
+            return
+        self.plan.common = frozenset({"network_namespace"})
+
     def _readable(self) -> list[str]:
         readable = [p for p in self._setup["readable"] if os.path.exists(p)]
         readable += [path for _, path in self._setup["extra"] if os.path.exists(path)]
@@ -136,15 +153,15 @@ class Ground:
             if not plan.cannot_keep:
                 plan.keepers_filter = seccomp.build(1, plan.allow, plan.stands("mount_namespace"), keeper=True)
         if not plan.stands("user_namespace"):
-            for wall in namespaces.FLAGS:
-                missing.setdefault(wall, "cells have no user namespace, which an unprivileged process needs for it")
+            for wall in plan.own_namespaces():
+                missing[wall] = "cells have no user namespace, which an unprivileged process needs for it"
 
     def find_grantable(self) -> None:
         """Not every namespace was granted: find out which are."""
         plan, missing = self.plan, self.plan.missing
         if not plan.stands("user_namespace"):
             return
-        wanted = [wall for wall in namespaces.FLAGS if plan.stands(wall)]
+        wanted = plan.own_namespaces()
         if not _trial(plan, wanted):
             return
         reason = _trial(plan, ["user_namespace"])

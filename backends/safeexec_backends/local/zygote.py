@@ -306,14 +306,14 @@ class Zygote:
             # The handlers of the standard library renew locks that one thread has not taken, and seeds that `cell.reseed` renews; they touch hundreds
             # of pages. Packages may have their own.
             return namespaces.clone(
-                namespaces.flags(w for w in namespaces.FLAGS if self._plan.stands(w)),
+                namespaces.flags(self._plan.own_namespaces()),
                 handlers=not self.keeps or bool(self._imports.packages),
             )
         return os.fork(), -1
 
     def _serve_guest(self, fd: int, language: Any, order: Order) -> None:
         if not order.keeps:
-            self._rehearse(language)
+            self._rehearse_unless_wanted(language, fd)
             self._guest.Guest(self._guest.FdChannel(fd), language).serve()
             return
         roots = (mounts.WORK, mounts.TEMPORARY)
@@ -321,8 +321,13 @@ class Zygote:
         keeper.serve()
         # From here on in a process of its own, and in another one whenever the session goes back to where it began.
         if keeper.first:
-            self._rehearse(language)
+            self._rehearse_unless_wanted(language, self._keeper.CHANNEL)
         self._runner.CellGuest(language, self._thread_id).serve()
+
+    def _rehearse_unless_wanted(self, language: Any, channel: int) -> None:
+        # Whoever waits already would wait longer; where sessions follow each other at once, that is all of them.
+        if not waiting.ready(channel, 0.01):
+            self._rehearse(language)
 
     def _rehearse(self, language: Any, files: bool = True) -> None:
         guest = self._guest.Guest(_Nowhere(self._wire), language)
