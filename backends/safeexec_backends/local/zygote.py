@@ -326,7 +326,7 @@ class Zygote:
 
     def _rehearse_unless_wanted(self, language: Any, channel: int) -> None:
         # Whoever waits already would wait longer; where sessions follow each other at once, that is all of them.
-        if not waiting.ready(channel, 0.01):
+        if not waiting.ready(channel, 0):
             self._rehearse(language)
 
     def _rehearse(self, language: Any, files: bool = True) -> None:
