@@ -31,15 +31,15 @@ def has_no_new_privileges() -> bool:
 
 def drop_bounding_set() -> None:
     """No program executed from here on can gain a capability. Does nothing without CAP_SETPCAP. Raises OSError."""
+    order = libc.prepared("prctl", _CAPBSET_DROP, 0, 0, 0, 0)
     for capability in range(64):
-        try:
-            libc.prctl(_CAPBSET_DROP, capability)
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # the first number the kernel does not know
+        order[2].value = capability
+        if libc.call(order) == -1:
+            error = libc.failed("prctl")
+            # EINVAL: the first number the kernel does not know. EPERM, without CAP_SETPCAP: no_new_privs makes the bounding set meaningless.
+            if error.errno in (errno.EINVAL, errno.EPERM):
                 break
-            if error.errno == errno.EPERM:  # without CAP_SETPCAP: no_new_privs makes the bounding set meaningless
-                break
-            raise
+            raise error
 
 
 def drop_capabilities() -> None:
