@@ -43,6 +43,9 @@ MAX_SCALAR = 64 * 1024
 """Digits of a Fraction or Decimal: reducing a fraction is quadratic in them, so a hostile one could stall the reader."""
 MAX_REDUCING = MAX_SCALAR**2
 """Digits above times digits below, of all Fractions of one value together: hundreds of the largest would stall the reader for a minute."""
+MAX_COMPARING = 2**22
+"""Comparisons that the keys of one value may take together: sets within sets, each of keys that hash alike, multiply them. Three levels of sixty take a minute, in
+which no other thread runs and no clock ends anything, and four would take hours."""
 FRAME_OVERHEAD = 64 * 1024
 _BUFFERED = 32 * 2**10
 
@@ -794,6 +797,7 @@ _MIME = re.compile(r"[a-z]+/[a-z0-9.+-]+\Z")
 _KINDS = frozenset(_PLAIN)
 _MAX_ALIKE = 64
 _WIDE = 512
+_SLOW = 64  # Fractions: what compares them is written in Python
 
 
 def item_size(dtype: str) -> Optional[int]:
@@ -826,6 +830,7 @@ class Decoder:
         self._blobs: List[Optional[Blob]] = list(blobs)
         self._decimals = False
         self._reducing = MAX_REDUCING
+        self._comparing = MAX_COMPARING
         self._array = array
         self._image = image
         self._table = table
@@ -891,13 +896,21 @@ class Decoder:
         return [self._value(item, depth) for item in node]
 
     def _distinct(self, items: List[Any]) -> None:
-        # Crafted keys that hash alike would make building the set or dict take hours: (-1, -2) and its kind stay far below the bound.
-        if len(items) > _MAX_ALIKE and max(Counter(map(hash, items)).values()) > _MAX_ALIKE:
+        hashes = list(map(hash, items))
+        if len(set(hashes)) == len(hashes):
+            return  # none is compared with another
+        # Crafted keys that hash alike would make building the set or dict take hours: (-1, -2) and its kind stay far below the bounds.
+        alike = Counter(hashes)
+        if max(alike.values()) > _MAX_ALIKE:
             raise WireError("keys that collide")
+        found = [(item, alike[number] - 1) for item, number in zip(items, hashes) if alike[number] > 1]
         # To compare a Decimal with a whole number turns the number to decimal: seconds for a million bits, hours for more.
-        # Keys are compared where they hash alike, which chance alone does not bring about.
-        if self._decimals and len(set(map(hash, items))) < len(items) and _kinds_below(items) >= {Decimal, "wide"}:
+        if self._decimals and _kinds_below([item for item, _ in found]) >= {Decimal, "wide"}:
             raise WireError("keys that take too long to compare")
+        for item, others in found:
+            self._comparing -= others * _weight(item)
+            if self._comparing < 0:
+                raise WireError("keys that take too long to compare")
 
     def _str(self, node: Any) -> str:
         text = node if type(node) is str else self._value(node, MAX_DEPTH)
@@ -920,6 +933,22 @@ def _kinds_below(items: Any) -> Set[Any]:
         elif kind is int and item.bit_length() > _WIDE:
             found.add("wide")
     return found
+
+
+def _weight(key: Any) -> int:
+    """How many comparisons of numbers take as long as comparing this key with one that hashes alike, at most."""
+    kind = type(key)
+    if kind is int:
+        return 1 + (key.bit_length() >> 9)
+    if kind in _PLAIN:
+        return 1
+    if kind is tuple:
+        return 1 + sum(map(_weight, key))
+    if kind is frozenset:
+        # Each of its parts is looked for among those of the other that hash alike.
+        alike = Counter(map(hash, key))
+        return 1 + sum([alike[hash(part)] * _weight(part) for part in key])
+    return _SLOW
 
 
 def _ints(node: Any, count: int) -> List[int]:

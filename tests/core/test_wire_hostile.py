@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
 import os
 import random
@@ -282,6 +283,14 @@ def hexint(number: int) -> dict[str, str]:
     return {"$": "int", "v": f"{number:x}"}
 
 
+def alike_within_alike(levels: int, width: int, last: int = 0) -> dict[str, Any]:
+    """A set of sets of sets that all hash alike: each level multiplies what comparing two of the level below takes by a thousand."""
+    parts = [hexint(n * P) for n in (*range(1, width), width + last)]
+    if levels > 1:
+        parts = [alike_within_alike(levels - 1, width, n) for n in (*range(1, width), width + last)]
+    return {"$": "frozenset", "v": parts}
+
+
 def random_digits(seed: int) -> str:
     """As many as a fraction may have; those of a pattern are reduced in no time."""
     return f"{random.Random(seed).getrandbits(4 * wire.MAX_SCALAR) | 1 << (4 * wire.MAX_SCALAR - 1):x}"
@@ -308,6 +317,12 @@ SLOW: dict[str, Any] = {
     "dict keys that collide": long_values("dict", [i for k in range(1, 99_000) for i in (hexint(k * P), 0)]),
     "few long keys that collide": long_values("set", [{"$": "tuple", "v": [0] * 3000 + [hexint(k * P)]} for k in range(1, 500)]),
     "frozensets that collide": long_values("set", [{"$": "frozenset", "v": [hexint(k * P)]} for k in range(1, 50_000)]),
+    "frozensets that collide within such": lambda: wire.Decoder([]).decode(alike_within_alike(3, 60)),
+    "the same in tuples": long_values("set", [{"$": "tuple", "v": [alike_within_alike(2, 60, n)]} for n in range(60)]),
+    "the same one level more": lambda: wire.Decoder([]).decode(alike_within_alike(4, 30)),
+    "fractions that collide, few in each of many sets": long_values(
+        "tuple", [{"$": "frozenset", "v": [{"$": "fraction", "v": [f"{k * P:x}", "1"]} for k in range(1, 64)]}] * 8_000
+    ),
     "decimal beside a number of a million bits": lambda: wire.Decoder([b"f" * 2_000_000]).decode(
         {"$": "set", "v": [{"$": "decimal", "v": str(int("f" * 2_000_000, 16) % P)}, {"$": "int", "i": 0}]}
     ),
@@ -351,8 +366,19 @@ def test_fractions_that_are_sent_can_be_read() -> None:
 def test_honest_keys_that_hash_alike_are_accepted() -> None:
     corners = {(a, b, c, d) for a in (-1, -2) for b in (-1, -2) for c in (-1, -2) for d in (-1, -2)}
     keys = corners | {(i, j) for i in range(-40, 40) for j in range(-2, 2)} | set(range(5000))
-    encoder = wire.Encoder()
-    assert wire.Decoder(encoder.blobs).decode(encoder.encode(keys)) == keys
+    families = {
+        frozenset(chosen)
+        for size in range(5)
+        for chosen in itertools.combinations(itertools.product((-2, -1, 0), (-2, -1)), size)
+    }
+    for value in (
+        keys,
+        set(itertools.product(range(-2, 3), repeat=6)),
+        {frozenset({family}) for family in families},
+        dict.fromkeys(families, 0),
+    ):
+        encoder = wire.Encoder()
+        assert wire.Decoder(encoder.blobs).decode(encoder.encode(value)) == value
 
 
 @pytest.mark.parametrize(
