@@ -12,6 +12,7 @@ wasmtime's pooling allocator, which hands a slot to the next instance: what is m
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import struct
@@ -32,6 +33,7 @@ _PRIVATE: Final = bytes(1 if (top & 0xC0) and not top & 0x20 else 0 for top in r
 _PAGEMAP_SCAN, _IS_FILE, _IS_PRESENT, _IS_SWAPPED = 0xC0606610, 4, 8, 16
 _MAX_FOUND: Final = 1024
 _PROT_RW, _MAP_PRIVATE, _MAP_FIXED = 3, 2, 16
+_NO_HUGE_PAGES: Final = 15  # MADV_NOHUGEPAGE
 _MAX_PIECES: Final = 48
 _FEW_PIECES: Final = 4
 _POPULAR: Final = 16
@@ -105,6 +107,19 @@ class Finder:
 
 
 finder: Final = Finder()
+
+
+def keep_small(base: int, size: int) -> None:
+    """Have the kernel make no huge pages of the memory of `size` bytes at address `base`. Raises OSError.
+
+    Where it makes them by itself (`transparent_hugepage/enabled` is `always`) it gathers scattered pages into one some seconds later, and pages that were
+    never touched are there then: a guest writes to them without a fault of its own, so nothing would know that they were written to (faults.py). Besides,
+    a byte would make two megabytes of pages that are kept with every checkpoint.
+    """
+    if sys.platform == "linux" and _madvise(base, size, _NO_HUGE_PAGES):
+        number = ctypes.get_errno()
+        if number != errno.EINVAL:  # which says that this kernel makes none
+            raise OSError(number, os.strerror(number))
 
 
 class Written:
@@ -334,3 +349,7 @@ def _mmap_function() -> Any:
 
 
 _mmap: Any = None
+_madvise = ctypes.PyDLL(
+    None, use_errno=True
+).madvise  # as the other calls that make an instance: too short to let go of the interpreter
+_madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)

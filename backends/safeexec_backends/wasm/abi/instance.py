@@ -9,7 +9,7 @@ from typing import Any, Final
 from safeexec_backends.wasm import stops
 from safeexec_backends.wasm.faults import faults
 from safeexec_backends.wasm.native import EngineError
-from safeexec_backends.wasm.pages import Written
+from safeexec_backends.wasm.pages import Written, keep_small
 from safeexec_backends.wasm.signals import handlers
 
 from .library import FUNCTION, GLOBAL, MASK32, MEMORY, NO_FINALIZER, TABLE, Extern, Trap, library
@@ -67,9 +67,12 @@ class Instance:
             self._memory = self._export("memory", MEMORY)
             self.memory = host.memory = self.look()
             stops.arm(self.memory.address())
-        except BaseException:
+            keep_small(self.memory.address(), stops.POLL)
+        except BaseException as error:
             lib.store_delete(self._store)
             self._store = None
+            if isinstance(error, OSError):  # this process has no room for more mappings
+                raise EngineError(str(error)) from error
             raise
         finally:
             local.host = previous
