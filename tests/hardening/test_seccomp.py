@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import re
+import socket
 import sys
 
 import pytest
@@ -183,6 +184,21 @@ def test_further_calls_can_be_allowed_and_unknown_names_are_an_error() -> None:
     assert bpf.evaluate(program, seccomp.ARCHITECTURES["x86_64"], NUMBERS["x86_64"]["memfd_create"]) == bpf.ALLOW
     with pytest.raises(ValueError, match="opne"):
         seccomp.program(PID, ["opne"], machine="x86_64")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_further_calls_do_no_more_than_they_were_allowed_for(machine: str) -> None:
+    program = seccomp.program(PID, ["memfd_create", "recvmsg"], machine=machine)
+
+    def asked(name: str, *arguments: int) -> int:
+        return bpf.evaluate(program, seccomp.ARCHITECTURES[machine], NUMBERS[machine][name], arguments)
+
+    for flags in (0, os.MFD_CLOEXEC):
+        assert asked("memfd_create", 1, flags) == bpf.ALLOW
+    for flags in (os.MFD_HUGETLB, os.MFD_HUGETLB | os.MFD_CLOEXEC | os.MFD_HUGE_2MB, os.MFD_ALLOW_SEALING, 0x10):
+        assert asked("memfd_create", 1, flags) == bpf.errno(errno.EINVAL)
+    assert asked("recvmsg", 3, 1, 0) == asked("recvmsg", 3, 1, socket.MSG_DONTWAIT) == bpf.ALLOW
+    assert asked("recvmsg", 3, 1, socket.MSG_OOB) == PERM
 
 
 @pytest.mark.parametrize("machine", MACHINES)

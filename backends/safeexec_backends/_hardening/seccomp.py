@@ -178,6 +178,14 @@ def _rules(own_pid: int) -> dict[str, Rule]:
     }
 
 
+# What only those get that need it, and no more of it than they do.
+_ON_REQUEST = {
+    # Not MSG_OOB, as above.
+    "recvmsg": Rule((Within(2, _RECEIVE_FLAGS),), _PERM),
+    # MFD_CLOEXEC alone: MFD_HUGETLB is another way to the huge pages that the host keeps for others.
+    "memfd_create": Rule((Within(1, 1),), bpf.errno(errno.EINVAL)),
+}
+
 # A process that goes on to start others and watch over them needs these, before code of a session runs in it.
 _KEEPER = "seccomp sendmsg recvmsg pidfd_open pidfd_send_signal".split()
 _NOTIFY = (0xC0502100, 0xC0182101, 0x40182103)  # SECCOMP_IOCTL_NOTIF_RECV, _SEND, _ADDFD
@@ -273,7 +281,7 @@ def program(
         **dict.fromkeys(_DEADLY, bpf.KILL_PROCESS),
         **dict.fromkeys(_ALLOWED, bpf.ALLOW),
         **_rules(own_pid),
-        **dict.fromkeys(allow, bpf.ALLOW),
+        **{name: _ON_REQUEST.get(name, bpf.ALLOW) for name in allow},
     }
     if keeper:
         table |= {**dict.fromkeys(_KEEPER, bpf.ALLOW), **_keeper_rules()}
