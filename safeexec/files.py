@@ -14,6 +14,7 @@ from safeexec.result import FileInfo
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from safeexec.policy import Limits
     from safeexec.session import Session
 
 _CHUNK = 4 * 2**20
@@ -78,13 +79,14 @@ class Files:
         """Copy files (all, or `names`) below `directory` on the host, which is made if missing; returns their paths.
 
         Nothing is saved unless every name is safe and no two collide; what exists is replaced, but never through a symbolic link.
-        Raises UnsafeName, FileNotFoundError, OSError.
+        Raises UnsafeName, FileNotFoundError, OSError, LimitExceeded for more than ``Limits.disk`` can hold, in bytes or in files and folders.
         """
         from pathlib import Path
 
         chosen = [info.name for info in self.list()] if names is None else list(names)
         for name in chosen:
             check_name(name)
+        _check_number(chosen, most_entries(self._session.policy.limits))
         check_collisions(chosen)
         limit = self._session.policy.limits.disk
         total = 0
@@ -96,6 +98,25 @@ class Files:
                 raise LimitExceeded(f"the files together are larger than Limits.disk ({limit} bytes)")
             saved.append(_save(Path(directory), name, data))
         return tuple(saved)
+
+
+def most_entries(limits: Limits) -> int:
+    """Files and folders that fit into ``Limits.disk``: no sandbox has room for one to a kilobyte, and a guest may name millions, which have no bytes."""
+    return max(1000, limits.disk // 1024)
+
+
+def _check_number(names: Sequence[str], most: int) -> None:
+    """Raise LimitExceeded if there are more names, and folders on the way to them, than `most`: a name of a kilobyte alone may have five hundred."""
+    folders: set[str] = set()
+    for name in names:
+        folder = name.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            if len(folders) > most:
+                break
+            folder = folder.rpartition("/")[0]
+        if len(names) + len(folders) > most:
+            raise LimitExceeded(f"there are more files and folders than Limits.disk has room for ({most})")
 
 
 def _save(root: Path, name: str, data: bytes) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from safeexec.errors import LimitExceeded, SafeExecError
+from safeexec.files import most_entries
 from safeexec.result import FileInfo, Result
 from safeexec.session import Session
 from safeexec.text import neutralise, neutralise_line
@@ -62,7 +63,10 @@ def files(session: Session, named: Iterable[FileInfo]) -> tuple[list[Attachment]
     """Files of a session, and what there is to say about those that cannot be passed on."""
     found: list[Attachment] = []
     trouble, left = "", session.policy.limits.disk
-    for info in named:
+    most = most_entries(session.policy.limits)
+    for number, info in enumerate(named):
+        if number == most:  # it may name millions, each of which is asked for
+            return found, f"{trouble}other files are not passed on: there are more than Limits.disk has room for\n"
         try:
             data = session.files.read(info.name)
             left -= len(data)

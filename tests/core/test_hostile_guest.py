@@ -409,6 +409,38 @@ def test_saving_more_files_than_the_disk_could_hold_stops(tmp_path: Any) -> None
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 200_000
 
 
+@pytest.mark.parametrize(
+    "names",
+    [[f"f{i}" for i in range(1_200)], ["/".join(["d"] * 400 + [str(i), "d", "d", "f"]) for i in range(300)], [f"{i}/f" for i in range(550)]],
+    ids=["files", "deep folders", "folders"],
+)  # fmt: skip
+def test_saving_more_files_and_folders_than_the_disk_could_hold_makes_none(names: list[str], tmp_path: Any) -> None:
+    """They have no bytes, and each takes a place on the host's disk: sixteen megabytes of names would be eight million folders."""
+    asked = []
+
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        if request["t"] == "list":
+            peer.done(request, v=[[name, 0] for name in names])
+        else:
+            asked.append(request)
+            peer.send({"t": "done", "id": request["id"], "v": {"$": "bytes", "i": 0}}, b"")
+
+    from safeexec import LimitExceeded
+    from safeexec.integrations._attachments import files
+
+    policy = Policy(limits=Limits(disk=1_000_000))
+    with Executor(ScriptedBackend(behave), policy=policy) as executor, executor.session() as session:
+        with pytest.raises(LimitExceeded, match="more files and folders"):
+            session.files.save(tmp_path)
+        assert not list(tmp_path.iterdir()) and not asked
+        found, trouble = files(session, session.files.list())
+        assert len(found) == len(asked) == min(len(names), 1000) and (len(names) > 1000) == (
+            "are not passed on" in trouble
+        )
+        session.files.save(tmp_path, names[:150])
+    assert len(list(tmp_path.rglob("f*"))) == 150
+
+
 @pytest.mark.parametrize("data", [b"x" * 200_001, None, "text", [1]])
 def test_piece_of_a_file_that_was_not_asked_for_is_a_protocol_error(data: Any) -> None:
     def behave(peer: Peer, request: dict[str, Any]) -> None:
