@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from email.parser import BytesParser
-from email.policy import HTTP
 from typing import Any
 
 from safeexec.names import UnsafeName
+from safeexec.serve import forms
 from safeexec.serve.connect import RpcError
-from safeexec.serve.http import BadRequest, Request, Response, json_response
+from safeexec.serve.http import Request, Response, json_response
 from safeexec.serve.machine import Entry, Machine, Unsupported
 
 
@@ -33,16 +32,9 @@ def _uploads(request: Request, path: str) -> list[tuple[str, bytes]]:
     kind = request.headers.get("content-type", "")
     if not kind.startswith("multipart/form-data"):
         return [(path, request.body)]
-    form = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + kind.encode("latin-1") + b"\r\n\r\n" + request.body)
-    if not form.is_multipart():
-        raise BadRequest("a malformed form")
-    found = []
-    for part in form.iter_parts():
-        name = path or part.get_filename()
-        data = part.get_payload(decode=True)
-        if name and isinstance(data, bytes):
-            found.append((name, data))
-    return found
+    # All of them are read before one is written.
+    named = [(path or part.filename, part.data) for part in forms.parts(request.body, kind)]
+    return [(name, data) for name, data in named if name]
 
 
 def service(machine: Machine, method: str, request: Request) -> Response:

@@ -9,14 +9,23 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from safeexec import wire
+from safeexec.egress import http1
 
 MAX_BODY = 64 * 2**20
 MAX_CONNECTIONS = 512
 """At once: each holds a thread. More are closed unanswered."""
 _MAX_TRAILERS = 100
 _LINE = 1024
+_ONCE = frozenset(
+    "host content-type content-length transfer-encoding x-api-key x-access-token e2b-traffic-access-token e2b-sandbox-id e2b-sandbox-port "
+    "idempotency-key".split()
+)
+"""Fields that say who asks, and for what: of two a server before this one may have looked at the other."""
 
 
 class Hangup(Exception):
@@ -37,10 +46,7 @@ class Request:
 
     def json(self) -> Any:
         """The body as JSON, ``{}`` if empty. Raises BadRequest."""
-        try:
-            return json.loads(self.body or b"{}")
-        except (ValueError, RecursionError) as error:
-            raise BadRequest(f"the body is not JSON: {error}") from None
+        return parsed(self.body, "the body")
 
     def json_object(self) -> dict[str, Any]:
         """The body as a JSON object. Raises BadRequest."""
@@ -54,6 +60,16 @@ class BadRequest(Exception):
     """The client's mistake; answered with `status`."""
 
     status = 400
+
+
+def parsed(data: bytes, what: str) -> Any:
+    """JSON of a client, ``{}`` if empty. Raises BadRequest."""
+    try:
+        # Before anything is built of it: sixty-four megabytes of `[],[],` would be gigabytes.
+        wire.check_json(data)
+        return json.loads(data.decode() or "{}")
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"{what} is not JSON: {error}") from None
 
 
 class TooMany(BadRequest):
@@ -157,6 +173,42 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
+        def parse_request(self) -> bool:
+            # The library's parser takes what a server before this one may read otherwise, and one request would be two: lines that end in a carriage return
+            # alone, fields with a blank before the colon, lines that are no field, behind which it reads none.
+            self.command, self.request_version, self.close_connection = None, self.protocol_version, True  # type: ignore[assignment]
+            self.requestline = ""  # as the two above: for an answer to what is no request
+            try:
+                lines = self._head()
+                found = [name.lower().decode() for name, _ in http1.read_request(lines).fields]
+                if any(found.count(name) > 1 for name in _ONCE):
+                    raise http1.BadMessage("a field that may be there once")
+            except EOFError:
+                return False
+            except http1.BadMessage as error:
+                self.send_error(400, f"Bad request: {error}")
+                return False
+            stream, self.rfile = self.rfile, BytesIO(b"\r\n".join([*lines[1:], b"", b""]))
+            try:
+                return super().parse_request()
+            finally:
+                self.rfile = stream
+
+        def _head(self) -> list[bytes]:
+            """The lines of a request's head. Raises BadMessage, EOFError."""
+            lines, line, left = [], self.raw_requestline, http1.MAX_HEAD
+            while line != b"\r\n" or not lines:
+                left -= len(line)
+                if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
+                    if not line:
+                        raise EOFError
+                    raise http1.BadMessage("a line without a proper end")
+                if left < 0 or len(lines) > http1.MAX_FIELDS:
+                    raise http1.BadMessage("a head that is too large")
+                lines.append(line[:-2])
+                line = self.rfile.readline(http1.MAX_HEAD)
+            return lines
+
         def _serve(self) -> None:
             try:
                 response = self._respond()
@@ -222,21 +274,29 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
                 if len(lengths) > 1:
                     raise ValueError("two lengths")
                 return _number(lengths[0], 10) if lengths else 0
-            if lengths or [encoding.strip().lower() for encoding in encodings] != ["chunked"]:
-                raise ValueError("a Transfer-Encoding that is not plain 'chunked', or beside a Content-Length")
+            if (
+                self.request_version != "HTTP/1.1"
+                or lengths
+                or [encoding.strip().lower() for encoding in encodings] != ["chunked"]
+            ):
+                raise ValueError(
+                    "a Transfer-Encoding that is not plain 'chunked', or beside a Content-Length, or of HTTP/1.0"
+                )
             return None
 
         def _line(self) -> bytes:
             line = self.rfile.readline(_LINE)
-            if not line.endswith(b"\n"):
-                raise ValueError("a line without end")
-            return line.rstrip(b"\r\n")
+            if (
+                not line.endswith(b"\r\n") or b"\r" in line[:-2]
+            ):  # what ends in less is no end to others: a request might be hidden behind it
+                raise ValueError("a line without a proper end")
+            return line[:-2]
 
         def _chunks(self) -> bytes | None:
             """The body, None if it is too large. Raises ValueError."""
             data = bytearray()
             while True:
-                size = _number(self._line().split(b";")[0].strip().decode("latin-1"), 16)
+                size = _number(self._line().split(b";")[0].strip(b" \t").decode("latin-1"), 16)
                 if not size:
                     break
                 if len(data) + size > MAX_BODY:

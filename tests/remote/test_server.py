@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -337,6 +338,131 @@ def test_trailers_are_no_request_of_their_own(served: Served) -> None:
     head = b"GET /health HTTP/1.1\r\nHost: x\r\nX-API-Key: " + KEY.encode() + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = everything(served, head + b"0\r\n" + smuggled + b"\r\n")
     assert answer.count(b"HTTP/1.1 ") == 1 and len(served.app.sandboxes) == before
+
+
+NEXT = b"DELETE /v2/sandboxes/next HTTP/1.1\r\nX-API-Key: " + KEY.encode() + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"X: y\rContent-Length: 5\r\n\r\nhello",
+        b"X: y\nContent-Length: 5\r\n\r\nhello",
+        b"Content-Length : %d\r\n\r\n" % len(NEXT),
+        b"no field\r\nContent-Length: %d\r\n\r\n" % len(NEXT),
+        b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        b"X: \0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n0;x\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\r\n\r\n",
+        b"X-API-Key: other\r\n\r\n",
+        b"E2b-Sandbox-Id: one\r\nE2b-Sandbox-Id: two\r\n\r\n",
+    ],
+)
+def test_what_two_servers_could_read_as_one_request_and_as_two_is_none(served: Served, head: bytes) -> None:
+    start = b"POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: " + KEY.encode() + b"\r\n"
+    answer = everything(served, start + head + NEXT)
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1 ") == 1
+    assert not served.app.sandboxes
+
+
+def test_chunks_are_not_of_an_older_protocol(served: Served) -> None:
+    start = b"POST /v2/sandboxes HTTP/1.0\r\nConnection: keep-alive\r\nX-API-Key: " + KEY.encode() + b"\r\n"
+    answer = everything(served, start + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + NEXT)
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET /\r\n\r\n", b"GET  / HTTP/1.1\r\n\r\n", b"\r\n\r\n", b"GET / HTTP/2.0\r\n\r\n", b"\0" * 70_000]
+)
+def test_what_is_no_request_is_told_so(served: Served, head: bytes) -> None:
+    assert everything(served, head).startswith((b"HTTP/1.1 400", b"HTTP/1.1 414"))
+
+
+def test_json_that_would_grow_is_refused_before_it_is_built(served: Served) -> None:
+    many = b'{"metadata":{},"x":[' + b"[]," * 3_000_000 + b"0]}"
+    tracemalloc.start()
+    try:
+        assert served.ask("POST", "/v2/sandboxes", many, X_API_Key=KEY)[0] == 400
+        sandbox, token = served.create()
+        headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token}
+        assert served.ask("POST", "/process.Process/Start", bytes(5 * 2**20), **headers)[0] == 400
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(many)
+    finally:
+        tracemalloc.stop()
+    served.app.end(sandbox)
+
+
+def form(*parts: tuple[bytes, bytes], end: bytes = b"--XYZ--\r\n") -> bytes:
+    return b"".join(b"--XYZ\r\n%b\r\n\r\n%b\r\n" % part for part in parts) + end
+
+
+FILE = b'Content-Disposition: form-data; name="file"; filename="%b"'
+
+
+def test_files_in_forms_are_written_as_they_are(served: Served) -> None:
+    contents = {
+        "plain": b"text\r\nof two lines\n",
+        "empty": b"",
+        "binary": bytes(range(256)) * 100 + b"\r\n--XY\r\n--XYZW\r\n \r\n--XYZ--x\r\n",
+        "mail": b"From: x\r\n\r\nhello",
+        "form": form((FILE % b"other", b"x")).replace(b"XYZ", b"ABC"),
+        "\xe9 \u20ac": b"named",
+    }
+    kinds = {"mail": b"message/rfc822", "form": b"multipart/form-data; boundary=ABC"}
+    parts = [
+        (FILE % name.encode() + b"\r\nContent-Type: " + kinds.get(name, b"text/plain"), data)
+        for name, data in contents.items()
+    ]
+    sandbox, token = served.create()
+    headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token}
+    kind = {"Content_Type": "multipart/form-data; boundary=XYZ"}
+    status, written = served.ask("POST", "/files", b"preamble\r\n" + form(*parts), **kind, **headers)
+    assert status == 200 and [entry["path"] for entry in written] == list(contents)
+    for name, data in contents.items():
+        assert served.app.sandboxes[sandbox].machine.read(name) == data, name
+    served.app.end(sandbox)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", form((FILE % b"a", b"x"))),
+        ("multipart/form-data; boundary=" + "x" * 300, form((FILE % b"a", b"x"))),
+        ("multipart/form-data; boundary=XYZ", b""),
+        ("multipart/form-data; boundary=XYZ", b"no form"),
+        ("multipart/form-data; boundary=XYZ", form((FILE % b"a", b"x"), end=b"")),
+        (
+            "multipart/form-data; boundary=XYZ",
+            form((FILE % b"a", b"x"), end=b"--XYZ\r\nContent-Type: text/plain\r\n--XYZ--"),
+        ),
+        ("multipart/form-data; boundary=XYZ", form((FILE % b"a" + b"\r\nX: " + b"y" * 10_000, b"x"))),
+        ("multipart/form-data; boundary=XYZ", form(*[(FILE % b"a", b"x")] * 1001)),
+    ],
+)
+def test_malformed_forms_are_refused_and_nothing_of_them_is_written(served: Served, kind: str, body: bytes) -> None:
+    sandbox, token = served.create()
+    headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token}
+    assert served.ask("POST", "/files", body, Content_Type=kind, **headers)[0] == 400
+    assert served.ask("GET", "/files?path=a", **headers)[0] == 404
+    served.app.end(sandbox)
+
+
+def test_forms_cost_no_more_than_they_are_long() -> None:
+    from safeexec.serve import forms
+
+    nested = b"".join(b"--b%d\r\nContent-Type: multipart/mixed; boundary=b%d\r\n\r\n" % (n, n + 1) for n in range(200))
+    for data in (b"a\n" * 2**21, b"\r" * 2**22, nested + b"x\n" * 2**20):
+        began = time.process_time()
+        tracemalloc.start()
+        try:
+            (part,) = forms.parts(
+                form((FILE % b"a" + b"\r\nContent-Type: multipart/mixed; boundary=b0", data)),
+                "multipart/form-data; boundary=XYZ",
+            )
+            assert part.data == data and tracemalloc.get_traced_memory()[1] < 4 * len(data)
+        finally:
+            tracemalloc.stop()
+        assert time.process_time() - began < 5
 
 
 def everything(served: Served, data: bytes) -> bytes:
