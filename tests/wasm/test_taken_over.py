@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from safeexec import Executor, Policy, wire
+from safeexec import Executor, Limits, Policy, wire
 from safeexec.backend import GuestDied
 from safeexec_backends.wasm import WasmBackend, process, worker_channel
 from safeexec_backends.wasm.agreed import PIECE
@@ -83,7 +83,7 @@ def test_a_state_that_does_not_end_is_not_waited_for(
     how: str, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_channel, "_PATIENCE", 0.2)
-    monkeypatch.setattr(worker_channel, "_LARGEST_IMAGE", -Policy().limits.memory - Policy().limits.disk + 3 * PIECE)
+    monkeypatch.setattr(worker_channel, "_MOST_ABOUT", -10 * Policy().limits.memory)
     peer = Peer(SENT[how])
     guest = WorkerGuest(Line(10**9, peer.ours), Policy(), worker, lambda _: None)
     with pytest.raises(GuestDied):
@@ -107,6 +107,25 @@ def test_a_state_that_is_not_read_is_not_waited_for(worker: WorkerProcess, monke
     guest.close()
     done.set()
     assert peer.ended()
+
+
+def test_a_state_is_no_larger_than_its_session_could_be(worker: WorkerProcess) -> None:
+    """Guest code that forged its answer could send it, too: of a small session, it is not to take the host a gigabyte."""
+    sent = 0
+
+    def endless(channel: socket.socket) -> None:
+        nonlocal sent
+        while True:
+            channel.sendall(piece(PIECE))
+            sent += PIECE
+
+    peer = Peer(endless)
+    guest = WorkerGuest(Line(10**9, peer.ours), Policy(limits=Limits(memory=PIECE, disk=PIECE)), worker, lambda _: None)
+    with pytest.raises(GuestDied, match="larger than the limits allow"):
+        guest._read_state()
+    guest.close()
+    assert peer.ended()
+    assert sent < 2 * worker.image
 
 
 @pytest.mark.parametrize("size", [1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE])

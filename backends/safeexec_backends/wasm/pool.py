@@ -27,6 +27,7 @@ class Pool:
         """`keep`: bytes of sessions' states that are kept for when their worker dies; 0 for none."""
         self._image = loaded.compiled.parent
         self._engine = engine(loaded.facts["identity"])
+        self._memory = int(loaded.facts["memory"])
         self._size = size
         self._one_each = one_each
         self._owner = os.getpid()
@@ -84,7 +85,7 @@ class Pool:
     def _new(self) -> WorkerProcess:
         for _ in range(_ATTEMPTS):
             try:
-                return WorkerProcess(self._zygote, self._engine)
+                return WorkerProcess(self._zygote, self._engine, self._memory)
             except ZygoteDied:
                 self._zygote.close()
                 self._zygote = launch(self._image)

@@ -61,9 +61,10 @@ def launch(image: Path) -> WasmZygoteProcess:
 class WorkerProcess:
     """One worker."""
 
-    def __init__(self, zygote: ZygoteProcess, engine: str) -> None:
-        """`engine` names the snapshots it reads and writes. Raises ZygoteDied, BackendUnavailable."""
+    def __init__(self, zygote: ZygoteProcess, engine: str, image: int) -> None:
+        """`engine` names the snapshots it reads and writes, `image` is how many bytes of memory a fresh instance has. Raises ZygoteDied, BackendUnavailable."""
         self.engine = engine
+        self.image = image
         self.pid, (channel, self._status, *pidfd) = zygote.spawn(WORKER_ORDER)
         self._zygote = zygote
         self._pidfd = pidfd[0] if pidfd else -1

@@ -24,7 +24,8 @@ _PATIENCE = 30.0
 """Seconds for work that the worker does without running any guest code."""
 _SLOWEST = 1 << 20
 """Bytes of a state that a worker takes in a second, at least."""
-_LARGEST_IMAGE = 1 << 30
+_MOST_ABOUT = 16 << 20
+"""Bytes that say in a state what is where, at most."""
 
 
 class WorkerChannel(StreamGuest):
@@ -111,7 +112,8 @@ class WorkerChannel(StreamGuest):
         except OSError:
             raise self.death() from None
         state = bytearray()
-        bound = self._policy.limits.memory + self._policy.limits.disk + _LARGEST_IMAGE
+        most = self.worker.image + self._policy.limits.memory + self._policy.limits.disk
+        bound = most + most // 16 + _MOST_ABOUT  # the places of its pages, and what does not get smaller by packing
         more = True
         while more:
             header, blobs = self._wait("state")
