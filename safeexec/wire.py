@@ -222,6 +222,10 @@ def check_json(raw: bytes, max_nodes: int = MAX_NODES, max_depth: int = 2 * MAX_
             raise TooLarge("more than {} values in one frame".format(max_nodes))
         # Level by level from within, which is all there is of most: text of many brackets must not cost more than to parse it.
         brackets = bare.translate(_ALIKE, _NO_BRACKETS)
+        if brackets.count(b"]") != brackets.count(
+            b"["
+        ):  # or megabytes of closing ones would be counted below, in which no other thread runs
+            raise WireError("the header is not JSON: its brackets do not match")
         levels = 0
         while b"[]" in brackets and levels < min(_PASSES, max_depth):
             brackets = brackets.replace(b"[]", b"")
