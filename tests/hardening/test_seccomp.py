@@ -7,12 +7,15 @@ import itertools
 import os
 import re
 import socket
+import stat
 import sys
+from pathlib import Path
 
 import pytest
 
 from safeexec_backends._hardening import bpf, libc, privileges, seccomp
 from safeexec_backends._hardening.syscalls import NUMBERS
+from safeexec_backends.local import cell
 from tests.hardening.child import in_child
 
 MACHINES = ["x86_64", "aarch64"]
@@ -267,6 +270,32 @@ def test_the_filter_holds_in_every_thread_of_a_process() -> None:
         return [*results, os.getpid() == libc.syscall("getpid")]
 
     assert in_child(attempt) == [errno.EPERM, errno.EPERM, True]
+
+
+@pytest.mark.skipif(bool(seccomp.probe()), reason="no seccomp here")
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_descriptor_of_the_hosts_is_not_enough_to_change_its_file(pinned: bool, tmp_path: Path) -> None:
+    """A worker holds its image open, whose owner may be the user that it runs as: it could shut the image for all, or date it back."""
+    image = tmp_path / "image"
+    image.write_bytes(b"code")
+    image.chmod(0o600)
+    os.utime(image, (1000, 1000))
+    plan = cell.Plan()
+    plan.pinned = (os.open(image, os.O_RDONLY),) if pinned else ()
+
+    def attempt() -> object:
+        fd = os.open(image, os.O_RDONLY)
+        privileges.no_new_privileges()
+        seccomp.apply(cell.strict(plan, os.getpid()))
+        os.fchmod(fd, 0)
+        os.utime(fd, (0, 0))
+        return None
+
+    in_child(attempt)
+    found = image.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_mtime) == ((0o600, 1000) if pinned else (0, 0))
+    for fd in plan.pinned:
+        os.close(fd)
 
 
 @pytest.mark.skipif(bool(seccomp.probe()), reason="no seccomp here")

@@ -259,7 +259,7 @@ def probe() -> str:
 def build(own_pid: int, allow: Iterable[str] = (), private_files: bool = True, keeper: bool = False) -> bytes:
     """The filter for a process whose id, in its own pid namespace, is `own_pid`; `allow` names further calls to let through.
 
-    `private_files` is False where the process can name the host's files, having no private root. `keeper`: a process that may start others
+    `private_files` is False where the process can name the host's files, having no private root, or has descriptors of some. `keeper`: a process that may start others
     and must be sealed before it runs anyone's code.
     """
     return bpf.encode(program(own_pid, allow, private_files, keeper=keeper))

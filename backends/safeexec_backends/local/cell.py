@@ -196,7 +196,8 @@ def _lock(plan: Plan, order: Order, work: str, temporary: str) -> None:
 
 def strict(plan: Plan, own: int) -> bytes:
     """The seccomp filter of a cell with the process id `own` that runs its session itself."""
-    return seccomp.build(own, plan.allow, private_files=plan.stands("mount_namespace"))
+    # A descriptor is enough to change a file's mode and times, for a process of its owner's: what is pinned is the host's.
+    return seccomp.build(own, plan.allow, private_files=plan.stands("mount_namespace") and not plan.pinned)
 
 
 def cannot_keep(plan: Plan) -> str:
