@@ -50,6 +50,50 @@ def test_a_guest_that_goes_on_behind_its_answer_is_ended(monkeypatch: pytest.Mon
         assert neighbour.run("x").value == 1
 
 
+SERVES = unread.FORGE.replace(
+    "while True: pass",
+    """
+device, split = channel.send.__globals__["device"], channel.recv.__globals__["split"]
+while True:
+    for _ in range(10000): calls += 1
+    while channel.buffered():
+        frame = device.receive()
+        if len(frame) > 1:  # else it is a word to the worker
+            channel.send({'t': 'done', 'id': split(frame)[0]['id'], 'v': calls})
+""",
+)
+
+
+@pytest.mark.parametrize("rollback", ["limits", "never"])
+def test_a_guest_that_goes_on_behind_its_answer_cannot_answer_the_next_request(
+    monkeypatch: pytest.MonkeyPatch, rollback: str
+) -> None:
+    """It had the processor for as long as its session was asked for something at least every five seconds: each answer began them anew."""
+    monkeypatch.setattr(process, "_REST", 3600.0)
+    policy = Policy(limits=Limits(time=2), rollback=rollback)  # type: ignore[arg-type]
+    with Executor("wasm", workers=1, policy=policy) as executor, executor.session() as neighbour:
+        neighbour.run("x = 1")
+        worker = neighbour._guest.worker.pid  # type: ignore[attr-defined]
+        with executor.session() as session:
+            session.run("calls = 0")
+            assert session.run(SERVES).ok
+            results = [session.run("1")]
+            while results[-1].ok and len(results) < 20:
+                time.sleep(0.05)
+                results.append(session.run("1"))
+            assert not results[0].ok and results[0].value is None
+            assert session.closed == (rollback == "never")
+
+            def rests() -> bool:
+                before = used(worker)
+                time.sleep(0.2)
+                return used(worker) - before <= 2
+
+            assert eventually(rests)
+            assert session.closed or session.run("1").value == 1
+        assert neighbour.run("x").value == 1
+
+
 def test_a_session_that_is_collected_while_its_worker_is_looked_after_stops_no_clocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

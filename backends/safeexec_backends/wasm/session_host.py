@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from .host import Buffer, Host, Killed
+from .host import Buffer, Host, Killed, ProtocolViolation
 
 RECEIVE: Final = 1 << 16
 """Bytes that are read, or sent as one piece of output, at a time."""
+_ANSWERS: Final = (b'{"t":"result",', b'{"t":"failure",', b'{"t":"net",')
+"""How the frames begin, behind the length of their header, that a guest is sent while it runs."""
 
 
 class SessionHost(Host):
@@ -20,6 +22,8 @@ class SessionHost(Host):
 
     socket: socket.socket
     buffer: bytearray
+    begun = False
+    """Whether the guest has taken the request in which it runs."""
     wake: int = -1
     """Written to by interrupts while the guest waits for a frame."""
 
@@ -37,6 +41,12 @@ class SessionHost(Host):
         return int.from_bytes(self.buffer[:4], "little")
 
     def take(self, size: int) -> tuple[Buffer]:
+        if not self._has_frame() or int.from_bytes(self.buffer[:4], "little") != size:
+            raise ProtocolViolation("a frame was fetched that did not wait")
+        if self.begun and not self.buffer.startswith(_ANSWERS, 8):
+            # It forged the answer to the last one, and could so have the processor for as long as somebody asks it something.
+            raise ProtocolViolation("a request was read before the one before had come to its end")
+        self.begun = True
         if len(self.buffer) == 4 + size:  # nothing came with it: no copy
             frame, self.buffer = memoryview(self.buffer)[4:], bytearray()
             return (frame,)

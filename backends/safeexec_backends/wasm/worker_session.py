@@ -100,6 +100,7 @@ class WorkerSession:
             self._past.moves(host, self._known, self._changes)
         self._started = time.thread_time()
         self._runs_since = time.monotonic()
+        host.begun = False
         try:
             if host.instance.call(STEP, host.receive()):
                 raise abi.Trap("the guest program ended without an answer")
