@@ -17,6 +17,8 @@ from safeexec import wire
 from safeexec.egress import http1
 
 MAX_BODY = 64 * 2**20
+MAX_BODIES = 16 * MAX_BODY
+"""Bytes of all bodies that are being read or answered: a client with many connections is not to have the host's memory."""
 MAX_CONNECTIONS = 512
 """At once: each holds a thread. More are closed unanswered."""
 _MAX_TRAILERS = 100
@@ -153,6 +155,29 @@ class _HTTPServer(ThreadingHTTPServer):
                 continue
 
 
+class _Full(Exception):
+    """There is no room for another body."""
+
+
+class _Bodies:
+    """How much there is of all bodies together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left = MAX_BODIES
+
+    def take(self, size: int) -> None:
+        """Raises _Full."""
+        with self._lock:
+            if size > self._left:
+                raise _Full
+            self._left -= size
+
+    def give(self, size: int) -> None:
+        with self._lock:
+            self._left += size
+
+
 def _number(text: str, base: int) -> int:
     """A length: digits only, where int() would take signs, spaces, prefixes and underscores. Raises ValueError."""
     if not text or len(text) > 12 or not set(text.lower()) <= set("0123456789abcdef"[:base]):
@@ -163,7 +188,11 @@ def _number(text: str, base: int) -> int:
 def _handler(app: App) -> type[BaseHTTPRequestHandler]:
     admits: Callable[[str, Mapping[str, str]], bool] = getattr(app, "admits", lambda path, headers: True)
 
+    bodies = _Bodies()
+
     class Handler(BaseHTTPRequestHandler):
+        taken = 0
+        """Bytes of this request's body, as far as there is room for them."""
         protocol_version = "HTTP/1.1"
         server_version, sys_version = "safeexec", ""  # strangers need not know which Python has which holes
         disable_nagle_algorithm = True  # 40 ms for each small answer otherwise
@@ -218,6 +247,9 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
                     response.over()
             except (Hangup, ConnectionError):
                 self.close_connection = True
+            finally:
+                bodies.give(self.taken)
+                self.taken = 0
 
         do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
 
@@ -234,9 +266,11 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
                     self.close_connection = True
                     body: bytes | None = b""
                 else:
-                    body = self._chunks() if length is None else self.rfile.read(length)
+                    body = self._chunks() if length is None else self._read(length)
             except ValueError as error:
                 return self._refusal(400, f"a malformed body: {error}")
+            except _Full:
+                return self._refusal(503, "there are too many bodies at once")
             if body is None:
                 return self._refusal(413, "the body is too large")
             if length and not self.close_connection and len(body) < length:
@@ -284,6 +318,11 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
                 )
             return None
 
+        def _read(self, size: int) -> bytes:
+            bodies.take(size)
+            self.taken += size
+            return self.rfile.read(size)
+
         def _line(self) -> bytes:
             line = self.rfile.readline(_LINE)
             if (
@@ -301,7 +340,7 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
                     break
                 if len(data) + size > MAX_BODY:
                     return None
-                data += self.rfile.read(size)
+                data += self._read(size)
                 if self._line():
                     raise ValueError("a chunk of another length than it says")
             for _ in range(

@@ -492,6 +492,40 @@ def test_half_a_file_is_not_written(served: Served) -> None:
     served.app.end(sandbox)
 
 
+def test_bodies_of_all_connections_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safeexec.serve import http as serving
+
+    monkeypatch.setattr(serving, "MAX_BODIES", 1_000_000)
+    server = Server(lambda request: Response(200, b"%d" % len(request.body)))
+    place = ("127.0.0.1", urlsplit(server.url).port or 0)
+
+    def asked(rest: bytes) -> socket.socket:
+        connection = socket.create_connection(place, 10)
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n" + rest)
+        return connection
+
+    def answered(connection: socket.socket) -> bytes:
+        with connection:
+            try:
+                return connection.recv(4096).split(b"\r\n")[0]
+            except ConnectionResetError:  # it was answered unread, and the answer overtaken by the end
+                return b""
+
+    try:
+        slow = [asked(b"Content-Length: 400000\r\n\r\n"), asked(b"Transfer-Encoding: chunked\r\n\r\n61a80\r\n")]
+        whole = b"Content-Length: 300000\r\n\r\n" + bytes(300_000)
+        assert eventually(lambda: b" 503 " in answered(asked(whole)))
+        assert b" 503 " in answered(asked(b"Transfer-Encoding: chunked\r\n\r\n493e0\r\n"))
+        assert b" 200 " in answered(asked(b"Content-Length: 5\r\n\r\nhello"))
+        slow[0].close()
+        slow[1].sendall(bytes(400_000) + b"\r\n0\r\n\r\n")
+        assert b" 200 " in answered(slow[1])
+        for _ in range(5):  # what was answered, or broke off, has given its room back
+            assert eventually(lambda: b" 200 " in answered(asked(whole)))
+    finally:
+        server.close()
+
+
 def test_more_connections_than_there_may_be_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     from safeexec.serve import http as serving
 
