@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_PARALLEL = 32
 """Calls of one step that run at once; more wait for their turn."""
 
+MAX_FLYING = 8 * MAX_PARALLEL
+"""The same of asynchronous tools, which take no thread; their answers wait in the host's memory until the guest takes them."""
+
 MAX_HELD = 4
 """Arguments of all calls under way, as a multiple of ``Limits.value``."""
 
@@ -65,7 +68,7 @@ class Call:
     """One call under way."""
 
     __slots__ = (
-        "arguments", "cancel", "context", "deadline", "named", "number", "positional", "settled", "size", "started", "tool",
+        "arguments", "cancel", "context", "deadline", "named", "number", "positional", "running", "settled", "size", "started", "tool",
     )  # fmt: skip
 
     def __init__(
@@ -87,15 +90,15 @@ class Call:
         self.context = contextvars.copy_context()
         self.started = 0.0
         self.deadline = float("inf")
-        self.settled = False
+        self.running = self.settled = False
         self.cancel: Callable[[], object] | None = None
 
 
 class Broker:
     """The tool calls of one step.
 
-    `send` carries answers to the guest, from any thread; `on_busy` and `on_idle` stop and restart the guest's clock, `on_end` is told
-    that a tool ended the step.
+    `send` carries answers to the guest, from any thread; `on_busy` and `on_idle` stop and restart the guest's clock, which stands still while a tool
+    runs, not while a call waits for others whose answers the guest does not take. `on_end` is told that a tool ended the step.
     """
 
     def __init__(
@@ -120,7 +123,14 @@ class Broker:
         self._lock = threading.Lock()
         self._running: dict[int, Call] = {}
         self._waiting: deque[Call] = deque()
-        self._active = 0
+        self._active = self._begun = 0
+        self._queued: deque[Call] = deque()
+        """Calls of asynchronous tools that wait for their turn."""
+        self._flying = 0
+        """Calls of such that have begun and whose answers were not sent."""
+        self._later: deque[Callable[[], None]] = deque()
+        """Answers that wait for a thread that sends them."""
+        self._sending = 0
         self.seen = 0
         """The number of the last call; those of a session only grow."""
         self._closed = False
@@ -175,14 +185,19 @@ class Broker:
             shown = {key: wire.Opaque(type(value).__name__, "…") for key, value in shown.items()}
         self._log_left -= min(size, self._log_left)
         call = Call(number, tool, positional, named, shown, size)
-        waits = first = False
+        waits = False
         with self._lock:
             closed = self._closed
             if not closed:
                 self._running[number] = call
                 self._held += size
-                first = len(self._running) == 1
-                if not tool.is_async:  # which takes no thread
+                if tool.is_async:  # which takes no thread
+                    waits = self._flying >= MAX_FLYING
+                    if waits:
+                        self._queued.append(call)
+                    else:
+                        self._flying += 1
+                else:
                     waits = self._active >= MAX_PARALLEL
                     if waits:
                         self._waiting.append(call)
@@ -191,12 +206,13 @@ class Broker:
         if closed:  # code that catches its interrupt must not go on calling the host
             self._refuse(number, "KeyboardInterrupt", "")
             return None
-        if first:
-            self._on_busy()
-        if tool.is_async:
-            self._start_async(call)
+        if waits:
             return None
-        return None if waits else self._started(call)
+        if tool.is_async:
+            if not self._fly(call):
+                self._land()
+            return None
+        return self._started(call)
 
     @property
     def quick(self) -> bool:
@@ -211,6 +227,25 @@ class Broker:
         limit = self._limit(call)
         if limit is not None:
             call.deadline = call.started + limit
+        with self._lock:
+            if call.settled:  # the step ended before its turn came
+                return
+            call.running = True
+            self._begun += 1
+            first = self._begun == 1
+        if first:
+            self._on_busy()
+
+    def _ends(self, call: Call) -> None:
+        """Its tool does not run any more."""
+        with self._lock:
+            if not call.running:
+                return
+            call.running = False
+            self._begun -= 1
+            last = not self._begun
+        if last:
+            self._on_idle()
 
     def _started(self, call: Call) -> Callable[[], None]:
         self._begin(call)
@@ -232,13 +267,26 @@ class Broker:
                 self._settle(call, value, None)
         self._next()
 
-    def _start_async(self, call: Call) -> None:
-        """Takes no thread."""
+    def _fly(self, call: Call) -> bool:
+        """Begin a call of an asynchronous tool. False where that failed, and was answered."""
         self._begin(call)
         try:
             self._on_loop(call, call.context.run(call.tool.call, *call.positional, **call.named))
+            return True
         except Exception as error:
             self._settle(call, None, error)
+            return False
+
+    def _land(self) -> None:
+        """One of them is over: it is the next one's turn."""
+        while True:
+            with self._lock:
+                if self._closed or not self._queued:
+                    self._flying -= 1
+                    return
+                call = self._queued.popleft()
+            if self._fly(call):
+                return
 
     def _on_loop(self, call: Call, coroutine: Any) -> None:
         import asyncio
@@ -254,13 +302,46 @@ class Broker:
         def finished(done: Any) -> None:
             # In a thread: a guest that does not read its answers would hold up the event loop, and everything else on it.
             error = TimeoutError("the call was cancelled") if done.cancelled() else done.exception()
-            settle = partial(self._settle, call, None if error is not None else done.result(), error)
+            answer = partial(self._answer, call, None if error is not None else done.result(), error)
             try:
-                threads.start(settle)
+                self._hand_on(call, answer)
             except RuntimeError:  # there is none to be had
-                settle()
+                answer()
 
         future.add_done_callback(finished)
+
+    def _answer(self, call: Call, value: Any, error: BaseException | None) -> None:
+        self._settle(call, value, error)
+        if call.tool.is_async:
+            self._land()
+
+    def _hand_on(self, call: Call, work: Callable[[], None]) -> None:
+        """Have a thread do what may have to wait for the guest. Raises RuntimeError where there is none."""
+        with self._lock:
+            # As many as run tools: a guest that leaves a thousand answers unread is not to have as many threads of the host's.
+            full = self._sending >= MAX_PARALLEL
+            if full:
+                self._later.append(work)
+            else:
+                self._sending += 1
+        if full:
+            self._ends(call)
+            return
+        try:
+            threads.start(partial(self._hand_on_all, work))
+        except RuntimeError:
+            with self._lock:
+                self._sending -= 1
+            raise
+
+    def _hand_on_all(self, work: Callable[[], None]) -> None:
+        while True:
+            work()
+            with self._lock:
+                if not self._later:
+                    self._sending -= 1
+                    return
+                work = self._later.popleft()
 
     def _next(self) -> None:
         while True:
@@ -320,9 +401,7 @@ class Broker:
             self.log.append(ToolCall(call.tool.name, call.arguments, failure, monotonic() - call.started))
             self._running.pop(call.number, None)
             self._held -= call.size
-            idle = not self._running
-        if idle:
-            self._on_idle()
+        self._ends(call)
         if ends and self._on_end is not None:
             self._on_end()
         try:
@@ -338,7 +417,8 @@ class Broker:
             if now >= call.deadline:
                 limit = self._limit(call)
                 error = TimeoutError(f"{call.tool.name}() took longer than {limit:g} s (Limits.tool_time)")
-                threads.start(partial(self._abandon, call, error))  # where there is no thread, again at the next tick
+                # Where there is no thread, again at the next tick.
+                self._hand_on(call, partial(self._abandon, call, error))
                 call.deadline = float("inf")
 
     def _abandon(self, call: Call, error: BaseException) -> None:
@@ -352,6 +432,7 @@ class Broker:
         with self._lock:
             self._closed = True
             self._waiting.clear()
+            self._queued.clear()
             calls = list(self._running.values())
         for call in calls:
             with self._lock:
@@ -360,13 +441,11 @@ class Broker:
                 call.settled = True
                 self._running.pop(call.number, None)
                 self._held -= call.size
-                idle = not self._running
                 lasted = monotonic() - call.started if call.started else 0.0
                 self.log.append(ToolCall(call.tool.name, call.arguments, "abandoned", lasted))
             if call.cancel is not None:
                 call.cancel()
-            if idle:
-                self._on_idle()
+            self._ends(call)
             if not tell:
                 self.abandoned.append(call.number)
                 continue

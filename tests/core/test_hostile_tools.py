@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime
 import threading
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from safeexec import Executor, Limits, Policy, broker
+from safeexec import Executor, Limits, Policy, broker, watchdog
 from safeexec.tools import collect
+from tests.core.scripted import Behave, Peer, ScriptedBackend, threads_named
 from tests.support.plain import PlainBackend
 
 ENDLESS = Policy(limits=Limits(time=20, tool_time=None, wall=None))  # a call without an answer is waited for
@@ -213,3 +215,107 @@ def test_arguments_of_a_refused_call_are_not_read(why: str, monkeypatch: pytest.
     tool = "g" if why == "unknown" else "f"
     assert calls.request({"t": "call", "id": 1, "tool": tool, "a": [[]], "k": {}, "n": size}, ()) is None
     assert [frame[0]["t"] for frame in answers] == ["failure"]
+
+
+def deaf(calls: int) -> Behave:
+    """A guest that makes so many calls and takes no answer until it is killed."""
+
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        for number in range(1, calls + 1):
+            peer.send({"t": "call", "id": number, "tool": "large", "a": [], "k": {}})
+        peer.wait_for_the_end()
+
+    return behave
+
+
+def one_after_another() -> bytes:
+    return bytes(1_000_000)
+
+
+async def all_at_once() -> bytes:
+    return bytes(1_000_000)
+
+
+async def hangs() -> bytes:
+    await asyncio.sleep(60)
+    return b""
+
+
+@pytest.mark.parametrize("tool", [one_after_another, all_at_once])
+def test_the_clock_does_not_wait_for_answers_that_are_not_taken(tool: Any) -> None:
+    """Calls that wait for a thread stopped it, and threads wait for a guest that takes no answers: it had the processor until Limits.wall."""
+    policy = Policy(limits=Limits(time=0.5, wall=30, tool_calls=None))
+    with Executor(ScriptedBackend(deaf(300)), policy=policy) as executor, executor.session({"large": tool}) as session:
+        result = session.run("code")
+    assert result.error is not None and result.error.kind == "time" and "Limits.time" in result.error.message
+    assert result.usage.duration < 10
+
+
+@pytest.mark.parametrize("tool", [one_after_another, all_at_once, hangs])
+def test_answers_that_are_not_taken_cost_few_threads(tool: Any) -> None:
+    policy = Policy(limits=Limits(time=1, tool_time=0.3, tool_calls=None))
+    most = 0
+
+    def count(_: float) -> None:
+        nonlocal most
+        most = max(most, len(threads_named("safeexec-worker")))
+
+    before = len(threads_named("safeexec-worker"))
+    watchdog.watch(id(count), count)
+    try:
+        with Executor(ScriptedBackend(deaf(900)), policy=policy) as executor:
+            with executor.session({"large": tool}) as session:
+                assert not session.run("code").ok
+    finally:
+        watchdog.unwatch(id(count))
+    assert most - before < 3 * broker.MAX_PARALLEL
+
+
+def test_calls_of_an_asynchronous_tool_run_in_numbers_and_all_are_answered(executor: Executor) -> None:
+    inside = most = 0
+
+    async def one(n: int) -> int:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.01)
+        inside -= 1
+        if n % 100 == 7:
+            raise ValueError(n)
+        return n
+
+    calls = 3 * broker.MAX_FLYING
+    code = (
+        f"import asyncio\nfound = await asyncio.gather(*[one.aio(n) for n in range({calls})], return_exceptions=True)\n"
+    )
+    with executor.session([one], policy=executor.policy.replace(limits=Limits(time=20, tool_calls=None))) as session:
+        result = session.run(code + "[n if type(n) is int else -1 for n in found]")
+    assert result.error is None
+    assert result.value == [-1 if n % 100 == 7 else n for n in range(calls)]
+    assert broker.MAX_PARALLEL < most <= broker.MAX_FLYING
+
+
+def test_asynchronous_tools_that_cannot_begin_are_answered_and_make_room(executor: Executor) -> None:
+    class Broken:
+        name, description, inputs, output_type = "broken", "", {}, "any"
+
+        async def __call__(self) -> None:
+            raise AssertionError
+
+    tool = Broken()
+    answers: list[Any] = []
+    found = collect([tool])
+    assert found["broken"].is_async
+    calls = broker.Broker(found, Limits(tool_calls=None), answers.append, lambda: None, lambda: None)
+
+    def cannot() -> None:
+        raise OSError("not now")
+
+    found["broken"].call = cannot
+    calls._flying = broker.MAX_FLYING  # as many as there may be; each of these waits
+    for number in range(1, 3001):
+        assert calls.request({"t": "call", "id": number, "tool": "broken", "a": [], "k": {}, "n": 10}, ()) is None
+    assert not answers
+    calls._land()
+    assert [frame[0]["t"] for frame in answers] == ["failure"] * 3000
+    assert calls._flying == broker.MAX_FLYING - 1 and not calls._begun
