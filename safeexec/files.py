@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from safeexec import whole
-from safeexec.errors import LimitExceeded, ProtocolError
+from safeexec.errors import LimitExceeded, ProtocolError, StepTimeout
 from safeexec.names import check_collisions, check_name
 from safeexec.result import FileInfo
 
@@ -79,7 +81,8 @@ class Files:
         """Copy files (all, or `names`) below `directory` on the host, which is made if missing; returns their paths.
 
         Nothing is saved unless every name is safe and no two collide; what exists is replaced, but never through a symbolic link.
-        Raises UnsafeName, FileNotFoundError, OSError, LimitExceeded for more than ``Limits.disk`` can hold, in bytes or in files and folders.
+        Raises UnsafeName, FileNotFoundError, OSError, LimitExceeded for more than ``Limits.disk`` can hold, in bytes or in files and folders,
+        StepTimeout where it takes longer than ``Limits.wall``.
         """
         from pathlib import Path
 
@@ -91,7 +94,10 @@ class Files:
         limit = self._session.policy.limits.disk
         total = 0
         saved = []
+        late = deadline(self._session.policy.limits)
         for name in chosen:
+            if monotonic() > late:  # each may take the guest as long as a step
+                raise StepTimeout("saving the files took longer than one step may (Limits.wall)")
             data = self.read(name)
             total += len(data)
             if total > limit:  # the guest names the files, and may name more than it could ever hold
@@ -103,6 +109,11 @@ class Files:
 def most_entries(limits: Limits) -> int:
     """Files and folders that fit into ``Limits.disk``: no sandbox has room for one to a kilobyte, and a guest may name millions, which have no bytes."""
     return max(1000, limits.disk // 1024)
+
+
+def deadline(limits: Limits) -> float:
+    """When reading many files must have come to its end, by ``time.monotonic``."""
+    return math.inf if limits.wall is None else monotonic() + limits.wall
 
 
 def _check_number(names: Sequence[str], most: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import mimetypes
 from collections.abc import Iterable
+from time import monotonic
 from typing import NamedTuple
 
 from safeexec.errors import LimitExceeded, SafeExecError
-from safeexec.files import most_entries
+from safeexec.files import deadline, most_entries
 from safeexec.result import FileInfo, Result
 from safeexec.session import Session
 from safeexec.text import neutralise, neutralise_line
@@ -63,10 +64,15 @@ def files(session: Session, named: Iterable[FileInfo]) -> tuple[list[Attachment]
     """Files of a session, and what there is to say about those that cannot be passed on."""
     found: list[Attachment] = []
     trouble, left = "", session.policy.limits.disk
-    most = most_entries(session.policy.limits)
+    most, late = most_entries(session.policy.limits), deadline(session.policy.limits)
     for number, info in enumerate(named):
         if number == most:  # it may name millions, each of which is asked for
             return found, f"{trouble}other files are not passed on: there are more than Limits.disk has room for\n"
+        if monotonic() > late:  # and each may take it as long as a step
+            return (
+                found,
+                f"{trouble}other files are not passed on: reading them took longer than one step may (Limits.wall)\n",
+            )
         try:
             data = session.files.read(info.name)
             left -= len(data)

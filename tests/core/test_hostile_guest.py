@@ -441,6 +441,30 @@ def test_saving_more_files_and_folders_than_the_disk_could_hold_makes_none(names
     assert len(list(tmp_path.rglob("f*"))) == 150
 
 
+def test_files_that_take_for_ever_together_are_not_waited_for(tmp_path: Any) -> None:
+    """Each took less than a step may: a thousand of them took hours."""
+    asked = []
+
+    def behave(peer: Peer, request: dict[str, Any]) -> None:
+        asked.append(request)
+        threading.Event().wait(0.1)
+        peer.send({"t": "done", "id": request["id"], "v": {"$": "bytes", "i": 0}}, b"x")
+
+    from safeexec.integrations._attachments import files
+    from safeexec.result import FileInfo
+
+    names = [f"f{n}" for n in range(100)]
+    with (
+        Executor(ScriptedBackend(behave), policy=Policy(limits=Limits(wall=0.5))) as executor,
+        executor.session() as session,
+    ):
+        with pytest.raises(StepTimeout, match=r"Limits\.wall"):
+            session.files.save(tmp_path, names)
+        assert 0 < len(list(tmp_path.iterdir())) <= len(asked) < 20
+        found, trouble = files(session, [FileInfo(name, 1) for name in names])
+        assert 0 < len(found) < 20 and "longer than one step" in trouble
+
+
 @pytest.mark.parametrize("data", [b"x" * 200_001, None, "text", [1]])
 def test_piece_of_a_file_that_was_not_asked_for_is_a_protocol_error(data: Any) -> None:
     def behave(peer: Peer, request: dict[str, Any]) -> None:
