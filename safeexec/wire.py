@@ -943,7 +943,7 @@ def _weight(key: Any) -> int:
     """How many comparisons of numbers take as long as comparing this key with one that hashes alike, at most."""
     kind = type(key)
     if kind is int:
-        return 1 + (key.bit_length() >> 9)
+        return 1 + int(key.bit_length() >> 9)
     if kind in _PLAIN:
         return 1
     if kind is tuple:

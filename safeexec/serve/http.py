@@ -191,6 +191,7 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
     bodies = _Bodies()
 
     class Handler(BaseHTTPRequestHandler):
+        raw_requestline: bytes
         taken = 0
         """Bytes of this request's body, as far as there is room for them."""
         protocol_version = "HTTP/1.1"
@@ -225,7 +226,8 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
 
         def _head(self) -> list[bytes]:
             """The lines of a request's head. Raises BadMessage, EOFError."""
-            lines, line, left = [], self.raw_requestline, http1.MAX_HEAD
+            lines: list[bytes] = []
+            line, left = self.raw_requestline, http1.MAX_HEAD
             while line != b"\r\n" or not lines:
                 left -= len(line)
                 if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
