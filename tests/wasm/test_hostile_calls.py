@@ -84,6 +84,20 @@ def test_vector_count_that_overflows_is_refused(guest: Hostile) -> None:
     assert guest.call("fd_write", 3, 0, 0x20000001, 64) == e.EINVAL
 
 
+def test_what_code_added_to_the_memory_by_itself_is_read_and_written_whole(guest: Hostile) -> None:
+    """A package's code may grow memory without asking the host."""
+    memory, same = guest.host.memory, guest.instance.look()
+    before = memory.size
+    assert same.grow(1)
+    same.write(before - 4, b"abcdefgh")
+    assert memory.size == before
+    assert memory.read(before - 4, 8) == b"abcdefgh"
+    assert same.grow(1)
+    before = memory.size
+    memory.write(before - 4, b"ABCDEFGH")
+    assert same.read(before - 4, 8) == b"ABCDEFGH"
+
+
 def test_vector_that_reaches_past_the_memory_is_refused_before_anything_is_written(guest: Hostile) -> None:
     memory = guest.host.memory
     for offset, value in ((0, 100), (4, 10), (8, SIZE - 4), (12, 5)):

@@ -65,11 +65,13 @@ class Memory:
 
     def read(self, pointer: int, length: int) -> bytes:
         """Copy bytes out."""
-        return bytes(self.view[pointer : self.check(pointer, length)])
+        end = self.check(pointer, length)  # first: it may have to look anew, and what it looked at before is shorter
+        return bytes(self.view[pointer:end])
 
     def write(self, pointer: int, data: bytes | bytearray | memoryview) -> None:
         """Copy bytes in."""
-        self.view[pointer : self.check(pointer, len(data))] = data
+        end = self.check(pointer, len(data))
+        self.view[pointer:end] = data
 
     def u32(self, pointer: int) -> int:
         """Read a 32-bit number."""
