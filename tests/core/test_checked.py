@@ -1,0 +1,133 @@
+"""Arguments are checked as pydantic does, and what is wrong with them costs no more than what is right."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+import tracemalloc
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import pydantic
+import pytest
+
+from safeexec import Executor, Limits, Policy, checked
+from tests.support.plain import PlainBackend
+
+
+class Node(pydantic.BaseModel):
+    numbers: list[int] = [1]
+    below: dict[str, Node] = {}
+    type: str = "list"
+
+
+@dataclasses.dataclass
+class Plain:
+    numbers: list[int]
+    named: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"]
+    lives: list[int]
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"]
+    bones: dict[str, int]
+
+
+def short(value: Any) -> Any:
+    if isinstance(value, list | dict) and len(value) > 600:
+        raise ValueError("too long for the program's own rule")
+    return value
+
+
+TYPES: dict[str, Any] = {
+    str(n): annotation
+    for n, annotation in enumerate(
+        [
+            list[int], dict[str, int], dict[str, int] | dict[str, str], list[int | str | None], tuple[int, ...], tuple[int, str], tuple[int, str, float], set[int], frozenset[str],
+            Node, list[Node], dict[str, Node], Plain, Annotated[dict[str, int], pydantic.Field(max_length=3)], Annotated[dict[str, int], pydantic.Field(min_length=2)],
+            Annotated[list[int], pydantic.Field(min_length=2, max_length=4)], dict[str, list[float]] | None, Annotated[Cat | Dog, pydantic.Field(discriminator="kind")],
+            Literal["a", 1], bytes, float, Sequence[int], Mapping[str, int], dict[int, list[dict[str, Node]]], list[Any], Any, int,
+            Annotated[dict[str, int], pydantic.AfterValidator(short)], Annotated[list[int], pydantic.BeforeValidator(short)],
+        ]
+    )
+}  # fmt: skip
+MANY = {str(n): n for n in range(1200)}
+VALUES: list[Any] = [
+    1, "1", "x", None, [], [1, "2"], [1, "x"], ["a", "b"], {}, {"a": 1}, {"a": "x"}, {"a": "1", "b": "2"}, MANY, {**MANY, "z": "bad"}, {**MANY, 7: 7}, dict.fromkeys(MANY, "s"),
+    {"a": [1, 2]}, {"a": [1, "x"]}, (1, "a"), (1, 2), {1, 2}, {"x"}, {"numbers": [1], "below": {"k": {"numbers": ["2"], "below": {}}}}, {"numbers": ["1"], "named": {"q": 1}},
+    {"numbers": ["x"]}, {"kind": "cat", "lives": [1, "2"]}, {"kind": "dog", "bones": {"a": "b"}}, {"kind": "bird"}, list(range(2000)), [*range(2000), "x"], {1: [{"a": {"numbers": [1]}}]},
+    {"type": "dict"}, b"x", 1.5, [1, 2, 3, 4, 5], {"a": 1, "b": 2, "c": 3, "d": 4}, {"1": 1, 1: 2}, {f"{n}": 1.0 for n in range(501)},
+]  # fmt: skip
+
+
+def outcome(validator: Any, value: Any) -> Any:
+    """What comes of it: the value, or what is wrong first, and where."""
+    try:
+        return "value", validator.validate_python(value)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        return first["loc"], first["msg"]
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_it_comes_to_what_pydantic_says(name: str) -> None:
+    annotation = TYPES[name]
+    mine, theirs = checked.validator(annotation), pydantic.TypeAdapter(annotation)
+    for value in VALUES:
+        assert outcome(mine, value) == outcome(theirs, value), value
+
+
+def test_what_cannot_be_checked_is_not() -> None:
+    class Foreign:
+        pass
+
+    assert checked.validator(Foreign) is False
+    assert outcome(checked.validator(Iterable[int]), 5)[1] == "Input should be iterable"
+
+
+WRONG: dict[str, tuple[Any, Any]] = {
+    "texts for numbers": (list[int], ["a"] * 400_000),
+    "texts for any of many": (list[int | float | list[int] | dict[str, int]], ["a"] * 400_000),
+    "in a dict": (dict[str, list[float]], {"k": ["a"] * 400_000}),
+    "in a class": (Plain, {"numbers": ["a"] * 400_000}),
+    "a dict's": (dict[str, int | list[int]], {str(n): "a" for n in range(200_000)}),
+    "a dict's names": (dict[int, int], {f"n{n}": 1 for n in range(200_000)}),
+    "more than there may be": (Annotated[dict[str, int], pydantic.Field(max_length=10)], {str(n): "a" for n in range(200_000)}),
+    "tuple": (tuple[int, ...], ["a"] * 400_000),
+    "after as many good ones": (list[int], list(itertools.chain(range(200_000), ["a"] * 200_000))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_only_the_first_of_what_is_wrong_is_collected(name: str) -> None:
+    annotation, value = WRONG[name]
+    validator = checked.validator(annotation)
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        with pytest.raises(pydantic.ValidationError) as caught:
+            validator.validate_python(value)
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+    assert caught.value.error_count() <= 2000
+    assert time.process_time() - began < 2
+
+
+def test_a_program_with_many_wrong_arguments_does_not_keep_the_host() -> None:
+    def total(numbers: list[int | float | list[int] | dict[str, int]]) -> int:
+        return len(numbers)
+
+    policy = Policy(limits=Limits(time=20))
+    with Executor(PlainBackend(), policy=policy) as executor, executor.session([total]) as session:
+        session.run("many = ['a'] * 1_000_000")
+        began = time.process_time()
+        error = session.run("total(many)").error
+        assert error is not None and error.type == "ValueError" and "valid integer" in error.message
+        assert time.process_time() - began < 8
+        assert session.run("total([1, 2.5, [3], {'a': 4}])").value == 4
