@@ -68,12 +68,12 @@ def _called(before: Any, after: Any) -> Any:
     """A choice of a union, called what it was in messages."""
     from pydantic_core import SchemaError, SchemaValidator
 
-    if isinstance(before, tuple) or before.get("type") != "dict":
+    if isinstance(before, tuple):
         return after
     try:
         return after, SchemaValidator(before).title
     except SchemaError:  # it refers to what is defined elsewhere
-        return after, "dict"
+        return (after, "dict") if before["type"] == "dict" else after
 
 
 def _around(schema: dict[str, Any], function: Callable[[Any, Any], Any]) -> Any:

@@ -52,6 +52,8 @@ TYPES: dict[str, Any] = {
             Node, list[Node], dict[str, Node], Plain, Annotated[dict[str, int], pydantic.Field(max_length=3)], Annotated[dict[str, int], pydantic.Field(min_length=2)],
             Annotated[list[int], pydantic.Field(min_length=2, max_length=4)], dict[str, list[float]] | None, Annotated[Cat | Dog, pydantic.Field(discriminator="kind")],
             Literal["a", 1], bytes, float, Sequence[int], Mapping[str, int], dict[int, list[dict[str, Node]]], list[Any], Any, int,
+            dict[str, list[int]] | Node, dict[str, Any] | Cat, list[dict[str, int]] | dict[str, list[int]], dict[str, float] | dict[str, int] | dict[str, str], dict[str, int] | None | str,
+            dict[float, int] | dict[int, int], set[tuple[int, ...]] | list[tuple[int, ...]], dict[str, dict[str, int] | list[dict[str, float]]],
             Annotated[dict[str, int], pydantic.AfterValidator(short)], Annotated[list[int], pydantic.BeforeValidator(short)],
         ]
     )
