@@ -31,19 +31,36 @@ def validator(annotation: Any) -> Any:
     try:
         adapter = pydantic.TypeAdapter(annotation)
         schema = adapter.core_schema
-        return SchemaValidator(_quick(schema)) if isinstance(schema, dict) else adapter
+        if not isinstance(schema, dict):
+            return adapter
+        shared = _Shared(schema.get("definitions", []))
+        quick = _quick(schema, shared)
+        shared.quick += quick.get("definitions", ())
+        return SchemaValidator(quick)
     except pydantic.errors.PydanticUserError:
         return False
     except SchemaError:  # a pydantic that does not know how to stop
         return adapter
 
 
-def _quick(schema: Any) -> Any:
+class _Shared:
+    """What parts of a schema refer to: as it was, and as it will be."""
+
+    def __init__(self, plain: list[Any]) -> None:
+        self.plain = plain
+        self.quick: list[Any] = []
+
+
+def _with(schema: Any, definitions: list[Any]) -> Any:
+    return {"type": "definitions", "schema": schema, "definitions": definitions} if definitions else schema
+
+
+def _quick(schema: Any, shared: _Shared) -> Any:
     """The same schema, for a validator that stops at the first thing that is wrong in a sequence, or in a piece of a dict."""
     if isinstance(schema, list):
-        return [_quick(part) for part in schema]
+        return [_quick(part, shared) for part in schema]
     if isinstance(schema, tuple):  # a choice and what it is called
-        return (_quick(schema[0]), *schema[1:])
+        return (_quick(schema[0], shared), *schema[1:])
     if not isinstance(schema, dict):
         return schema
     new = dict(schema)
@@ -51,29 +68,65 @@ def _quick(schema: Any) -> Any:
         if name in new:
             part = new[name]
             named = name in _NAMED and isinstance(part, dict)
-            new[name] = {key: _quick(each) for key, each in part.items()} if named else _quick(part)
+            new[name] = {key: _quick(each, shared) for key, each in part.items()} if named else _quick(part, shared)
     kind = new.get("type")
     if kind == "union":
-        new["choices"] = [_called(*pair) for pair in zip(schema["choices"], new["choices"], strict=True)]
+        new["choices"] = [_called(*pair, shared) for pair in zip(schema["choices"], new["choices"], strict=True)]
     if kind in _SEQUENCES or (kind == "tuple" and "variadic_item_index" in new):
         new["fail_fast"] = True
     if kind == "dict" and "min_length" not in new and "max_length" not in new:
         return _around(new, _in_pieces)
     if kind == "dict" and "max_length" in new:
         return _around(new, partial(_cut, new["max_length"]))
+    if kind == "model" and not new.get("custom_init"):
+        return _around(new, _Fields(new, shared))
     return new
 
 
-def _called(before: Any, after: Any) -> Any:
-    """A choice of a union, called what it was in messages."""
-    from pydantic_core import SchemaError, SchemaValidator
+class _Fields:
+    """Checks a large value's fields before its model does, which brings a validator of its own along, and that collects."""
 
-    if isinstance(before, tuple):
-        return after
-    try:
-        return after, SchemaValidator(before).title
-    except SchemaError:  # it refers to what is defined elsewhere
-        return (after, "dict") if before["type"] == "dict" else after
+    def __init__(self, model: dict[str, Any], shared: _Shared) -> None:
+        self._model = model
+        self._shared = shared
+        self._validator: Any = None
+
+    def __call__(self, value: Any, check: Callable[[Any], Any]) -> Any:
+        if _is_large(value):
+            if self._validator is None:
+                self._validator = self._made()
+            known = self._model["schema"].get("fields", ())
+            forbids = (self._model.get("config") or {}).get("extra_fields_behavior") == "forbid"
+            few = type(value) is dict and forbids and len(value) > len(known) + _PIECE
+            self._validator.validate_python(dict(islice(value.items(), len(known) + _PIECE)) if few else value)
+        return check(value)
+
+    def _made(self) -> Any:
+        from pydantic_core import SchemaValidator
+
+        return SchemaValidator(_with(self._model["schema"], self._shared.quick), self._model.get("config"))
+
+
+def _is_large(value: Any) -> bool:
+    """Whether there are more than so many parts in it that pydantic would be long about those that are wrong."""
+    pending, seen = [value], 0
+    while pending and seen <= _PIECE:
+        part = pending.pop()
+        kind = type(part)
+        if kind is dict:
+            part = part.values()
+        elif kind not in (list, tuple, set, frozenset):
+            continue
+        seen += len(part)
+        pending += islice(part, _PIECE)
+    return seen > _PIECE
+
+
+def _called(before: Any, after: Any, shared: _Shared) -> Any:
+    """A choice of a union, called what it was in messages."""
+    from pydantic_core import SchemaValidator
+
+    return after if isinstance(before, tuple) else (after, SchemaValidator(_with(before, shared.plain)).title)
 
 
 def _around(schema: dict[str, Any], function: Callable[[Any, Any], Any]) -> Any:

@@ -38,6 +38,11 @@ class Dog(pydantic.BaseModel):
     bones: dict[str, int]
 
 
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    a: int
+
+
 def short(value: Any) -> Any:
     if isinstance(value, list | dict) and len(value) > 600:
         raise ValueError("too long for the program's own rule")
@@ -52,7 +57,7 @@ TYPES: dict[str, Any] = {
             Node, list[Node], dict[str, Node], Plain, Annotated[dict[str, int], pydantic.Field(max_length=3)], Annotated[dict[str, int], pydantic.Field(min_length=2)],
             Annotated[list[int], pydantic.Field(min_length=2, max_length=4)], dict[str, list[float]] | None, Annotated[Cat | Dog, pydantic.Field(discriminator="kind")],
             Literal["a", 1], bytes, float, Sequence[int], Mapping[str, int], dict[int, list[dict[str, Node]]], list[Any], Any, int,
-            dict[str, list[int]] | Node, dict[str, Any] | Cat, list[dict[str, int]] | dict[str, list[int]], dict[str, float] | dict[str, int] | dict[str, str], dict[str, int] | None | str,
+            dict[str, list[int]] | Node, Node | dict[str, list[int]], dict[str, Any] | Cat, Cat | Dog, Strict, list[Strict | Node], pydantic.RootModel[list[int]], list[dict[str, int]] | dict[str, list[int]], dict[str, float] | dict[str, int] | dict[str, str], dict[str, int] | None | str,
             dict[float, int] | dict[int, int], set[tuple[int, ...]] | list[tuple[int, ...]], dict[str, dict[str, int] | list[dict[str, float]]],
             Annotated[dict[str, int], pydantic.AfterValidator(short)], Annotated[list[int], pydantic.BeforeValidator(short)],
         ]
@@ -64,6 +69,7 @@ VALUES: list[Any] = [
     {"a": [1, 2]}, {"a": [1, "x"]}, (1, "a"), (1, 2), {1, 2}, {"x"}, {"numbers": [1], "below": {"k": {"numbers": ["2"], "below": {}}}}, {"numbers": ["1"], "named": {"q": 1}},
     {"numbers": ["x"]}, {"kind": "cat", "lives": [1, "2"]}, {"kind": "dog", "bones": {"a": "b"}}, {"kind": "bird"}, list(range(2000)), [*range(2000), "x"], {1: [{"a": {"numbers": [1]}}]},
     {"type": "dict"}, b"x", 1.5, [1, 2, 3, 4, 5], {"a": 1, "b": 2, "c": 3, "d": 4}, {"1": 1, 1: 2}, {f"{n}": 1.0 for n in range(501)},
+    {"numbers": list(range(700))}, {"numbers": [*range(700), "x"]}, {"a": 1, **MANY}, {"a": 1}, {"kind": "cat", "lives": ["1"] * 700}, [{"a": 1}, {"numbers": ["5"] * 700}],
 ]  # fmt: skip
 
 
@@ -101,6 +107,11 @@ WRONG: dict[str, tuple[Any, Any]] = {
     "a dict's names": (dict[int, int], {f"n{n}": 1 for n in range(200_000)}),
     "more than there may be": (Annotated[dict[str, int], pydantic.Field(max_length=10)], {str(n): "a" for n in range(200_000)}),
     "tuple": (tuple[int, ...], ["a"] * 400_000),
+    "in a model": (Node, {"numbers": ["a"] * 400_000}),
+    "in models": (dict[str, Node], {"k": {"below": {"k": {"numbers": ["a"] * 400_000}}}}),
+    "in one of two models": (Cat | Dog, {"kind": "cat", "lives": ["a"] * 400_000}),
+    "in one of two models, told by its kind": (Annotated[Cat | Dog, pydantic.Field(discriminator="kind")], {"kind": "dog", "bones": {str(n): "a" for n in range(200_000)}}),
+    "fields that there are none of": (Strict, {"a": 1, **{str(n): n for n in range(200_000)}}),
     "after as many good ones": (list[int], list(itertools.chain(range(200_000), ["a"] * 200_000))),
 }  # fmt: skip
 
