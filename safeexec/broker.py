@@ -128,9 +128,8 @@ class Broker:
         """Calls of asynchronous tools that wait for their turn."""
         self._flying = 0
         """Calls of such that have begun and whose answers were not sent."""
-        self._later: deque[Callable[[], None]] = deque()
-        """Answers that wait for a thread that sends them."""
-        self._sending = 0
+        self._senders = threads.Few(MAX_PARALLEL)
+        """As many as run tools: a guest that leaves a thousand answers unread is not to have as many threads of the host's."""
         self.seen = 0
         """The number of the last call; those of a session only grow."""
         self._closed = False
@@ -317,31 +316,8 @@ class Broker:
 
     def _hand_on(self, call: Call, work: Callable[[], None]) -> None:
         """Have a thread do what may have to wait for the guest. Raises RuntimeError where there is none."""
-        with self._lock:
-            # As many as run tools: a guest that leaves a thousand answers unread is not to have as many threads of the host's.
-            full = self._sending >= MAX_PARALLEL
-            if full:
-                self._later.append(work)
-            else:
-                self._sending += 1
-        if full:
-            self._ends(call)
-            return
-        try:
-            threads.start(partial(self._hand_on_all, work))
-        except RuntimeError:
-            with self._lock:
-                self._sending -= 1
-            raise
-
-    def _hand_on_all(self, work: Callable[[], None]) -> None:
-        while True:
-            work()
-            with self._lock:
-                if not self._later:
-                    self._sending -= 1
-                    return
-                work = self._later.popleft()
+        if not self._senders.start(work):
+            self._ends(call)  # it waits for a guest that takes no answers, and for no tool
 
     def _next(self) -> None:
         while True:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 
 _IDLE_SECONDS = 5.0
@@ -52,6 +54,40 @@ def start(work: Callable[[], None]) -> None:
     except IndexError:
         thread = _Thread()
     thread.give(work)
+
+
+class Few:
+    """Runs what it is given in threads, in at most so many; what is more waits. Nothing given to it may raise."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._running = 0
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def start(self, work: Callable[[], None]) -> bool:
+        """Whether it runs now. Raises RuntimeError where there is no thread to be had."""
+        with self._lock:
+            if self._running >= self._most:
+                self._waiting.append(work)
+                return False
+            self._running += 1
+        try:
+            start(partial(self._main, work))
+        except RuntimeError:
+            with self._lock:
+                self._running -= 1
+            raise
+        return True
+
+    def _main(self, work: Callable[[], None]) -> None:
+        while True:
+            work()
+            with self._lock:
+                if not self._waiting:
+                    self._running -= 1
+                    return
+                work = self._waiting.popleft()
 
 
 def report() -> None:
