@@ -99,7 +99,8 @@ class Executor:
     ) -> Session:
         """A fresh session, with host functions it may call and variables to start with.
 
-        `policy` replaces the executor's for this session. Raises ToolError, PolicyError, BackendUnavailable.
+        `policy` replaces the executor's for this session. Raises ToolError, PolicyError, BackendUnavailable; TypeError and LimitExceeded for
+        variables that cannot cross.
         """
         return self._session(tools, variables, policy, None)
 

@@ -24,7 +24,8 @@ DEFAULT_LIMITS = Limits(time=30.0, tool_time=60.0, wall=None)
 
 
 class CodeAgent(Loop):
-    """An agent whose actions are Python. `sandbox` is a name or an Executor; tools and models run here, the model's code only there.
+    """An agent whose actions are Python. `sandbox` is a name, to which `sandbox_options` go, or an Executor; tools and models run here, the model's
+    code only there.
 
     The names of the arguments are smolagents'. `before_step` sees each :class:`ActionStep` when its code is about to run; returning False or a text
     keeps it from running and tells the model so. `final_answer_checks` get the answer, the memory and the agent, as many as they take; one that
