@@ -91,7 +91,8 @@ class Executor:
 
     @property
     def isolation(self) -> Mapping[str, Wall]:
-        """Which walls really stand here: name to ``(active, reason)``."""
+        """Which walls really stand here under the executor's policy: name to ``(active, reason)``. A session with a policy of its own may have fewer:
+        its ``imports`` and ``network`` decide about "language" and "rollback" of ``local``."""
         return self._backend.isolation
 
     def session(
