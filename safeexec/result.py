@@ -110,7 +110,7 @@ class Result:
     error: GuestError | None = None
     displays: tuple[Display, ...] = ()
     files: tuple[FileInfo, ...] = ()
-    """Files the step made or changed, as far as they are among the first `MOST_FILES` of the working directory; read them through ``session.files``."""
+    """Files the step made or changed, as far as they are among the first 2,000 of the working directory; read them through ``session.files``."""
     usage: Usage = field(default_factory=Usage)
     tool_calls: tuple[ToolCall, ...] = ()
     network: tuple[NetworkRequest, ...] = ()
