@@ -80,9 +80,8 @@ class DockerBackend(Backend):
         for name, seconds in (("pool_age", pool_age), ("idle", idle), ("lifetime", lifetime)):
             if seconds is None and name != "pool_age":
                 continue
-            if (
-                type(seconds) not in (int, float) or not seconds > 0
-            ):  # said now: the clocks run in a thread that nobody hears
+            # Said now: the clocks run in a thread that nobody hears.
+            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds > 0:
                 raise PolicyError(f"{name} must be a number of seconds, more than 0, not {seconds!r}")
         self._policy = policy
         self._image = image
