@@ -40,6 +40,7 @@ def test_every_public_name_is_on_its_page(package: str, page: str) -> None:
     described = set(re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE))
     errors = set(dir(importlib.import_module("safeexec.errors"))) if "safeexec.errors" in described else ()
     for name in importlib.import_module(package).__all__:
+        assert name in dir(importlib.import_module(package))  # where whoever explores it looks
         assert f"{package}.{name}" in described or name in errors or f"`{name}`" in text, name
 
 
