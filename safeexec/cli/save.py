@@ -68,9 +68,8 @@ class Saver:
                 paths.append(_write(self.directory, name, data))
             if names:
                 found = [info.name for info in session.files.list()]
-                if (
-                    len(found) > MOST_FILES
-                ):  # the result does not know all; those that were placed there are nobody's news
+                # Of so many the result does not know all; those that were placed there are nobody's news.
+                if len(found) > MOST_FILES:
                     names += sorted({*found} - {*names, *session.policy.files})
                 check_collisions([*names, *displays])
                 paths += session.files.save(self.directory, names)
