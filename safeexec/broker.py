@@ -337,7 +337,8 @@ class Broker:
         for call in list(self._running.values()):
             if now >= call.deadline:
                 limit = self._limit(call)
-                error = TimeoutError(f"{call.tool.name}() took longer than {limit:g} s (Limits.tool_time)")
+                whose = "Limits.tool_time" if call.tool.time_limit is None else "the tool's own tool_time"
+                error = TimeoutError(f"{call.tool.name}() took longer than {limit:g} s ({whose})")
                 threads.start(partial(self._abandon, call, error))  # where there is no thread, again at the next tick
                 call.deadline = float("inf")
 
