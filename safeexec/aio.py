@@ -187,7 +187,7 @@ class AsyncSession:
         return self._session.policy
 
     async def run(self, code: str, *, on_output: OnOutput | None = None) -> Result:
-        """Run one step. `on_output` is called on the event loop, and asynchronous tools run there."""
+        """Run one step. `on_output`, a plain function, is called on the event loop, which reports what it raises; asynchronous tools run there."""
         relay: OnOutput | None = None
         self._session._loop = asyncio.get_running_loop()
         if on_output is not None:

@@ -392,7 +392,8 @@ class Broker:
         for call in list(self._running.values()):
             if now >= call.deadline:
                 limit = self._limit(call)
-                error = TimeoutError(f"{call.tool.name}() took longer than {limit:g} s (Limits.tool_time)")
+                whose = "Limits.tool_time" if call.tool.time_limit is None else "the tool's own tool_time"
+                error = TimeoutError(f"{call.tool.name}() took longer than {limit:g} s ({whose})")
                 # Where there is no thread, again at the next tick.
                 self._hand_on(call, partial(self._abandon, call, error))
                 call.deadline = float("inf")

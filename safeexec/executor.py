@@ -57,12 +57,10 @@ class Executor:
         with getting_ready(sandbox, policy, backend_options):
             from safeexec import session  # noqa: F401
             from safeexec.backend import Backend
-            from safeexec.policy import Policy
+            from safeexec.policy import Policy, checked
             from safeexec.registry import load_backend
 
-            self.policy = Policy() if policy is None else policy
-            if not isinstance(self.policy, Policy):
-                raise PolicyError(f"policy must be a safeexec.Policy, not {type(policy).__name__}")
+            self.policy = Policy() if policy is None else checked(policy)
             if isinstance(sandbox, Backend):
                 if backend_options:
                     raise TypeError(f"options {sorted(backend_options)} go to the Backend itself when one is passed")
@@ -93,7 +91,8 @@ class Executor:
 
     @property
     def isolation(self) -> Mapping[str, Wall]:
-        """Which walls really stand here: name to ``(active, reason)``."""
+        """Which walls really stand here under the executor's policy: name to ``(active, reason)``. A session with a policy of its own may have fewer:
+        its ``imports`` and ``network`` decide about "language" and "rollback" of ``local``."""
         return self._backend.isolation
 
     def session(
@@ -101,7 +100,8 @@ class Executor:
     ) -> Session:
         """A fresh session, with host functions it may call and variables to start with.
 
-        `policy` replaces the executor's for this session. Raises ToolError, PolicyError, BackendUnavailable.
+        `policy` replaces the executor's for this session. Raises ToolError, PolicyError, BackendUnavailable; TypeError and LimitExceeded for
+        variables that cannot cross.
         """
         return self._session(tools, variables, policy, None)
 
@@ -113,11 +113,12 @@ class Executor:
         loop: Any,
         once: bool = False,
     ) -> Session:
+        from safeexec.policy import checked
         from safeexec.session import Session
         from safeexec.tools import collect
 
         found = collect(tools)
-        chosen = self.policy if policy is None else policy
+        chosen = self.policy if policy is None else checked(policy)
         self._check_open()
         guest = self._backend.start_once(chosen) if once else self._backend.start(chosen)
         session = Session(guest, chosen, found, {} if variables is None else variables, loop, once)
@@ -191,12 +192,13 @@ class Executor:
     ) -> Session:
         from safeexec import snapshot, travel
         from safeexec.backend import SupportsRestore
+        from safeexec.policy import checked
         from safeexec.tools import collect
 
         if not isinstance(self._backend, SupportsRestore):
             raise NotSupported(f"the {self.sandbox} sandbox cannot restore snapshots; 'wasm' can")
         found = collect(tools)
-        chosen = self.policy if policy is None else policy
+        chosen = self.policy if policy is None else checked(policy)
         if isinstance(image, str | os.PathLike):
             image = snapshot.Snapshot.load(image)
         contents = snapshot.unpack(bytes(image), key)

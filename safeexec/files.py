@@ -29,7 +29,7 @@ class Files:
         self._session = session
 
     def list(self) -> tuple[FileInfo, ...]:
-        """All files, by name."""
+        """All regular files but those in ``__pycache__``, by name. Raises LimitExceeded where the list is larger than ``Limits.value``."""
         data = self._session._decoded({"t": "list"})
         if type(data) is not list:
             raise ProtocolError("a malformed list of files")
@@ -61,8 +61,11 @@ class Files:
                 return b"".join(parts)
 
     def write(self, name: str, data: bytes | str) -> None:
-        """Write one file, making its folders. Text is written as UTF-8. Raises UnsafeName, OSError when the disk is full."""
-        self.put(name, data.encode() if isinstance(data, str) else bytes(data))
+        """Write one file, making its folders. Text is written as UTF-8. Raises UnsafeName, TypeError, OSError when the disk is full."""
+        if isinstance(data, str):
+            data = data.encode()
+        # Not bytes(data) of whatever it is: of a number that would be as many NULs.
+        self.put(name, data if isinstance(data, bytes) else bytes(memoryview(data)))
 
     def put(self, name: str, data: bytes, quiet: bool = False) -> None:
         """As :meth:`write`; `quiet` leaves it to the caller to have the guest look again."""

@@ -720,7 +720,7 @@ class Guest:
 
     def _do_list(self, header: wire.Header, blobs: Sequence[wire.Blob], answer: Dict[str, Any]) -> wire.Encoder:
         encoder = wire.Encoder(self._limits["value"])
-        answer["v"] = encoder.encode([[name, size] for name, (size, _) in self._scan().items()])
+        answer["v"] = encoder.encode([[name, size] for name, (size, _) in self._walk(sys.maxsize, {}).items()])
         return encoder
 
     # -- a step ----------------------------------------------------------------------------------------------------------
@@ -953,16 +953,20 @@ class Guest:
         return True
 
     def _scan(self) -> Dict[str, Tuple[int, int]]:
-        """Regular files below the working directory: name to (size, mtime)."""
-        found: Dict[str, Tuple[int, int]] = {}
-        folders = [""]
+        """What every step looks at: not all, where there are very many."""
         self._folders = {}
         self._scanned = time.time_ns()
-        while folders and len(found) < _MAX_FILES:
+        return self._walk(_MAX_FILES, self._folders)
+
+    def _walk(self, most: int, seen: Dict[str, int]) -> Dict[str, Tuple[int, int]]:
+        """Regular files below the working directory, `most` at most: name to (size, mtime). `seen` gets the folders with their mtime."""
+        found: Dict[str, Tuple[int, int]] = {}
+        folders = [""]
+        while folders and len(found) < most:
             folder = folders.pop()
             path = os.path.join(self._root, folder)
             try:
-                self._folders[path] = os.stat(path).st_mtime_ns
+                seen[path] = os.stat(path).st_mtime_ns
                 entries = os.scandir(path)
             except OSError:
                 continue
@@ -971,14 +975,14 @@ class Guest:
                     name = folder + entry.name
                     try:
                         if entry.is_dir(follow_symlinks=False):
-                            if len(folders) < _MAX_FILES and entry.name != "__pycache__":
+                            if len(folders) < most and entry.name != "__pycache__":
                                 folders.append(name + "/")
                         elif entry.is_file(follow_symlinks=False):
                             info = entry.stat(follow_symlinks=False)
                             found[name] = (info.st_size, info.st_mtime_ns)
                     except OSError:
                         continue
-                    if len(found) >= _MAX_FILES:
+                    if len(found) >= most:
                         break
         return found
 

@@ -48,7 +48,7 @@ class Limits:
     output: int = 1_000_000
     """Bytes of standard output, and of standard error, kept of one step."""
     value: int = 16 * 2**20
-    """Bytes of one value that crosses, either way."""
+    """Bytes of one value that crosses, either way, and of the displays of one step."""
     disk: int = 64 * 2**20
     """Bytes of all files."""
     processes: int = 32
@@ -176,6 +176,13 @@ class Policy:
         if len(data) > self.limits.disk:
             raise PolicyError(f"Policy.files[{name!r}] is larger than Limits.disk ({self.limits.disk} bytes)")
         return data
+
+
+def checked(policy: object) -> Policy:
+    """`policy`, where it is one. Raises PolicyError."""
+    if not isinstance(policy, Policy):
+        raise PolicyError(f"policy must be a safeexec.Policy, not {type(policy).__name__}")
+    return policy
 
 
 def _is_import_pattern(pattern: str) -> bool:

@@ -29,6 +29,8 @@ def backend_names() -> tuple[str, ...]:
 
 def load_backend(name: str) -> type[Backend]:
     """The class behind a sandbox's name; only that one's package is imported. Raises BackendUnavailable."""
+    if isinstance(name, type) and issubclass(name, Backend):
+        raise BackendUnavailable(f"{name.__name__} is a Backend's class: pass a Backend, {name.__name__}(...)")
     if not isinstance(name, str) or not name.isidentifier():
         raise BackendUnavailable(f"{name!r} is not the name of a sandbox; installed: {', '.join(backend_names())}")
     found: Any = None

@@ -9,6 +9,8 @@ from typing import Any
 from safeexec.errors import ExecutionError
 
 ERROR_KINDS = ("exception", "exit", "time", "memory", "output", "policy", "crash", "protocol")
+MOST_FILES = 2_000
+"""So many files are looked at after a step; ``session.files`` knows all."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Result:
     error: GuestError | None = None
     displays: tuple[Display, ...] = ()
     files: tuple[FileInfo, ...] = ()
-    """Files the step made or changed; read them through ``session.files``."""
+    """Files the step made or changed, as far as they are among the first 2,000 of the working directory; read them through ``session.files``."""
     usage: Usage = field(default_factory=Usage)
     tool_calls: tuple[ToolCall, ...] = ()
     network: tuple[NetworkRequest, ...] = ()

@@ -270,6 +270,8 @@ class Session:
             raise ProtocolError(str(error)) from None
 
     def _set(self, variables: Mapping[str, Any]) -> None:
+        if not isinstance(variables, Mapping):
+            raise TypeError(f"variables must be a mapping of names to values, not {type(variables).__name__}")
         encoder = wire.Encoder(self.policy.limits.value, strict=True)
         nodes = {}
         for name, value in variables.items():

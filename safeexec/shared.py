@@ -53,9 +53,9 @@ def run(
     """Run one step in a fresh sandbox. The executor behind it is kept for the next call that wants the same kind."""
     with ExitStack() as used:
         with getting_ready(sandbox, policy, backend_options):
-            from safeexec.policy import Policy
+            from safeexec.policy import Policy, checked
 
-            chosen = Policy() if policy is None else policy
+            chosen = Policy() if policy is None else checked(policy)
             if limits is not None:
                 chosen = chosen.replace(limits=limits)
             executor = used.enter_context(_shared_executor(sandbox, chosen, backend_options))

@@ -23,6 +23,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
+from importlib import import_module
 from io import BytesIO
 from itertools import accumulate, count
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Union
@@ -71,6 +72,17 @@ class NotPlain(TypeError):
 # -- plain stand-ins for what has no built-in type ----------------------------------------------------------------------
 
 
+def may_load(library: str) -> bool:
+    """Whether stand-ins may become objects of `library`. Another is put in its place where the language is a wall, which unreviewed objects lead past."""
+    return True
+
+
+def _load(name: str) -> Any:
+    if not may_load(name):
+        raise ImportError("{} is not among the modules that may be imported here".format(name), name=name)
+    return import_module(name)
+
+
 @dataclass(frozen=True)
 class Opaque:
     """A value that does not travel: the name of its type and its ``repr``, cut to a few thousand characters."""
@@ -95,8 +107,7 @@ class Array:
 
     def to_numpy(self) -> Any:
         """The array as a new ``numpy.ndarray``. Raises ImportError without numpy."""
-        import numpy
-
+        numpy = _load("numpy")
         return numpy.frombuffer(self.data, dtype=numpy.dtype(self.dtype)).reshape(self.shape).copy()
 
 
@@ -112,11 +123,7 @@ class Image:
 
     def to_pil(self) -> Any:
         """The picture as a ``PIL.Image.Image``: this is where the guest's bytes are first parsed. Needs pillow."""
-        import io
-
-        import PIL.Image
-
-        return PIL.Image.open(io.BytesIO(self.data), formats=("PNG", "JPEG", "GIF", "WEBP", "BMP"))
+        return _load("PIL.Image").open(BytesIO(self.data), formats=("PNG", "JPEG", "GIF", "WEBP", "BMP"))
 
 
 @dataclass(frozen=True)
@@ -128,8 +135,7 @@ class Table:
 
     def to_pandas(self) -> Any:
         """The table as a ``pandas.DataFrame``. Needs pandas."""
-        import pandas
-
+        pandas = _load("pandas")
         columns = {k: v.to_numpy() if isinstance(v, Array) else v for k, v in self.columns.items()}
         return pandas.DataFrame(columns, index=self.index)
 

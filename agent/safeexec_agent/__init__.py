@@ -99,3 +99,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'safeexec_agent' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"safeexec_agent.{module}"), name)
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safeexec import DEFAULT_IMPORTS, Executor, Limits, Policy, Session, ToolError, whole
+from safeexec import DEFAULT_IMPORTS, Executor, Limits, Policy, PolicyError, Session, ToolError, whole
 from safeexec_agent import prompts
 from safeexec_agent.bridge import Delegate, SandboxTool, Slot, host_function
 from safeexec_agent.errors import AgentError
@@ -24,12 +24,14 @@ DEFAULT_LIMITS = Limits(time=30.0, tool_time=60.0, wall=None)
 
 
 class CodeAgent(Loop):
-    """An agent whose actions are Python. `sandbox` is a name or an Executor; tools and models run here, the model's code only there.
+    """An agent whose actions are Python. `sandbox` is a name, to which `sandbox_options` go, or an Executor; tools and models run here, the model's
+    code only there.
 
     The names of the arguments are smolagents'. `before_step` sees each :class:`ActionStep` when its code is about to run; returning False or a text
     keeps it from running and tells the model so. `final_answer_checks` get the answer, the memory and the agent, as many as they take; one that
     returns False or raises sends the model back to work. `helpers` are modules, or paths of ``.py`` files, that the model's code can import.
-    `context_tokens` bounds the conversation, `token_budget` what a whole run may use.
+    `context_tokens` bounds the conversation, `token_budget` what a whole run may use. `prompt_templates` replaces some of "system_prompt", "task", "plan",
+    "final_answer" and "managed_agent".
 
     The default sandbox allows :data:`safeexec.DEFAULT_IMPORTS` and `additional_authorized_imports`; a `policy` replaces limits and everything else,
     and its own imports, if any, take the place of the default's. Raises ToolError, PolicyError, ValueError for what is malformed.
@@ -65,6 +67,15 @@ class CodeAgent(Loop):
     ) -> None:
         if name is not None and not name.isidentifier():
             raise ValueError(f"name {name!r} must be one that code can call, such as 'web_agent'")
+        if not callable(getattr(model, "generate", None)) and not callable(model):
+            raise ValueError(f"model must be a model, such as OpenAIModel('gpt-4o-mini'), not {model!r:.100}")
+        if policy is not None and not isinstance(policy, Policy):
+            raise PolicyError(f"policy must be a safeexec.Policy, not {type(policy).__name__}")
+        if callable(tools) or not isinstance(tools, Iterable):
+            raise ToolError(f"tools must be a list of tools, not {tools!r:.100}")
+        for what, given in (("step_callbacks", step_callbacks), ("final_answer_checks", final_answer_checks)):
+            if callable(given):
+                raise ValueError(f"{what} must be a list of functions, not one")
         self.name, self.description = name, description
         self.model, self.instructions, self.max_steps = model, instructions, max_steps
         self.tools = _named([as_tool(item) for item in tools])
@@ -85,7 +96,7 @@ class CodeAgent(Loop):
         self.tags = tags_of(code_block_tags)
         self.max_print_outputs_length = max_print_outputs_length
         self.helpers = dict(map(_helper, helpers))
-        self.prompt_templates = {**prompts.TEMPLATES, **(prompt_templates or {})}
+        self.prompt_templates = prompts.chosen(prompt_templates or {})
         self.context_tokens, self.token_budget = context_tokens, token_budget
         self.verbosity_level = verbosity_level
         self.observers: list[Callable[..., Any]] = []

@@ -28,7 +28,19 @@ _OWN_TOOLS = {
 """Class, and the library it needs."""
 
 
-@click.command("agent", context_settings={"help_option_names": ["-h", "--help"]}, epilog=exits.HELP)
+_EXITS = """\b
+Exit codes:
+  0    the agent gave its answer
+  1    the host could not carry on, or not save what was made
+  2    usage: an option, a file or a key is wrong or missing
+  3    the agent ended without an answer of its own: out of rounds, or stuck
+  4    the sandbox, a library that is needed, or the model is not available
+  130  interrupted with Ctrl-C
+  141  whoever read the output went away
+  129, 143  told to end by SIGHUP or SIGTERM"""
+
+
+@click.command("agent", context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXITS)
 @click.argument("task")
 @click.option(
     "--sandbox",
@@ -44,7 +56,7 @@ _OWN_TOOLS = {
     metavar="KIND:NAME",
     help="openai:NAME, hf:NAME, ollama:NAME, litellm:NAME or script:FILE.",
 )
-@click.option("--base-url", metavar="URL", help="The endpoint, for openai:, ollama: and hf:.")
+@click.option("--base-url", metavar="URL", help="The model's endpoint. [ollama: OLLAMA_BASE_URL, or port 11434 here]")
 @click.option(
     "--tool",
     "tools",

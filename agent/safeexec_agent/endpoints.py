@@ -198,7 +198,9 @@ class InferenceClientModel(_ChatCompletions):
                 return self._client.chat_completion(**request)
             except Exception as error:  # of requests, httpx or the library's own, by version
                 status = getattr(getattr(error, "response", None), "status_code", None)
-                if attempt == self._retries or (status is not None and status != 429 and status < 500):
+                # A plain ValueError is the library's word on the request, or on a token that is missing: no time heals it.
+                final = type(error) is ValueError or (status is not None and status != 429 and status < 500)
+                if attempt == self._retries or final:
                     raise ModelError(f"{self.model_id}: {type(error).__name__}: {str(error)[:500]}") from error
                 time.sleep(min(0.5 * 2**attempt, 8.0))
         raise ModelError(f"{self.model_id}: no attempt was made")

@@ -167,6 +167,11 @@ def connected(collection: Any, parameters: Any, timeout: float) -> Iterator[Any]
 
 
 def _transport(parameters: Any) -> Any:
+    if not ("url" in parameters if isinstance(parameters, Mapping) else hasattr(parameters, "command")):
+        # Its type alone: what is in it may be a key.
+        raise AgentError(
+            f"it is named by mcp.StdioServerParameters or {{'url': …}}, not by this {type(parameters).__name__}"
+        )
     if isinstance(parameters, Mapping):
         if parameters.get("transport") == "sse":
             from mcp.client.sse import sse_client

@@ -252,7 +252,7 @@ def cut(text: str, length: int) -> str:
 def image_part(data: bytes) -> dict[str, Any]:
     """A picture as a part of a message."""
     kinds = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
-    kind = next((name for magic, name in kinds.items() if data.startswith(magic)), None)
+    kind = next((name for magic, name in kinds.items() if isinstance(data, bytes) and data.startswith(magic)), None)
     if kind is None:
         raise AgentError("a picture must be a PNG, JPEG, GIF or WebP file, as bytes")
     return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{base64.b64encode(data).decode()}"}}

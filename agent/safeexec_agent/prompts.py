@@ -80,6 +80,14 @@ TEMPLATES: Mapping[str, str] = {
 }
 
 
+def chosen(templates: Mapping[str, str]) -> dict[str, str]:
+    """`TEMPLATES` with these in their places. Raises ValueError for what is none of them, or no text."""
+    for name, text in templates.items():
+        if name not in TEMPLATES or not isinstance(text, str):
+            raise ValueError(f"prompt_templates: {name!r:.100} is not one of {', '.join(TEMPLATES)}, or not a text")
+    return {**TEMPLATES, **templates}
+
+
 def fill(template: str, **values: Any) -> str:
     """`template` with each ``{{name}}`` that is in `values` replaced, once: what is put in is not looked at again."""
     return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda m: str(values[m[1]]) if m[1] in values else m[0], template)

@@ -227,7 +227,8 @@ class ToolCollection:
     def from_mcp(cls, server_parameters: Any, *, trust_remote_code: bool = False, timeout: float = 30.0) -> Any:
         """The tools of an MCP server, while entered: ``with ToolCollection.from_mcp(…) as collection``.
 
-        `server_parameters`: ``mcp.StdioServerParameters`` (the program is started by your word), or ``{"url": …}`` for one over HTTP.
+        `server_parameters`: ``mcp.StdioServerParameters`` (the program is started by your word), or ``{"url": …}`` for one over HTTP, with
+        ``"transport": "sse"`` for one that speaks server-sent events.
         `trust_remote_code` is accepted for examples written for smolagents and changes nothing: no code of a server runs here.
         """
         from safeexec_agent.mcp_tools import connected

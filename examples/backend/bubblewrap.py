@@ -42,12 +42,11 @@ class BubblewrapGuest(StreamGuest):
         ours, theirs = socket.socketpair()
         told, tells = os.pipe()
         try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    _command(program, theirs.fileno(), tells), pass_fds=[theirs.fileno(), tells], start_new_session=True, env={}
-                )  # fmt: skip
-            os.close(tells)
-            with open(told) as file:
+            with theirs, open(told) as file:
+                with open(tells, "w"):
+                    self._process = subprocess.Popen(
+                        _command(program, theirs.fileno(), tells), pass_fds=[theirs.fileno(), tells], start_new_session=True, env={}
+                    )  # fmt: skip
                 self._init = json.load(file)["child-pid"]
         except (OSError, ValueError) as error:
             ours.close()

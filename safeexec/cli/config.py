@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from safeexec.cli.exits import Failure
-from safeexec.cli.units import human, seconds, size
+from safeexec.cli.units import MIN_MEMORY, human, seconds, size
 
 NAMES = ("safeexec.toml", "pyproject.toml")
 _MAX_FILE = 2**20
@@ -36,6 +36,10 @@ def _names(value: object) -> object:
     return value
 
 
+def _memory(value: object) -> object:
+    return size(value, MIN_MEMORY)
+
+
 def _flag(value: object) -> object:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
@@ -45,7 +49,7 @@ def _flag(value: object) -> object:
 KEYS: dict[str, Callable[[Any], object]] = {
     "sandbox": _name,
     "timeout": seconds,
-    "memory": size,
+    "memory": _memory,
     "output-limit": size,
     "allow-import": _names,
     "package": _names,
@@ -116,6 +120,8 @@ def _checked(path: str, table: dict[str, Any], trusted: bool) -> dict[str, Any]:
     for raw, value in table.items():
         key, shown = raw.replace("_", "-"), _line(raw, 60)
         read = KEYS.get(key)
+        if key == "tool" and isinstance(value, dict):
+            raise Failure(f"{path}: settings stand at its top, and under [tool.safeexec] in pyproject.toml only")
         if read is None:
             raise Failure(f"{path}: there is no setting '{shown}'; there are: {', '.join(KEYS)}")
         if key in settings:

@@ -9,11 +9,11 @@ import sys
 import click
 
 from safeexec.cli import exits
-from safeexec.cli.options import Options, shared
+from safeexec.cli.options import Options, serving
 
 
 @click.command("mcp", context_settings={"help_option_names": ["-h", "--help"]})
-@shared
+@serving
 @click.option(
     "--transport",
     type=click.Choice(["stdio", "http"]),

@@ -14,7 +14,7 @@ import click
 from safeexec.ahead import DEFAULT_SANDBOX
 from safeexec.cli import config
 from safeexec.cli.exits import Failure
-from safeexec.cli.units import Seconds, Size
+from safeexec.cli.units import MIN_MEMORY, Seconds, Size
 from safeexec.errors import BackendUnavailable
 from safeexec.policy import DEFAULT_IMPORTS, Limits, Policy
 
@@ -86,6 +86,14 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
     return gathered
 
 
+def serving(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As :func:`shared`, for a command whose clients read the files themselves: it refuses ``--save-files``, and so does not offer it."""
+    gathered = shared(command)
+    for option in gathered.__click_params__:  # type: ignore[attr-defined]
+        option.hidden = option.hidden or option.name == "save_files"
+    return gathered
+
+
 _OPTIONS = (
     _option("sandbox", metavar="NAME", default=DEFAULT_SANDBOX, show_default=True, help="Which sandbox."),
     _option(
@@ -94,7 +102,9 @@ _OPTIONS = (
         metavar="S",
         help="Seconds a step may run; its tools' time is not counted. [default: 5]",
     ),
-    _option("memory", type=Size(2**20), metavar="SIZE", help="Memory of the sandbox, such as 512M. [default: 256M]"),
+    _option(
+        "memory", type=Size(MIN_MEMORY), metavar="SIZE", help="Memory of the sandbox, such as 512M. [default: 256M]"
+    ),
     _option(
         "output-limit",
         type=Size(),

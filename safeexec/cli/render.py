@@ -32,7 +32,7 @@ _TYPES = {
         ("URLError", "gaierror", "ConnectError", "NameResolutionError"), "--allow-net HOST lets it reach a host"
     ),
 }
-_IMPORTS = f"--allow-import M allows one more module; {_PACKAGES}"
+_IMPORTS = f"--allow-import M allows one more module, M.* those below it; {_PACKAGES}"
 _CODES = {"bold": "1", "dim": "2", "red": "31", "cyan": "36", "yellow": "33"}
 _SGR_END = "\x1b[0m"
 _PLACE = re.compile(r'( *(?:[|+-] *)*)(File "[^\n]*", line [0-9]+.*)')

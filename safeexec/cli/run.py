@@ -39,7 +39,7 @@ def command(ctx: click.Context, options: Options, program: str | None, code: str
 
     --json prints one document of strict JSON and nothing else on stdout: schema, sandbox, ok, exit_code, interrupted, value, stdout, stderr,
     error, displays, files, saved, usage, tool_calls, network, truncated, rolled_back. Values that JSON lacks are objects with a "$type"; bytes are
-    base64.
+    base64. With exit code 2 there may be none: an option or a file is wrong.
     """
     screen = Screen(sys.stdout, sys.stderr)
     source = read_program(program, code)

@@ -10,7 +10,7 @@ from safeexec import whole
 from safeexec.cli.exits import Failure
 from safeexec.errors import SafeExecError, SessionClosed
 from safeexec.names import check_collisions
-from safeexec.result import Display, Result
+from safeexec.result import MOST_FILES, Display, Result
 from safeexec.session import Session
 from safeexec.text import iframe
 
@@ -67,6 +67,10 @@ class Saver:
             for name, data in displays.items():
                 paths.append(_write(self.directory, name, data))
             if names:
+                found = [info.name for info in session.files.list()]
+                # Of so many the result does not know all; those that were placed there are nobody's news.
+                if len(found) > MOST_FILES:
+                    names += sorted({*found} - {*names, *session.policy.files})
                 check_collisions([*names, *displays])
                 paths += session.files.save(self.directory, names)
         except SessionClosed:

@@ -8,11 +8,11 @@ import threading
 import click
 
 from safeexec.cli import exits
-from safeexec.cli.options import Options, shared
+from safeexec.cli.options import Options, serving
 
 
 @click.command("serve", context_settings={"help_option_names": ["-h", "--help"]})
-@shared
+@serving
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on. What is sent is not encrypted."
 )

@@ -8,11 +8,13 @@ import re
 import click
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
+MIN_MEMORY = 2**20
+"""Bytes: less was meant with a unit."""
 _FACTOR = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def size(value: object) -> int:
-    """Bytes: a whole number, or text such as "512K", "256M", "1.5G" (binary units). Raises ValueError."""
+def size(value: object, minimum: int = 1) -> int:
+    """Bytes: a whole number, or text such as "512K", "256M", "1.5G" (binary units). `minimum` catches a forgotten unit. Raises ValueError."""
     match = (
         _SIZE.fullmatch(str(value).strip()) if isinstance(value, str | int) and not isinstance(value, bool) else None
     )
@@ -21,6 +23,8 @@ def size(value: object) -> int:
     number = float(match[1]) * _FACTOR[match[2].upper()]
     if not 1 <= number < 2**63:
         raise ValueError(f"{value!r:.80} is not a possible size")
+    if number < minimum:
+        raise ValueError(f"{value} is {int(number)} bytes, less than {human(minimum)}; write e.g. 256M")
     return int(number)
 
 
@@ -46,7 +50,7 @@ def human(count: int) -> str:
 
 
 class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic in new versions only
-    """An option's size in bytes. `minimum` catches a forgotten unit."""
+    """An option's size in bytes."""
 
     name = "size"
 
@@ -55,12 +59,9 @@ class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         try:
-            number = size(value)
+            return size(value, self._minimum)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        if number < self._minimum:
-            self.fail(f"{value} is {number} bytes, less than {human(self._minimum)}; write e.g. 256M", param, ctx)
-        return number
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg, unused-ignore]

@@ -150,6 +150,8 @@ def parse_pattern(text: str) -> Pattern:
             raise PolicyError(f"Policy.network: {text!r}: the scheme must be http or https")
         rest = rest.removesuffix("/")
     try:
+        if "/" in rest:
+            raise ValueError("hosts are named, not paths")
         name, port = split_authority(rest)
         if scheme is not None and port is None:
             port = SCHEMES[scheme]

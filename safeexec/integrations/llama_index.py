@@ -1,7 +1,7 @@
-"""LlamaIndex: ``CodeActAgent(code_execute_fn=SafeexecRunner("wasm", tools=[search]), tools=[search], llm=llm)``.
+"""LlamaIndex: ``CodeActAgent(code_execute_fn=code_execute_fn("wasm", tools=[search]), tools=[search], llm=llm)``.
 
-Interface: an asynchronous function from code to a dictionary, of llama-index-core 0.14; the agent's tools are given to the runner, too, which calls
-them on the host.
+Interface: an asynchronous function from code to a dictionary, of llama-index-core 0.14; the agent's tools are given to that function, too,
+which calls them on the host.
 """
 
 from __future__ import annotations

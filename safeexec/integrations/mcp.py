@@ -16,7 +16,7 @@ import safeexec
 from safeexec.aio import _in_thread
 from safeexec.integrations._mcp_parts import Conversations, bytes_of, content_of, result_of
 from safeexec.integrations._sessions import Sessions
-from safeexec.integrations._shown import Shown
+from safeexec.integrations._shown import Shown, clip
 from safeexec.integrations._streaming import run_streaming
 from safeexec.text import neutralise_line
 
@@ -52,7 +52,7 @@ def server(sessions: Sessions) -> MCPServer[Any]:
         """The files in the working directory, with their sizes in bytes."""
         async with conversations.live(ctx, session) as (state, _):
             found = await state.files.list()
-        return "\n".join(f"{neutralise_line(info.name)}\t{info.size}" for info in found) or "(no files)"
+        return clip("\n".join(f"{neutralise_line(info.name)}\t{info.size}" for info in found)) or "(no files)"
 
     @app.tool()
     async def read_file(name: str, ctx: Context[Any, Any], session: str = "") -> CallToolResult:

@@ -8,6 +8,7 @@ import pytest
 
 from safeexec.errors import LimitExceeded
 from safeexec.names import UnsafeName
+from safeexec.result import MOST_FILES
 from safeexec.testing.base import Base
 
 BAD_NAMES = (
@@ -119,6 +120,12 @@ json.load(open("t.json"))
                 with pytest.raises(UnsafeName):
                     session.files.read(info.name)
             assert session.run("6").value == 6
+
+    def test_every_file_is_listed_and_those_of_a_step_up_to_a_bound(self) -> None:
+        with self.session() as session:
+            result = session.run(f"for i in range({MOST_FILES + 100}):\n    open(f'f{{i}}', 'w').close()")
+            assert result.ok and len(result.files) == MOST_FILES, result.error
+            assert {info.name for info in session.files.list()} == {f"f{i}" for i in range(MOST_FILES + 100)}
 
     def test_removed_file_is_gone_from_the_list(self) -> None:
         with self.session() as session:

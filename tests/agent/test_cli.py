@@ -299,6 +299,14 @@ def test_help_names_the_command_and_what_it_is_for() -> None:
     assert "Have a model do a task by writing Python." in done.stdout
 
 
+def test_help_says_what_its_own_exit_codes_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["agent", "--help"]) == 0
+    said = capsys.readouterr().out
+    codes = {line.split()[0]: line for line in said.partition("Exit codes:")[2].splitlines() if line.strip()}
+    assert "rounds" in codes["3"] and "model" in codes["4"] and "SystemExit" not in said
+    assert "OLLAMA_BASE_URL" in said
+
+
 @pytest.mark.parametrize("sandbox", ["wasm", "local"])
 def test_only_a_host_that_was_named_is_reached(folder: Path, sandbox: str) -> None:
     reached: list[str] = []

@@ -434,6 +434,22 @@ def test_wrong_arguments_are_refused(make: Make) -> None:
         make([], additional_authorized_imports="numpy")
     with pytest.raises(ValueError, match="task"):
         make([]).run("  ")
+    for model in (None, "gpt-4o"):
+        with pytest.raises(ValueError, match="model must be a model"):
+            make(model)
+    for tools in (None, print, 5):
+        with pytest.raises(ToolError, match="a list of tools"):
+            make([], tools)
+    for name in ("step_callbacks", "final_answer_checks"):
+        with pytest.raises(ValueError, match=f"{name} must be a list"):
+            make([], **{name: print})
+    for templates in ({"sytem_prompt": "x"}, {"managed_agent": {"task": "x"}}):
+        with pytest.raises(ValueError, match="not one of system_prompt"):
+            make([], prompt_templates=templates)
+    with pytest.raises(PolicyError, match="not Limits"):
+        make([], policy=Limits())
+    with pytest.raises(AgentError, match="as bytes"):
+        make([code("final_answer(1)")]).run("Look.", images=["picture.png"])
     with pytest.raises(ValueError, match="code_block_tags"):
         make([], code_block_tags="xml")
     with pytest.raises(PolicyError):

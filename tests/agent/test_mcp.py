@@ -124,6 +124,13 @@ def test_a_list_without_end_is_refused(tmp_path: Path, pages: str, why: str) -> 
     assert eventually(lambda: not [t for t in threading.enumerate() if t.name == "safeexec-mcp"])
 
 
+@pytest.mark.parametrize("parameters", ["npx server", None, {"command": "npx"}], ids=str)
+def test_what_names_no_server_is_told_what_does(parameters: Any) -> None:
+    with pytest.raises(AgentError, match=r"StdioServerParameters or \{'url': …\}"):
+        with ToolCollection.from_mcp(parameters):
+            pass
+
+
 def test_a_server_that_does_not_start_says_so() -> None:
     with pytest.raises(AgentError, match="cannot be used"):
         with ToolCollection.from_mcp(

@@ -211,6 +211,20 @@ def test_inference_client(make: Make) -> None:
         assert len(server.requests) == 1
 
 
+def test_a_token_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = InferenceClientModel("q")
+    asked: list[int] = []
+
+    def refuse(**request: Any) -> Any:
+        asked.append(1)
+        raise ValueError("You must provide an api_key")
+
+    monkeypatch.setattr(model._client, "chat_completion", refuse)
+    with pytest.raises(ModelError, match="You must provide an api_key"):
+        ask(model, HELLO)
+    assert len(asked) == 1
+
+
 def test_litellm_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     # A stand-in: the library is used only by those who installed it.
     def complete(**request: Any) -> Any:

@@ -44,6 +44,14 @@ def test_help_lists_the_commands_and_the_exit_codes(cli: Command) -> None:
     assert cli("--version").out == f"safeexec, version {safeexec.__version__}\n"
 
 
+@pytest.mark.parametrize("command", ["mcp", "serve"])
+def test_what_a_server_refuses_it_does_not_offer(cli: Command, command: str) -> None:
+    assert "--save-files" in cli("run", "--help").out
+    assert "--save-files" not in cli(command, "--help").out
+    ran = cli(command, "--save-files", "out")
+    assert ran.code == 2 and "clients read files" in ran.err
+
+
 def test_no_command_shows_the_help_and_is_wrong_usage(cli: Command) -> None:
     ran = cli()
     assert (ran.code, ran.out) == (2, "")

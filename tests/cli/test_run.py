@@ -216,6 +216,14 @@ def test_links_are_not_files_that_are_saved(cli: Command) -> None:
     assert [path.name for path in Path("out").iterdir()] == ["ok"]
 
 
+def test_all_files_are_saved_however_many(cli: Command) -> None:
+    Path("given.txt").write_text("given")
+    code = "for i in range(2100): _ = open(f'f{i}', 'w').write('x')"
+    ran = cli("run", "--file", "given.txt", "--save-files", "out", "-c", code)
+    assert ran.code == 0, ran.err
+    assert {path.name for path in Path("out").iterdir()} == {f"f{i}" for i in range(2100)}
+
+
 USAGE = {
     "both": (["run", "x.py", "-c", "1"], "not both"),
     "missing file": (["run", "missing.py"], "missing.py: No such file"),

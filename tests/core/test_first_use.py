@@ -67,7 +67,7 @@ def test_in_process_there_is_nothing_to_start() -> None:
         ("safeexec.Executor('wasm', nonsense=1)", "PolicyError"),
         ("safeexec.Executor('local', nonsense=1)", "PolicyError"),
         ("safeexec.Executor('wasm', policy=3)", "PolicyError"),
-        ("safeexec.run('1', policy='none')", "AttributeError"),
+        ("safeexec.run('1', policy='none')", "PolicyError"),
         ("safeexec.run('1', limits={'time': 1})", "PolicyError"),
         ("safeexec.Executor('wasm', isolation='session', workers=0)", "PolicyError"),
     ],

@@ -349,6 +349,16 @@ def test_files_of_a_policy_are_checked(tmp_path: Path) -> None:
             Policy(files={"a": content}, limits=Limits(disk=1000)).file_bytes("a")
 
 
+def test_a_file_is_written_from_bytes_or_text_only(session: Session) -> None:
+    for data in (b"ab", bytearray(b"ab"), memoryview(b"xabx")[1:3], "ab"):
+        session.files.write("out.txt", data)
+        assert session.files.read("out.txt") == b"ab"
+    for other in (5, [97], None):
+        with pytest.raises(TypeError):
+            session.files.write("out.txt", other)
+        assert session.files.read("out.txt") == b"ab"
+
+
 def test_writing_more_than_the_disk_holds_is_refused_before_it_is_sent() -> None:
     with Executor(PlainBackend()) as executor, executor.session() as session:
         session.files.write("empty", b"")

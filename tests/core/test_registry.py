@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import safeexec
 from safeexec import BackendUnavailable, Executor, Policy, PolicyError, registry
 from tests.support.plain import PlainBackend
 
@@ -80,6 +81,19 @@ def test_what_is_no_backend_is_refused(monkeypatch: pytest.MonkeyPatch, found: A
     monkeypatch.setattr(registry, "entry_points", lambda group: {"theirs": Point(found)})
     with pytest.raises(BackendUnavailable, match="not a safeexec"):
         Executor("theirs")
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "known"), [("local", "none"), ("wasm", "workers, isolation, keep_bytes, preimport, progress")]
+)
+def test_our_sandboxes_name_the_options_they_have(sandbox: str, known: str) -> None:
+    with pytest.raises(PolicyError, match=f"^the {sandbox} sandbox has no option timeout; it has {known}$"):
+        safeexec.run("1", sandbox=sandbox, timeout=5)
+
+
+def test_a_class_in_place_of_a_backend_is_told_what_is_wanted() -> None:
+    with pytest.raises(BackendUnavailable, match=r"pass a Backend, PlainBackend\(...\)"):
+        Executor(PlainBackend)  # type: ignore[arg-type]
 
 
 def test_options_go_to_the_sandbox_or_are_refused() -> None:

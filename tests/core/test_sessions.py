@@ -310,6 +310,24 @@ def test_code_beyond_a_header_is_refused_and_the_session_goes_on(executor: Execu
         assert session.run("1").value == 1
 
 
+@pytest.mark.parametrize("policy", [Limits(), {"limits": Limits()}, {}, "wasm"], ids=repr)
+def test_what_is_no_policy_is_refused_wherever_one_is_taken(executor: Executor, policy: Any) -> None:
+    for take in (
+        lambda: safeexec.run("1", sandbox="local", policy=policy),
+        lambda: executor.session(policy=policy),
+        lambda: executor.run("1", policy=policy),
+    ):
+        with pytest.raises(PolicyError, match=rf"must be a safeexec\.Policy, not {type(policy).__name__}"):
+            take()
+    assert executor.run("1").value == 1
+
+
+@pytest.mark.parametrize("variables", [["x"], 5, "x", [("x", 1)]], ids=repr)
+def test_variables_that_are_no_mapping_are_refused(executor: Executor, variables: Any) -> None:
+    with pytest.raises(TypeError, match="mapping of names to values"):
+        executor.session(variables=variables)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -376,6 +376,24 @@ def abs_tool(n: int) -> int:
     return abs(n)
 
 
+@pytest.mark.parametrize(("own", "whose"), [(False, "(Limits.tool_time)"), (True, "(the tool's own tool_time)")])
+def test_what_is_said_of_a_slow_tool_names_the_limit_that_it_ran_into(
+    executor: Executor, own: bool, whose: str
+) -> None:
+    release = threading.Event()
+
+    def slow() -> None:
+        release.wait(20)
+
+    if own:
+        slow.tool_time = 0.1  # type: ignore[attr-defined]
+    try:
+        error = run(executor, "slow()", [slow], tool_time=20 if own else 0.1).error
+        assert error is not None and error.type == "TimeoutError" and error.message.endswith(whose)
+    finally:
+        release.set()
+
+
 def test_overrunning_async_tool_is_cancelled(executor: Executor) -> None:
     cancelled = threading.Event()
 

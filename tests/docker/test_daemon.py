@@ -287,7 +287,14 @@ def test_incomplete_tls_settings_are_named(bare: Path, monkeypatch: pytest.Monke
     assert "TLS settings are incomplete" in refused()
 
 
-@pytest.mark.parametrize("options", [{"pool": "x"}, {"pool": -1}, {"pool": True}, {"cpus": 0}, {"cpus": "two"}, {"cpus": float("nan")}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pool": "x"}, {"pool": -1}, {"pool": True}, {"cpus": 0}, {"cpus": "two"}, {"cpus": float("nan")},
+        {"idle": "60"}, {"idle": 0}, {"lifetime": "1h"}, {"lifetime": float("nan")}, {"pool_age": None}, {"pool_age": -1},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_numbers_that_are_none_are_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(PolicyError, match=next(iter(options))):
         Executor("docker", **options)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from safeexec import Executor, Limits, Policy, PolicyError
+from safeexec import BackendUnavailable, Executor, Limits, Policy, PolicyError
 from safeexec.testing import conformance
+from safeexec.testing.lifecycle import descriptors
 from tests.support.markdown import ROOT
 
 SOURCE = ROOT / "examples" / "backend" / "bubblewrap.py"
@@ -56,6 +57,14 @@ def test_no_file_of_the_host_is_read_or_written(tmp_path: Path) -> None:
 def test_what_it_cannot_honour_is_refused() -> None:
     with executor() as made, pytest.raises(PolicyError, match="memory"):
         made.session(policy=Policy(limits=Limits(memory=2**20)))
+
+
+@pytest.mark.parametrize("program", ["/nowhere/bwrap", "/bin/true"])
+def test_what_does_not_start_leaves_nothing_open(program: str) -> None:
+    before = descriptors()
+    with pytest.raises(BackendUnavailable, match="did not start"):
+        example.BubblewrapGuest(Policy(), program)
+    assert descriptors() == before
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from safeexec import Executor, Limits, Policy
 from tests.support.markdown import ROOT, Block, blocks
 from tests.test_readme import check, with_checks
 
@@ -39,7 +40,30 @@ def test_every_public_name_is_on_its_page(package: str, page: str) -> None:
     described = set(re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE))
     errors = set(dir(importlib.import_module("safeexec.errors"))) if "safeexec.errors" in described else ()
     for name in importlib.import_module(package).__all__:
+        assert name in dir(importlib.import_module(package))  # where whoever explores it looks
         assert f"{package}.{name}" in described or name in errors or f"`{name}`" in text, name
+
+
+def test_what_wasm_lacks_of_the_library_is_what_the_page_says() -> None:
+    said = re.search(
+        r"sockets not be made, and (.+?) are not\s+there", (ROOT / "docs" / "sandboxes.md").read_text(), re.DOTALL
+    )
+    assert said is not None
+    code = """
+import hashlib, importlib, sys
+missing = [] if hasattr(hashlib, "scrypt") else ["hashlib.scrypt"]
+for name in sys.stdlib_module_names - {"antigravity", "this"}:
+    if not name.startswith("_"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing.append(name)
+missing
+"""
+    with Executor("wasm", policy=Policy(limits=Limits(time=60))) as executor:
+        missing = set(executor.run(code).value)
+    of_other_systems, of_no_interest = {"msvcrt", "nt", "winreg", "winsound"}, {"pydoc_data", "turtledemo"}
+    assert set(re.findall(r"`([\w.]+)`", said[1])) == missing - of_other_systems - of_no_interest
 
 
 def test_every_page_can_be_reached() -> None:

@@ -101,6 +101,12 @@ def test_a_malformed_pattern_is_refused_when_the_policy_is_made(pattern: str) ->
         Policy(network=(pattern,))
 
 
+@pytest.mark.parametrize("pattern", ["https://api.test/v1", "api.test/v1", "http://api.test//"])
+def test_a_path_is_called_a_path(pattern: str) -> None:
+    with pytest.raises(PolicyError, match="hosts are named, not paths"):
+        Policy(network=(pattern,))
+
+
 @pytest.mark.parametrize(
     "address",
     [

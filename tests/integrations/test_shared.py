@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextvars
 import gc
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -35,6 +37,14 @@ FOLDER = ROOT / "safeexec" / "integrations"
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
 def test_adapters_are_thin(path: Path) -> None:
     assert lines_of_code(path) <= MOST
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_what_an_adapter_says_it_has_is_there(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    said = (ast.get_docstring(tree) or "").partition("\n")[0]
+    defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    assert set(re.findall(r"\bSafeexec\w+(?=\()", said)) <= defined
 
 
 @pytest.fixture(scope="module")

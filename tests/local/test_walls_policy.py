@@ -137,7 +137,7 @@ def test_limits_that_cannot_be_held_are_refused_when_set() -> None:
 
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(PolicyError, match="colour"):
-        make(colour="red")
+        Executor("local", colour="red")
 
 
 def test_imports_beyond_the_reviewed_ones_weaken_the_language_wall() -> None:

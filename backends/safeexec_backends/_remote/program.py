@@ -49,7 +49,7 @@ def import_patterns(policy: Policy) -> list[str]:
 
 
 def arguments(policy: Policy, python: str, packages: bool = False) -> list[str]:
-    """The words of the command, about 31 KB: no file of ours is left in the sandbox, and no shell quotes anything."""
+    """The words of the command, about 48 KB: no file of ours is left in the sandbox, and no shell quotes anything."""
     setup: dict[str, Any] = {"memory": policy.limits.memory, "imports": import_patterns(policy)}
     if packages:
         setup["packages"] = PACKAGES

@@ -77,6 +77,12 @@ class DockerBackend(Backend):
             raise PolicyError(f"pool must be a number of containers, 0 or more, not {pool!r}")
         if type(cpus) not in (int, float) or not cpus >= 0.01:
             raise PolicyError(f"cpus must be a number, at least 0.01, not {cpus!r}")
+        for name, seconds in (("pool_age", pool_age), ("idle", idle), ("lifetime", lifetime)):
+            if seconds is None and name != "pool_age":
+                continue
+            # Said now: the clocks run in a thread that nobody hears.
+            if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not seconds > 0:
+                raise PolicyError(f"{name} must be a number of seconds, more than 0, not {seconds!r}")
         self._policy = policy
         self._image = image
         self._python = python

@@ -50,7 +50,7 @@ class _Progress:
     "packages",
     metavar="NAME",
     multiple=True,
-    help="Also make the image for Policy(packages=…) with it. Several times.",
+    help="Also make the image for Policy(packages=…) with it. Several times. pip there uses this environment's index and proxies.",
 )
 @click.option(
     "--build-network", metavar="NETWORK", help='The network of the container in which pip runs, "host" for example.'

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from safeexec.backend import Backend, Wall
 from safeexec.errors import BackendUnavailable, PolicyError
@@ -36,10 +36,7 @@ class LocalBackend(Backend):
         _language: str = "restricted",
         _deny: Iterable[str] = (),
         _portable: bool = False,
-        **options: Any,
     ) -> None:
-        if options:
-            raise PolicyError(f"the local sandbox has no option {', '.join(sorted(options))}")
         if os.name != "posix":
             raise BackendUnavailable(
                 "the local sandbox needs Linux (or, with fewer walls, macOS); use another sandbox here"

@@ -312,6 +312,8 @@ class Zygote:
         return os.fork(), -1
 
     def _serve_guest(self, fd: int, language: Any, order: Order) -> None:
+        wire: Any = self._wire
+        wire.may_load = getattr(language, "may_load", wire.may_load)
         if not order.keeps:
             self._rehearse_unless_wanted(language, fd)
             self._guest.Guest(self._guest.FdChannel(fd), language).serve()

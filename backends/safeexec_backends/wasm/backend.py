@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from safeexec.backend import Backend, Guest, Wall
 from safeexec.errors import BackendUnavailable, PolicyError, SnapshotError
@@ -109,10 +109,7 @@ class WasmBackend(Backend):
         keep_bytes: int = KEEP_BYTES,
         preimport: bool = True,
         progress: image.Progress | None = None,
-        **options: Any,
     ) -> None:
-        if options:
-            raise PolicyError(f"the wasm sandbox has no option {', '.join(sorted(options))}")
         if isolation not in ("shared", "session"):
             raise PolicyError(f"isolation must be 'shared' or 'session', not {isolation!r}")
         if workers is not None and (type(workers) is not int or workers < 0):

@@ -283,11 +283,6 @@ class Guest(safeexec_guest.Guest):
     def _relieve(self):
         reserve.clear()
 
-    def _do_list(self, header, blobs, answer):
-        encoder = wire.Encoder(self._limits["value"])
-        answer["v"] = encoder.encode([[name, size] for name, (size, _) in super()._scan().items()])
-        return encoder
-
 
 class Clock:
     """Stands for the `time` module in the guest program, whose figures the host replaces."""

@@ -50,7 +50,8 @@ class RestrictedLanguage:
     def __init__(self, imports: tuple[str, ...] | None = None, environ: dict[str, str] | None = None) -> None:
         install()
         self.gate: Gate = Gate(self, imports)
-        self.guards = Guards(third_party=_third_party(imports))
+        self._third_party = _third_party(imports)
+        self.guards = Guards(third_party=self._third_party)
         self.main: dict[str, Any] = {}
         self._base_environ = dict(os.environ) if environ is None else None
         self.environ: dict[str, str] = dict(environ or {})
@@ -80,6 +81,11 @@ class RestrictedLanguage:
                 "import_all": self.gate.every,
             }.items()
         }
+
+    def may_load(self, library: str) -> bool:
+        """Whether arrays, images and tables of the host's may become objects of `library`: nobody reviewed numpy's, pandas' and PIL's, and
+        ``DataFrame.eval`` alone reads every attribute of everything. So only where the language is no wall any more."""
+        return bool(self._third_party)
 
     def namespace(self) -> dict[str, Any]:
         """The globals of a fresh session."""
