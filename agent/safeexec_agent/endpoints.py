@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from safeexec_agent.errors import ModelError, NotInstalled
-from safeexec_agent.models import MAX_REPLY, ChatMessage, Delta, TokenUsage
+from safeexec_agent.models import MAX_REPLY, ChatMessage, Delta, TokenUsage, is_cut
 
 DEFAULT_HF_MODEL = "Qwen/Qwen2.5-Coder-32B-Instruct"
 _TRIES = 3
@@ -63,7 +63,7 @@ class _ChatCompletions:
                 continue
             if content is None or isinstance(content, str):
                 text = content or ""
-                truncated = _is_cut(choice) or len(text) > MAX_REPLY
+                truncated = is_cut(choice) or len(text) > MAX_REPLY
                 return ChatMessage("assistant", text[:MAX_REPLY], _used(answer), truncated)
             trouble = f"content of type {type(content).__name__}"
         raise ModelError(f"{self.model_id}: {trouble}")
@@ -89,7 +89,7 @@ class _ChatCompletions:
                 ended = ended or (
                     getattr(choices[0], "finish_reason", None) is not None if choices else used is not None
                 )
-                cut = _is_cut(choices[0]) if choices else False
+                cut = is_cut(choices[0]) if choices else False
                 if content or used or cut:
                     yield Delta(content if isinstance(content, str) else "", used, cut)
             # Half of a program must not be run as if it were the whole: a connection that is closed looks like an end.
@@ -112,10 +112,6 @@ class _ChatCompletions:
 def _says_when(choice: Any) -> bool:
     """Whether the endpoint says with each piece if it is the last. Some never do: theirs end when the stream does."""
     return "finish_reason" in getattr(choice, "model_fields_set", ("finish_reason",))
-
-
-def _is_cut(choice: Any) -> bool:
-    return getattr(choice, "finish_reason", None) == "length"
 
 
 def _used(answer: Any) -> TokenUsage | None:

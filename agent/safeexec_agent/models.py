@@ -234,7 +234,12 @@ def _truncated(answer: Any) -> bool:
     if getattr(answer, "truncated", False) is True:
         return True
     choices = getattr(getattr(answer, "raw", None), "choices", None)
-    return isinstance(choices, list) and bool(choices) and getattr(choices[0], "finish_reason", None) == "length"
+    return isinstance(choices, list) and bool(choices) and is_cut(choices[0])
+
+
+def is_cut(choice: Any) -> bool:
+    """Whether an endpoint says of one of its choices that the limit of tokens ended it."""
+    return getattr(choice, "finish_reason", None) == "length"
 
 
 def _usage(answer: Any) -> TokenUsage | None:
