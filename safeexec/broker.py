@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextvars
 import inspect
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from safeexec import threads, wire
+from safeexec.calls import Call, Turns
 from safeexec.errors import EndStep, ProtocolError
 from safeexec.policy import Limits
 from safeexec.result import ToolCall
@@ -64,36 +63,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class Call:
-    """One call under way."""
-
-    __slots__ = (
-        "arguments", "cancel", "context", "deadline", "named", "number", "positional", "running", "settled", "size", "started", "tool",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        number: int,
-        tool: HostTool,
-        positional: list[Any],
-        named: dict[str, Any],
-        arguments: Mapping[str, Any],
-        size: int,
-    ) -> None:
-        self.number = number
-        self.tool = tool
-        self.positional = positional
-        self.named = named
-        self.arguments = arguments
-        """All by name, for the log."""
-        self.size = size
-        self.context = contextvars.copy_context()
-        self.started = 0.0
-        self.deadline = float("inf")
-        self.running = self.settled = False
-        self.cancel: Callable[[], object] | None = None
-
-
 class Broker:
     """The tool calls of one step.
 
@@ -122,12 +91,10 @@ class Broker:
         self._own_loop = loop
         self._lock = threading.Lock()
         self._running: dict[int, Call] = {}
-        self._waiting: deque[Call] = deque()
-        self._active = self._begun = 0
-        self._queued: deque[Call] = deque()
-        """Calls of asynchronous tools that wait for their turn."""
-        self._flying = 0
-        """Calls of such that have begun and whose answers were not sent."""
+        self._begun = 0
+        self._threads = Turns(MAX_PARALLEL)
+        self._flights = Turns(MAX_FLYING)
+        """Of asynchronous tools, whose turn lasts until their answer was sent."""
         self._senders = threads.Few(MAX_PARALLEL)
         """As many as run tools: a guest that leaves a thousand answers unread is not to have as many threads of the host's."""
         self.seen = 0
@@ -190,18 +157,7 @@ class Broker:
             if not closed:
                 self._running[number] = call
                 self._held += size
-                if tool.is_async:  # which takes no thread
-                    waits = self._flying >= MAX_FLYING
-                    if waits:
-                        self._queued.append(call)
-                    else:
-                        self._flying += 1
-                else:
-                    waits = self._active >= MAX_PARALLEL
-                    if waits:
-                        self._waiting.append(call)
-                    else:
-                        self._active += 1
+                waits = not self._turns(call).take(call)
         if closed:  # code that catches its interrupt must not go on calling the host
             self._refuse(number, "KeyboardInterrupt", "")
             return None
@@ -209,9 +165,10 @@ class Broker:
             return None
         if tool.is_async:
             if not self._fly(call):
-                self._land()
+                self._over(call)
             return None
-        return self._started(call)
+        self._begin(call)
+        return partial(self._in_thread, call)
 
     @property
     def quick(self) -> bool:
@@ -246,13 +203,33 @@ class Broker:
         if last:
             self._on_idle()
 
-    def _started(self, call: Call) -> Callable[[], None]:
+    def _turns(self, call: Call) -> Turns:
+        return self._flights if call.tool.is_async else self._threads
+
+    def _over(self, call: Call) -> None:
+        """It takes no thread any more, or no part of the event loop: it is the next one's turn."""
+        turns, begin = self._turns(call), self._fly if call.tool.is_async else self._spawn
+        while True:
+            with self._lock:
+                if self._closed:
+                    turns.nobody()
+                following = turns.over()
+            if following is None or begin(following):
+                return
+
+    def _spawn(self, call: Call) -> bool:
+        """Begin a call in a thread of its own. False where that failed, and was answered."""
         self._begin(call)
-        return partial(self._in_thread, call)
+        try:
+            threads.start(partial(self._in_thread, call))
+            return True
+        except RuntimeError as error:  # no more threads: it is not to wait for an answer that nobody will give
+            self._settle(call, None, error)
+            return False
 
     def _in_thread(self, call: Call) -> None:
         if call.settled or self._closed:  # the step ended before this thread came to it
-            self._next()
+            self._over(call)
             return
         try:
             value = call.context.run(call.tool.call, *call.positional, **call.named)
@@ -264,7 +241,7 @@ class Broker:
         else:
             if not waits:
                 self._settle(call, value, None)
-        self._next()
+        self._over(call)
 
     def _fly(self, call: Call) -> bool:
         """Begin a call of an asynchronous tool. False where that failed, and was answered."""
@@ -275,17 +252,6 @@ class Broker:
         except Exception as error:
             self._settle(call, None, error)
             return False
-
-    def _land(self) -> None:
-        """One of them is over: it is the next one's turn."""
-        while True:
-            with self._lock:
-                if self._closed or not self._queued:
-                    self._flying -= 1
-                    return
-                call = self._queued.popleft()
-            if self._fly(call):
-                return
 
     def _on_loop(self, call: Call, coroutine: Any) -> None:
         import asyncio
@@ -312,25 +278,12 @@ class Broker:
     def _answer(self, call: Call, value: Any, error: BaseException | None) -> None:
         self._settle(call, value, error)
         if call.tool.is_async:
-            self._land()
+            self._over(call)
 
     def _hand_on(self, call: Call, work: Callable[[], None]) -> None:
         """Have a thread do what may have to wait for the guest. Raises RuntimeError where there is none."""
         if not self._senders.start(work):
             self._ends(call)  # it waits for a guest that takes no answers, and for no tool
-
-    def _next(self) -> None:
-        while True:
-            with self._lock:
-                if self._closed or not self._waiting:
-                    self._active -= 1
-                    return
-                call = self._waiting.popleft()
-            try:
-                threads.start(self._started(call))
-                return
-            except RuntimeError as error:  # no more threads: it is not to wait for an answer that nobody will give
-                self._settle(call, None, error)
 
     # -- from the thread that ran the tool, or the watchdog --------------------------------------------------------------
 
@@ -408,8 +361,8 @@ class Broker:
         """The step is over or interrupted: abandon what still runs. `tell` the guest, which may wait for it; that may block."""
         with self._lock:
             self._closed = True
-            self._waiting.clear()
-            self._queued.clear()
+            self._threads.nobody()
+            self._flights.nobody()
             calls = list(self._running.values())
         for call in calls:
             with self._lock:

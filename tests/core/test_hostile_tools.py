@@ -295,27 +295,39 @@ def test_calls_of_an_asynchronous_tool_run_in_numbers_and_all_are_answered(execu
     assert broker.MAX_PARALLEL < most <= broker.MAX_FLYING
 
 
-def test_asynchronous_tools_that_cannot_begin_are_answered_and_make_room(executor: Executor) -> None:
-    class Broken:
-        name, description, inputs, output_type = "broken", "", {}, "any"
+def test_asynchronous_tools_that_cannot_begin_are_answered_and_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain:
+        description, inputs, output_type = "", {}, "any"
+
+        def __init__(self, name: str) -> None:
+            self.name = name
 
         async def __call__(self) -> None:
-            raise AssertionError
+            released = asyncio.get_running_loop().run_in_executor(None, release.wait, 20)
+            assert await released
 
-    tool = Broken()
+    release, answered = threading.Event(), threading.Semaphore(0)
     answers: list[Any] = []
-    found = collect([tool])
-    assert found["broken"].is_async
-    calls = broker.Broker(found, Limits(tool_calls=None), answers.append, lambda: None, lambda: None)
+
+    def answer(frame: Any) -> None:
+        answers.append(frame[0]["t"])
+        answered.release()
 
     def cannot() -> None:
         raise OSError("not now")
 
+    monkeypatch.setattr(broker, "MAX_FLYING", 1)
+    found = collect([Plain("slow"), Plain("broken")])
+    assert found["slow"].is_async
+    calls = broker.Broker(found, Limits(tool_calls=None), answer, lambda: None, lambda: None)
     found["broken"].call = cannot
-    calls._flying = broker.MAX_FLYING  # as many as there may be; each of these waits
-    for number in range(1, 3001):
-        assert calls.request({"t": "call", "id": number, "tool": "broken", "a": [], "k": {}, "n": 10}, ()) is None
-    assert not answers
-    calls._land()
-    assert [frame[0]["t"] for frame in answers] == ["failure"] * 3000
-    assert calls._flying == broker.MAX_FLYING - 1 and not calls._begun
+    for number in range(1, 3002):
+        name = "slow" if number == 1 else "broken"
+        assert calls.request({"t": "call", "id": number, "tool": name, "a": [], "k": {}, "n": 10}, ()) is None
+    assert not answers, "it is the turn of none of them yet"
+    release.set()
+    for _ in range(3001):
+        assert answered.acquire(timeout=20)
+    assert answers == ["result"] + ["failure"] * 3000
+    assert calls.request({"t": "call", "id": 3002, "tool": "broken", "a": [], "k": {}, "n": 10}, ()) is None
+    assert answered.acquire(timeout=20) and len(answers) == 3002 and not calls._begun, "there is room for the next"
