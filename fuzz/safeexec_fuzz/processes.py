@@ -79,21 +79,45 @@ def memory(pids: Iterable[int], kinds: re.Pattern[bytes] = _HELD) -> int:
     return total
 
 
-class MemoryOfNoProcess:
-    """How much the machine's memory grew that no process's figures show: what lies in pipes and sockets, page tables and other objects of the kernel,
-    and files in memory that nothing below `root` has mapped. The kernel does not say whose it is, so this is the whole machine's."""
+def files_in_memory(pids: Iterable[int]) -> int:
+    """Bytes of the files without a name in memory (memfd_create) that these have open, each counted once; of those that may be looked at."""
+    sizes: dict[tuple[int, int], int] = {}
+    for pid in pids:
+        try:
+            with os.scandir(f"/proc/{pid}/fd") as descriptors:
+                for descriptor in descriptors:
+                    if os.readlink(descriptor.path).startswith("/memfd:"):
+                        info = os.stat(descriptor.path)
+                        sizes[info.st_dev, info.st_ino] = info.st_blocks * 512
+        except OSError:
+            continue  # it ended while it was looked at, or is not ours to look at
+    return sum(sizes.values())
 
-    def __init__(self, root: int) -> None:
-        self._root = root
+
+class MemoryOfNoProcess:
+    """How much memory grew that no process's figures show.
+
+    What lies in pipes and sockets, page tables and other objects of the kernel, and in files in memory that nothing below `root` has mapped, is the
+    whole machine's: the kernel does not say whose it is, and what others give back at the same moment hides it. Files without a name are known by who
+    has them open, so those below `own` are looked at by themselves as well.
+    """
+
+    def __init__(self, root: int, own: int) -> None:
+        self._root, self._own = root, own
         self._recent: collections.deque[tuple[float, int, int]] = collections.deque()
         self._first = self._last = self._held()
 
     def grown(self) -> int:
         """Bytes since this was made. What is there for one look only does not count."""
         before, self._last = self._last, self._held()
-        return min(before, self._last) - self._first
+        return max(min(held) - first for first, *held in zip(self._first, before, self._last))
 
-    def _held(self) -> int:
+    def _held(self) -> tuple[int, int]:
+        below = descendants(self._own)
+        # Those that are mapped are in their processes' figures already.
+        return self._of_machine(), max(0, files_in_memory(below) - memory(below, _SHARED))
+
+    def _of_machine(self) -> int:
         with open("/proc/meminfo", "rb") as file:
             held = {name.decode(): int(number) << 10 for name, number in _MACHINE.findall(file.read())}
         now = time.monotonic()

@@ -243,7 +243,7 @@ class Lane:
         peak_at = 0.0
         # Of all lanes' processes: what another one has mapped is not held elsewhere. No case but those about memory is to answer for what the rest
         # of the machine does meanwhile.
-        elsewhere = processes.MemoryOfNoProcess(os.getppid()) if case.effect == "memory" else None
+        elsewhere = processes.MemoryOfNoProcess(os.getppid(), own) if case.effect == "memory" else None
         resting: tuple[float, float, float] | None = None
         data = case.data()
         for step in data["steps"]:
