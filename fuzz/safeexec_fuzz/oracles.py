@@ -27,12 +27,19 @@ class Observation:
     """Bytes that the host and all below it grew by, at most."""
     elsewhere: int = 0
     """Bytes that the memory which is no process's grew by, on the whole machine."""
+    files: int = 0
+    """Bytes that it grew by in files without a name which the host or what is below it has open."""
     resting: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Once every session was closed: seconds that the threads of the host and all below it ran, that they waited for a processor, and that they were watched."""
     left: list[str] = field(default_factory=list)
     """Processes that outlived the host."""
     forged: str = ""
     """What came on the report channel that the host cannot have sent."""
+
+    def may_be_others(self, limits: Mapping[str, Any]) -> bool:
+        """Whether only the memory of the whole machine grew too much, of which the kernel does not say whose it is."""
+        most: int = limits["memory"] + limits["memory_slack"]
+        return max(self.memory, self.files) <= most < self.elsewhere
 
 
 @dataclass(frozen=True)
@@ -84,10 +91,9 @@ def judge(case: Case, world: World, seen_: Observation, limits: Mapping[str, Any
     most = limits["memory"] + limits["memory_slack"]
     if seen_.memory > most:
         found.append(Effect("memory", f"{seen_.memory >> 20} MiB more than before"))
-    elif seen_.elsewhere > most:
-        found.append(
-            Effect("memory", f"{seen_.elsewhere >> 20} MiB more than before, in the kernel or in files in memory")
-        )
+    elif max(seen_.elsewhere, seen_.files) > most:
+        more = max(seen_.elsewhere, seen_.files) >> 20
+        found.append(Effect("memory", f"{more} MiB more than before, in the kernel or in files in memory"))
     if seen_.host_died and not seen_.killed:
         last = seen_.log.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
         found.append(Effect("died", f"{seen_.host_died}: {last}" if last else seen_.host_died))

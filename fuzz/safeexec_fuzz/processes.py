@@ -107,10 +107,11 @@ class MemoryOfNoProcess:
         self._recent: collections.deque[tuple[float, int, int]] = collections.deque()
         self._first = self._last = self._held()
 
-    def grown(self) -> int:
-        """Bytes since this was made. What is there for one look only does not count."""
+    def grown(self) -> tuple[int, int]:
+        """Bytes since this was made, of the whole machine and in files of `own`. What is there for one look only does not count."""
         before, self._last = self._last, self._held()
-        return max(min(held) - first for first, *held in zip(self._first, before, self._last))
+        machine, files = (min(held) - first for first, *held in zip(self._first, before, self._last))
+        return machine, files
 
     def _held(self) -> tuple[int, int]:
         below = descendants(self._own)

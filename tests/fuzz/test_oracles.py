@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from safeexec_fuzz import cases, processes, targets
-from safeexec_fuzz.world import forms, seen, token
+from safeexec_fuzz import audit, cases, oracles, processes, supervisor, targets
+from safeexec_fuzz.world import World, forms, seen, token
 
 from .conftest import Run, children
 
@@ -99,9 +99,9 @@ def test_memory_that_is_no_process_s_is_seen(run: Run, code: str) -> None:
 
 def grows_to(held: processes.MemoryOfNoProcess, size: int) -> bool:
     deadline = time.monotonic() + 20
-    while held.grown() != size and time.monotonic() < deadline:
+    while held.grown()[1] != size and time.monotonic() < deadline:
         time.sleep(0.01)
-    return held.grown() == size
+    return held.grown()[1] == size
 
 
 def test_a_file_without_a_name_is_seen_whatever_others_give_back() -> None:
@@ -112,13 +112,38 @@ def test_a_file_without_a_name_is_seen_whatever_others_give_back() -> None:
     assert shell.stdin is not None
     try:
         held = processes.MemoryOfNoProcess(shell.pid, shell.pid)
-        held._first = held._first[0] + (1 << 40), held._first[1]  # as if the machine had given back a lot since
         shell.stdin.write(b"go\n")
         assert grows_to(held, 8 << 20)
         shell.stdin.write(b"end\n")
         assert grows_to(held, 0)
     finally:
         shell.communicate(b"end\n", timeout=20)
+
+
+def test_memory_that_others_took_is_not_the_guest_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane, watched = supervisor.Lane({}, {**audit.LIMITS}), []
+
+    class Host:
+        broken, capabilities, batch, used, secret = "", frozenset[str](), True, 0, token()
+
+    def watch(case: cases.Case, world: World, host: Host) -> oracles.Observation:
+        watched.append(host)
+        saw = oracles.Observation(report={"steps": [], "broken": ""})
+        setattr(saw, *takes[len(watched) - 1])
+        return saw
+
+    monkeypatch.setattr(lane, "_host", Host)
+    monkeypatch.setattr(lane, "_watch", watch)
+    much = 1 << 30
+    for takes, outcome in (
+        ([("elsewhere", much), ("elsewhere", 0)], "contained"),
+        ([("elsewhere", much), ("elsewhere", much)], "escaped"),
+        ([("files", much)], "escaped"),
+        ([("memory", much)], "escaped"),
+    ):
+        watched.clear()
+        assert lane.run(attack("1", "memory"))["outcome"] == outcome
+        assert len(watched) == len(takes)
 
 
 def test_what_computes_after_the_end_is_seen(run: Run) -> None:
@@ -146,8 +171,6 @@ def test_tokens_are_fresh_for_every_case(run: Run) -> None:
 def test_a_visitor_from_elsewhere_is_not_blamed_on_the_guest() -> None:
     import os
     import socket
-
-    from safeexec_fuzz.world import World
 
     world = World(attack("1"))
     try:
