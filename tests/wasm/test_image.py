@@ -8,9 +8,13 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
+import subprocess
+import sys
 import tarfile
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,6 +282,51 @@ def test_files_come_by_npm_from_its_wheel(monkeypatch: pytest.MonkeyPatch, origi
     found = sources.fetch(tmp_path, None, lambda _: None)
     assert found.library == (originals / LIBRARY).read_bytes()
     assert not list(tmp_path.iterdir())
+
+
+FAILS = """#!/bin/sh
+echo "npm error code EACCES" >&2
+echo "npm error syscall mkdir" >&2
+echo "npm notice there is a new version" >&2
+echo "npm error home=$HOME cache=$npm_config_cache" >&2
+echo "npm error A complete log is nowhere" >&2
+for i in 1 2 3 4; do echo "npm error advice" >&2; done
+exit 1
+"""
+
+
+def test_what_npm_says_of_its_failure_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    npm = tmp_path / "npm"
+    npm.write_text(FAILS)
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with pytest.raises(
+        sources.SourceError, match=r"code EACCES; syscall mkdir; home=/nonexistent cache=(.+?); A"
+    ) as caught:
+        sources._npm()
+    place = re.search("cache=(.+?);", str(caught.value))
+    assert place is not None and place[1].startswith(tempfile.gettempdir())
+    npm.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(sources.SourceError, match=r"failed: it ended with 3$"):
+        sources._npm()
+
+
+@pytest.mark.parametrize("module", ["_ssl", "_lzma"])
+def test_a_python_that_was_built_without_a_library_still_does_the_rest(module: str) -> None:
+    code = f"""
+import sys
+sys.modules[{module!r}] = None
+from safeexec_backends.wasm.image import sources
+from safeexec_backends.wasm.packages import wheels
+sources._run = lambda *_: (_ for _ in ()).throw(sources.SourceError("it was tried"))
+try:
+    sources._npm_from_wheel()
+except sources.SourceError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout.startswith("this Python has no TLS" if module == "_ssl" else "it was tried"), done
 
 
 def test_without_any_road_the_message_names_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

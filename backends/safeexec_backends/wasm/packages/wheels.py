@@ -6,7 +6,6 @@ reach out of it, links, devices and archives that blow up are refused.
 
 from __future__ import annotations
 
-import lzma
 import mmap
 import re
 import stat
@@ -18,6 +17,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from safeexec.errors import BackendUnavailable
+
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it, whose zipfile refuses what needs it
+
+    class LZMAError(Exception):  # type: ignore[no-redef]
+        """Of nothing."""
+
 
 MAX_FILES: Final = 30_000
 MAX_BYTES: Final = 256 << 20
@@ -95,7 +102,7 @@ def read_zip(path: Path, budget: int = MAX_BYTES) -> dict[str, bytes]:
         RuntimeError,
         struct.error,
         IndexError,
-        lzma.LZMAError,
+        LZMAError,
     ) as error:
         raise BadWheel(f"{path.name} cannot be read: {error}") from error
     check_places(files)
