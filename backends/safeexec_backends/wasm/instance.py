@@ -29,6 +29,7 @@ from .host import Exited, Host, Killed, ProtocolViolation
 from .image.cache import Loaded
 from .limits import NATIVE_STACK, memory_limit, quota, with_enough_stack
 from .reuse import Spares
+from .room import room, why_none
 from .signals import handlers
 
 STEP: Final = "safeexec_step"
@@ -40,6 +41,7 @@ class Runtime:
     """The loaded image: one per process, shared by all its instances."""
 
     def __init__(self, image: Loaded) -> None:
+        room.learn()
         self.engine = abi.Engine(NATIVE_STACK)
         self.program = abi.Program(self.engine, self.engine.load(image.compiled), host_functions())
         self.base: Mapping[str, Directory] = base_tree(image.files)
@@ -125,7 +127,7 @@ class Reason(NamedTuple):
         if isinstance(error, Unsettled):
             return cls("crash", f"the session is not at rest: {error}")
         if isinstance(error, abi.EngineError):
-            return cls("crash", f"there is no room for another instance: {error}")
+            return cls("crash", f"there is no room for another instance: {why_none(error)}")
         return cls("crash", f"the host failed: {type(error).__name__}")
 
 

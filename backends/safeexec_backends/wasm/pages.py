@@ -20,6 +20,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from .room import room
+
 if sys.platform == "linux":
     import fcntl
 
@@ -301,8 +303,9 @@ class Frozen:
         return Frozen(memory, self.runs, _FEW_PIECES)
 
     def map_over(self, base: int, size: int) -> None:
-        """Map the pages over the memory of `size` bytes at address `base`. Raises OSError."""
+        """Map the pages over the memory of `size` bytes at address `base`. Raises OSError, EngineError."""
         place = 0
+        room.take(2 * len(self.runs))
         for start, end in self.runs:
             if not 0 <= start < end <= size:  # never over anything but this memory
                 raise ValueError("pages beyond the memory")

@@ -44,6 +44,8 @@ def _open_files(path: Path) -> Iterator[int]:
 
 PAGEMAP_DESCRIPTOR = _IMAGE_DESCRIPTOR + 64
 """Where a worker finds its own pagemap, by which it tells the pages that a session wrote to."""
+MAPS_DESCRIPTOR = PAGEMAP_DESCRIPTOR + 1
+"""Where it finds the list of its own memory maps, of which it may have so many."""
 
 
 class WasmZygote(local.Zygote):
@@ -73,7 +75,7 @@ class WasmZygote(local.Zygote):
         self._ground.plan.pinned = tuple(_open_files(loaded.compiled))
         if not self._ground.plan.pinned:
             raise RuntimeError("the image's descriptor was not found")
-        self._ground.plan.own_files = {PAGEMAP_DESCRIPTOR: "pagemap"}
+        self._ground.plan.own_files = {PAGEMAP_DESCRIPTOR: "pagemap", MAPS_DESCRIPTOR: "maps"}
         # A session's socket arrives as a descriptor; branches share their pages through a file in memory.
         self._ground.plan.allow = ("recvmsg", "memfd_create")
         return super().prepare()
@@ -83,10 +85,12 @@ class WasmZygote(local.Zygote):
 
     def _serve_guest(self, fd: int, language: Any, order: Order) -> None:
         from .pages import finder
+        from .room import room
 
-        with contextlib.suppress(OSError):  # not there where the walls are built without a user namespace
-            os.fstat(PAGEMAP_DESCRIPTOR)
-            finder.adopt(PAGEMAP_DESCRIPTOR)
+        for adopt, descriptor in ((finder.adopt, PAGEMAP_DESCRIPTOR), (room.adopt, MAPS_DESCRIPTOR)):
+            with contextlib.suppress(OSError):  # not there where the walls are built without a user namespace
+                os.fstat(descriptor)
+                adopt(descriptor)
         self._worker(self._runtime, socket.socket(fileno=fd)).serve()
 
 

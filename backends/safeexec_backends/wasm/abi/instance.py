@@ -10,6 +10,7 @@ from safeexec_backends.wasm import stops
 from safeexec_backends.wasm.faults import faults
 from safeexec_backends.wasm.native import EngineError
 from safeexec_backends.wasm.pages import Written, keep_small
+from safeexec_backends.wasm.room import INSTANCE, room
 from safeexec_backends.wasm.signals import handlers
 
 from .library import FUNCTION, GLOBAL, MASK32, MEMORY, NO_FINALIZER, TABLE, Extern, Trap, library
@@ -41,6 +42,7 @@ class Instance:
 
     def __init__(self, program: Program, host: Host, memory_limit: int) -> None:
         lib = self._lib = library()
+        room.take(INSTANCE)
         handlers.hold()
         self.program = program
         self.host = host
