@@ -13,7 +13,7 @@ from safeexec.backend import Backend, Wall
 from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.policy import DEFAULT_IMPORTS, Policy
 from safeexec_backends.local import control, launch, library
-from safeexec_backends.local.process import LocalGuest, Threaded, ZygoteDied, ZygoteProcess
+from safeexec_backends.local.process import LocalGuest, NoRoom, Threaded, ZygoteDied, ZygoteProcess
 from safeexec_backends.local.returning import ReturningGuest
 
 _ENDS = "a step that runs out of a limit ends its session: "
@@ -138,6 +138,8 @@ class LocalBackend(Backend):
             except Threaded as error:
                 self._skip.add(error.module)
                 self._retire()
+            except NoRoom:
+                raise
             except BaseException:
                 self._retire()  # interrupted amid an answer, or without one: what comes next on that socket is not known
                 raise

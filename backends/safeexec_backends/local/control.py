@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -23,18 +24,29 @@ def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None
         sock.sendall(data[sent:])
 
 
+class Lost(OSError):
+    """This process had no place for all the descriptors that came. The message was read to its end: what follows it is the next one."""
+
+    def __init__(self, message: Message, fds: list[int]) -> None:
+        super().__init__(errno.EMFILE, "Too many open files")
+        self.message = message
+        self.fds = fds
+        """The first of them, for which there was one; the caller owns them."""
+
+
 def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]]:
-    """The next message and its descriptors, which the caller owns. Raises EOFError when the other side is gone, or OSError."""
+    """The next message and its descriptors, which the caller owns. Raises EOFError when the other side is gone, Lost, or OSError."""
     data, fds, flags, _ = socket.recv_fds(sock, 4, max_fds)
     try:
-        if flags & socket.MSG_CTRUNC:
-            raise OSError("file descriptors were lost on the way")
         data += _exactly(sock, 4 - len(data))
-        return json.loads(_exactly(sock, int.from_bytes(data, "little"))), list(fds)
+        message: Message = json.loads(_exactly(sock, int.from_bytes(data, "little")))
     except BaseException:
         for fd in fds:
             os.close(fd)
         raise
+    if flags & socket.MSG_CTRUNC:
+        raise Lost(message, list(fds))
+    return message, list(fds)
 
 
 def _exactly(sock: socket.socket, count: int) -> bytes:

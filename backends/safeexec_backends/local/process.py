@@ -19,6 +19,9 @@ from safeexec_backends._hardening.folders import remove_tree
 from safeexec_backends._hardening.waiting import ready
 from safeexec_backends.local import control, launch
 
+if sys.platform != "win32":
+    import resource  # here: where no descriptors are left nothing can be imported
+
 
 class ZygoteDied(Exception):
     """The zygote is gone."""
@@ -32,6 +35,10 @@ class Threaded(Exception):
         self.module = module
 
 
+class NoRoom(BackendUnavailable):
+    """The host has no descriptors left for another cell. Those that it has go on."""
+
+
 _ANSWER = 120.0
 """Seconds a zygote may take to answer: it may have to import large packages first."""
 
@@ -42,11 +49,15 @@ _FILES = 256
 
 def _few() -> str:
     """What may be behind an error that names a descriptor."""
-    import resource
-
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     few = limit != resource.RLIM_INFINITY and limit < _FILES
     return f"; {limit} files may be open here (ulimit -Hn), and {_FILES} are enough for any sandbox" if few else ""
+
+
+def no_room(what: str) -> str:
+    """Why this process cannot take the descriptors that one more of `what` needs."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"no room for another {what}: this process may have {limit} files open (ulimit -n), and has them; close some sessions, or allow it more"
 
 
 class ZygoteProcess:
@@ -109,7 +120,7 @@ class ZygoteProcess:
     def spawn(self, message: control.Message) -> tuple[int, list[int]]:
         """A new cell: its pid; its channel, status pipe and, where there are any, pidfd.
 
-        Raises ZygoteDied, Threaded, BackendUnavailable.
+        Raises ZygoteDied, Threaded, NoRoom, BackendUnavailable.
         """
         reply, given = self._request(message)
         if "error" in reply:
@@ -137,6 +148,10 @@ class ZygoteProcess:
                 raise BackendUnavailable(
                     f"the {self.sandbox} sandbox's zygote gave no answer for {_ANSWER:.0f} seconds"
                 ) from error
+            except control.Lost as lost:
+                for fd in lost.fds:  # the cell at their other ends is hung up on, and ends
+                    os.close(fd)
+                raise NoRoom(no_room("sandbox process")) from lost
             except (OSError, EOFError, ValueError) as error:
                 raise ZygoteDied from error
 

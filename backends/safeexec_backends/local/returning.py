@@ -15,7 +15,7 @@ from safeexec.policy import Policy
 from safeexec_backends.local import keeping
 from safeexec_backends.local.family import Family
 from safeexec_backends.local.line import KeeperLine
-from safeexec_backends.local.process import LocalGuest, ZygoteProcess
+from safeexec_backends.local.process import LocalGuest, NoRoom, ZygoteProcess, no_room
 
 _ANSWER = 10.0
 """Seconds that going back may take, and keeping a state that somebody else waits for: there may be many files, and it is the session's code that does not
@@ -255,6 +255,11 @@ class ReturningGuest(LocalGuest):
             kind, number, answers, fds = self._hear(_ANSWER)
             if answers != order:
                 _close(fds)  # somebody was interrupted before he heard that
+            elif kind == keeping.RUNNER and len(fds) < 2 and self._runner >= 0:
+                # There was no room for what leads to it. What leads to the one before it makes some.
+                _close(fds)
+                self._let_go()
+                order = self._order(keeping.GO)
             elif kind == keeping.RUNNER:
                 self._adopt(fds, order)
                 if self._way == _START:
@@ -319,12 +324,17 @@ class ReturningGuest(LocalGuest):
 
     def fork(self) -> ReturningGuest:
         """See SupportsFork."""
+        try:
+            nowhere, end = socket.socketpair()
+        except OSError as error:  # not to be met with half a branch made
+            raise NoRoom(no_room("branch")) from error
         if self._family is None:
             self._family = Family(self, self._line, self._pidfd, self._status)
-        try:
-            return self._branch(self._family, self._family.fork(self))
-        except (OSError, EOFError) as error:
-            raise self._lost_keeper(error) from error
+        with nowhere, end:
+            try:
+                return self._branch(self._family, self._family.fork(self), nowhere)
+            except (OSError, EOFError) as error:
+                raise self._lost_keeper(error) from error
 
     def _stay_awake(self) -> None:
         """Not to be stopped for a moment: the keeper may be waiting for its copy before it hears anybody else."""
@@ -337,13 +347,10 @@ class ReturningGuest(LocalGuest):
                 self._signal(signal.SIGCONT)
         watchdog.watch(id(self), self._rest)
 
-    def _branch(self, family: Family, number: int) -> ReturningGuest:
-        nowhere, end = socket.socketpair()
+    def _branch(self, family: Family, number: int, nowhere: socket.socket) -> ReturningGuest:
         branch = ReturningGuest(
             nowhere, self._policy, self._zygote, self.pid, self._pidfd, self._status, self._forget, self._remember
         )
-        nowhere.close()
-        end.close()
         branch._family, branch._number, branch._line = family, number, self._line
         branch._way, branch._setup, branch._ran = _KEPT, None, True
         family.join(branch)
@@ -377,9 +384,7 @@ class ReturningGuest(LocalGuest):
         self._pending = self._wanted = False
         if self._missed:
             self._gone = f"it could not be set aside while another session of its cell ran: {self._no_way}"
-        self._cut()
-        with self._signal_lock, self._send_lock:
-            self._forget_runner()
+        self._let_go()
 
     def _come_back(self) -> None:
         """Be the one that runs: where the session was. Raises GuestDied, OSError, EOFError."""
@@ -397,7 +402,10 @@ class ReturningGuest(LocalGuest):
         self._family.until(self, self._order(keeping.DROP))
 
     def _adopt(self, fds: list[int], order: int) -> None:
-        """Go on with a new runner: its channel, its pidfd."""
+        """Go on with a new runner: its channel, its pidfd. Raises GuestDied where this process had no place for them."""
+        if len(fds) < 2:
+            _close(fds)
+            raise GuestDied("crash", no_room("session"))
         channel, runner = fds
         self._cut()
         with self._signal_lock, self._send_lock:
@@ -405,6 +413,12 @@ class ReturningGuest(LocalGuest):
             self._socket, self._runner, self._ended = socket.socket(fileno=channel), runner, None
             self._made = order
             self._reader = self._reader.of(self._socket.recv_into)
+
+    def _let_go(self) -> None:
+        """Have nothing to do with the process that ran."""
+        self._cut()
+        with self._signal_lock, self._send_lock:
+            self._forget_runner()
 
     def _cut(self) -> None:
         """Whoever still sends to the process that ran is to stop: a copy of it may hold its end of the channel open, and read nothing there."""

@@ -283,6 +283,18 @@ class Zygote:
             probe=message.get("probe", False),
             keeps=message.get("keeps", False),
         )
+        try:
+            live = self._started(order, message, language)
+        except OSError:  # no descriptors, or no processes: nothing of it stays
+            for path in (f"{folder}/work", f"{folder}/tmp", folder) if folder else ():
+                os.rmdir(path)
+            raise
+        self._cells[live.pidfd if live.pidfd >= 0 else live.pid] = live
+        if live.pidfd >= 0:
+            self._poll.register(live.pidfd, select.POLLIN)
+        return live
+
+    def _started(self, order: Order, message: control.Message, language: Any) -> Cell:
         ours, channel = socket.socketpair()
         with ours, channel:
             report, status = os.pipe()
@@ -294,11 +306,7 @@ class Zygote:
                 raise
             if pid == 0:
                 cell.run(self._plan, order, channel.fileno(), status, lambda fd: self._serve_guest(fd, language, order))
-            live = Cell(pid, pidfd, status, folder, message, self._generation, [ours.detach(), report])
-        self._cells[pidfd if pidfd >= 0 else pid] = live
-        if pidfd >= 0:
-            self._poll.register(pidfd, select.POLLIN)
-        return live
+            return Cell(pid, pidfd, status, order.folder, message, self._generation, [ours.detach(), report])
 
     def _fork(self) -> tuple[int, int]:
         gc.freeze()  # what the zygote has is never garbage: collections in cells would only copy its pages
@@ -393,8 +401,12 @@ class Zygote:
             self._clean(live.folder)
 
     def _clean(self, folder: str) -> None:
-        # In a process of its own: a session that made a million files must not keep others waiting.
-        pid = os.fork()
+        # In a process of its own: a session that made a million files must not keep others waiting. Where there is none to be had they wait.
+        try:
+            pid = os.fork()
+        except OSError:
+            remove_tree(folder)
+            return
         if pid == 0:
             try:
                 remove_tree(folder)

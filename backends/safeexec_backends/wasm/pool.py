@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
@@ -12,7 +13,8 @@ from safeexec.policy import Policy
 from .agreed import engine
 from .image.cache import Loaded
 from .kept import Keeper
-from .process import WorkerProcess, ZygoteDied, launch
+from .process import WorkerProcess, ZygoteDied, launch, no_room
+from .reserve import reserve
 from .worker_guest import WorkerGuest
 
 _ATTEMPTS = 8
@@ -36,6 +38,7 @@ class Pool:
         self._workers: list[WorkerProcess] = []
         self.keeper = Keeper(keep, self.start) if keep else None
         self._zygote = launch(self._image)
+        reserve.fill()
         self.walls = {name: Wall(not reason, reason) for name, reason in self._zygote.walls.items()}
 
     def start(self, policy: Policy, state: bytes | None = None, once: bool = False) -> WorkerGuest:
@@ -64,7 +67,10 @@ class Pool:
         if self._closed:
             raise BackendUnavailable("the backend is closed")
         if trouble is not None:  # no descriptor is left, say
-            raise BackendUnavailable(f"no room for another session: {trouble}") from trouble
+            crowded = trouble.errno == errno.EMFILE
+            raise BackendUnavailable(
+                no_room("session") if crowded else f"no room for another session: {trouble}"
+            ) from trouble
         if state is not None:
             raise BackendUnavailable("the workers that were to restore the session died")
         raise BackendUnavailable("the wasm sandbox's workers die as soon as they are started")

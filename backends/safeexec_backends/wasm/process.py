@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from safeexec import threads, watchdog
 from safeexec.policy import Policy
 from safeexec_backends.local import control
-from safeexec_backends.local.process import ZygoteDied, ZygoteProcess
+from safeexec_backends.local.process import ZygoteDied, ZygoteProcess, no_room
 
 from .agreed import AHEAD, ANSWER, ASK, RESTLESS, WRITTEN
 from .launch import MODULE, WORKER_ORDER, setup
@@ -290,4 +290,4 @@ class Line(NamedTuple):
     socket: socket.socket
 
 
-__all__ = ["WorkerProcess", "ZygoteDied", "launch"]
+__all__ = ["WorkerProcess", "ZygoteDied", "launch", "no_room"]

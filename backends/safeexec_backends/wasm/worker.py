@@ -45,6 +45,8 @@ class Worker:
         while True:
             try:
                 message, fds = control.receive(self._channel, AHEAD)
+            except control.Lost as lost:  # the sessions whose channels did not come are hung up on
+                message, fds = lost.message, lost.fds
             except (EOFError, OSError):
                 os._exit(0)  # the host is gone; so are its sessions
             self._obey(message, fds)
@@ -54,7 +56,7 @@ class Worker:
             origin = self._find(message.get("of", 0))
             if message["mode"] == "back" and origin is not None:
                 origin.kill()
-            for number, fd in zip(message["ids"], fds, strict=True):
+            for number, fd in zip(message["ids"], fds):
                 session = WorkerSession(self._runtime, socket.socket(fileno=fd), number, message, origin)
                 with self._lock:
                     self._sessions[fd] = session
@@ -62,6 +64,8 @@ class Worker:
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
             return
         if message["op"] == "write":
+            if not fds:
+                return
             channel = socket.socket(fileno=fds[0])
             try:
                 threading.Thread(target=writer.serve, args=(channel, self._find, self._runtime), daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from safeexec.wire import Frame
 
 from .first import First
 from .kept import NOT_YET, Keeper, Kept, Wish
-from .process import Line, WorkerProcess
+from .process import Line, WorkerProcess, no_room
+from .reserve import reserve
 from .worker_channel import KEEP_WORD, WorkerChannel, death_of
 
 T = TypeVar("T")
@@ -188,7 +190,7 @@ class WorkerGuest(WorkerChannel):
         self.hang_up()
         old = self.number
         try:
-            line = self.worker.line(self._policy, "back", old)
+            line = self._line_back(old)
         except OSError:
             self._move(ran=True)
             return
@@ -204,6 +206,15 @@ class WorkerGuest(WorkerChannel):
             self._order("drop", old)
         if not self._is_kept:
             self._want()
+
+    def _line_back(self, old: int) -> Line:
+        try:
+            return self.worker.line(self._policy, "back", old)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+        with reserve.lent():
+            return self.worker.line(self._policy, "back", old)
 
     # The worker's death
 
@@ -332,7 +343,10 @@ class WorkerGuest(WorkerChannel):
             return branch
         except OSError as error:
             if self.worker.alive:  # no descriptor is left, say: this session goes on
-                raise BackendUnavailable(f"the session could not be forked: {error}") from error
+                crowded = error.errno == errno.EMFILE
+                raise BackendUnavailable(
+                    no_room("branch") if crowded else f"the session could not be forked: {error}"
+                ) from error
             raise self.death() from None
 
     def _kin(self) -> tuple[Policy, WorkerProcess, Callable[[WorkerGuest], None]]:
