@@ -161,7 +161,7 @@ def test_worker_has_no_network_no_files_no_capabilities(executor: Executor) -> N
         open_files = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
         allowed = ("socket:", "/dev/null", "anon_inode:[event", "pipe:", "/null")
         image = [name for name in open_files if not name.startswith(allowed)]
-        assert all(name.endswith(("image.cwasm", "/pagemap")) or "memfd" in name for name in image), open_files
+        assert all(name.endswith(("image.cwasm", "/pagemap", "/maps")) or "memfd" in name for name in image), open_files
 
 
 def test_frames_that_are_no_frames_end_the_session(executor: Executor) -> None:

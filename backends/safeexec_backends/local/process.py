@@ -57,7 +57,7 @@ def _few() -> str:
 def no_room(what: str) -> str:
     """Why this process cannot take the descriptors that one more of `what` needs."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return f"no room for another {what}: this process may have {limit} files open (ulimit -n), and has them; close some sessions, or allow it more"
+    return f"no room for another {what}: Too many open files; this process may have {limit} (ulimit -n): close some sessions, or allow it more"
 
 
 class ZygoteProcess:
