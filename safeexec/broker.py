@@ -108,7 +108,7 @@ class Broker:
 
     # -- from the thread that reads frames -------------------------------------------------------------------------------
 
-    def request(self, header: wire.Header, blobs: Any) -> Callable[[], None] | None:
+    def request(self, header: wire.Header, blobs: Any) -> partial[None] | None:
         """Take a ``call`` frame; what is to be run for it in a thread that may be left to itself, if anything.
 
         Raises ProtocolError for one that no honest guest sends.
@@ -170,6 +170,12 @@ class Broker:
         self._begin(call)
         return partial(self._in_thread, call)
 
+    def start(self, work: partial[None]) -> None:
+        """Have a thread do what :meth:`request` gave; where there is none to be had the guest is told."""
+        call: Call = work.args[0]
+        if not self._started(call, work):
+            self._over(call)
+
     @property
     def quick(self) -> bool:
         """Whether the step calls one quick tool after another."""
@@ -220,10 +226,13 @@ class Broker:
     def _spawn(self, call: Call) -> bool:
         """Begin a call in a thread of its own. False where that failed, and was answered."""
         self._begin(call)
+        return self._started(call, partial(self._in_thread, call))
+
+    def _started(self, call: Call, work: Callable[[], None]) -> bool:
         try:
-            threads.start(partial(self._in_thread, call))
+            threads.start(work)
             return True
-        except RuntimeError as error:  # no more threads: it is not to wait for an answer that nobody will give
+        except RuntimeError as error:  # it is not to wait for an answer that nobody will give
             self._settle(call, None, error)
             return False
 

@@ -211,8 +211,9 @@ class Step:
     def _check(self, now: float) -> None:
         # Neither may block here: one guest that does not read, or one slow daemon, must not stop the clocks of all others.
         if now >= self._kill_at:
-            threads.start(self._kill)
             self._kill_at = float("inf")
+            # Sessions that take all threads a machine has would otherwise outlive their limits.
+            threads.start_or_do(self._kill)
             return
         if now >= self._soften_at:
             self._soften_at = float("inf")
@@ -248,7 +249,7 @@ class Step:
                     self.broker.stop(tell=False)
             work = self.broker.request(header, blobs)
             if work is not None and not self._lend(work):
-                threads.start(work)
+                self.broker.start(work)
         elif kind == "net" and self._network is not None:
             self._on_net(header, blobs)
         elif kind == "display":
@@ -268,7 +269,10 @@ class Step:
         # One that came back at once, or that a slow call ended, saved nothing and would cost a thread woken.
         if broker is None or not broker.quick or (before is not None and (before.ended or not before.served)):
             return False
-        self._loan = self._guest.lend(work, broker.request)
+        try:
+            self._loan = self._guest.lend(work, broker.request)
+        except threads.NoThread:
+            return False
         return self._loan is not None
 
     def _on_net(self, header: wire.Header, blobs: Sequence[wire.Blob]) -> None:

@@ -21,6 +21,10 @@ _idle: list[_Thread] = []
 _lock = threading.Lock()
 
 
+class NoThread(RuntimeError):
+    """There is no thread to be had now."""
+
+
 class _Thread:
     def __init__(self) -> None:
         self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -48,12 +52,23 @@ class _Thread:
 
 
 def start(work: Callable[[], None]) -> None:
-    """Run `work` in a daemon thread. It must not raise."""
+    """Run `work` in a daemon thread. It must not raise. Raises NoThread."""
     try:
         thread = _idle.pop()  # atomic; a lock here would cost more than it guards
     except IndexError:
-        thread = _Thread()
+        try:
+            thread = _Thread()
+        except RuntimeError as error:
+            raise NoThread(str(error)) from error
     thread.give(work)
+
+
+def start_or_do(work: Callable[[], None]) -> None:
+    """The same, but here where there is no thread to be had: for what must not be left undone, whoever waits for it."""
+    try:
+        start(work)
+    except NoThread:
+        work()
 
 
 class Few:

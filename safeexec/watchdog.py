@@ -53,7 +53,9 @@ def _main() -> None:
         for check in checks:
             try:
                 check(now)
-            except Exception:  # one backend's trouble (or no more threads) must not stop the clocks of all others
+            except threads.NoThread:  # again at the next tick
+                continue
+            except Exception:  # one backend's trouble must not stop the clocks of all others
                 threads.report()
         if checks:
             idle_since = now

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import datetime
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -160,6 +161,40 @@ def test_calls_that_wait_for_a_thread_that_is_not_to_be_had_are_answered(monkeyp
     first()
     assert [frame[0]["t"] for frame in answers] == ["result", *["failure"] * 2000]
     assert {frame[0].get("message") for frame in answers[1:]} == {"can't start new thread"}
+
+
+def test_a_tool_that_gets_no_thread_is_answered_and_the_step_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "def call(n):\n    try:\n        return f(n)\n    except RuntimeError as error:\n        return str(error)\n[call(n) for n in range(9)]"
+    there, start = [0, 2, 3], broker.threads.start
+    asked: list[int] = []
+
+    def few(work: Callable[[], None]) -> None:
+        asked.append(len(asked))
+        if asked[-1] not in there:
+            raise broker.threads.NoThread("can't start new thread")
+        start(work)
+
+    with Executor(PlainBackend()) as executor, executor.session({"f": lambda n: n}) as session:
+        monkeypatch.setattr(broker.threads, "start", few)
+        result = session.run(code)
+        monkeypatch.undo()
+        assert result.error is None and len(result.value) == 9, result
+        assert set(map(str, result.value)) <= {*"012345678", "can't start new thread"}
+        assert "can't start new thread" in result.value and 0 in result.value
+        assert session.run("f(5)").value == 5
+
+
+def test_a_step_without_threads_is_ended_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: Any) -> None:
+        raise broker.threads.NoThread("can't start new thread")
+
+    with Executor(PlainBackend(), policy=Policy(limits=Limits(time=0.3))) as executor, executor.session() as session:
+        session.run("1")
+        monkeypatch.setattr(broker.threads, "start", none)
+        started = time.monotonic()
+        result = session.run("while True: pass")
+        monkeypatch.undo()
+        assert result.error is not None and time.monotonic() - started < 10
 
 
 def test_a_call_that_ran_out_of_its_time_without_a_thread_is_given_up_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,16 @@
-"""A host that has no descriptors left gets no further session, and keeps those that it has."""
+"""A host that has no descriptors or no processes left gets no further session, and keeps those that it has."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+
+from tests.local.as_user import AsUser
 
 if sys.platform != "linux":
     pytest.skip("n/a: the sandboxes have the descriptors that are counted here on Linux", allow_module_level=True)
@@ -81,3 +84,47 @@ def test_sessions_outlive_that_there_is_no_room_for_more(
     if rollback == "limits":
         assert "no room" in said["branch"] or said["branch"] == "made", said
         assert said["undone"] == [True, 6], said
+
+
+FEW = """
+import json, resource, sys
+from safeexec import BackendUnavailable, Executor, Limits, Policy
+resource.setrlimit(resource.RLIMIT_NPROC, (40, 40))
+executor = Executor("local", policy=Policy(rollback=sys.argv[1], limits=Limits(time=0.5)))
+sessions, said = [], []
+try:
+    while len(sessions) < 100:
+        sessions.append(executor.session())
+        sessions[-1].run(f"x = {len(sessions)}")
+except BackendUnavailable as error:
+    said.append(str(error))
+for _ in range(3):
+    try:
+        executor.session().close()
+    except BackendUnavailable as error:
+        said.append(str(error))
+values = []
+for _ in range(3):  # there is no process for the copies that these want
+    values.append([(session.run("x").value, session.run("y = x").error) for session in sessions])
+for session in sessions[:8]:
+    session.close()
+with executor.session() as later:
+    last = later.run("40 + 2").value
+ended = sessions[8].run("x = 0\\nwhile True: pass")
+undone = ended.rolled_back, sessions[8].run("x").value if ended.rolled_back else None
+print(json.dumps([said, values, last, undone]))
+"""
+
+
+@pytest.mark.parametrize("rollback", ["limits", "never"])
+def test_sessions_outlive_that_there_are_no_processes_for_more(rollback: str) -> None:
+    if os.getuid():
+        pytest.skip("n/a: an ordinary user's other processes count as well")
+    with AsUser(uid=64_321) as user:  # nobody else's, so that nobody else's processes count
+        done = user.run(FEW, rollback)
+    assert not done.returncode, done.stderr
+    said, values, last, undone = json.loads(done.stdout)
+    assert said and all("temporarily unavailable" in reason for reason in said), said
+    assert len(values[0]) > 8 and values == [[[x, None] for x in range(1, len(values[0]) + 1)]] * 3
+    assert last == 42
+    assert undone == ([True, 9] if rollback == "limits" else [False, None])

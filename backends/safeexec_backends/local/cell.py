@@ -27,7 +27,7 @@ from safeexec_backends._hardening import (
     seccomp,
     waiting,
 )
-from safeexec_backends.local.keeping import BRANCHES
+from safeexec_backends.local.keeping import BRANCHES, CHILDREN
 
 UID = 1000
 """What a cell's own user namespace calls its one user."""
@@ -78,7 +78,7 @@ class Plan:
         self.pinned: tuple[int, ...] = ()
         """Descriptors that cells keep under their numbers, because a library remembers them; each above all others that are kept."""
         self.own_files: dict[int, str] = {}
-        """Files of /proc/self that cells open before their walls go up and keep, by the numbers they get, above all of `pinned`. Only in a user
+        """Files of /proc that cells open before their walls go up and keep, by the numbers they get, above all of `pinned`. Only in a user
         namespace of their own: a pagemap that the host's root opened would tell where in the machine's memory each page lies."""
         self.allow: tuple[str, ...] = ()
         """System calls that the seccomp filter lets through besides its own list."""
@@ -144,10 +144,10 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
         own = [os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc) for name in ("status", "fd")]
         kept += [plan.proc, *own]
     own_files: dict[int, int] = {}
-    if plan.own_files and libc.READY and plan.stands("user_namespace"):
-        for number, name in plan.own_files.items():
+    if libc.READY and plan.stands("user_namespace"):
+        for number, name in _own_files(plan, order).items():
             with contextlib.suppress(OSError):  # who wants it does without
-                own_files[number] = os.open(f"self/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)
+                own_files[number] = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=plan.proc)
     descriptors.keep([*kept, *plan.pinned, *own_files.values()])
     for place, number in enumerate([*plan.pinned, *own_files], 3 + len(kept)):
         os.dup2(place, number, inheritable=False)
@@ -156,6 +156,10 @@ def enter(plan: Plan, order: Order, channel: int, status: int) -> None:
     rlimits.apply(limits(plan, order))
     if libc.READY:
         _lock(plan, order, work, temporary)
+
+
+def _own_files(plan: Plan, order: Order) -> dict[int, str]:
+    return {**plan.own_files, CHILDREN: "thread-self/children"} if order.keeps else plan.own_files
 
 
 def _write(proc: int, name: str, data: bytes) -> None:
@@ -302,7 +306,7 @@ def _check(wall: str, plan: Plan, order: Order, fields: Mapping[str, str], insid
         fds = (
             {int(name) for name in os.listdir(_PROC_FDS)} if libc.READY else {fd for fd in range(1024) if _is_open(fd)}
         )
-        return "" if fds <= {*range(_PROC_FDS + 2), *plan.pinned, *plan.own_files} else bad
+        return "" if fds <= {*range(_PROC_FDS + 2), *plan.pinned, *_own_files(plan, order)} else bad
     if wall == "empty_environment":
         return "" if not os.environ else bad
     if wall == "parent_death":

@@ -115,7 +115,11 @@ class Keeper:
         self._poll.register(self._host, select.POLLIN)
         self._poll.register(self._listener.fd, select.POLLIN)
         self._poll.register(self._woken, select.POLLIN)
-        is_runner = self._spawn()
+        try:
+            is_runner = self._spawn()
+        except OSError as error:  # no process is to be had
+            self._tell(keeping.LOST, 0, error.errno or 0)
+            os._exit(0)
         self.first = self.first and is_runner
         while not is_runner:
             # One at a time: what is done about one may close, and open anew, a descriptor that another one names.
@@ -251,6 +255,8 @@ class Keeper:
         """Be no keeper, in a copy of it: before any code of the session, what only a keeper may have."""
         self._host.close()
         self._listener.close()
+        with suppress(OSError):  # not there where the kernel keeps no such list
+            os.close(keeping.CHILDREN)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.close(self._woken)

@@ -29,6 +29,9 @@ COPY, MAPPED, CHANNEL, BUSY, OPEN = range(5)
 """What a runner asks its keeper for, as a note on a copy: one; one, and there may be mappings of files; its channel, now that it was woken. Or says:
 that it cannot be copied because of its threads, or of its files."""
 
+CHILDREN = 96
+"""Where a keeper finds the list of its children, as far as the kernel writes one: it is asked only where no process can be made to count by."""
+
 BRANCHES = 1000
 """Sessions that one cell may hold."""
 

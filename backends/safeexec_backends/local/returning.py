@@ -151,9 +151,11 @@ class ReturningGuest(LocalGuest):
         try:
             with self._line.lock:
                 while self._runner < 0:
-                    kind, _, answers, fds = self._hear(None)
+                    kind, number, answers, fds = self._hear(None)
                     if kind == keeping.RUNNER:
                         self._adopt(fds, answers)
+                    elif kind == keeping.LOST:
+                        raise GuestDied("crash", f"no process could be made for it: {os.strerror(number)}")
         except (OSError, EOFError) as error:
             raise self.death() from error
 

@@ -138,7 +138,7 @@ class WorkerProcess:
             if not self._resting and not self._left:
                 watchdog.unwatch(id(self))
         if numbers:  # in a thread: a worker that does not take orders must not stop all clocks
-            threads.start(partial(self._end_restless, numbers, now))
+            threads.start_or_do(partial(self._end_restless, numbers, now))
 
     def _end_restless(self, numbers: list[int], now: float) -> None:
         with contextlib.suppress(OSError):  # it is gone

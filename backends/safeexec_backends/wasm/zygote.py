@@ -75,7 +75,7 @@ class WasmZygote(local.Zygote):
         self._ground.plan.pinned = tuple(_open_files(loaded.compiled))
         if not self._ground.plan.pinned:
             raise RuntimeError("the image's descriptor was not found")
-        self._ground.plan.own_files = {PAGEMAP_DESCRIPTOR: "pagemap", MAPS_DESCRIPTOR: "maps"}
+        self._ground.plan.own_files = {PAGEMAP_DESCRIPTOR: "self/pagemap", MAPS_DESCRIPTOR: "self/maps"}
         # A session's socket arrives as a descriptor; branches share their pages through a file in memory.
         self._ground.plan.allow = ("recvmsg", "memfd_create")
         return super().prepare()
