@@ -233,7 +233,7 @@ class Broker:
             threads.start(work)
             return True
         except RuntimeError as error:  # it is not to wait for an answer that nobody will give
-            self._settle(call, None, error)
+            self._settle(call, None, RuntimeError(str(error)))
             return False
 
     def _in_thread(self, call: Call) -> None:
