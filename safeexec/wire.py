@@ -41,9 +41,11 @@ MAX_BLOBS = 200_000
 INLINE = 1024
 """Strings longer than this travel as blobs: a blob costs no escaping and cannot hide brackets."""
 MAX_SCALAR = 64 * 1024
-"""Digits of a Fraction or Decimal: reducing a fraction is quadratic in them, so a hostile one could stall the reader."""
+"""Digits of a Fraction or Decimal: reducing a fraction is quadratic in them, so a hostile one could stall the reader. A Decimal has those of its exponent, too:
+``1E+999999999`` is twelve letters, and int() of it, which is all that a type check may do, takes hours in which no other thread runs."""
 MAX_REDUCING = MAX_SCALAR**2
-"""Digits above times digits below, of all Fractions of one value together: hundreds of the largest would stall the reader for a minute."""
+"""Digits above times digits below, of all Fractions and long Decimals of one value together: hundreds of the largest would stall the reader for a minute."""
+_LONG_DECIMAL = 256
 MAX_COMPARING = 2**22
 """Comparisons that the keys of one value may take together: sets within sets, each of keys that hash alike, multiply them. Three levels of sixty take a minute, in
 which no other thread runs and no clock ends anything, and four would take hours."""
@@ -741,9 +743,24 @@ def _encode_set(e: Encoder, v: Any, depth: int) -> Any:
     return {"$": base.__name__, "v": e._list(list(base.__iter__(v)), depth)}
 
 
+def _reducing(value: Decimal, text: str) -> int:
+    """Digits above times digits below, at most, where `value` is made a fraction: those of its `text`, and those that its exponent stands for."""
+    first = Decimal.adjusted(value)  # the place of its first digit
+    digits = max(len(text), first) if first >= 0 else len(text) - first
+    return digits * digits if digits > _LONG_DECIMAL else 0
+
+
 def _encode_decimal(e: Encoder, v: Any, depth: int) -> Any:
     text = Decimal.__str__(v)
-    return {"$": "decimal", "v": text} if len(text) <= MAX_SCALAR else e._opaque(v, text[:200] + "…")
+    cost = _reducing(v, text)
+    if cost > MAX_REDUCING:
+        if e._strict:
+            raise NotPlain("a Decimal of more than {} digits cannot be passed".format(MAX_SCALAR))
+        return e._opaque(v, text if len(text) <= 200 else text[:200] + "…")
+    e._reducing -= cost
+    if e._reducing < 0:
+        raise TooLarge("the value has too many long decimals")
+    return {"$": "decimal", "v": text}
 
 
 def _encode_fraction(e: Encoder, v: Any, depth: int) -> Any:
@@ -906,27 +923,35 @@ class Decoder:
         return [self._value(item, depth) for item in node]
 
     def _distinct(self, items: List[Any]) -> None:
-        hashes = list(map(hash, items))
-        if len(set(hashes)) == len(hashes):
-            return  # none is compared with another
-        # Crafted keys that hash alike would make building the set or dict take hours: (-1, -2) and its kind stay far below the bounds.
-        alike = Counter(hashes)
-        if max(alike.values()) > _MAX_ALIKE:
-            raise WireError("keys that collide")
-        found = [(item, alike[number] - 1) for item, number in zip(items, hashes) if alike[number] > 1]
-        # To compare a Decimal with a whole number turns the number to decimal: seconds for a million bits, hours for more.
-        if self._decimals and _kinds_below([item for item, _ in found]) >= {Decimal, "wide"}:
-            raise WireError("keys that take too long to compare")
-        for item, others in found:
-            self._comparing -= others * _weight(item)
-            if self._comparing < 0:
-                raise WireError("keys that take too long to compare")
+        self._comparing = check_keys(items, self._comparing, self._decimals)
 
     def _str(self, node: Any) -> str:
         text = node if type(node) is str else self._value(node, MAX_DEPTH)
         if type(text) is not str:
             raise WireError("not a string")
         return text
+
+
+def check_keys(items: List[Any], comparing: int = MAX_COMPARING, decimals: bool = True) -> int:
+    """Refuse keys of one set or dict that hash alike: crafted ones would make building it take hours; (-1, -2) and its kind stay far below the bounds.
+
+    What is left of `comparing`, which is in comparisons of numbers. `decimals`: whether there may be any. Raises WireError.
+    """
+    hashes = list(map(hash, items))
+    if len(set(hashes)) == len(hashes):
+        return comparing  # none is compared with another
+    alike = Counter(hashes)
+    if max(alike.values()) > _MAX_ALIKE:
+        raise WireError("keys that collide")
+    found = [(item, alike[number] - 1) for item, number in zip(items, hashes) if alike[number] > 1]
+    # To compare a Decimal with a whole number turns the number to decimal: seconds for a million bits, hours for more.
+    if decimals and _kinds_below([item for item, _ in found]) >= {Decimal, "wide"}:
+        raise WireError("keys that take too long to compare")
+    for item, others in found:
+        comparing -= others * _weight(item)
+        if comparing < 0:
+            raise WireError("keys that take too long to compare")
+    return comparing
 
 
 def _kinds_below(items: Any) -> Set[Any]:
@@ -1037,7 +1062,11 @@ def _decode_decimal(d: Decoder, n: Any, depth: int) -> Decimal:
     if type(text) is not str or len(text) > MAX_SCALAR:
         raise WireError("a malformed decimal")
     d._decimals = True
-    return Decimal(text)
+    value = Decimal(text)
+    d._reducing -= _reducing(value, text)
+    if d._reducing < 0:
+        raise TooLarge("decimals that take too long to reduce")
+    return value
 
 
 def _decode_fraction(d: Decoder, n: Any, depth: int) -> Fraction:

@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ from safeexec import Executor, Policy, PolicyError, SessionBusy, SessionClosed
 from safeexec.serve import machine as machines
 from safeexec.serve.connect import envelope, stream
 from safeexec.serve.e2b import E2BServer
-from safeexec.serve.http import MAX_BODY, Request, Response, Server
+from safeexec.serve.http import MAX_BODY, BadRequest, Request, Response, Server
 from safeexec.serve.interpreter import _Waiting
 from safeexec.serve.machine import Abandoned, Execution, ExecutorMachine
 from safeexec.testing.base import eventually
@@ -465,6 +466,42 @@ def test_forms_cost_no_more_than_they_are_long() -> None:
         assert time.process_time() - began < 5
 
 
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b'Content-Disposition: form-data; name="f"; filename="a b.txt"', "a b.txt"),
+        (b'content-disposition:form-data;filename="a\\"b;=.txt";name=f', 'a"b;=.txt'),
+        (b"Content-Type: text/plain\r\nCONTENT-DISPOSITION: form-data; name=f;\r\n FileName=plain.txt ; ", "plain.txt"),
+        (b"Content-Disposition: form-data; filename=\"?\"; filename*=UTF-8''%e2%82%ac.txt", "\u20ac.txt"),
+        (b'Content-Disposition: form-data; name="filename"', None),
+        (b'X: content-disposition: form-data; filename="x"', None),
+        (b'Content-Disposition: form-data; filename="\xff"', "\udcff"),
+    ],
+)
+def test_what_a_part_calls_its_file(head: bytes, name: str | None) -> None:
+    from safeexec.serve import forms
+
+    (part,) = forms.parts(form((head, b"x")), 'multipart/form-data; charset=utf-8; boundary="XYZ"')
+    assert part == (name, b"x")
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [b";" * 7000, b"a=b;" * 1900, b'x="a"' * 1400, b'x="\\"' * 1200, b";x=" * 2000, b" ;" * 3500, b'; x="' * 1400],
+)
+def test_heads_of_forms_cost_no_more_than_they_are_long(padding: bytes) -> None:
+    from safeexec.serve import forms
+
+    began = time.process_time()
+    with suppress(BadRequest):
+        for _ in forms.parts(form(*[(FILE % b"a" + b";" + padding, b"x")] * 300), "multipart/form-data; boundary=XYZ"):
+            pass
+    with suppress(BadRequest):
+        for _ in forms.parts(b"--XYZ--", "multipart/form-data;" + 8 * padding.decode() + "; boundary=XYZ"):
+            pass
+    assert time.process_time() - began < 2
+
+
 def everything(served: Served, data: bytes) -> bytes:
     url = urlsplit(served.url)
     with socket.create_connection((str(url.hostname), int(url.port or 0)), 10) as connection:
@@ -526,23 +563,46 @@ def test_bodies_of_all_connections_together_are_bounded(monkeypatch: pytest.Monk
         server.close()
 
 
+class _Keyed:
+    """Answers everybody; knows who has the key."""
+
+    def admits(self, path: str, headers: Any) -> bool:
+        return headers.get("x-api-key") == KEY
+
+    def __call__(self, request: Request) -> Response:
+        return Response(200, b"here")
+
+
 def test_more_connections_than_there_may_be_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     from safeexec.serve import http as serving
 
     monkeypatch.setattr(serving, "MAX_CONNECTIONS", 3)
-    server = Server(lambda request: Response(200, b"here"))
+    server = Server(_Keyed())
+    asked = f"GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n\r\n".encode()
+
+    def connected() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0), 10)
+
+    def answered(connection: socket.socket) -> bool:
+        connection.sendall(asked)
+        return connection.recv(1000).startswith(b"HTTP/1.1 200")
+
     try:
-        place = ("127.0.0.1", urlsplit(server.url).port or 0)
-        idle = [socket.create_connection(place, 10) for _ in range(3)]
+        silent = [connected() for _ in range(3)]
         assert eventually(lambda: len(server._http._connections) == 3)
-        with socket.create_connection(place, 10) as surplus:
+        known = []
+        for stranger in silent:  # the oldest of those who showed no key has to go, and none who did
+            known.append(connected())
+            assert answered(known[-1]) and stranger.recv(1) == b""
+        assert len(server._http._connections) == 3
+        with connected() as surplus:
             assert surplus.recv(1) == b""
-        for connection in idle:
+        assert all(map(answered, known))
+        for connection in (*silent, *known):
             connection.close()
         assert eventually(lambda: not server._http._connections)
-        with socket.create_connection(place, 10) as later:
-            later.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            assert later.recv(100).startswith(b"HTTP/1.1 200")
+        with connected() as later:
+            assert answered(later)
     finally:
         server.close()
 
@@ -846,6 +906,7 @@ def test_a_client_that_is_gone_before_the_first_byte_holds_no_process_back() -> 
         handler = monkeypatched.__new__(monkeypatched)
         handler.wfile, handler.command, handler.path = Gone(), "GET", "/"  # type: ignore[misc, attr-defined, assignment]
         handler.headers = http.client.HTTPMessage()  # type: ignore[attr-defined]
+        vars(handler).update(server=served._http, connection=None)
         handler.rfile, handler.request_version, handler.requestline = io.BytesIO(), "HTTP/1.1", ""  # type: ignore[attr-defined]
         handler.do_GET()  # type: ignore[attr-defined]
     finally:
