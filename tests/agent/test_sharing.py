@@ -490,7 +490,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_read(tmp_path: Path) -> None
     ],
 )
 def test_a_space_as_large_as_the_disk_is_not_fetched(hub: Hub, files: dict[str, bytes]) -> None:
-    from safeexec_agent.sharing import download
+    from safeexec_agent.hub import download
 
     hub.files.update({"agent.json": b"{}", **files})
     with pytest.raises(AgentError, match=r"larger than|1000 are read"):
@@ -499,7 +499,7 @@ def test_a_space_as_large_as_the_disk_is_not_fetched(hub: Hub, files: dict[str, 
 
 
 def test_what_is_no_part_of_an_agent_is_not_fetched(hub: Hub) -> None:
-    from safeexec_agent.sharing import download
+    from safeexec_agent.hub import download
 
     others = (
         "managed_agents/a/weights.bin",
