@@ -21,23 +21,20 @@ from tests.local.conftest import FAST
 from tests.local.test_rollback import (
     CRASH,
     ENDS,
-    LIVE,
-    LOOK,
     PROPERTY_LOOK,
     PROPERTY_START,
     RUINS,
-    SEEN,
     SPIN,
     STEPS,
     TREE,
     WAYS_TO_FAIL,
-    WRECK,
     end_keeper,
     family,
     guest_of,
 )
 from tests.local.test_walls_lifetime import children, ended, wait_until
 from tests.support import histories
+from tests.support.alive import LIVE, LOOK, SEEN, WRECK
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 

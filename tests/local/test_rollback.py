@@ -23,6 +23,7 @@ from safeexec_backends.local.returning import ReturningGuest
 from tests.local.conftest import FAST
 from tests.local.test_walls_lifetime import ended, wait_until
 from tests.support import histories, late, unread
+from tests.support.alive import LIVE, LOOK, SEEN, WRECK
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
@@ -70,66 +71,6 @@ def settled(session: Session) -> dict[int, tuple[int, str]]:
     guest_of(session)._await_checkpoint()
     assert wait_until(lambda: len(family(session)) <= 3)
     return family(session)
-
-
-LIVE = """
-import sqlite3, asyncio, itertools, random
-memory = sqlite3.connect(':memory:')
-memory.execute('create table t (n)')
-memory.execute('insert into t values (1)')
-disk = sqlite3.connect('data.db')
-disk.execute('create table t (n)')
-disk.commit()
-disk.execute('insert into t values (1)')
-def walk():
-    for n in range(100):
-        yield n
-walker = walk()
-next(walker)
-count = itertools.count(5)
-next(count)
-def make():
-    total = 0
-    def add(n):
-        nonlocal total
-        total += n
-        return total
-    return add
-add = make()
-add(3)
-async def later():
-    await asyncio.sleep(0)
-    return 42
-task = None
-async def begin():
-    global task
-    task = asyncio.get_running_loop().create_task(later())
-await begin()
-"""
-LOOK = """
-async def finish():
-    await asyncio.sleep(0.001)
-    return await task
-(next(walker), next(count), add(1), memory.execute('select count(*) from t').fetchone()[0], disk.in_transaction,
- disk.execute('select count(*) from t').fetchone()[0], await finish())
-"""
-SEEN = (1, 6, 4, 1, True, 1, 42)
-WRECK = """
-import asyncio, os, sys
-for _ in range(20): next(walker), next(count), add(100)
-memory.execute('drop table t')
-disk.rollback()
-disk.execute('drop table t')
-disk.commit()
-task.cancel()
-async def wait():
-    await asyncio.sleep(0.001)
-try:
-    await wait()
-except BaseException:
-    pass
-sys.modules['random'] = None
-"""
 
 
 def test_everything_alive_comes_back(session: Session) -> None:
