@@ -21,8 +21,8 @@ from safeexec_backends.wasm.instance import WasmGuest
 from safeexec_backends.wasm.worker_guest import WorkerGuest
 from tests.support import alive, histories
 from tests.support.alive import LIVE, LOOK, SEEN
+from tests.support.undone import SPIN
 
-SPIN = "while True:\n    pass"
 FAST = Policy(limits=Limits(time=0.4))
 WRECK = alive.WRECK + "import os\nos.remove('data.db')\n"
 """A file that is brought back is the one that the database has open."""
