@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -28,12 +29,12 @@ def modules() -> tuple[tuple[str, str], ...]:
     return ("safeexec_wire", wire), ("safeexec_guest", guest.replace(_WIRE, "import safeexec_wire as wire"))
 
 
-@cache
-def guest_source() -> str:
-    """A program text that defines the modules ``safeexec_wire`` and ``safeexec_guest``; whoever ships it appends the lines that start a guest.
+def guest_source(more: Iterable[tuple[str, str]] = ()) -> str:
+    """A program text that defines the modules ``safeexec_wire`` and ``safeexec_guest``, then `more` of the sandbox's own, by name and source; whoever
+    ships it appends the lines that start a guest.
 
-    Needs CPython 3.9 or later and its standard library. Their file names are ``<safeexec_wire>`` and ``<safeexec_guest>``, which the guest
-    leaves out of tracebacks.
+    Needs CPython 3.9 or later and its standard library. The file name of each is its own in angle brackets, such as ``<safeexec_guest>``; those of the
+    first two the guest leaves out of tracebacks.
     """
-    defined = (f"_define({name!r}, {source!r})\n" for name, source in modules())
+    defined = (f"_define({name!r}, {source!r})\n" for name, source in (*modules(), *more))
     return "".join((_DEFINE, *defined, "del _define\n"))

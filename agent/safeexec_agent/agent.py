@@ -281,9 +281,9 @@ class CodeAgent(Loop):
         commit_message: str = "Upload agent",
     ) -> str:
         """Upload to a Space of the Hugging Face Hub, with an ``app.py``; returns its address."""
-        from safeexec_agent import sharing
+        from safeexec_agent import hub
 
-        return sharing.push(self, repo_id, private, token, commit_message)
+        return hub.push(self, repo_id, private, token, commit_message)
 
     @classmethod
     def from_hub(
@@ -296,9 +296,9 @@ class CodeAgent(Loop):
         **changes: Any,
     ) -> CodeAgent:
         """An agent from a Space, as :meth:`from_folder`."""
-        from safeexec_agent import sharing
+        from safeexec_agent import hub, sharing
 
-        folder = sharing.download(repo_id, token, revision)
+        folder = hub.download(repo_id, token, revision)
         # The cache's files are links from <repository>/snapshots/<revision> to <repository>/blobs.
         made: CodeAgent = sharing.load(cls, folder, trust_remote_code, changes, folder.parents[1])
         return made

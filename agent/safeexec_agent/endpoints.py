@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from safeexec_agent.errors import ModelError, NotInstalled
-from safeexec_agent.models import MAX_REPLY, ChatMessage, Delta, TokenUsage, is_cut
+from safeexec_agent.models import MAX_REPLY, ChatMessage, Delta, TokenUsage, counted, is_cut
 
 DEFAULT_HF_MODEL = "Qwen/Qwen2.5-Coder-32B-Instruct"
 _TRIES = 3
@@ -115,11 +115,7 @@ def _says_when(choice: Any) -> bool:
 
 
 def _used(answer: Any) -> TokenUsage | None:
-    used = getattr(answer, "usage", None)
-    if used is None:
-        return None
-    counts = (getattr(used, "prompt_tokens", 0), getattr(used, "completion_tokens", 0))
-    return TokenUsage(*(c if type(c) is int and c >= 0 else 0 for c in counts))
+    return counted(getattr(answer, "usage", None), "prompt_tokens", "completion_tokens")
 
 
 class OpenAIModel(_ChatCompletions):

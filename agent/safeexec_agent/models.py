@@ -243,10 +243,14 @@ def is_cut(choice: Any) -> bool:
 
 
 def _usage(answer: Any) -> TokenUsage | None:
-    used = getattr(answer, "token_usage", None)
+    return counted(getattr(answer, "token_usage", None), "input_tokens", "output_tokens")
+
+
+def counted(used: Any, *names: str) -> TokenUsage | None:
+    """What `used` says of itself under these names, of what was read and what was written; what is no count is 0, and None says nothing."""
     if used is None:
         return None
-    counts = (getattr(used, "input_tokens", 0), getattr(used, "output_tokens", 0))
+    counts = (getattr(used, name, 0) for name in names)
     return TokenUsage(*(c if type(c) is int and c >= 0 else 0 for c in counts))
 
 

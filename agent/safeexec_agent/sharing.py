@@ -1,4 +1,4 @@
-"""Agents as folders and Spaces: plain data and the sources of tools, in the form smolagents publishes.
+"""Agents as folders: plain data and the sources of tools, in the form smolagents publishes.
 
 A folder of a stranger decides nothing about this machine: no address, key, sandbox or policy is taken from it, templates are filled in and not
 evaluated, and the code of its tools runs in the sandbox.
@@ -39,9 +39,8 @@ MODELS = {
         "TransformersModel",
     )
 }
-_FILES = re.compile(r"(managed_agents/\w+/)*(agent\.json|prompts\.yaml|tools/\w+\.py)")
-_MOST_FILES = 1000
-_MAX_FILE = 1_000_000
+MAX_FILE = 1_000_000
+"""Bytes; no file of an agent has more."""
 _MAX_SOURCE = 200_000
 _MAX_PROMPTS = 200_000
 _MAX_AGENTS = 50
@@ -349,11 +348,11 @@ def _without(
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
+            data = file.read(MAX_FILE + 1)
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror}") from None
-    if len(data) > _MAX_FILE:
-        raise ValueError(f"{path.name} is larger than {_MAX_FILE} bytes")
+    if len(data) > MAX_FILE:
+        raise ValueError(f"{path.name} is larger than {MAX_FILE} bytes")
     return data.decode("utf-8")
 
 
@@ -370,41 +369,3 @@ def _yaml() -> Any:
     except ImportError:
         raise NotInstalled("this needs PyYAML: pip install 'safeexec[hub]'") from None
     return yaml
-
-
-# -- the hub ----------------------------------------------------------------------------------------------------------------
-
-
-def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise NotInstalled("huggingface_hub is not installed: pip install 'safeexec[hub]'") from None
-    return huggingface_hub
-
-
-def push(agent: Any, repo_id: str, private: bool | None, token: str | None, message: str) -> str:
-    """See CodeAgent.push_to_hub."""
-    import tempfile
-
-    api = _hub().HfApi(token=token)
-    url = api.create_repo(repo_id, private=private, exist_ok=True, repo_type="space", space_sdk="gradio")
-    with tempfile.TemporaryDirectory() as folder:
-        save(agent, Path(folder))
-        api.upload_folder(repo_id=url.repo_id, folder_path=folder, repo_type="space", commit_message=message)
-    return str(url)
-
-
-def download(repo_id: str, token: str | None, revision: str | None) -> Path:
-    """The files of a Space that make up an agent. Raises AgentError for more, or larger ones, than an agent has."""
-    about = _hub().HfApi(token=token).space_info(repo_id, revision=revision, files_metadata=True)
-    files = [file for file in about.siblings or () if _FILES.fullmatch(file.rfilename)]
-    # Before anything is fetched: the Space of a stranger may hold as much as the disk, under names that an agent has.
-    if len(files) > _MOST_FILES:
-        raise AgentError(f"{repo_id} has {len(files)} files of agents; {_MOST_FILES} are read")
-    for file in files:
-        if file.size is None or file.size > _MAX_FILE:
-            raise AgentError(f"{repo_id}: {file.rfilename} is larger than {_MAX_FILE} bytes")
-    # Of the commit that was looked at, whatever is uploaded meanwhile.
-    options = {"repo_type": "space", "token": token, "revision": about.sha}
-    return Path(_hub().snapshot_download(repo_id, **options, allow_patterns=[file.rfilename for file in files]))

@@ -18,11 +18,11 @@ class Unusable(RuntimeError):
 class Attacker:
     """Runs single cases against a target. Raises Unusable. Close it, or use it as a context manager."""
 
-    def __init__(self, target: Target, limits: dict[str, Any] | None = None) -> None:
+    def __init__(self, target: Target) -> None:
         self.target = target
         self._process = Supervisor()
-        chosen = {**LIMITS, **(WEAK if target.adapter == "weak" else {}), **(limits or {})}
-        ready = self._ask({"target": target.data(), "limits": chosen})
+        limits = {**LIMITS, **(WEAK if target.adapter == "weak" else {})}
+        ready = self._ask({"target": target.data(), "limits": limits})
         self.capabilities = frozenset(ready["capabilities"])
         if ready["broken"]:
             self.close()
@@ -40,9 +40,9 @@ class Attacker:
             if answer["t"] != "left":
                 return answer
 
-    def attack(self, code: str, effect: str = "canary", kind: str = "attack") -> list[tuple[str, str]]:
+    def attack(self, code: str, effect: str = "canary") -> list[tuple[str, str]]:
         """The effects of a program; none when it was contained."""
-        case = Case("generated", "generated", kind, "", (Step(code),), effect=effect)
+        case = Case("generated", "generated", "attack", "", (Step(code),), effect=effect)
         verdict = self._ask({**plain(case), "run_alone": False})
         if verdict["outcome"] == "broken":
             return [("died", "the host is broken: " + str(verdict.get("why", ""))[-300:])]

@@ -17,6 +17,8 @@ _SHARED = re.compile(rb"RssShmem:\s*(\d+) kB")
 _MACHINE = re.compile(rb"^(\w+):\s*(\d+) kB", re.MULTILINE)
 _FREEING = 1.0
 """Seconds that the pages of a process which ended may take to be free."""
+_PATIENCE = 10.0
+"""Seconds after which what does not end is left."""
 bystanders: set[int] = set()
 """Processes that are not part of what is looked at or ended, although they are below."""
 
@@ -156,16 +158,14 @@ def end(pids: Iterable[int]) -> None:
             continue
 
 
-def end_all_below(root: int, spare: int = 0, patience: float = 10.0) -> bool:
-    """Kill until nothing is left below `root`, reaping what became a child of this process but for `spare`. False when something stays."""
-    deadline = time.monotonic() + patience
+def end_all_below(root: int, spare: int = 0) -> None:
+    """Kill until nothing is left below `root`, reaping what became a child of this process but for `spare`, or something stays for too long."""
+    deadline = time.monotonic() + _PATIENCE
     while True:
         reap(spare)
         below = descendants(root)
-        if not below:
-            return True
-        if time.monotonic() > deadline:
-            return False
+        if not below or time.monotonic() > deadline:
+            return
         end(below)
         time.sleep(0.005)
 

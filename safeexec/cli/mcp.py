@@ -13,7 +13,7 @@ from safeexec.cli.options import Options, serving
 
 
 @click.command("mcp", context_settings={"help_option_names": ["-h", "--help"]})
-@serving
+@serving("with read_file")
 @click.option(
     "--transport",
     type=click.Choice(["stdio", "http"]),
@@ -52,8 +52,6 @@ def command(options: Options, transport: str, host: str, port: int, token: str |
         ) from error
     from safeexec.integrations._sessions import Sessions
 
-    if options.save_files:
-        raise exits.Failure("--save-files is for run and repl; clients read files with read_file")
     sessions = Sessions(options.sandbox, policy=options.policy(), tools=options.tools())
     try:
         app = mcp.server(sessions)

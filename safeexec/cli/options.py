@@ -1,7 +1,8 @@
-"""The options that ``run`` and ``repl`` share, and the policy they amount to."""
+"""The options that the commands with a sandbox share, and the policy they amount to."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -86,12 +87,22 @@ def shared(command: Callable[..., Any]) -> Callable[..., Any]:
     return gathered
 
 
-def serving(command: Callable[..., Any]) -> Callable[..., Any]:
-    """As :func:`shared`, for a command whose clients read the files themselves: it refuses ``--save-files``, and so does not offer it."""
-    gathered = shared(command)
-    for option in gathered.__click_params__:  # type: ignore[attr-defined]
-        option.hidden = option.hidden or option.name == "save_files"
-    return gathered
+def serving(way: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """As :func:`shared`, for a command whose clients read the files themselves, by `way`: it refuses ``--save-files``, and so does not offer it."""
+
+    def added(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def refusing(*, options: Options, **values: Any) -> Any:
+            if options.save_files:
+                raise Failure(f"--save-files is for run and repl; clients read files {way}")
+            return command(options=options, **values)
+
+        gathered = shared(refusing)
+        for option in gathered.__click_params__:  # type: ignore[attr-defined]
+            option.hidden = option.hidden or option.name == "save_files"
+        return gathered
+
+    return added
 
 
 _OPTIONS = (

@@ -12,7 +12,7 @@ from safeexec.cli.options import Options, serving
 
 
 @click.command("serve", context_settings={"help_option_names": ["-h", "--help"]})
-@serving
+@serving("by E2B's files API")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on. What is sent is not encrypted."
 )
@@ -39,8 +39,6 @@ def command(options: Options, host: str, port: int, key: str | None, most: int) 
     from safeexec.serve.http import Server
     from safeexec.serve.machine import ExecutorMachine
 
-    if options.save_files:
-        raise exits.Failure("--save-files is for run and repl; clients read files by E2B's files API")
     if key is not None and not key.isascii():
         raise exits.Failure("--key: a key travels in a header of HTTP, so it must be ASCII")
     secret = key or "e2b_" + secrets.token_hex(20)  # in the form that E2B's clients may check

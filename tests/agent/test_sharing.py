@@ -1,4 +1,4 @@
-"""Agents as folders and on a hub. What comes from there is a stranger's: it runs in the sandbox and decides nothing here."""
+"""Agents as folders. What comes from there is a stranger's: it runs in the sandbox and decides nothing here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +19,16 @@ from safeexec_agent import (
     FinalAnswerTool,
     OpenAIModel,
     ScriptedModel,
-    Tool,
     VisitWebpageTool,
     tool,
 )
 from safeexec_agent.bridge import SandboxTool
 from safeexec_agent.prompts import TEMPLATES
+from tests.agent.alfred import ANSWER, alfred, suggest_menu
 from tests.agent.conftest import SANDBOXES, Make, code
-from tests.agent.hub import Hub
 
 OUTSIDE = 5
 ROOT = Path(__file__).parents[2]
-
-
-@tool
-def suggest_menu(occasion: str, guests: int = 4) -> str:
-    """
-    What to serve at a party.
-    Args:
-        occasion: What is celebrated.
-        guests: How many come.
-    """
-    import textwrap
-
-    return textwrap.shorten(f"{occasion} dinner for {guests}", 100)
-
-
-class ThemeTool(Tool):
-    name = "theme_generator"
-    description = """
-    Suggests a 'theme'
-    for a party."""
-    inputs = {"category": {"type": "string", "description": "The type."}}  # noqa: RUF012
-    output_type = "string"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.themes = {"classic": "Gala"}
-
-    def forward(self, category: str) -> str:
-        return self.themes.get(category.lower(), "none")
 
 
 @tool
@@ -70,20 +39,6 @@ def leaky(x: int) -> int:
         x: A number.
     """
     return x + OUTSIDE
-
-
-def alfred(make: Make, replies: list[str], **options: Any) -> CodeAgent:
-    worker = make([], [DuckDuckGoSearchTool()], name="web_agent", description="Searches.")
-    tools = [suggest_menu, ThemeTool(), VisitWebpageTool(), FinalAnswerTool()]
-    return make(
-        replies, tools, managed_agents=[worker], instructions="Be a butler.", name="alfred", description="A butler.",
-        additional_authorized_imports=["pandas"], max_steps=7, planning_interval=3, **options,
-    )  # fmt: skip
-
-
-ANSWER = [
-    code("final_answer((suggest_menu('formal'), suggest_menu(occasion='x', guests=2), theme_generator('Classic')))")
-]
 
 
 @pytest.mark.parametrize("on", SANDBOXES)
@@ -346,47 +301,6 @@ def test_the_app_of_a_space_loads_the_agent(make: Make, tmp_path: Path) -> None:
     assert done.stdout == "alfred True\n", done.stderr
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    import huggingface_hub
-    from huggingface_hub import constants, hf_api
-
-    server = Hub()
-    for name in ("ENDPOINT",):
-        monkeypatch.setattr(constants, name, server.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(hf_api.api, "endpoint", server.url)
-    monkeypatch.setenv("HF_TOKEN", "hf_canary")
-    assert huggingface_hub.HfApi().endpoint == server.url
-    yield server
-    server.close()
-
-
-def test_to_the_hub_and_back(make: Make, hub: Hub, tmp_path: Path) -> None:
-    agent = alfred(make, [])
-    assert agent.push_to_hub("me/AlfredAgent", token="hf_canary").endswith("spaces/me/AlfredAgent")
-    assert hub.created[0]["sdk"] == "gradio" and hub.created[0]["type"] == "space"
-    assert {
-        "agent.json",
-        "app.py",
-        "prompts.yaml",
-        "requirements.txt",
-        "tools/suggest_menu.py",
-        "managed_agents/web_agent/agent.json",
-    } <= set(hub.files)
-    assert "hf_canary" not in "".join(data.decode() for data in hub.files.values())
-    hub.files["evil.bin"] = b"not wanted"
-    # As the course's page does it: on an instance.
-    with agent.from_hub(
-        "me/AlfredAgent", token="hf_canary", model=ScriptedModel(["plan", *ANSWER]), sandbox="local", verbosity_level=0
-    ) as loaded:
-        assert loaded.run("Go.") == ("formal dinner for 4", "x dinner for 2", "Gala")
-    assert not any("evil.bin" in path and "/resolve/" in path for _, path, _, _ in hub.requests)
-
-
 THEIRS = """
 import json
 from smolagents import CodeAgent, InferenceClientModel, Tool, tool
@@ -479,42 +393,6 @@ def test_a_link_that_leads_out_of_the_folder_is_not_read(tmp_path: Path) -> None
     (folder / "agent.json").symlink_to(tmp_path / "more" / "agent.json")
     with pytest.raises(AgentError, match=r"leads out"):
         CodeAgent.from_folder(folder, model=ScriptedModel([]), verbosity_level=0)
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"managed_agents/a/tools/large.py": b"x" * 1_000_001},
-        {"tools/large.py": b"#" * 1_000_001},
-        {f"managed_agents/a{number}/agent.json": b"{}" for number in range(1001)},
-    ],
-)
-def test_a_space_as_large_as_the_disk_is_not_fetched(hub: Hub, files: dict[str, bytes]) -> None:
-    from safeexec_agent.sharing import download
-
-    hub.files.update({"agent.json": b"{}", **files})
-    with pytest.raises(AgentError, match=r"larger than|1000 are read"):
-        download("me/AlfredAgent", None, None)
-    assert not any("/resolve/" in path for _, path, _, _ in hub.requests)
-
-
-def test_what_is_no_part_of_an_agent_is_not_fetched(hub: Hub) -> None:
-    from safeexec_agent.sharing import download
-
-    others = (
-        "managed_agents/a/weights.bin",
-        "tools/../x.py",
-        "tools/[a].py",
-        "managed_agents/huge",
-        "app.py",
-        "tools/deep/x.py",
-    )
-    hub.files.update(
-        {"agent.json": b"{}", "managed_agents/a/agent.json": b"{}", "tools/x.py": b"", **dict.fromkeys(others, b"x")}
-    )
-    folder = download("me/AlfredAgent", None, None)
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert found == {"agent.json", "managed_agents/a/agent.json", "tools/x.py"}
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,11 @@ def frame(header: dict[str, Any], *blobs: bytes) -> bytes:
     """The bytes of a frame, without anything an honest sender would check."""
     if blobs:
         header = {**header, "b": [len(b) for b in blobs]}
-    text = json.dumps(header).encode()
+    return packed(json.dumps(header).encode(), *blobs)
+
+
+def packed(text: bytes, *blobs: bytes) -> bytes:
+    """The same with any text for a header."""
     return struct.pack("<II", 4 + len(text) + sum(map(len, blobs)), len(text)) + text + b"".join(blobs)
 
 

@@ -7,7 +7,7 @@ import struct
 import threading
 import traceback
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ from safeexec import (
     UnsafeName,
 )
 from safeexec.testing.base import assert_closed, eventually
-from tests.core.scripted import Behave, Peer, ScriptedBackend, frame, open_descriptors, threads_named
+from tests.core.scripted import Behave, Peer, ScriptedBackend, frame, open_descriptors, packed, threads_named
 
 LIMITS = Limits(time=0.5, value=200_000, output=10_000)
 
@@ -59,14 +59,24 @@ def no_descriptor_left() -> Iterator[None]:
     assert eventually(lambda: open_descriptors() <= before, 5)
 
 
-DONE = {"t": "done", "id": 2}
+Wanted = Callable[[int], bytes]
+"""A frame that answers the request of this number: only its guest knows it."""
 
-BROKEN: dict[str, bytes] = {
-    "wrong id": frame({"t": "done", "id": 1}),
-    "future id": frame({"t": "done", "id": 3}),
-    "id of another type": frame({"t": "done", "id": 2.0}),
-    "id true": frame({"t": "done", "id": True}),
-    "no id": frame({"t": "done"}),
+
+def done(**fields: Any) -> Wanted:
+    return lambda number: frame({"t": "done", "id": number, **fields})
+
+
+OF_NO_REQUEST: dict[str, Wanted] = {
+    "wrong id": lambda number: frame({"t": "done", "id": number - 1}),
+    "future id": lambda number: frame({"t": "done", "id": number + 1}),
+    "id of another type": lambda number: frame({"t": "done", "id": float(number)}),
+    "id that is text": lambda number: frame({"t": "done", "id": str(number)}),
+    "id true": done(id=True),
+    "no id": lambda number: frame({"t": "done"}),
+}
+BROKEN: dict[str, bytes | Wanted] = {
+    **OF_NO_REQUEST,
     "unknown kind": frame({"t": "root", "id": 2}),
     "no kind": frame({"id": 2}),
     "kind of another type": frame({"t": ["done"], "id": 2}),
@@ -84,29 +94,30 @@ BROKEN: dict[str, bytes] = {
     "display of a mime type that is a path": frame({"t": "display", "m": ["../../x"]}, b"x"),
     "display of a number": frame({"t": "display", "m": [5]}, b"x"),
     "display of a thousand kinds": frame({"t": "display", "m": ["a/b"] * 1000}, *[b"x"] * 1000),
-    "error that is text": frame({**DONE, "error": "no"}),
-    "error of unknown kind": frame({**DONE, "error": {"kind": "root", "type": "X", "message": ""}}),
-    "error without a kind": frame({**DONE, "error": {"type": "X"}}),
-    "error of kind list": frame({**DONE, "error": {"kind": []}}),
-    "error message that is a list": frame({**DONE, "error": {"kind": "exception", "type": "X", "message": ["m"]}}),
-    "error line that is text": frame({**DONE, "error": {"kind": "exception", "type": "X", "message": "", "line": "1"}}),
-    "error line below zero": frame({**DONE, "error": {"kind": "exception", "type": "X", "message": "", "line": -1}}),
-    "failure that is text": frame({**DONE, "fail": "no"}),
-    "files that are no list": frame({**DONE, "files": {"a": 1}}),
-    "files without sizes": frame({**DONE, "files": ["a"]}),
-    "files without end": frame({**DONE, "files": [["a", 1]] * 10_001}),
-    "processor time that is text": frame({**DONE, "cpu": "1"}),
-    "processor time without end": frame({**DONE, "cpu": 1}).replace(b'"cpu": 1', b'"cpu":1e9999999'[:8] + b""),
-    "memory below zero": frame({**DONE, "rss": -1}),
-    "value of unknown kind": frame({**DONE, "v": {"$": "os.system"}}),
-    "value that refers to no blob": frame({**DONE, "v": {"$": "bytes", "i": 5}}),
+    "error that is text": done(error="no"),
+    "error of unknown kind": done(error={"kind": "root", "type": "X", "message": ""}),
+    "error without a kind": done(error={"type": "X"}),
+    "error of kind list": done(error={"kind": []}),
+    "error message that is a list": done(error={"kind": "exception", "type": "X", "message": ["m"]}),
+    "error line that is text": done(error={"kind": "exception", "type": "X", "message": "", "line": "1"}),
+    "error line below zero": done(error={"kind": "exception", "type": "X", "message": "", "line": -1}),
+    "failure that is text": done(fail="no"),
+    "files that are no list": done(files={"a": 1}),
+    "files without sizes": done(files=["a"]),
+    "files without end": done(files=[["a", 1]] * 10_001),
+    "processor time that is text": done(cpu="1"),
+    "processor time without end": lambda number: packed(b'{"t": "done", "id": %d, "cpu": 1e999}' % number),
+    "processor time that is no number": lambda number: packed(b'{"t": "done", "id": %d, "cpu": NaN}' % number),
+    "memory below zero": done(rss=-1),
+    "value of unknown kind": done(v={"$": "os.system"}),
+    "value that refers to no blob": done(v={"$": "bytes", "i": 5}),
     "absurd frame": struct.pack("<II", 2**32 - 1, 2**31),
     "frame above the cap": struct.pack("<II", 2_000_000, 100),
     "header longer than its frame": struct.pack("<II", 10, 1000) + b"x" * 6,
     "frame shorter than a header": struct.pack("<I", 3) + b"abc",
-    "header that is a list": struct.pack("<II", 6, 2) + b"[]",
-    "header that is no JSON": struct.pack("<II", 7, 3) + b"{,}",
-    "deep header": struct.pack("<II", 200_004, 200_000) + b"[" * 200_000,
+    "header that is a list": packed(b"[]"),
+    "header that is no JSON": packed(b"{,}"),
+    "deep header": packed(b"[" * 200_000),
     "noise": bytes(range(256)) * 20,
     "malformed call": frame({"t": "call", "id": 1}),
     "call with a number for a name": frame({"t": "call", "id": 1, "tool": 5, "a": [], "k": {}}),
@@ -116,14 +127,26 @@ BROKEN: dict[str, bytes] = {
     "the same call twice": frame({"t": "call", "id": 1, "tool": "f", "a": [], "k": {}}) * 2,
     "calls out of order": frame({"t": "call", "id": 5, "tool": "f", "a": [], "k": {}}) + frame({"t": "call", "id": 4, "tool": "f", "a": [], "k": {}}),
 }  # fmt: skip
-BROKEN["processor time without end"] = struct.pack("<II", 4 + 37, 37) + b'{"t":"done","id":2,"cpu":1e9999999999}'[:37]
+
+
+def sent(name: str, request: dict[str, Any]) -> bytes:
+    """What is broken in this way, in answer to `request`."""
+    broken = BROKEN[name]
+    return broken if isinstance(broken, bytes) else broken(request["id"])
+
+
+def test_an_answer_with_nothing_broken_in_it_is_one() -> None:
+    result, closed = attack(lambda peer, request: peer.raw(done(v=1, cpu=1, rss=1, files=[["a", 1]])(request["id"])))
+    assert result.value == 1 and result.error is None and not closed
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_protocol_ends_the_session(name: str) -> None:
-    result, closed = attack(lambda peer, _: peer.raw(BROKEN[name]), {"f": lambda: 1})
+    result, closed = attack(lambda peer, request: peer.raw(sent(name, request)), {"f": lambda: 1})
     assert result.error is not None and result.error.kind == "protocol", result.error
     assert result.value is None and closed
+    # Else what is broken in an answer would not have been looked at.
+    assert ("request that was not made" in result.error.message) == (name in OF_NO_REQUEST)
 
 
 def test_failure_of_the_guest_program_is_no_success() -> None:
@@ -611,7 +634,7 @@ def test_good_frames_between_bad_ones_change_nothing(names: list[str], last: boo
     def behave(peer: Peer, request: dict[str, Any]) -> None:
         peer.send({"t": "out", "s": 1}, b"a")
         for name in names:
-            peer.raw(BROKEN[name])
+            peer.raw(sent(name, request))
         peer.done(request, v=1)
 
     result, closed = attack(behave)
@@ -620,7 +643,7 @@ def test_good_frames_between_bad_ones_change_nothing(names: list[str], last: boo
 
 
 def test_closed_session_does_not_come_back() -> None:
-    _, closed = attack(lambda peer, _: peer.raw(BROKEN["noise"]))
+    _, closed = attack(lambda peer, request: peer.raw(sent("noise", request)))
     assert closed
     with Executor(ScriptedBackend(lambda peer, r: peer.done(r, v=1))) as executor:
         session = executor.session()

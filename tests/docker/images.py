@@ -1,8 +1,9 @@
-"""Images that tests make without a registry."""
+"""Images that tests make without a registry, and how those with packages are made here."""
 
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -33,3 +34,13 @@ def with_shell(client: Any) -> str:
     finally:
         client.api.remove_container(made, force=True)
     return SHELL
+
+
+BUILD: dict[str, Any] = {
+    "build_network": "host",
+    "build_env": {
+        k: v
+        for k, v in os.environ.items()
+        if k in ("PIP_INDEX_URL", "PIP_CERT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+    },
+}

@@ -9,7 +9,7 @@ import pytest
 
 from safeexec import Executor, Policy
 from tests.agent.test_examples import CITIES, EXPECTED, answer, check_map, run
-from tests.docker.test_packages import BUILD
+from tests.docker.images import BUILD
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -8,9 +8,8 @@ import pytest
 
 from safeexec import Executor, Limits, Policy
 from tests.egress.conftest import make_site, names, site, trust
-from tests.egress.programs import ASYNC, PAGE_TITLE, SYNC, SYNC_VALUE, UNPACK, libraries
+from tests.egress.programs import ASYNC, PAGE_TITLE, REFUSED, SYNC, SYNC_VALUE, UNPACK, libraries, run
 from tests.egress.site import Site
-from tests.egress.test_sandboxes import REFUSED, run
 
 __all__ = ["make_site", "names", "site", "trust"]
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.docker.images import with_shell
-from tests.docker.test_packages import BUILD
+from tests.docker.images import BUILD, with_shell
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +12,9 @@ import pytest
 from safeexec import BackendUnavailable, Executor, Limits, Policy
 from safeexec.cli.main import main
 from safeexec_backends.docker.setup import local_image
+from tests.docker.images import BUILD
 
 # The private daemon has no bridge, so pip's container takes the host's network; pip's own settings go with it.
-BUILD: dict[str, Any] = {
-    "build_network": "host",
-    "build_env": {
-        k: v
-        for k, v in os.environ.items()
-        if k in ("PIP_INDEX_URL", "PIP_CERT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
-    },
-}
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import pytest
 
 from safeexec import BackendUnavailable, Executor, Policy
 from safeexec_backends.docker import images, pip, reaper, setup
-from tests.docker.test_packages import BUILD
+from tests.docker.images import BUILD
 
 WHEELS = "usr/local/share/safeexec/wheels"
 IMAGE = "safeexec-test-pip:1"

@@ -17,7 +17,7 @@ from safeexec.testing import conformance
 from safeexec.testing.base import eventually
 from safeexec_backends.docker import daemon, reaper, setup
 from tests.docker.conftest import missing
-from tests.docker.test_packages import BUILD
+from tests.docker.images import BUILD
 
 pytest.importorskip("docker", reason="the docker SDK is not installed: pip install 'safeexec[docker]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

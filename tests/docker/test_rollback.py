@@ -17,8 +17,8 @@ from safeexec import Executor, GuestError, Limits, Policy, PolicyError, Result, 
 from safeexec.testing import same
 from safeexec.testing.base import eventually
 from safeexec_backends.docker import DockerBackend, orders, returning
-from tests.local import test_rollback as programs
 from tests.support import histories, unread
+from tests.support import undone as programs
 
 MIB = 2**20
 SPIN = "while True:\n    pass"

@@ -8,6 +8,10 @@ import zipfile
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from safeexec import Session
+from tests.egress.site import Site
 
 MODULES = ("requests", "urllib3", "idna", "certifi", "charset_normalizer", "bs4", "soupsieve", "typing_extensions", "httpx", "httpcore", "h11", "anyio", "sniffio")  # fmt: skip
 
@@ -79,4 +83,25 @@ UNPACK = """
 import sys, zipfile
 zipfile.ZipFile("libraries.zip").extractall("/tmp/libraries")
 sys.path.insert(0, "/tmp/libraries")
+"""
+
+
+def run(session: Session, site: Site, code: str) -> Any:
+    result = session.run(code.replace("HOST", f"site.test:{site.port}").replace("PORT", str(site.port)))
+    assert result.error is None, result.error.traceback or result.error
+    return result.value
+
+
+REFUSED = """
+import urllib.request
+found = []
+for url in ("http://evil.test:PORT/", "http://127.0.0.2:PORT/", "http://localhost:PORT/", "http://2130706434:PORT/", "http://[::ffff:127.0.0.2]:PORT/",
+            "http://169.254.169.254/", "http://site.test:1/", "http://site.test@evil.test:PORT/", "http://HOST/to?http://evil.test:PORT/",
+            "http://HOST/to?http://127.0.0.2:PORT/", "http://HOST/to?http://169.254.169.254/latest/meta-data/"):
+    try:
+        urllib.request.urlopen(url, timeout=20)
+        found.append(url)
+    except OSError as error:
+        pass
+found
 """

@@ -150,3 +150,23 @@ class Site:
 
 def send(connection: Any, body: bytes, status: str = "200 OK", extra: str = "") -> None:
     connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{extra}\r\n".encode() + body)
+
+
+def drip(connection: Any, seen: Seen) -> bool:
+    """A head, and then a byte now and then, for ever."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    pause = threading.Event()
+    while True:
+        connection.sendall(b"x")
+        pause.wait(0.01)
+
+
+def flood(connection: Any, seen: Seen) -> bool:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        connection.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+
+
+def mute(connection: Any, seen: Seen) -> bool:
+    connection.recv(1)
+    return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,31 +13,8 @@ from safeexec.egress.addresses import Deadline
 from safeexec.egress.stream import WINDOW, Stream
 from safeexec.egress.upstream import Upstream
 from safeexec.testing.base import PATIENCE, eventually
-from tests.egress.site import Seen, Site, send
-from tests.egress.test_requests import get, opened
-from tests.egress.wire import Wire
-
-MakeWire = Callable[..., Wire]
-
-
-def drip(connection: Any, seen: Seen) -> bool:
-    """A head, and then a byte now and then, for ever."""
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-    pause = threading.Event()
-    while True:
-        connection.sendall(b"x")
-        pause.wait(0.01)
-
-
-def flood(connection: Any, seen: Seen) -> bool:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        connection.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
-
-
-def mute(connection: Any, seen: Seen) -> bool:
-    connection.recv(1)
-    return False
+from tests.egress.site import Seen, Site, drip, flood, mute, send
+from tests.egress.wire import MakeWire, get, opened
 
 
 def trailers(connection: Any, seen: Seen) -> bool:

@@ -8,10 +8,8 @@ import pytest
 
 from safeexec.testing.base import eventually
 from tests.egress.site import Site
-from tests.egress.test_requests import SMUGGLING, get
-from tests.egress.wire import Wire
+from tests.egress.wire import SMUGGLING, MakeWire, Wire, get
 
-MakeWire = Callable[..., Wire]
 KEY = "Bearer open-sesame"
 
 

@@ -11,17 +11,7 @@ from safeexec import ProtocolError
 from safeexec.egress.stream import PIECE, WINDOW, Stream
 from tests.egress.conftest import Names
 from tests.egress.site import PAGE, Seen, Site, send
-from tests.egress.wire import Wire
-
-MakeWire = Callable[..., Wire]
-
-
-def opened(wire: MakeWire, site: Site, **options: object) -> Wire:
-    return wire(f"site.test:{site.port}", f"127.0.0.1:{site.port}", **options)
-
-
-def get(path: str = "/", host: str = "site.test", extra: str = "") -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{extra}\r\n".encode("latin-1")
+from tests.egress.wire import SMUGGLING, MakeWire, Wire, get, opened
 
 
 def test_a_request_arrives_and_its_answer_comes_back(wire: MakeWire, site: Site) -> None:
@@ -100,38 +90,6 @@ def test_compressed_bodies_pass_as_they_are(wire: MakeWire, site: Site) -> None:
     guest = opened(wire, site)
     answer = guest.ask("site.test", site.port, get("/bomb", f"site.test:{site.port}"))
     assert answer.endswith(bomb) and guest.step.log[0].received < 2 * len(bomb)
-
-
-SMUGGLING = [
-    b"GET / HTTP/1.1\r\nHost: %h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nContent-Length: 5, 5\r\n\r\nhello",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nContent-Length: +5\r\n\r\nhello",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\n Folded: yes\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nX: a\rContent-Length: 5\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nX: a\0b\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nno colon\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\n: no name\r\n\r\n",
-    b"GET /a b HTTP/1.1\r\nHost: %h\r\n\r\n",
-    b"GET  / HTTP/1.1\r\nHost: %h\r\n\r\n",
-    b"GET /\tHTTP/1.1\r\nHost: %h\r\n\r\n",
-    b"GET /\x00 HTTP/1.1\r\nHost: %h\r\n\r\n",
-    b"GET /\r HTTP/1.1\r\nHost: %h\r\n\r\n",
-    b"GET / HTTP/2.0\r\nHost: %h\r\n\r\n",
-    b"GET /\r\nHost: %h\r\n\r\n",
-    b"G\xc3\x89T / HTTP/1.1\r\nHost: %h\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\n" + b"A: b\r\n" * 1000 + b"\r\n",
-    b"GET / HTTP/1.1\r\nHost: %h\r\nA: " + b"x" * 100_000 + b"\r\n\r\n",
-    b"\x80" * 200_000,
-]
 
 
 @pytest.mark.parametrize("number", range(len(SMUGGLING)))

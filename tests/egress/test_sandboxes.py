@@ -10,9 +10,8 @@ import pytest
 
 from safeexec import DEFAULT_IMPORTS, Executor, Limits, Policy, Session
 from safeexec.testing.base import eventually
-from tests.egress.programs import ASYNC, MODULES, PAGE_TITLE, SYNC, SYNC_VALUE, UNPACK, libraries
-from tests.egress.site import Seen, Site, send
-from tests.egress.test_caps import drip, flood, mute
+from tests.egress.programs import ASYNC, MODULES, PAGE_TITLE, REFUSED, SYNC, SYNC_VALUE, UNPACK, libraries, run
+from tests.egress.site import Seen, Site, drip, flood, mute, send
 
 Start = Callable[..., Session]
 
@@ -47,12 +46,6 @@ def start(executor: Executor, site: Site) -> Iterator[Start]:
     yield begin
     for session in sessions:
         session.close()
-
-
-def run(session: Session, site: Site, code: str) -> Any:
-    result = session.run(code.replace("HOST", f"site.test:{site.port}").replace("PORT", str(site.port)))
-    assert result.error is None, result.error.traceback or result.error
-    return result.value
 
 
 @pytest.fixture
@@ -103,21 +96,6 @@ def test_the_key_is_not_in_the_sandbox(executor: Executor, start: Start, site: S
     assert run(session, site, "from urllib.request import urlopen\nurlopen('http://HOST/', timeout=20).status") == 200
     assert site.seen[-1].get("authorization") == ["Bearer open-sesame"]
     assert "sesame" not in repr(executor.policy) + repr(session.policy)
-
-
-REFUSED = """
-import urllib.request
-found = []
-for url in ("http://evil.test:PORT/", "http://127.0.0.2:PORT/", "http://localhost:PORT/", "http://2130706434:PORT/", "http://[::ffff:127.0.0.2]:PORT/",
-            "http://169.254.169.254/", "http://site.test:1/", "http://site.test@evil.test:PORT/", "http://HOST/to?http://evil.test:PORT/",
-            "http://HOST/to?http://127.0.0.2:PORT/", "http://HOST/to?http://169.254.169.254/latest/meta-data/"):
-    try:
-        urllib.request.urlopen(url, timeout=20)
-        found.append(url)
-    except OSError as error:
-        pass
-found
-"""
 
 
 def test_nothing_else_is_reached(start: Start, site: Site) -> None:

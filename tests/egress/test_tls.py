@@ -11,10 +11,7 @@ from safeexec.egress import tls
 from safeexec.egress.http1 import BadMessage, Reader
 from safeexec.testing.base import eventually
 from tests.egress.site import PAGE, Site
-from tests.egress.test_requests import get
-from tests.egress.wire import Wire
-
-MakeWire = Callable[..., Wire]
+from tests.egress.wire import MakeWire, Wire, get
 
 
 def ask(guest: Wire, name: str, site: Site, asked: str | None = None) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from safeexec import Limits, Policy
 from safeexec.egress.network import Network, StepNetwork
 from safeexec.egress.stream import PIECE, WINDOW
 from safeexec.testing.base import PATIENCE, eventually
+from tests.egress.site import Site
 
 
 class Wire:
@@ -128,3 +129,46 @@ class Line:
             taken += size
             if self.closed and taken == len(self.received):
                 return self.received
+
+
+MakeWire = Callable[..., Wire]
+
+
+def opened(wire: MakeWire, site: Site, **options: object) -> Wire:
+    return wire(f"site.test:{site.port}", f"127.0.0.1:{site.port}", **options)
+
+
+def get(path: str = "/", host: str = "site.test", extra: str = "") -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{extra}\r\n".encode("latin-1")
+
+
+SMUGGLING = [
+    b"GET / HTTP/1.1\r\nHost: %h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nContent-Length: 5, 5\r\n\r\nhello",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nContent-Length: +5\r\n\r\nhello",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\n Folded: yes\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nX: a\rContent-Length: 5\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nX: a\0b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nno colon\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\n: no name\r\n\r\n",
+    b"GET /a b HTTP/1.1\r\nHost: %h\r\n\r\n",
+    b"GET  / HTTP/1.1\r\nHost: %h\r\n\r\n",
+    b"GET /\tHTTP/1.1\r\nHost: %h\r\n\r\n",
+    b"GET /\x00 HTTP/1.1\r\nHost: %h\r\n\r\n",
+    b"GET /\r HTTP/1.1\r\nHost: %h\r\n\r\n",
+    b"GET / HTTP/2.0\r\nHost: %h\r\n\r\n",
+    b"GET /\r\nHost: %h\r\n\r\n",
+    b"G\xc3\x89T / HTTP/1.1\r\nHost: %h\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\n" + b"A: b\r\n" * 1000 + b"\r\n",
+    b"GET / HTTP/1.1\r\nHost: %h\r\nA: " + b"x" * 100_000 + b"\r\n\r\n",
+    b"\x80" * 200_000,
+]

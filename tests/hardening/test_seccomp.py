@@ -17,6 +17,7 @@ from safeexec_backends._hardening import bpf, libc, privileges, seccomp
 from safeexec_backends._hardening.syscalls import NUMBERS
 from safeexec_backends.local import cell
 from tests.hardening.child import in_child
+from tests.hardening.filters import evaluate
 
 MACHINES = ["x86_64", "aarch64"]
 PERM, NOSYS = bpf.errno(errno.EPERM), bpf.errno(errno.ENOSYS)
@@ -26,7 +27,7 @@ PID = 4321
 def answer(machine: str, name: str | int, *arguments: int, private_files: bool = True) -> int:
     program = seccomp.program(PID, private_files=private_files, machine=machine)
     number = NUMBERS[machine][name] if isinstance(name, str) else name
-    return bpf.evaluate(program, seccomp.ARCHITECTURES[machine], number, arguments)
+    return evaluate(program, seccomp.ARCHITECTURES[machine], number, arguments)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -74,7 +75,7 @@ def test_other_number_spaces_end_the_process(machine: str) -> None:
         assert answer(machine, number) == bpf.KILL_PROCESS
     program = seccomp.program(PID, machine=machine)
     for arch in (0x40000003, 0x40000028, 0xC000003E ^ 1, 0):  # i386, arm
-        assert bpf.evaluate(program, arch, 1) == bpf.KILL_PROCESS
+        assert evaluate(program, arch, 1) == bpf.KILL_PROCESS
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -184,7 +185,7 @@ def test_modes_and_times_have_no_effect_where_host_files_can_be_named(machine: s
 
 def test_further_calls_can_be_allowed_and_unknown_names_are_an_error() -> None:
     program = seccomp.program(PID, ["memfd_create"], machine="x86_64")
-    assert bpf.evaluate(program, seccomp.ARCHITECTURES["x86_64"], NUMBERS["x86_64"]["memfd_create"]) == bpf.ALLOW
+    assert evaluate(program, seccomp.ARCHITECTURES["x86_64"], NUMBERS["x86_64"]["memfd_create"]) == bpf.ALLOW
     with pytest.raises(ValueError, match="opne"):
         seccomp.program(PID, ["opne"], machine="x86_64")
 
@@ -194,7 +195,7 @@ def test_further_calls_do_no_more_than_they_were_allowed_for(machine: str) -> No
     program = seccomp.program(PID, ["memfd_create", "recvmsg"], machine=machine)
 
     def asked(name: str, *arguments: int) -> int:
-        return bpf.evaluate(program, seccomp.ARCHITECTURES[machine], NUMBERS[machine][name], arguments)
+        return evaluate(program, seccomp.ARCHITECTURES[machine], NUMBERS[machine][name], arguments)
 
     for flags in (0, os.MFD_CLOEXEC):
         assert asked("memfd_create", 1, flags) == bpf.ALLOW
@@ -343,8 +344,8 @@ def test_what_a_process_that_can_be_copied_may_do_beyond_the_ordinary(machine: s
     other: set[tuple[str, int, int]] = set()
     for number, name in names.items():
         for arguments in itertools.product(_WORDS, _SECOND, (0, 9, 2**32)):
-            found = _together(bpf.evaluate(wide, arch, number, arguments), bpf.evaluate(seal, arch, number, arguments))
-            wanted = bpf.evaluate(ordinary, arch, number, arguments)
+            found = _together(evaluate(wide, arch, number, arguments), evaluate(seal, arch, number, arguments))
+            wanted = evaluate(ordinary, arch, number, arguments)
             if found == bpf.ALLOW != wanted:
                 more.add((name, arguments[0] & 0xFFFFFFFF))
             elif found != wanted:
@@ -369,12 +370,12 @@ def test_what_a_process_that_can_be_copied_may_do_beyond_the_ordinary(machine: s
 def test_only_copies_and_signals_are_asked_about(machine: str) -> None:
     program, arch = seccomp.asking(machine), seccomp.ARCHITECTURES[machine]
     clone = NUMBERS[machine]["clone"]
-    assert bpf.evaluate(program, arch, clone, [seccomp.KEEP]) == bpf.USER_NOTIF
+    assert evaluate(program, arch, clone, [seccomp.KEEP]) == bpf.USER_NOTIF
     for name, place in (("kill", 1), ("tgkill", 2)):
         for number in (0, 2, 9, 15, 18, 19, 64):
-            found = bpf.evaluate(program, arch, NUMBERS[machine][name], [5] * place + [number])
+            found = evaluate(program, arch, NUMBERS[machine][name], [5] * place + [number])
             assert found == (bpf.ALLOW if number == 19 else bpf.USER_NOTIF)
     for flags in (seccomp.FORK, 0x3D0F00, 17, 0):
-        assert bpf.evaluate(program, arch, clone, [flags]) == bpf.ALLOW
-    assert bpf.evaluate(program, arch, clone + 1, [seccomp.KEEP]) == bpf.ALLOW
-    assert bpf.evaluate(program, 0x40000003, clone) == bpf.KILL_PROCESS
+        assert evaluate(program, arch, clone, [flags]) == bpf.ALLOW
+    assert evaluate(program, arch, clone + 1, [seccomp.KEEP]) == bpf.ALLOW
+    assert evaluate(program, 0x40000003, clone) == bpf.KILL_PROCESS

@@ -14,30 +14,15 @@ from hypothesis import strategies as st
 
 from safeexec import BackendUnavailable, Executor, Limits, NotSupported, Policy, Session, SessionClosed, session
 from safeexec.testing import same
+from safeexec.testing.base import eventually
 from safeexec_backends.local import family as families
 from safeexec_backends.local import keeping
 from safeexec_backends.local.returning import ReturningGuest
+from tests.local.cells import children, end_keeper, ended, family, guest_of
 from tests.local.conftest import FAST
-from tests.local.test_rollback import (
-    CRASH,
-    ENDS,
-    LIVE,
-    LOOK,
-    PROPERTY_LOOK,
-    PROPERTY_START,
-    RUINS,
-    SEEN,
-    SPIN,
-    STEPS,
-    TREE,
-    WAYS_TO_FAIL,
-    WRECK,
-    end_keeper,
-    family,
-    guest_of,
-)
-from tests.local.test_walls_lifetime import children, ended, wait_until
 from tests.support import histories
+from tests.support.alive import LIVE, LOOK, SEEN, WRECK
+from tests.support.undone import CRASH, ENDS, PROPERTY_LOOK, PROPERTY_START, RUINS, SPIN, STEPS, TREE, WAYS_TO_FAIL
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
@@ -117,7 +102,7 @@ def test_fork_right_after_the_start_and_of_an_idle_session(executor: Executor) -
     with executor.session(variables={"v": [1]}) as trunk, trunk.fork() as one, trunk.fork() as two:
         assert one.run("v.append(2)\nv").value == [1, 2]
         assert two.run("v").value == [1] and trunk.run("v").value == [1]
-        assert wait_until(lambda: all(state in "ST" for _, state in family(trunk).values()))
+        assert eventually(lambda: all(state in "ST" for _, state in family(trunk).values()))
         with two.fork() as three:
             assert three.run("v").value == [1]
 
@@ -405,7 +390,7 @@ def test_no_more_branches_than_there_is_room_for(trunk: Session, monkeypatch: py
 
 def test_closing_the_last_ends_every_process_and_descriptor(executor: Executor) -> None:
     executor.run("1")
-    assert wait_until(lambda: len(processes(executor)) <= SPARE)
+    assert eventually(lambda: len(processes(executor)) <= SPARE)
     before = set(os.listdir("/proc/self/fd"))
     for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 0, 3, 2)):
         trunk = executor.session(policy=FAST)
@@ -424,7 +409,7 @@ def test_closing_the_last_ends_every_process_and_descriptor(executor: Executor) 
         assert ended(first, 0)
         os.close(first)
         assert set(os.listdir("/proc/self/fd")) == before
-    assert wait_until(lambda: len(processes(executor)) <= SPARE)
+    assert eventually(lambda: len(processes(executor)) <= SPARE)
 
 
 def test_two_hundred_branches_leave_nothing(executor: Executor) -> None:
@@ -444,9 +429,9 @@ def test_two_hundred_branches_leave_nothing(executor: Executor) -> None:
     for branch in branches:
         branch.close()
     assert trunk.run("x").value == [0]
-    assert wait_until(lambda: len(family(trunk)) <= 3)
+    assert eventually(lambda: len(family(trunk)) <= 3)
     trunk.close()
-    assert wait_until(lambda: len(processes(executor)) <= SPARE)
+    assert eventually(lambda: len(processes(executor)) <= SPARE)
     assert set(os.listdir("/proc/self/fd")) == before
 
 
@@ -468,7 +453,7 @@ def test_ten_thousand_forks(executor: Executor) -> None:
         if number == 1000:
             before = keeper("VmRSS"), keeper("FDSize"), len(os.listdir("/proc/self/fd"))
     assert keeper("VmRSS") < before[0] + 2000 and keeper("FDSize") == before[1]
-    assert len(os.listdir("/proc/self/fd")) <= before[2] + 2 and wait_until(lambda: len(family(trunk)) <= 3)
+    assert len(os.listdir("/proc/self/fd")) <= before[2] + 2 and eventually(lambda: len(family(trunk)) <= 3)
     trunk.close()
 
 
@@ -480,7 +465,7 @@ def test_branches_that_are_dropped_are_closed(trunk: Session) -> None:
         del branch
     gc.collect()
     assert trunk.run("x").value == 1
-    assert wait_until(lambda: len(family(trunk)) <= 3)
+    assert eventually(lambda: len(family(trunk)) <= 3)
 
 
 def test_closing_the_executor_ends_branches() -> None:
@@ -504,7 +489,7 @@ def test_death_of_the_watching_process_ends_all(trunk: Session) -> None:
     end_keeper(trunk)
     for one in (branch, trunk):
         assert not one.run("1").ok and one.closed
-    assert wait_until(lambda: not family(trunk))
+    assert eventually(lambda: not family(trunk))
     branch.close()
 
 

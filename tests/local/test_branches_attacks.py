@@ -7,13 +7,11 @@ import os
 import pytest
 
 from safeexec import Executor, Limits, Policy, Session
+from safeexec.testing.base import eventually
 from safeexec_backends.local import returning
+from tests.local.cells import family
 from tests.local.conftest import FAST
-from tests.local.test_rollback import (
-    CRASH,
-    family,
-)
-from tests.local.test_walls_lifetime import wait_until
+from tests.support.undone import CRASH
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
@@ -37,12 +35,12 @@ def test_the_number_of_threads_is_each_ones_own(executor: Executor, limit: int) 
         for number, branch in enumerate(branches):
             assert branch.run(f"x = {number}").ok
         for one in (branches[3], trunk, branches[11], branches[0]):
-            assert wait_until(lambda one=one: threads(one))  # type: ignore[misc]
+            assert eventually(lambda one=one: threads(one))  # type: ignore[misc]
             assert one.run(CRASH).rolled_back
-            assert wait_until(lambda one=one: threads(one))  # type: ignore[misc]
+            assert eventually(lambda one=one: threads(one))  # type: ignore[misc]
         for branch in branches[1:]:
             branch.close()
-        assert wait_until(lambda: threads(branches[0])) and wait_until(lambda: threads(trunk))
+        assert eventually(lambda: threads(branches[0])) and eventually(lambda: threads(trunk))
         branches[0].close()
 
 
@@ -165,7 +163,7 @@ def test_a_branch_that_does_not_wake_as_it_should_ends_with_its_kin(
             branch = trunk.fork()
             assert not branch.run("1").ok and branch.closed
             branch.close()
-        assert wait_until(lambda: not family(trunk))
+        assert eventually(lambda: not family(trunk))
 
 
 NO_ROOM = """

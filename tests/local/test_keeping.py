@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from safeexec import Executor, Limits, Policy, Session
+from safeexec.testing.base import eventually
 from safeexec_backends._hardening import copies, libc
+from tests.local.cells import children, ended, family, guest_of, settled
 from tests.local.conftest import FAST
-from tests.local.test_rollback import CRASH, SPIN, family, guest_of, settled
-from tests.local.test_walls_lifetime import children, ended, wait_until
+from tests.support.undone import CRASH, SPIN
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
@@ -34,7 +35,7 @@ def test_a_state_is_kept_when_the_next_request_comes(session: Session, monkeypat
 
 def test_a_state_is_kept_while_nothing_is_asked(session: Session) -> None:
     session.run("x = [1]")
-    assert wait_until(lambda: len(family(session)) == 3)
+    assert eventually(lambda: len(family(session)) == 3)
     assert session.run("x.append(2)\n" + CRASH).rolled_back and session.run("x").value == [1]
 
 
@@ -196,4 +197,4 @@ def test_two_kinds_of_cells_are_made_ahead(executor: Executor) -> None:
             second: Any = other._guest
             return {first.pid, second.pid} == before
 
-    assert wait_until(taken, 20)  # not while what programs may import is still imported, for which they are made anew
+    assert eventually(taken, 20)  # not while what programs may import is still imported, for which they are made anew

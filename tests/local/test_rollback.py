@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,116 +18,24 @@ from safeexec.backend import GuestDied
 from safeexec.testing import same
 from safeexec_backends.local import LocalBackend
 from safeexec_backends.local.returning import ReturningGuest
+from tests.local.cells import end_keeper, ended, guest_of, settled
 from tests.local.conftest import FAST
-from tests.local.test_walls_lifetime import ended, wait_until
 from tests.support import histories, late, unread
-
-pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
-
-SPIN = "while True:\n    pass"
-CRASH = "import os\nos._exit(1)"
-ENDS = (
+from tests.support.alive import LIVE, LOOK, SEEN, WRECK
+from tests.support.undone import (
+    CRASH,
+    ENDS,
+    PROPERTY_LOOK,
+    PROPERTY_START,
+    RUINS,
+    SAYS_MEMORY,
     SPIN,
-    "import os\nos.abort()",
-    "x = []\nwhile True: x.append(bytearray(2**22))",
-    "while True: print('x' * 100000)",
+    STEPS,
+    TREE,
+    WAYS_TO_FAIL,
 )
 
-
-def guest_of(session: Session) -> ReturningGuest:
-    guest = session._guest
-    assert isinstance(guest, ReturningGuest)
-    return guest
-
-
-def family(session: Session) -> dict[int, tuple[int, str]]:
-    """The processes of a cell: their ids inside to their ids outside and states."""
-    first = guest_of(session).pid
-    found = {}
-    for entry in os.listdir("/proc"):
-        try:
-            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            inside = Path(f"/proc/{entry}/status").read_text().partition("NSpid:")[2].split("\n")[0].split()
-        except (OSError, ValueError):
-            continue
-        if entry.isdigit() and (int(entry) == first or fields[1] == str(first)):
-            found[int(inside[-1])] = (int(entry), fields[0])
-    return found
-
-
-def end_keeper(session: Session) -> None:
-    """Kill the process that watches, and with it all others."""
-    pidfd = os.pidfd_open(guest_of(session).pid)
-    os.kill(guest_of(session).pid, signal.SIGKILL)
-    assert ended(pidfd)
-    os.close(pidfd)
-
-
-def settled(session: Session) -> dict[int, tuple[int, str]]:
-    """The same, once the checkpoint was taken and the one before is gone."""
-    guest_of(session)._await_checkpoint()
-    assert wait_until(lambda: len(family(session)) <= 3)
-    return family(session)
-
-
-LIVE = """
-import sqlite3, asyncio, itertools, random
-memory = sqlite3.connect(':memory:')
-memory.execute('create table t (n)')
-memory.execute('insert into t values (1)')
-disk = sqlite3.connect('data.db')
-disk.execute('create table t (n)')
-disk.commit()
-disk.execute('insert into t values (1)')
-def walk():
-    for n in range(100):
-        yield n
-walker = walk()
-next(walker)
-count = itertools.count(5)
-next(count)
-def make():
-    total = 0
-    def add(n):
-        nonlocal total
-        total += n
-        return total
-    return add
-add = make()
-add(3)
-async def later():
-    await asyncio.sleep(0)
-    return 42
-task = None
-async def begin():
-    global task
-    task = asyncio.get_running_loop().create_task(later())
-await begin()
-"""
-LOOK = """
-async def finish():
-    await asyncio.sleep(0.001)
-    return await task
-(next(walker), next(count), add(1), memory.execute('select count(*) from t').fetchone()[0], disk.in_transaction,
- disk.execute('select count(*) from t').fetchone()[0], await finish())
-"""
-SEEN = (1, 6, 4, 1, True, 1, 42)
-WRECK = """
-import asyncio, os, sys
-for _ in range(20): next(walker), next(count), add(100)
-memory.execute('drop table t')
-disk.rollback()
-disk.execute('drop table t')
-disk.commit()
-task.cancel()
-async def wait():
-    await asyncio.sleep(0.001)
-try:
-    await wait()
-except BaseException:
-    pass
-sys.modules['random'] = None
-"""
+pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
 
 def test_everything_alive_comes_back(session: Session) -> None:
@@ -160,11 +66,6 @@ def test_random_numbers_come_back(session: Session) -> None:
 
 def test_answers_that_are_not_read_hold_nobody_up(executor: Executor) -> None:
     unread.check(executor)
-
-
-SAYS_MEMORY = unread.FORGE.replace(
-    "'id': number}", "'id': number, 'error': {'kind': 'memory', 'type': 'MemoryError', 'message': '', 'traceback': ''}}"
-)
 
 
 def test_answers_that_only_the_checkpoint_could_read_hold_nobody_up(executor: Executor) -> None:
@@ -230,56 +131,6 @@ def test_large_frames_in_flight_concern_nobody_after_it(executor: Executor) -> N
 
 
 # -- files ------------------------------------------------------------------------------------------------------------------
-
-TREE = """
-import os
-def tree():
-    found = {}
-    for root in ('/sandbox', '/tmp'):
-        device = os.stat(root).st_dev
-        for folder, folders, files in os.walk(root):
-            # An interpreter whose library lies below /tmp has it mounted there.
-            folders[:] = [name for name in folders if os.lstat(os.path.join(folder, name)).st_dev == device]
-            for name in folders + files:
-                path = os.path.join(folder, name)
-                info = os.lstat(path)
-                found[repr(path)] = (oct(info.st_mode), info.st_mtime_ns, info.st_nlink if not os.path.isdir(path) else 0,
-                    os.readlink(path) if os.path.islink(path) else open(path, 'rb').read() if os.path.isfile(path) else b'')
-    return found
-os.makedirs('a/b/c')
-open('a/one', 'w').write('one')
-open('a/b/two', 'wb').write(bytes(range(256)) * 5000)
-os.symlink('../one', 'a/b/link')
-os.symlink('/nowhere', 'dangling')
-os.link('a/one', 'twin')
-os.chmod('a/one', 0o600)
-open('/tmp/three', 'w').write('3')
-open(b'odd\\xff', 'w').close()
-open('executable', 'w').close()
-os.chmod('executable', 0o755)
-with open('sparse', 'wb') as file:
-    file.truncate(30_000_000)
-    file.seek(10_000_000)
-    file.write(b'middle')
-before = tree()
-"""
-RUINS = {
-    "removed": "import shutil\nfor name in os.listdir('.'):\n    shutil.rmtree(name) if os.path.isdir(name) and not os.path.islink(name) else os.remove(name)\nos.remove('/tmp/three')",
-    "overwritten": "for name in ('a/one', 'a/b/two', '/tmp/three', 'executable'): open(name, 'w').write('changed')",
-    "exchanged": "os.rename('a/one', 'x')\nos.rename('a/b/two', 'a/one')\nos.rename('x', 'a/b/two')",
-    "other kinds": "os.remove('a/one')\nos.mkdir('a/one')\nos.remove('twin')\nos.symlink('a', 'twin')\nimport shutil\nshutil.rmtree('a/b')\nopen('a/b', 'w').write('x')",
-    "links out": "import shutil\nshutil.rmtree('a')\nos.symlink('/usr', 'a')\nos.remove('executable')\nos.symlink('/dev/null', 'executable')",
-    "hard links": "os.remove('executable')\nos.link('twin', 'executable')\nopen('executable', 'w').write('x')",
-    "modes": "os.chmod('a/one', 0)\nos.chmod('a/b', 0)\nos.chmod('/tmp/three', 0o777)\nos.chmod('.', 0o500)",
-    "times": "for name in before: os.utime(eval(name), (1, 1), follow_symlinks=False)",
-    "with more": "for n in range(300): open('more%d' % n, 'w').write('x' * 1000)\nos.makedirs('/'.join('d' * 400))",
-    "one of two names": "os.remove('a/one')\nopen('twin', 'w').write('other')",
-    "deep": "for _ in range(400):\n    os.mkdir('d' * 100)\n    os.chdir('d' * 100)\nos.chmod('..', 0)",
-    "odd names": "open(b'\\xff\\xfe\\n', 'w').close()\nos.rename(b'odd\\xff', b'\\xfeodd')\nos.mkdir('…')",
-    "full": "try:\n    open('fill', 'wb').write(bytes(2**30))\nexcept (OSError, MemoryError):\n    pass\nos.remove('a/b/two')",
-    "mapped": "import mmap\nf = open('a/b/two', 'r+b')\nm = mmap.mmap(f.fileno(), 0)\nm[5:10] = b'.....'",
-    "where it is": "os.chdir('a/b/c')\nos.rmdir('/sandbox/a/b/c')",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("ruin", RUINS)
@@ -507,16 +358,6 @@ def test_an_answer_to_an_undone_call_is_no_answer_to_the_next(
 
 
 # -- properties ------------------------------------------------------------------------------------------------------------
-
-STEPS = (*histories.STEPS, "kept.write(str(x))", "kept.seek(x % 7)")
-PROPERTY_START = histories.START + "kept = open('kept', 'w+')\n"
-PROPERTY_LOOK = "kept.flush()\n" + histories.look("kept.tell()", "open('kept').read()")
-WAYS_TO_FAIL = (
-    SPIN,
-    CRASH,
-    "import os\nos.abort()",
-    "items.clear()\ntable.clear()\nkept.truncate(0)\nos = None\n" + CRASH,
-)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

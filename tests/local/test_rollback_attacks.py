@@ -7,10 +7,11 @@ import os
 import pytest
 
 from safeexec import Executor, Limits, Policy, Session
+from safeexec.testing.base import eventually
 from safeexec_backends.local import returning
+from tests.local.cells import ended, family, settled
 from tests.local.conftest import FAST
-from tests.local.test_rollback import CRASH, SPIN, family, settled
-from tests.local.test_walls_lifetime import ended, wait_until
+from tests.support.undone import CRASH, SPIN
 
 pytestmark = pytest.mark.skipif(os.name != "posix" or not hasattr(os, "pidfd_open"), reason="n/a: Linux's processes")
 
@@ -160,7 +161,7 @@ def test_a_copy_that_does_not_stop_itself_ends_the_session(executor: Executor, w
         pidfds = [os.pidfd_open(pid) for pid, _ in family(session).values()] if not session.closed else []
         session.close()
         assert not step.ok and all(ended(fd, 0) for fd in pidfds)
-        assert wait_until(lambda: not family(session))
+        assert eventually(lambda: not family(session))
         for fd in pidfds:
             os.close(fd)
 
@@ -214,7 +215,7 @@ def test_a_copy_that_goes_on_while_its_session_rests_is_ended(executor: Executor
     with executor.session(policy=FAST) as session:
         session.run(STRAY.format(what="return real(flags, tid, note) or stray()"))
         session.run("armed = True")
-        assert wait_until(lambda: len(family(session)) == 2, 20)
+        assert eventually(lambda: len(family(session)) == 2, 20)
 
 
 def test_the_descriptors_of_the_watching_process_are_not_the_sessions(session: Session) -> None:
@@ -265,7 +266,7 @@ def test_resting_sessions_stand_still(executor: Executor) -> None:
     with executor.session(policy=Policy(limits=Limits(time=5))) as session:
         session.run("x = 1")
         session.run("1")
-        assert wait_until(lambda: sorted(s for _, s in family(session).values()) == ["S", "T", "T"])
+        assert eventually(lambda: sorted(s for _, s in family(session).values()) == ["S", "T", "T"])
         assert session.run(CRASH).rolled_back and session.run("x").value == 1
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ import pytest
 from safeexec import Executor, Limits, Policy
 from safeexec.backend import GuestDied
 from safeexec.errors import BackendUnavailable
+from safeexec.testing.base import eventually
 from safeexec_backends.local.backend import LocalBackend, LocalGuest
+from tests.local.cells import children, ended
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="n/a: process descriptors are Linux's")
 
@@ -48,32 +49,6 @@ def value(guest: LocalGuest, code: str) -> Any:
     answer = request(guest, {"t": "run", "code": textwrap.dedent(code)})
     assert "error" not in answer, answer
     return answer.get("v")
-
-
-def ended(pidfd: int, timeout: float = 10.0) -> bool:
-    return bool(select.select([pidfd], [], [], timeout)[0])
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def children(pid: int) -> set[int]:
-    found = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == pid and fields[0] != "Z":
-                found.add(int(entry))
-    return found
 
 
 @contextmanager
@@ -140,7 +115,7 @@ def test_nothing_is_left_when_the_host_is_killed(options: dict[str, Any]) -> Non
     try:
         assert host.stdout is not None
         zygote, folder = json.loads(host.stdout.readline())
-        assert wait_until(lambda: len(children(zygote)) >= 2)  # a busy cell and a spare
+        assert eventually(lambda: len(children(zygote)) >= 2)  # a busy cell and a spare
         cells = [os.pidfd_open(pid) for pid in children(zygote)]
         own = os.pidfd_open(zygote)
         host.kill()
@@ -148,7 +123,7 @@ def test_nothing_is_left_when_the_host_is_killed(options: dict[str, Any]) -> Non
         for fd in (own, *cells):
             os.close(fd)
         assert bool(folder) == ("mount_namespace" in options.get("_deny", ()))
-        assert not folder or wait_until(lambda: not os.path.exists(folder))
+        assert not folder or eventually(lambda: not os.path.exists(folder))
     finally:
         host.kill()
         host.communicate()
@@ -182,7 +157,7 @@ def test_a_private_folder_goes_with_its_cell_and_with_a_killed_zygote() -> None:
         folder = Path(made._zygote._folder)
         [mine] = [f for f in folder.iterdir() if (f / "work" / "d").exists()]
         guest.close()
-        assert wait_until(lambda: not mine.exists())
+        assert eventually(lambda: not mine.exists())
         os.kill(zygote_pid(made), signal.SIGKILL)
     assert not folder.exists()
 
@@ -352,7 +327,7 @@ def test_a_spare_cell_that_died_is_not_handed_out() -> None:
         assert value(begin(made), "1") == 1
         zygote = zygote_pid(made)
         known = {g.pid for g in made._guests}
-        assert wait_until(lambda: bool(children(zygote) - known))
+        assert eventually(lambda: bool(children(zygote) - known))
         for pid in children(zygote) - known:
             pidfd = os.pidfd_open(pid)
             os.kill(pid, signal.SIGKILL)
@@ -504,8 +479,8 @@ def test_a_zygote_leaks_nothing_over_many_sessions() -> None:
         def state() -> tuple[int, int]:
             return len(os.listdir(f"/proc/{zygote}/fd")), len(children(zygote))
 
-        assert wait_until(lambda: state()[1] == 1)
+        assert eventually(lambda: state()[1] == 1)
         before = state()
         for _ in range(40):
             begin(made).close()
-        assert wait_until(lambda: state()[0] <= before[0] and state()[1] == 1), (before, state())
+        assert eventually(lambda: state()[0] <= before[0] and state()[1] == 1), (before, state())

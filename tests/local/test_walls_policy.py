@@ -12,10 +12,10 @@ import pytest
 
 from safeexec import Executor, Limits, Policy
 from safeexec.errors import BackendUnavailable, PolicyError
+from safeexec.testing.base import eventually
 from safeexec_backends.local import cell, control
 from safeexec_backends.local.backend import LocalBackend
 from tests.local.as_user import AsUser
-from tests.local.test_walls_lifetime import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="n/a: these walls are Linux's")
 
@@ -247,7 +247,7 @@ def test_other_systems_have_fewer_walls_and_need_the_users_word() -> None:
             assert session.run("while True: pass").error is not None
             assert session.run("1").value == 1
             folder = session.run("os.getcwd()").value
-        wait_until(lambda: not os.path.exists(folder))
+        eventually(lambda: not os.path.exists(folder))
         assert not os.path.exists(folder)
         with pytest.raises(PolicyError, match="memory"):
             executor.session(policy=Policy(require=(), limits=Limits(memory=2**26)))
@@ -264,7 +264,7 @@ def test_killing_works_without_process_descriptors() -> None:
             result = session.run(code)
         assert result.error is not None and result.error.kind == "time"
         pid = int(result.stdout)
-        assert wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+        assert eventually(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
 def test_windows_is_told_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,4 +313,4 @@ def test_a_zygote_that_cannot_be_set_up_leaves_no_folder(monkeypatch: pytest.Mon
     before = folders()
     monkeypatch.setattr(control, "send", broken)
     assert "cannot be set up" in refused(_deny=["mount_namespace"])
-    assert wait_until(lambda: folders() <= before, 20), folders() - before  # other tests of this machine come and go
+    assert eventually(lambda: folders() <= before, 20), folders() - before  # other tests of this machine come and go

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.remote.served import Served
 
 KEY = "e2b_" + "5afe" * 10
 """What the loopback server takes for a key; tests look for it where it must not be."""
@@ -44,3 +48,24 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
         if name.startswith(("E2B_", "MODAL_", "BL_")):
             monkeypatch.delenv(name)
     yield monkeypatch
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    """A server that speaks E2B's protocol, one for each file of tests."""
+    from tests.remote.served import Served
+
+    served = Served()
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def sandbox(served: Served, environment: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A sandbox of it, held by E2B's own SDK."""
+    sdk = pytest.importorskip("e2b_code_interpreter", reason="the e2b extra is not installed: pip install -e '.[e2b]'")
+    for name in ("E2B_API_URL", "E2B_SANDBOX_URL"):
+        environment.setenv(name, served.url)
+    sandbox = sdk.Sandbox.create(api_key=KEY)
+    yield sandbox
+    sandbox.kill()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,6 +21,22 @@ def used(pid: int) -> float:
     return int(fields[11]) + int(fields[12])
 
 
+def rests(pid: int) -> bool:
+    before = used(pid)
+    time.sleep(0.2)
+    return used(pid) - before <= 2
+
+
+@contextlib.contextmanager
+def one_worker(seconds: float, rollback: str) -> Iterator[tuple[Executor, int]]:
+    """An executor with one worker, and that worker's process id. A session that was there before must not come to harm."""
+    policy = Policy(limits=Limits(time=seconds), rollback=rollback)  # type: ignore[arg-type]
+    with Executor("wasm", workers=1, policy=policy) as executor, executor.session() as neighbour:
+        neighbour.run("x = 1")
+        yield executor, neighbour._guest.worker.pid  # type: ignore[attr-defined]
+        assert neighbour.run("x").value == 1
+
+
 def test_answers_that_are_not_read_stop_no_clocks() -> None:
     """The thread that keeps all clocks waited behind the answer that nobody took."""
     with Executor("wasm") as executor:
@@ -29,25 +47,12 @@ def test_answers_that_are_not_read_stop_no_clocks() -> None:
 def test_a_guest_that_goes_on_behind_its_answer_is_ended(monkeypatch: pytest.MonkeyPatch, rollback: str) -> None:
     """It had the processor for as long as its session was open."""
     monkeypatch.setattr(process, "_REST", 0.3)
-    with (
-        Executor("wasm", workers=1) as executor,
-        executor.session(policy=Policy(limits=Limits(time=5), rollback=rollback)) as session,  # type: ignore[arg-type]
-        executor.session(policy=Policy(limits=Limits(time=5))) as neighbour,
-    ):
-        neighbour.run("x = 1")
+    with one_worker(5, rollback) as (executor, worker), executor.session() as session:
         session.run("calls = 0")
         assert session.run(unread.FORGE).ok
-        worker = session._guest.worker.pid  # type: ignore[attr-defined]
-
-        def rests() -> bool:
-            before = used(worker)
-            time.sleep(0.2)
-            return used(worker) - before <= 2
-
-        assert eventually(rests)
+        assert eventually(lambda: rests(worker))
         result = session.run("1")
         assert result.error is not None and result.error.kind == "crash"
-        assert neighbour.run("x").value == 1
 
 
 SERVES = unread.FORGE.replace(
@@ -70,28 +75,17 @@ def test_a_guest_that_goes_on_behind_its_answer_cannot_answer_the_next_request(
 ) -> None:
     """It had the processor for as long as its session was asked for something at least every five seconds: each answer began them anew."""
     monkeypatch.setattr(process, "_REST", 3600.0)
-    policy = Policy(limits=Limits(time=2), rollback=rollback)  # type: ignore[arg-type]
-    with Executor("wasm", workers=1, policy=policy) as executor, executor.session() as neighbour:
-        neighbour.run("x = 1")
-        worker = neighbour._guest.worker.pid  # type: ignore[attr-defined]
-        with executor.session() as session:
-            session.run("calls = 0")
-            assert session.run(SERVES).ok
-            results = [session.run("1")]
-            while results[-1].ok and len(results) < 20:
-                time.sleep(0.05)
-                results.append(session.run("1"))
-            assert not results[0].ok and results[0].value is None
-            assert session.closed == (rollback == "never")
-
-            def rests() -> bool:
-                before = used(worker)
-                time.sleep(0.2)
-                return used(worker) - before <= 2
-
-            assert eventually(rests)
-            assert session.closed or session.run("1").value == 1
-        assert neighbour.run("x").value == 1
+    with one_worker(2, rollback) as (executor, worker), executor.session() as session:
+        session.run("calls = 0")
+        assert session.run(SERVES).ok
+        results = [session.run("1")]
+        while results[-1].ok and len(results) < 20:
+            time.sleep(0.05)
+            results.append(session.run("1"))
+        assert not results[0].ok and results[0].value is None
+        assert session.closed == (rollback == "never")
+        assert eventually(lambda: rests(worker))
+        assert session.closed or session.run("1").value == 1
 
 
 def test_a_session_that_is_collected_while_its_worker_is_looked_after_stops_no_clocks(
@@ -146,19 +140,9 @@ def test_a_guest_that_goes_on_behind_its_answer_is_ended_when_its_session_is_clo
 ) -> None:
     """It had the processor for as long as its worker lived: a session that is closed was looked for no more; then for as long as one that is open."""
     monkeypatch.setattr(process, "_REST", 3600.0)
-    policy = Policy(limits=Limits(time=5), rollback=rollback)  # type: ignore[arg-type]
-    with Executor("wasm", workers=1, policy=policy) as executor, executor.session() as neighbour:
-        neighbour.run("x = 1")
-        worker = neighbour._guest.worker.pid  # type: ignore[attr-defined]
+    with one_worker(5, rollback) as (executor, worker):
         assert executor.run("calls = 0\n" + unread.FORGE).ok
         with executor.session() as session:
             session.run("calls = 0")
             assert session.run(unread.FORGE).ok
-
-        def rests() -> bool:
-            before = used(worker)
-            time.sleep(0.2)
-            return used(worker) - before <= 2
-
-        assert eventually(rests)
-        assert neighbour.run("x").value == 1
+        assert eventually(lambda: rests(worker))

@@ -19,7 +19,7 @@ from safeexec_backends.wasm.fs import HELD_MAX, O_CREAT, FileSystem
 from safeexec_backends.wasm.fs_nodes import Directory, File, Symlink
 from safeexec_backends.wasm.fs_tree import PATH_MAX, Quota
 from safeexec_backends.wasm.instance import WasmGuest
-from tests.wasm.test_forged_snapshots import change, files, forged, parts, placed
+from tests.wasm.forging import change, files, forged, parts, placed
 
 SMALL = Policy(limits=Limits(time=2, memory=16 << 20, disk=1 << 20))
 

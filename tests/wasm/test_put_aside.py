@@ -13,7 +13,7 @@ from safeexec import Executor, Limits, Policy, Session
 from safeexec_backends.wasm import checkpoint, pages
 from safeexec_backends.wasm.checkpoint import Past
 from safeexec_backends.wasm.instance import WasmGuest
-from tests.wasm.test_travel import SPIN
+from tests.support.undone import SPIN
 
 MB = 1 << 20
 POLICY = Policy(limits=Limits(time=0.6, value=64 * MB, memory=256 * MB))

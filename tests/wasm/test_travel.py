@@ -19,74 +19,13 @@ from safeexec.testing import same
 from safeexec_backends.wasm import WasmBackend, checkpoint, fs_copy, fs_state
 from safeexec_backends.wasm.instance import WasmGuest
 from safeexec_backends.wasm.worker_guest import WorkerGuest
-from tests.support import histories
+from tests.support import alive, histories
+from tests.support.alive import LIVE, LOOK, SEEN
+from tests.support.undone import SPIN
 
-SPIN = "while True:\n    pass"
 FAST = Policy(limits=Limits(time=0.4))
-
-
-LIVE = """
-import sqlite3, asyncio, contextvars, itertools, random
-memory = sqlite3.connect(':memory:')
-memory.execute('create table t (n)')
-memory.execute('insert into t values (1)')
-disk = sqlite3.connect('data.db')
-disk.execute('create table t (n)')
-disk.commit()
-disk.execute('insert into t values (1)')
-def walk():
-    try:
-        for n in range(100):
-            yield n
-    finally:
-        print('closed')
-walker = walk()
-next(walker)
-count = itertools.count(5)
-next(count)
-def make():
-    total = 0
-    def add(n):
-        nonlocal total
-        total += n
-        return total
-    return add
-add = make()
-add(3)
-class Node:
-    def __init__(self, value):
-        self.value, self.me = value, self
-nodes = [Node(n) for n in range(1000)]
-async def later():
-    await asyncio.sleep(0)
-    return 42
-task = None
-async def begin():
-    global task
-    task = asyncio.get_running_loop().create_task(later())
-await begin()
-"""
-LOOK = """
-async def finish():
-    return await task
-(next(walker), next(count), add(1), [n.value for n in nodes[:3]], nodes[5].me is nodes[5],
- memory.execute('select count(*) from t').fetchone()[0], disk.in_transaction,
- disk.execute('select count(*) from t').fetchone()[0], await finish())
-"""
-SEEN = (1, 6, 4, [0, 1, 2], True, 1, True, 1, 42)
-WRECK = """
-for _ in range(20): next(walker), next(count), add(100)
-nodes.clear()
-memory.execute('drop table t')
-disk.rollback()
-disk.execute('drop table t')
-disk.commit()
-import os
-os.remove('data.db')
-task.cancel()
-import sys
-sys.modules['random'] = None
-"""
+WRECK = alive.WRECK + "import os\nos.remove('data.db')\n"
+"""A file that is brought back is the one that the database has open."""
 
 
 def test_everything_alive_comes_back(executor: Executor) -> None:

@@ -15,7 +15,8 @@ from safeexec import Executor, Limits, Policy, Session
 from safeexec_backends.wasm import checkpoint, pages
 from safeexec_backends.wasm.instance import Runtime, WasmGuest
 from safeexec_backends.wasm.worker_guest import WorkerGuest
-from tests.wasm.test_travel import FAST, SPIN
+from tests.support.undone import SPIN
+from tests.wasm.test_travel import FAST
 
 
 def secret_pages(session: Session) -> bytes:

@@ -17,9 +17,10 @@ from safeexec.errors import PolicyError
 from safeexec.testing.base import eventually
 from safeexec_backends.wasm import WasmBackend, worker_guest
 from safeexec_backends.wasm.kept import Keeper
+from tests.support.alive import LIVE, LOOK, SEEN
+from tests.support.undone import SPIN
 
 from .deaths import PATIENT, guest_of, is_kept, keeper_of, kill_worker, pool_of, worker_of
-from .test_travel import LIVE, LOOK, SEEN, SPIN
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,9 @@ from safeexec_backends.wasm.kept import Kept
 from safeexec_backends.wasm.process import WorkerProcess
 from safeexec_backends.wasm.worker_guest import WorkerGuest
 from tests.support import histories
+from tests.wasm.forging import ATTACKS, parts
 
 from .deaths import PATIENT, guest_of, is_kept, keeper_of, keeper_of_pool, kill_worker, pool_of, worker_of
-from .test_forged_snapshots import ATTACKS, parts
 
 
 @pytest.fixture(scope="module")

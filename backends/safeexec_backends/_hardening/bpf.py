@@ -197,27 +197,3 @@ def assemble(arch: int, actions: Mapping[int, Action], default: int, beyond: int
 def encode(program: Sequence[Instruction]) -> bytes:
     """struct sock_filter[]: u16 code; u8 jt; u8 jf; u32 k."""
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
-
-
-def evaluate(program: Sequence[Instruction], arch: int, nr: int, arguments: Sequence[int] = ()) -> int:
-    """What the kernel would answer, computed here: for tests of a filter that cannot be installed on this machine."""
-    padded = [*arguments, *([0] * (6 - len(arguments)))]
-    data = struct.pack("<IIQ6Q", nr & 0xFFFFFFFF, arch, 0, *[a & 0xFFFFFFFFFFFFFFFF for a in padded])
-    accumulator = counter = 0
-    while True:
-        code, yes, no, k = program[counter]
-        counter += 1
-        if code == _RETURN:
-            return k
-        if code == _LOAD:
-            accumulator = struct.unpack_from("<I", data, k)[0]
-        elif code == _AND:
-            accumulator &= k
-        elif code == _JUMP:
-            counter += k
-        elif code == _EQUAL:
-            counter += yes if accumulator == k else no
-        elif code == _AT_LEAST:
-            counter += yes if accumulator >= k else no
-        else:
-            raise ValueError(f"unknown instruction {code:#x}")

@@ -13,6 +13,7 @@ from safeexec_backends._hardening import libc
 _SET_PDEATHSIG, _SET_DUMPABLE, _GET_DUMPABLE, _CAPBSET_DROP, _SET_SECUREBITS = 1, 4, 3, 24, 28
 _SET_NO_NEW_PRIVS, _GET_NO_NEW_PRIVS, _CAP_AMBIENT, _AMBIENT_CLEAR_ALL = 38, 39, 47, 4
 _GET_PDEATHSIG = 2
+_SIGKILL = 9
 # linux/securebits.h: NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE, each locked, and KEEP_CAPS locked off
 _SECUREBITS = 0b11101111
 
@@ -64,15 +65,15 @@ def is_undumpable() -> bool:
     return libc.prctl(_GET_DUMPABLE) == 0
 
 
-def die_with_parent(signal: int = 9) -> None:
+def die_with_parent() -> None:
     """Be killed when the thread that started this process ends. Raises OSError."""
-    libc.prctl(_SET_PDEATHSIG, signal)
+    libc.prctl(_SET_PDEATHSIG, _SIGKILL)
 
 
 def dies_with_parent() -> bool:
     value = ctypes.c_int()
     libc.prctl(_GET_PDEATHSIG, ctypes.addressof(value))
-    return value.value == 9
+    return value.value == _SIGKILL
 
 
 def spare_uid(proc: int) -> int:

@@ -6,6 +6,7 @@ import resource
 from collections.abc import Mapping
 
 _OPTIONAL = ("RLIMIT_MSGQUEUE", "RLIMIT_RTPRIO", "RLIMIT_NICE", "RLIMIT_SIGPENDING", "RLIMIT_MEMLOCK", "RLIMIT_NPROC")
+_STACK = 8 * 2**20
 
 
 def plan(
@@ -14,7 +15,6 @@ def plan(
     file_size: int | None = None,
     processes: int | None = None,
     open_files: int = 256,
-    stack: int = 8 * 2**20,
 ) -> dict[str, int]:
     """Limits by name, in bytes or counts; None leaves one as it is."""
     limits: dict[str, int | None] = {
@@ -23,7 +23,7 @@ def plan(
         "RLIMIT_FSIZE": file_size,
         "RLIMIT_NPROC": processes,
         "RLIMIT_NOFILE": open_files,
-        "RLIMIT_STACK": stack,
+        "RLIMIT_STACK": _STACK,
         "RLIMIT_MEMLOCK": 0,
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_RTPRIO": 0,

@@ -20,14 +20,6 @@ from safeexec.policy import Policy
 PACKAGES = ".safeexec-packages"
 """Folder in the home directory where packages are installed."""
 
-_DEFINE = """
-def _define(name, source):
-    import sys, types
-    module = types.ModuleType(name)
-    module.__file__ = "<" + name + ">"
-    sys.modules[name] = module
-    exec(compile(source, module.__file__, "exec", dont_inherit=True), module.__dict__)
-"""
 _REQUIREMENT = re.compile(
     r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[[A-Za-z0-9,._-]+\])?((==|>=|<=|~=|!=|<|>)[A-Za-z0-9.*+!,<>=~-]+)?"
 )
@@ -36,10 +28,9 @@ _REQUIREMENT = re.compile(
 @cache
 def _packed() -> str:
     folder = Path(__file__).parent
-    parts = [guest_source(), _DEFINE]
-    for path in (folder.parent / "import_rule.py", folder / "lines.py", folder / "relay.py"):
-        parts.append(f"_define('safeexec_{path.stem}', {path.read_text(encoding='utf-8')!r})\n")
-    return base64.b64encode(zlib.compress("".join(parts).encode(), 9)).decode()
+    files = (folder.parent / "import_rule.py", folder / "lines.py", folder / "relay.py")
+    source = guest_source((f"safeexec_{path.stem}", path.read_text(encoding="utf-8")) for path in files)
+    return base64.b64encode(zlib.compress(source.encode(), 9)).decode()
 
 
 def import_patterns(policy: Policy) -> list[str]:

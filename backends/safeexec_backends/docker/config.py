@@ -62,9 +62,9 @@ class Shape:
         return self.runtime.startswith("runsc")
 
 
-def shape(image: str, runtime: str, limits: Limits, cpus: float, hosts: str = "", returns: bool = False) -> Shape:
+def shape(image: str, runtime: str, limits: Limits, cpus: float, hosts: str = "") -> Shape:
     """The shape of a container for `limits`; `hosts` as :func:`hosts_file` gives it."""
-    return Shape(image, runtime, limits.memory, limits.disk, limits.processes, cpus, hosts, returns)
+    return Shape(image, runtime, limits.memory, limits.disk, limits.processes, cpus, hosts)
 
 
 def sizes(disk: int) -> dict[str, int]:

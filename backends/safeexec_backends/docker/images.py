@@ -19,7 +19,7 @@ from safeexec.errors import BackendUnavailable, PolicyError
 from safeexec.text import neutralise
 from safeexec_backends.docker import install, pip, reaper
 from safeexec_backends.docker.daemon import errors_mapped, is_podman
-from safeexec_backends.docker.setup import BASE_LABEL, local_image
+from safeexec_backends.docker.setup import BASE_LABEL, image_id, local_image
 from safeexec_backends.docker.stream import Attached
 
 PACKAGES = "safeexec-packages"
@@ -45,17 +45,10 @@ def resolve(client: Any, name: str | None) -> str:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     with errors_mapped("looking for the image"):
         if name is not None:
-            return _get(client, name) or _pull(client, name, "")
+            return image_id(client, name) or _pull(client, name, "")
         hint = f"; or make an image of this interpreter, without any registry: safeexec setup docker (it makes {local_image()})"
         slim = f"python:{version}-slim"
-        return _get(client, local_image()) or _get(client, slim) or _pull(client, slim, hint)
-
-
-def _get(client: Any, name: str) -> str | None:
-    try:
-        return str(client.images.get(name).id)
-    except docker.errors.ImageNotFound:
-        return None
+        return image_id(client, local_image()) or image_id(client, slim) or _pull(client, slim, hint)
 
 
 def _pull(client: Any, name: str, hint: str) -> str:
@@ -64,7 +57,7 @@ def _pull(client: Any, name: str, hint: str) -> str:
         repository, tag = name, "" if "@" in name else "latest"
     try:
         client.images.pull(repository, tag=tag or None)
-        found = _get(client, name)
+        found = image_id(client, name)
     except (docker.errors.APIError, requests.RequestException) as error:
         why = str(getattr(error, "explanation", None) or error)
         raise BackendUnavailable(
@@ -98,11 +91,13 @@ def with_packages(
     key = hashlib.sha256("\0".join([str(_RECIPE), base, python, *wanted]).encode()).hexdigest()[:24]
     tag = f"{PACKAGES}:{key}"
     with errors_mapped(f"making an image with {', '.join(wanted)}"):
-        there = _get(client, tag)  # first: who wants one that is there need not wait until another is made
+        there = image_id(client, tag)  # first: who wants one that is there need not wait until another is made
         if there is not None:
             return there
         with _lock:
-            return _get(client, tag) or _build(client, base, wanted, tag, token, network, environment, report, python)
+            return image_id(client, tag) or _build(
+                client, base, wanted, tag, token, network, environment, report, python
+            )
 
 
 def _follow(client: Any, made: str, report: Callable[[str], object]) -> None:

@@ -118,28 +118,26 @@ def remove(client: Any, identity: str) -> None:
                 return
 
 
-def orphans(url: str | None = None) -> list[Orphan]:
+def orphans() -> list[Orphan]:
     """The containers of hosts that are gone, with what removes them, and those of hosts that live or cannot be judged from here.
 
     Raises BackendUnavailable.
     """
     from safeexec_backends.docker import daemon
 
-    client = daemon.connect(url)
+    client = daemon.connect()
     try:
         with daemon.errors_mapped("looking for containers"):
             found = find(client)
     finally:
         client.close()
-    return [
-        Orphan(_described(item), partial(_remove_orphan, url, item.id) if item.orphaned else None) for item in found
-    ]
+    return [Orphan(_described(item), partial(_remove_orphan, item.id) if item.orphaned else None) for item in found]
 
 
-def _remove_orphan(url: str | None, identity: str) -> None:
+def _remove_orphan(identity: str) -> None:
     from safeexec_backends.docker import daemon
 
-    client = daemon.connect(url)
+    client = daemon.connect()
     try:
         with daemon.errors_mapped("removing a container"):
             remove(client, identity)

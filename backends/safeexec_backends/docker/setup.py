@@ -71,7 +71,7 @@ def build_image(url: str | None = None, tag: str | None = None, report: Callable
                 "LABEL safeexec.image=interpreter",
                 f"LABEL {_RECIPE_LABEL}={_recipe()}",
             ]
-            before = _image_id(client, name)
+            before = image_id(client, name)
             with daemon.errors_mapped(f"importing {name}"):
                 answer = client.api.import_image_from_data(
                     file, repository=repository or name, tag=version if repository else "latest", changes=changes
@@ -79,11 +79,11 @@ def build_image(url: str | None = None, tag: str | None = None, report: Callable
             if "error" in str(answer):
                 raise BackendUnavailable(f"docker: importing {name}: {answer}")
             made = re.search(r"sha256:[0-9a-f]{64}", str(answer))
-            if made is not None and _image_id(client, name) != made[0]:
+            if made is not None and image_id(client, name) != made[0]:
                 # podman 4 lets no tag come with an import.
                 with daemon.errors_mapped(f"naming {name}"):
                     client.api.tag(made[0], repository or name, version if repository else "latest")
-            if before is not None and before != _image_id(client, name):
+            if before is not None and before != image_id(client, name):
                 _forget(client, before)
         return name
     finally:
@@ -149,7 +149,8 @@ def _recipe() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _image_id(client: Any, name: str) -> str | None:
+def image_id(client: Any, name: str) -> str | None:
+    """The id of the image called `name`, where there is one."""
     try:
         return str(client.images.get(name).id)
     except docker.errors.ImageNotFound:

@@ -33,7 +33,7 @@ class StdioChannel(channel.Channel):
     def __init__(self) -> None:
         self._in = os.dup(0)
         self._frames = guest.FdChannel(self._in, os.dup(1))
-        self._queue: SimpleQueue[wire.Frame | None] = SimpleQueue()
+        self._queue: SimpleQueue[wire.Frame] = SimpleQueue()
         self._watchers: dict[Any, Callable[[], None]] = {}
         for fd in (self._in, 1):  # fewer switches for large frames; refused above the user's share, which is no harm
             _grow(fd)
@@ -69,8 +69,6 @@ class StdioChannel(channel.Channel):
         if self._child:
             raise RuntimeError("tools cannot be called from a child process")
         frame = self._queue.get()
-        if frame is None:
-            raise EOFError
         self._begun(frame[0])
         return frame
 

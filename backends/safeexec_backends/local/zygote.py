@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import types
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from safeexec_backends._hardening import copies, libc, mounts, namespaces, waiting
@@ -26,6 +25,7 @@ from safeexec_backends.local import cell, control
 from safeexec_backends.local.cell import Order
 from safeexec_backends.local.ground import Ground
 from safeexec_backends.local.imports import LANGUAGE, Imports
+from safeexec_backends.local.rehearsal import Rehearsals
 from safeexec_backends.local.settling import Settling
 
 _PAUSE = 20
@@ -48,17 +48,6 @@ class Cell(NamedTuple):
     """What had been got ready when it was forked."""
     ends: list[int]
     """The host's ends of its channel and status pipe, until the host has them."""
-
-
-class _Nowhere:
-    """A channel that leads nowhere. A cell rehearses a session on it while nobody waits: the first use of a page that it shares with the
-    zygote costs microseconds, and a session's first step uses hundreds."""
-
-    def __init__(self, wire: Any) -> None:
-        self._wire = wire
-
-    def send(self, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
-        self._wire.unpack(b"".join(self._wire.pack(header, blobs))[4:])
 
 
 class Zygote:
@@ -89,7 +78,6 @@ class Zygote:
         self._in_a_row = 0
         """Cells that were made ahead since the last import."""
         self._imports = Imports(setup, self._ground)
-        self._settling = Settling(self._rehearse_all)
         self._poll = select.poll()
         self._thread_id: int | None = None
 
@@ -107,6 +95,8 @@ class Zygote:
         # Not at the top: the safeexec package exists only once `main` has made its stand-in.
         self._keeper: Any = importlib.import_module("safeexec_backends.local.keeper") if self.keeps else None
         self._runner: Any = importlib.import_module("safeexec_backends.local.runner") if self.keeps else None
+        self._rehearsals = Rehearsals(self._guest, self._wire)
+        self._settling = Settling(lambda: self._rehearsals.here(list(self._imports.languages)))
         self._imports.language(())
         language = sys.modules.get(LANGUAGE)
         if language is not None:
@@ -323,7 +313,7 @@ class Zygote:
         wire: Any = self._wire
         wire.may_load = getattr(language, "may_load", wire.may_load)
         if not order.keeps:
-            self._rehearse_unless_wanted(language, fd)
+            self._rehearsals.one_unless_wanted(language, fd)
             self._guest.Guest(self._guest.FdChannel(fd), language).serve()
             return
         roots = (mounts.WORK, mounts.TEMPORARY)
@@ -331,25 +321,8 @@ class Zygote:
         keeper.serve()
         # From here on in a process of its own, and in another one whenever the session goes back to where it began.
         if keeper.first:
-            self._rehearse_unless_wanted(language, self._keeper.CHANNEL)
+            self._rehearsals.one_unless_wanted(language, self._keeper.CHANNEL)
         self._runner.CellGuest(language, self._thread_id).serve()
-
-    def _rehearse_unless_wanted(self, language: Any, channel: int) -> None:
-        # Whoever waits already would wait longer; where sessions follow each other at once, that is all of them.
-        if not waiting.ready(channel, 0):
-            self._rehearse(language)
-
-    def _rehearse(self, language: Any, files: bool = True) -> None:
-        guest = self._guest.Guest(_Nowhere(self._wire), language)
-        guest.handle({"t": "init", "id": 0, "env": {}, "tools": [], "files": files})
-        guest.handle({"t": "run", "id": 0, "code": "1 + 1"})
-
-    def _rehearse_all(self) -> None:
-        """Here, with each language that there is: no cell has to note again what its interpreter notes of code that it runs."""
-        stdout, stderr, main = sys.stdout, sys.stderr, sys.modules["__main__"]
-        for language in list(self._imports.languages):
-            self._rehearse(language, files=False)
-        sys.stdout, sys.stderr, sys.modules["__main__"] = stdout, stderr, main
 
     def _address_space(self) -> int:
         if self._statm < 0:

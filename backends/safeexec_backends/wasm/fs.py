@@ -46,8 +46,8 @@ class Open:
 class FileSystem(Tree):
     """One session's files, those that are open among them."""
 
-    def __init__(self, base: Mapping[str, Directory], quota: Quota, working: str = "sandbox") -> None:
-        super().__init__(base, quota, working)
+    def __init__(self, base: Mapping[str, Directory], quota: Quota) -> None:
+        super().__init__(base, quota)
         self.held = 0
         self.files: dict[int, Open] = {}
         devices = self.root.entries["dev"]

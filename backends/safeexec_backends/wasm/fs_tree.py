@@ -18,6 +18,8 @@ from .fs_nodes import Device, Directory, File, Node, Symlink, now
 PATH_MAX: Final = 4096
 NAME_MAX: Final = 255
 MAX_LINKS: Final = 40
+_WORKING: Final = "sandbox"
+"""The working directory, in the root."""
 DEVICES: Final = ("null", "zero", "random", "urandom", "stdin", "stdout", "stderr")
 
 REMOVED: Final = -1
@@ -49,7 +51,7 @@ class Found(NamedTuple):
 class Tree:
     """Names and nodes of one session. `base` maps names in the root to shared read-only directories."""
 
-    def __init__(self, base: Mapping[str, Directory], quota: Quota, working: str = "sandbox") -> None:
+    def __init__(self, base: Mapping[str, Directory], quota: Quota) -> None:
         self.quota = quota
         self.used = 0
         self.inodes = 0
@@ -61,11 +63,11 @@ class Tree:
         for name in DEVICES:
             devices.entries[name] = Device(name)
         self.working = Directory()
-        self.root.entries.update(dev=devices, tmp=Directory(0o1777), home=Directory(), **{working: self.working})
+        self.root.entries.update(dev=devices, tmp=Directory(0o1777), home=Directory(), **{_WORKING: self.working})
         for node in (self.root, *self.root.entries.values(), *devices.entries.values()):
             if not node.readonly:
                 node.links = 1  # or closing one would give back an inode that was never taken
-        self.cwd: Place = (("", self.root), (working, self.working))
+        self.cwd: Place = (("", self.root), (_WORKING, self.working))
 
     # Paths
 
@@ -342,9 +344,9 @@ class Tree:
         """chdir"""
         self.cwd = self.directory(path)
 
-    def directory(self, path: str, start: Place | None = None) -> Place:
+    def directory(self, path: str) -> Place:
         """The place that a directory's path means."""
-        found = self.find(path, start)
+        found = self.find(path)
         if found.node is None:
             raise Errno(e.ENOENT)
         if not isinstance(found.node, Directory):

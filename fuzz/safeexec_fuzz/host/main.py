@@ -94,7 +94,7 @@ class Host:
         self.send({"t": "closed"})
 
     def _bench(self, token: Any = "") -> Any:
-        return Bench(token, os.getcwd())
+        return Bench(token)
 
     def _probe(self, target: Any, bench: Any, wanted: Any) -> Any:
         """The answers of a fresh session to the probes; with `wanted`, those that differ."""

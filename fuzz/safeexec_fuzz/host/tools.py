@@ -14,11 +14,13 @@ class Vault:
 
 
 _ATOMS = (int, str, float, bool, type(None), bytes)
+_MOST = 10_000
 
 
-def _plain(arguments: Any, budget: int = 10_000) -> bool:
+def _plain(arguments: Any) -> bool:
     """Whether all of it, keys and what lists hold included, is plain data. Asks no object of the guest's anything."""
     rest = list(arguments)
+    budget = _MOST
     while rest and budget > 0:
         budget -= 1
         item = rest.pop()
@@ -34,7 +36,7 @@ def _plain(arguments: Any, budget: int = 10_000) -> bool:
 class Bench:
     """The tools of one case."""
 
-    def __init__(self, token: Any, directory: Any) -> None:
+    def __init__(self, token: Any) -> None:
         self.calls: list[tuple[str, int | None, bool, bool]] = []
         """(tool, step it was called in or None, whether every argument was plain, was allowed)."""
         self.step: int | None = None

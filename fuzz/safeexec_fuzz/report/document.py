@@ -99,20 +99,3 @@ def merge(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else:
             merged["targets"].update(item["targets"])
     return merged
-
-
-def same(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
-    """Where two documents differ in what was found: target, case, and both outcomes. Times and tokens are no difference."""
-    found = []
-    for name in sorted({*left["targets"], *right["targets"]}):
-        one, two = (
-            {
-                c["id"]: (c["outcome"], sorted({e["name"] for e in c["effects"]}))
-                for c in d["targets"].get(name, {}).get("cases", ())
-            }
-            for d in (left, right)
-        )
-        for identity in sorted({*one, *two}):
-            if one.get(identity) != two.get(identity):
-                found.append(f"{name} {identity}: {one.get(identity)} and {two.get(identity)}")
-    return found

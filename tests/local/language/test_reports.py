@@ -15,12 +15,6 @@ from safeexec_backends.local.language.facades import borrowed, builders
 from safeexec_backends.local.language.identity import is_facade
 
 
-@pytest.fixture(autouse=True)
-def whole_tracebacks(monkeypatch):
-    """Whatever a program before these has set."""
-    monkeypatch.delattr(sys, "tracebacklimit", raising=False)
-
-
 @pytest.fixture
 def reported():
     """CPython's and pytest's own are put back."""

@@ -123,9 +123,9 @@ class RestrictedLanguage:
             last = tree.body[-1]
             del tree.body[-1]
         if tree.body:
-            codes.append(self._generate(tree, source, filename, "exec"))
+            codes.append(self._generate(tree, source, filename, "exec", _FLAGS))
         if last is not None:
-            codes.append(self._generate(ast.Expression(last.value), source, filename, "eval"))
+            codes.append(self._generate(ast.Expression(last.value), source, filename, "eval", _FLAGS))
         if any(code.co_flags & _COROUTINE for code in codes):  # there will be a loop
             loops.hide()
         return codes
@@ -138,14 +138,14 @@ class RestrictedLanguage:
             self.main["__builtins__"] = self.builtins
             self.main["__name__"] = MAIN
 
-    def compile_one(self, source: str, filename: str, mode: str, flags: int = 0) -> types.CodeType:
+    def compile_one(self, source: str, filename: str, mode: str) -> types.CodeType:
         """One code object, for ``eval``, ``exec`` and ``compile``."""
-        return self._generate(self._parse(source, filename, mode, True), source, filename, mode, flags)
+        return self._generate(self._parse(source, filename, mode, True), source, filename, mode)
 
     def compile_module(self, source: str, filename: str, guards: dict[str, Any]) -> types.CodeType:
         """The code object of a module of the program's own, with `guards` for those of a step that it names."""
         tree = self._parse(source, filename, "exec")
-        return self._generate(tree, source, filename, "exec", 0, {**self.constants, **guards})
+        return self._generate(tree, source, filename, "exec", guards={**self.constants, **guards})
 
     def compile_tree(self, tree: Any, filename: str, mode: str) -> types.CodeType:
         """One code object from a syntax tree that the program built."""
@@ -182,7 +182,7 @@ class RestrictedLanguage:
         source: str,
         filename: str,
         mode: str,
-        flags: int = _FLAGS,
+        flags: int = 0,
         guards: dict[str, Any] | None = None,
     ) -> types.CodeType:
         texts = transformer.annotations_are_texts(tree)

@@ -213,7 +213,7 @@ class Reading:
         kind: type = self._formatters()[0]
         return kind
 
-    def _format(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _format(self, o: Any, name: str, reader: Reader) -> Any:
         found = reader(o, name)
         kind = type(found)
         safe = self._formatters()[1 if name == "format" else 2]
@@ -234,7 +234,7 @@ class Reading:
             return self._refuse(o, name)
         return found
 
-    def _mro(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _mro(self, o: Any, name: str, reader: Reader) -> Any:
         found = reader(o, name)
         if type(found) is BuiltinMethod and is_class(found.__self__):
             return lambda: self._shown(found)  # no partial: its `func` would lead to the guards
@@ -248,7 +248,7 @@ class Reading:
             raise AttributeRefused("what this returns is not available in this sandbox")
         return result
 
-    def _detach(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _detach(self, o: Any, name: str, reader: Reader) -> Any:
         found = reader(o, name)
         owner = getattr(found, "__self__", None)
         if type(found) is BuiltinMethod and type(owner).__name__.startswith("Buffered"):
@@ -257,7 +257,7 @@ class Reading:
             return self._refuse(o, name)
         return found
 
-    def _get_loop(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _get_loop(self, o: Any, name: str, reader: Reader) -> Any:
         found = reader(o, name)
         function = found.__func__ if type(found) is types.MethodType else found
         if is_guest_function(function):
@@ -266,14 +266,14 @@ class Reading:
             return found  # it gives the view of a loop
         return self._refuse(o, name)
 
-    def _subclasses(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _subclasses(self, o: Any, name: str, reader: Reader) -> Any:
         found = reader(o, name)
         if type(found) is BuiltinMethod and is_class(found.__self__):
             kind = found.__self__
             return lambda: [c for c in type.__subclasses__(kind) if is_guest_class(c)]
         return self._refuse(o, name)
 
-    def _descriptor(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _descriptor(self, o: Any, name: str, reader: Reader) -> Any:
         kind = type(o)
         if binds_values(super_self(o) if kind is Super else o):
             return self._refuse(o, name)
@@ -284,13 +284,13 @@ class Reading:
             return reader(o, name)
         return self._refuse(o, name)
 
-    def _fields(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _fields(self, o: Any, name: str, reader: Reader) -> Any:
         # Read-only: their names become source text when a class that inherits them is made a dataclass. A copy: the other operand of == and | is
         # given the very dictionary that a proxy stands for.
         found = reader(o, name)
         return types.MappingProxyType(dict(found)) if type(found) is dict else found
 
-    def _own_or_copy(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _own_or_copy(self, o: Any, name: str, reader: Reader) -> Any:
         # The dictionary itself belongs to the function: whoever holds it exchanges what json.dumps() is called with, for everybody.
         found = reader(o, name)
         function: Any = o.__func__ if type(o) is types.MethodType else o
@@ -299,11 +299,11 @@ class Reading:
             return self._refuse(o, name)
         return dict(found) if type(found) is dict and not own else found
 
-    def _method(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _method(self, o: Any, name: str, reader: Reader) -> Any:
         found = reader(o, name)
         return self._refuse(o, name) if is_denied(found) else of_its_own(found, o)
 
-    def _function(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _function(self, o: Any, name: str, reader: Reader) -> Any:
         found = reader(o, name)
         if is_denied(found):
             return self._refuse(o, name)
@@ -311,7 +311,7 @@ class Reading:
             return found
         return of_its_own(found, o.__self__)
 
-    def _code(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _code(self, o: Any, name: str, reader: Reader) -> Any:
         function = o.__func__ if type(o) is types.MethodType else o
         if not is_guest_function(function):
             return self._refuse(o, name)
@@ -319,7 +319,7 @@ class Reading:
 
         return code_view(function.__code__)
 
-    def _closure(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _closure(self, o: Any, name: str, reader: Reader) -> Any:
         function = o.__func__ if type(o) is types.MethodType else o
         if not is_guest_function(function):
             return self._refuse(o, name)
@@ -329,7 +329,7 @@ class Reading:
 
         return tuple(map(cell_view, function.__code__.co_freevars, function.__closure__))
 
-    def _cell(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _cell(self, o: Any, name: str, reader: Reader) -> Any:
         from .facades.views import CellView
 
         if type(o) is not CellView:
@@ -342,22 +342,22 @@ class Reading:
             return self._refuse(o, name)
         return found
 
-    def _frame(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _frame(self, o: Any, name: str, reader: Reader) -> Any:
         if any(type(o) is kind for kind in _SUSPENDED) and getattr(o, name) is None:
             return None  # it has ended
         return self._own(o, name, reader)
 
-    def _of_frame(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _of_frame(self, o: Any, name: str, reader: Reader) -> Any:
         from .facades.frames import FrameView
 
         return reader(o, name) if type(o) is FrameView else self._own(o, name, reader)
 
-    def _of_traceback(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _of_traceback(self, o: Any, name: str, reader: Reader) -> Any:
         from .facades.frames import of_traceback
 
         return of_traceback(o) if type(o) is types.TracebackType else self._own(o, name, reader)
 
-    def _of_database(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _of_database(self, o: Any, name: str, reader: Reader) -> Any:
         found = reader(o, name)
         if type(found) is not BuiltinMethod:
             return self._own(o, name, reader)
@@ -375,7 +375,7 @@ class Reading:
             return self._refuse(o, name)
         return found
 
-    def _get_method(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _get_method(self, o: Any, name: str, reader: Reader) -> Any:
         found: Any = reader(o, name)
         if is_guest_function(found) or (type(found) is types.MethodType and is_guest_function(found.__func__)):
             return found
@@ -393,7 +393,7 @@ class Reading:
             if is_guest_class(o):
                 shown = dict(class_dict(o))
                 if "__dataclass_fields__" in shown:
-                    shown["__dataclass_fields__"] = self._fields(o, "__dataclass_fields__")
+                    shown["__dataclass_fields__"] = self._fields(o, "__dataclass_fields__", getattr)
                 return types.MappingProxyType(shown)
             if id(o) in _BUILTIN_TYPES:  # what reading each name would give, and no descriptor that would give more
                 missing = object()

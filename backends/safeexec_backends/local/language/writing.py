@@ -96,7 +96,7 @@ class Writing(Reading):
         """`o`, or what stands for it, for ``o.name += …``: the old value goes to the other operand's ``__radd__``."""
         return o if is_plain(type(o)) else _Updated(self, o)
 
-    def _set_method(self, o: Any, name: str, reader: Reader = getattr) -> Any:
+    def _set_method(self, o: Any, name: str, reader: Reader) -> Any:
         found: Any = reader(o, name)
         if is_guest_function(found) or (type(found) is types.MethodType and is_guest_function(found.__func__)):
             return found

@@ -31,6 +31,8 @@ STAMP: Final = "verified"
 _SETTLED: Final = 2_000_000_000
 _CHUNK: Final = 8 << 20
 _FORMAT: Final = 2
+_OTHERS: Final = 3
+"""Images of other configurations that stay: another interpreter's, or the branch's that one comes back to."""
 # The code whose output an image is; what only loads and drives one is not among it.
 _BUILDER: Final = (
     "binary.py", "boot.py", "build.py", "code.py", "errors.py", "exceptions.py", "freeze.py", "helpers.wat", "library.py", "link.py",
@@ -251,11 +253,11 @@ def publish(
     return target
 
 
-def remove_others(folder: Path, name: str, keep: int = 3) -> None:
+def remove_others(folder: Path, name: str) -> None:
     """Remove images of other configurations but the newest few."""
     import shutil
 
     images = [p for p in folder.iterdir() if p.is_dir() and len(p.name) == 32 and p.name != name]
     images.sort(key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in images[keep:]:
+    for old in images[_OTHERS:]:
         shutil.rmtree(old, ignore_errors=True)

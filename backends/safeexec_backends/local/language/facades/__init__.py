@@ -291,7 +291,7 @@ _INTERNAL = frozenset(
 )
 """What C code imports while a program runs."""
 
-_GUARDED = """aio borrowed containers dataclasses_ doctests expat files guarded inspect_ logs pathlib_ programs system tempfile_ tracebacks warnings_""".split()
+_GUARDED = """aio borrowed containers dataclasses_ doctests expat files guarded inspect_ interpreter logs pathlib_ programs system tempfile_ tracebacks warnings_""".split()
 """The files here that build modules of which something needs a guard."""
 
 _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}
