@@ -15,6 +15,7 @@ from safeexec_backends.local.language.identity import (
     is_guest_function,
 )
 
+from .annotations import own_annotations
 from .frames import FrameView, chain, here, of_traceback
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def _inspect(language: RestrictedLanguage) -> Exports:
     shown = """Parameter cleandoc getdoc isabstract isasyncgen isasyncgenfunction isawaitable isbuiltin isclass iscoroutine
         iscoroutinefunction isfunction isgenerator isgeneratorfunction ismethod ismodule isroutine isdatadescriptor
         ismethoddescriptor BoundArguments CO_OPTIMIZED CO_NEWLOCALS CO_VARARGS CO_VARKEYWORDS CO_NESTED CO_GENERATOR CO_COROUTINE
-        CO_ITERABLE_COROUTINE CO_ASYNC_GENERATOR""".split()
+        CO_ITERABLE_COROUTINE CO_ASYNC_GENERATOR isgetsetdescriptor ismemberdescriptor ismethodwrapper""".split()
 
     def signature(obj: Any, *, follow_wrapped: bool = True) -> inspect.Signature:
         """As `inspect.signature`; annotations that are text stay text."""
@@ -50,6 +51,10 @@ def _inspect(language: RestrictedLanguage) -> Exports:
             if predicate is None or predicate(value):
                 found.append((name, value))
         return found
+
+    def get_annotations(obj: Any, *, globals: Any = None, locals: Any = None, eval_str: bool = False) -> dict[str, Any]:
+        """As `inspect.get_annotations`; annotations that are text are evaluated in the program's language."""
+        return own_annotations(language, obj, globals, locals, bool(eval_str))
 
     absent = object()
 
@@ -178,6 +183,7 @@ def _inspect(language: RestrictedLanguage) -> Exports:
         "istraceback": inspect.istraceback,
         "FrameInfo": inspect.FrameInfo,
         "Traceback": inspect.Traceback,
+        "get_annotations": get_annotations,
         "getattr_static": getattr_static,
         "unwrap": unwrap,
         "getsource": getsource,

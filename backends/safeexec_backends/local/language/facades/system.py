@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Exports = dict[str, Any]
 _MAX_RECURSION = 10_000
+"""Frames: more is not granted, whatever a program asks for, as C code that calls itself runs out of its stack before that says so."""
 
 
 def _sys(language: RestrictedLanguage) -> Exports:
@@ -34,10 +35,11 @@ def _sys(language: RestrictedLanguage) -> Exports:
         return sys.exc_info()
 
     def setrecursionlimit(limit: int, /) -> None:
-        limit = int(operator.index(limit))
-        if limit > _MAX_RECURSION:
-            raise ValueError(f"the recursion limit is at most {_MAX_RECURSION} in this sandbox")
-        sys.setrecursionlimit(limit)
+        # Programs ask for a million out of habit, and few go that deep: those get the RecursionError that there is for it.
+        sys.setrecursionlimit(min(int(operator.index(limit)), _MAX_RECURSION))
+
+    def nobody() -> None:
+        """Nothing watches what runs."""
 
     def exit(status: Any = None, /) -> None:
         sys.exit(status)  # None and tuples become the exception's arguments
@@ -49,10 +51,11 @@ def _sys(language: RestrictedLanguage) -> Exports:
     stdin = no_input()
     shown = """version version_info hexversion api_version maxsize maxunicode byteorder platform float_info int_info hash_info
         float_repr_style getsizeof getrecursionlimit getdefaultencoding getfilesystemencoding intern getrefcount
-        exception getswitchinterval get_int_max_str_digits set_int_max_str_digits copyright""".split()
+        exception getswitchinterval get_int_max_str_digits set_int_max_str_digits copyright abiflags getallocatedblocks
+        getfilesystemencodeerrors is_finalizing platlibdir thread_info""".split()
     values: dict[str, Any] = {n: getattr(sys, n) for n in shown if hasattr(sys, n)}
     values |= {
-        "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit,
+        "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit, "gettrace": nobody, "getprofile": nobody,
         "__stdout__": outputs["stdout"], "__stderr__": outputs["stderr"], "__stdin__": stdin,
         "flags": types.SimpleNamespace(
             optimize=0, debug=0, verbose=0, utf8_mode=1, dev_mode=False, interactive=0, inspect=0, ignore_environment=1, bytes_warning=0,
@@ -224,29 +227,6 @@ def _importlib_util(language: RestrictedLanguage) -> Exports:
     return {"find_spec": find_spec}
 
 
-def _platform(language: RestrictedLanguage) -> Exports:
-    import platform
-
-    values = {
-        "system": "Linux", "node": "sandbox", "release": "", "version": "", "machine": "", "processor": "",
-        "python_version": platform.python_version(), "python_implementation": platform.python_implementation(),
-        "platform": "Linux",
-    }  # fmt: skip
-    return {name: _constant(value) for name, value in values.items()} | {
-        "python_version_tuple": lambda: tuple(platform.python_version().split(".")),
-        "architecture": lambda: ("64bit", "ELF"),
-        "uname": lambda: types.SimpleNamespace(
-            **{name: values[name] for name in ("system", "node", "release", "version", "machine", "processor")}
-        ),
-        "python_build": lambda: ("", ""),
-        "python_compiler": lambda: "",
-    }
-
-
-def _constant(value: str) -> Callable[[], str]:
-    return lambda: value
-
-
 def _timeit(language: RestrictedLanguage) -> Exports:
     import time
 
@@ -353,9 +333,24 @@ def _codecs(language: RestrictedLanguage) -> Exports:
         """As `codecs.open`, in the places that the builtin opens."""
         return open_file(filename, mode, encoding=encoding, errors=None if encoding is None else errors)
 
-    shown = """encode decode lookup BOM BOM_LE BOM_BE BOM_UTF8 BOM_UTF16 BOM_UTF32 BOM_UTF16_LE BOM_UTF16_BE BOM_UTF32_LE BOM_UTF32_BE
+    own: set[str] = set()
+
+    def register_error(errors: Any, handler: Any, /) -> None:
+        """As `codecs.register_error`, for names that are not taken: what decodes paths and answers goes by the standard ones."""
+        name = exact_name(errors)
+        if name not in own:
+            try:
+                codecs.lookup_error(name)
+            except LookupError:
+                own.add(name)
+            else:
+                raise WriteRefused(f"the error handler {name!r} cannot be changed in this sandbox; take another name")
+        codecs.register_error(name, handler)
+
+    shown = """encode decode lookup getreader getwriter lookup_error strict_errors ignore_errors replace_errors backslashreplace_errors
+        namereplace_errors xmlcharrefreplace_errors BOM BOM_LE BOM_BE BOM_UTF8 BOM_UTF16 BOM_UTF32 BOM_UTF16_LE BOM_UTF16_BE BOM_UTF32_LE BOM_UTF32_BE
         getdecoder getencoder getincrementaldecoder getincrementalencoder iterdecode iterencode"""
-    return {n: getattr(codecs, n) for n in shown.split()} | {"open": open}
+    return {n: getattr(codecs, n) for n in shown.split()} | {"open": open, "register_error": register_error}
 
 
 def _locale(language: RestrictedLanguage) -> Exports:
@@ -371,12 +366,6 @@ def _tracemalloc(language: RestrictedLanguage) -> Exports:
 
     shown = "start stop is_tracing get_traced_memory reset_peak clear_traces get_tracemalloc_memory"
     return {n: getattr(tracemalloc, n) for n in shown.split()}
-
-
-def _getpass(language: RestrictedLanguage) -> Exports:
-    from safeexec.guest import refuse_input
-
-    return {"getuser": _constant("sandbox"), "getpass": refuse_input, "GetPassWarning": UserWarning}
 
 
 def _etree(language: RestrictedLanguage) -> Exports:
@@ -398,13 +387,11 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "builtins": _builtins,
     "importlib": _importlib,
     "importlib.util": _importlib_util,
-    "platform": _platform,
     "timeit": _timeit,
     "gc": _gc,
     "atexit": _atexit,
     "codecs": _codecs,
     "locale": _locale,
     "tracemalloc": _tracemalloc,
-    "getpass": _getpass,
     "xml.etree.ElementTree": _etree,
 }
