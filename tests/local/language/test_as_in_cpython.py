@@ -372,3 +372,25 @@ def test_refusals_say_what_to_do_instead(run, source, instead):
     with pytest.raises((ImportError, AttributeError, TypeError)) as found:
         run(source)
     assert instead in str(found.value)
+
+
+def test_arguments_by_the_names_that_they_have(run):
+    source = """
+import inspect, platform, uuid
+def f(x: "int", y: float = 2) -> "list[int]": ...
+class C:
+    def __init__(self, z: "str"): ...
+space = {"x": 1}
+(str(inspect.signature(f, eval_str=True)), str(inspect.signature(f)), str(inspect.signature(C, eval_str=True)), platform.platform(terse=True),
+ uuid.uuid1(node=5, clock_seq=1).node, eval("x + y", globals=space, locals={"y": 2}), exec("z = 3", globals=space), space["z"])
+"""
+    assert run(source) == (
+        "(x: int, y: float = 2) -> list[int]",
+        "(x: 'int', y: float = 2) -> 'list[int]'",
+        "(z: str)",
+        "Linux",
+        5,
+        3,
+        None,
+        3,
+    )

@@ -267,17 +267,17 @@ def _uuid(language: RestrictedLanguage) -> Exports:
     import random
     import uuid
 
-    node = random.SystemRandom().getrandbits(48) | (1 << 40)
+    own_node = random.SystemRandom().getrandbits(48) | (1 << 40)
 
-    def uuid1(node_: int | None = None, clock_seq: int | None = None) -> uuid.UUID:
+    def uuid1(node: int | None = None, clock_seq: int | None = None) -> uuid.UUID:
         """As `uuid.uuid1`, with a random node: the standard one runs programs to find the hardware address."""
         return uuid.uuid1(
-            node if node_ is None else node_, clock_seq if clock_seq is not None else random.getrandbits(14)
+            own_node if node is None else node, clock_seq if clock_seq is not None else random.getrandbits(14)
         )
 
     def getnode() -> int:
         """A random number that says nothing of the machine."""
-        return node
+        return own_node
 
     shown = "UUID SafeUUID uuid3 uuid4 uuid5 uuid8 NAMESPACE_DNS NAMESPACE_URL NAMESPACE_OID NAMESPACE_X500 RFC_4122 RESERVED_NCS RESERVED_MICROSOFT RESERVED_FUTURE"
     return {n: getattr(uuid, n) for n in shown.split() if hasattr(uuid, n)} | {"uuid1": uuid1, "getnode": getnode}

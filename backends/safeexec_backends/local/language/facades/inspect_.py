@@ -33,9 +33,23 @@ def _inspect(language: RestrictedLanguage) -> Exports:
         ismethoddescriptor BoundArguments CO_OPTIMIZED CO_NEWLOCALS CO_VARARGS CO_VARKEYWORDS CO_NESTED CO_GENERATOR CO_COROUTINE
         CO_ITERABLE_COROUTINE CO_ASYNC_GENERATOR isgetsetdescriptor ismemberdescriptor ismethodwrapper""".split()
 
-    def signature(obj: Any, *, follow_wrapped: bool = True) -> inspect.Signature:
-        """As `inspect.signature`; annotations that are text stay text."""
-        return inspect.signature(obj, follow_wrapped=bool(follow_wrapped))
+    def signature(
+        obj: Any, *, follow_wrapped: bool = True, globals: Any = None, locals: Any = None, eval_str: bool = False
+    ) -> inspect.Signature:
+        """As `inspect.signature`; annotations that are text are evaluated in the program's language."""
+        found = inspect.signature(obj, follow_wrapped=bool(follow_wrapped))
+        if not eval_str:
+            return found
+        function = unwrap(obj) if follow_wrapped else obj
+        if is_class(function):
+            function = guards.readable(function, "__init__", function)
+        hints = own_annotations(language, function, globals, locals, True)
+
+        def evaluated(name: str, known: Any) -> Any:
+            return hints.get(name, known) if isinstance(known, str) else known
+
+        parameters = [p.replace(annotation=evaluated(p.name, p.annotation)) for p in found.parameters.values()]
+        return found.replace(parameters=parameters, return_annotation=evaluated("return", found.return_annotation))
 
     def getmembers(obj: Any, predicate: Any = None) -> list[tuple[str, Any]]:
         """As `inspect.getmembers`, for what the program may read."""

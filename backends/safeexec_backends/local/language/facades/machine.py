@@ -22,7 +22,8 @@ def _platform(language: RestrictedLanguage) -> Exports:
     }  # fmt: skip
     return {name: _constant(value) for name, value in values.items()} | {
         "python_version_tuple": lambda: tuple(platform.python_version().split(".")),
-        "architecture": lambda: ("64bit", "ELF"),
+        "platform": lambda aliased=False, terse=False: values["platform"],
+        "architecture": lambda executable="", bits="", linkage="": (bits or "64bit", linkage or "ELF"),
         "uname": lambda: Uname(**{name: values[name] for name in Uname._fields}),
         "libc_ver": lambda *given, **more: ("", ""),
         "mac_ver": lambda *given, **more: ("", ("", "", ""), ""),
