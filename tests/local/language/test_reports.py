@@ -1,14 +1,19 @@
 """What a program is told of errors and of who logged: its own lines, and nothing of the host; and what the policy leaves out stays out."""
 
+import builtins
+import functools
 import gc
 import logging
+import pathlib
 import sys
 import threading
 import types
+import warnings
 
 import pytest
 
 import safeexec
+from safeexec import guest
 from safeexec.guest import Refused
 from safeexec_backends.local.language import RestrictedLanguage, reports
 from safeexec_backends.local.language.facades import borrowed, builders
@@ -243,3 +248,22 @@ except TypeError as error: found.append(str(error)[:21])
 found
 """
     assert run(source) == [5, 5, {"x": 5}, "cached_property", 5, 2, "10.255.255.255", "No '__dict__' attribute"[:21]]
+
+
+OURS = pathlib.Path(reports.__file__).parent
+WARNS = "import warnings\nwarnings.warn('noted', RuntimeWarning)"
+
+
+@pytest.mark.parametrize("file", [OURS / "rewriting.py", OURS.parent / "cell.py", guest.__file__])
+def test_what_is_warned_about_while_the_sandbox_runs_names_none_of_its_files(file):
+    """A coroutine that nobody awaited ends wherever the last reference to it goes; no program needs to have imported warnings for that."""
+    language = RestrictedLanguage(None, environ={})
+    code = compile(WARNS, str(file), "exec")
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        warn = functools.partial(exec, code, {"__builtins__": builtins})
+        warn()
+        namespace = language.namespace() | {"warn": warn}
+        for step in language.compile("\n\nwarn()", "<step 1>"):
+            eval(step, namespace)
+    assert [(found.filename, found.lineno) for found in noted] == [("sys", 1), ("<step 1>", 3)]

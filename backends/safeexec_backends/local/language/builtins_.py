@@ -141,14 +141,14 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
             return codes[id(source)][1]
         return language.compile_one(_text(source), "<string>", mode)
 
-    def eval_(source: Any, globals: Any = None, locals: Any = None, /) -> Any:
+    def eval_(source: Any, /, globals: Any = None, locals: Any = None) -> Any:
         if type(source) is not Code:
             source = _text(source).lstrip(" \t")
         code = _code(source, "eval")  # first: a warning may be shown meanwhile, by the program's own stream
         space, names = _spaces("eval", globals, locals)
         return run_with(language.fresh_builtins(), eval, code, space, names)
 
-    def exec_(source: Any, globals: Any = None, locals: Any = None, /) -> None:
+    def exec_(source: Any, /, globals: Any = None, locals: Any = None) -> None:
         code = _code(source, "exec")
         space, names = _spaces("exec", globals, locals)
         run_with(language.fresh_builtins(), exec, code, space, names)

@@ -53,6 +53,8 @@ _FRAMES = ("gi_frame", "cr_frame", "ag_frame")
 _SUSPENDED = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 
 _BUILTIN_TYPES = frozenset(id(kind) for kind in vars(builtins).values() if type(kind) is type) - {id(type)}
+_BUILTIN_EXCEPTIONS = frozenset(id(kind) for kind in vars(builtins).values() if is_class(kind) and is_exception(kind))
+"""Of what inherits from a class, a program sees its own and these, which it has by their names."""
 OPEN_TYPES = frozenset(map(id, [types.SimpleNamespace, functools.partial, type(functools.lru_cache(lambda: None))]))
 """Attributes of their objects may be set, and so their `__dict__` is shown itself."""
 
@@ -270,7 +272,7 @@ class Reading:
         found = reader(o, name)
         if type(found) is BuiltinMethod and is_class(found.__self__):
             kind = found.__self__
-            return lambda: [c for c in type.__subclasses__(kind) if is_guest_class(c)]
+            return lambda: [c for c in type.__subclasses__(kind) if is_guest_class(c) or id(c) in _BUILTIN_EXCEPTIONS]
         return self._refuse(o, name)
 
     def _descriptor(self, o: Any, name: str, reader: Reader) -> Any:
@@ -282,6 +284,8 @@ class Reading:
             return reader(o, name)
         if kind is Super:
             return reader(o, name)
+        if is_class(o) and is_guest_class(o) and is_guest_function(found := reader(o, name)):
+            return found  # of the program's own descriptor class
         return self._refuse(o, name)
 
     def _fields(self, o: Any, name: str, reader: Reader) -> Any:
@@ -410,6 +414,8 @@ class Reading:
         if passes_on(kind):
             reader = object.__getattribute__
         found = reader(o, "__dict__")  # raises AttributeError where there is none
+        if type(found) is types.MethodType and found.__self__ is o and is_guest_function(found.__func__):
+            return found  # a method that the program calls so
         if type(found) is not dict:  # of the class that a proxy or an alias stands for
             return self._refuse(o, "__dict__")
         if is_guest_class(kind) and plain_bases(kind):

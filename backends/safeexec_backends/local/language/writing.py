@@ -48,6 +48,7 @@ _OPEN_NAMES = {
 """Standard library types whose attributes are settings by their documentation."""
 
 _OTHER_MODULE = "; its class sets __module__, by which the sandbox knows what is the program's: leave that out"
+_INHERIT = "; inherit from it, and change the class of your own"
 
 
 class Writing(Reading):
@@ -83,7 +84,12 @@ class Writing(Reading):
         ):
             return o
         refusal = WriteRefused if is_class(o) else InstanceRefused
-        why = "" if is_library_class(o if is_class(o) else kind) else _OTHER_MODULE
+        changed = o if is_class(o) else kind
+        module = class_module(changed)
+        ours = type(module) is str and module.startswith(__name__.partition(".")[0])
+        why = _INHERIT if is_class(o) else ""
+        if not ours and not is_library_class(changed):
+            why = _OTHER_MODULE
         raise refusal(f"attributes of {describe(o)} cannot be changed in this sandbox{why}")
 
     def _is_third_party(self, kind: type) -> bool:

@@ -232,6 +232,8 @@ class Gate:
                 return self.find(below)
             except ModuleNotFoundError:
                 pass
+        if below in HINTS:  # a module of the package that is left out: what to use instead
+            return self._refuse(below)
         raise ImportError(f"cannot import name {name!r} from {module!r}", name=module) from None
 
     def every(self, module: str, depth: int = 1) -> None:
@@ -291,7 +293,7 @@ _INTERNAL = frozenset(
 )
 """What C code imports while a program runs."""
 
-_GUARDED = """aio borrowed containers dataclasses_ doctests expat files guarded inspect_ interpreter logs pathlib_ programs system tempfile_ tracebacks warnings_""".split()
+_GUARDED = """aio borrowed containers dataclasses_ doctests expat files guarded inspect_ interpreter logs machine pathlib_ programs system tempfile_ tracebacks warnings_""".split()
 """The files here that build modules of which something needs a guard."""
 
 _builders: dict[str, Callable[[RestrictedLanguage], dict[str, Any]]] = {}

@@ -14,6 +14,7 @@ from safeexec_backends.local.language.identity import (
     class_mro,
     exact_name,
     is_class,
+    is_facade,
     is_guest_class,
     is_guest_function,
 )
@@ -32,11 +33,6 @@ def type_hints(
     language: RestrictedLanguage, obj: Any, globals: Any = None, locals: Any = None, extras: bool = False
 ) -> dict[str, Any]:
     """As ``typing.get_type_hints``: a text is evaluated in the globals of the program's module that it is from."""
-    from safeexec_backends.local.language.builtins_ import run_with
-
-    def space_of(module: Any) -> dict[str, Any]:
-        # By identity, and no other dictionary: from one that the program made it could take __builtins__, and eval() would put the real ones in.
-        return next((space for space in language.gate.own.spaces() if space.get("__name__") is module), language.main)
 
     def resolve(value: Any, space: dict[str, Any]) -> Any:
         if value is None:
@@ -44,9 +40,7 @@ def type_hints(
         if type(value) is typing.ForwardRef:
             value = value.__forward_arg__
         if isinstance(value, str):
-            code = language.compile_one(str.__str__(value), "<annotation>", "eval")
-            names = dict(locals or {}) | dict(globals or {})
-            return resolve(run_with(language.fresh_builtins(), eval, code, space, names), space)
+            return resolve(_evaluated(language, value, space, dict(locals or {}) | dict(globals or {})), space)
         return _with_parts(value, lambda part, text: resolve(part, space) if text else part)
 
     found: dict[str, Any] = {}
@@ -59,14 +53,47 @@ def type_hints(
     if is_class(obj):
         for base in reversed(class_mro(obj)):
             if is_guest_class(base) and "__annotations__" in vars(base):
-                add(getattr(base, "__annotations__", {}), space_of(class_dict(base).get("__module__")))
+                add(getattr(base, "__annotations__", {}), _space_of(language, base))
     else:
-        function = obj.__func__ if type(obj) is types.MethodType else obj
-        space = language.main
-        if is_guest_function(function):
-            space = next((s for s in language.gate.own.spaces() if s is function.__globals__), space)
-        add(language.guards.read(obj, "__annotations__") or {}, space)
+        add(language.guards.read(obj, "__annotations__") or {}, _space_of(language, obj))
     return found
+
+
+def own_annotations(
+    language: RestrictedLanguage, obj: Any, globals: Any = None, locals: Any = None, eval_str: bool = False
+) -> dict[str, Any]:
+    """As ``inspect.get_annotations``, of what the program may read.
+
+    :raises TypeError: for what is no class, function or module.
+    """
+    if not is_class(obj) and not callable(obj) and not is_facade(type(obj)):
+        raise TypeError(f"{obj!r} is not a module, class, or callable.")
+    found = dict(language.guards.readable(obj, "__annotations__", None) or {})
+    if not eval_str:
+        return found
+    names = dict(language.guards.variables(obj)) if is_class(obj) else {}
+    names |= dict(globals or {}) | dict(locals or {})
+    space = _space_of(language, obj)
+    return {k: _evaluated(language, v, space, names) if isinstance(v, str) else v for k, v in found.items()}
+
+
+def _space_of(language: RestrictedLanguage, obj: Any) -> dict[str, Any]:
+    """The globals of the program's module that a class or function is from."""
+    # By identity, and no other dictionary: from one that the program made it could take __builtins__, and eval() would put the real ones in.
+    if is_class(obj):
+        module = class_dict(obj).get("__module__")
+        return next((s for s in language.gate.own.spaces() if s.get("__name__") is module), language.main)
+    function = obj.__func__ if type(obj) is types.MethodType else obj
+    if is_guest_function(function):
+        return next((s for s in language.gate.own.spaces() if s is function.__globals__), language.main)
+    return language.main
+
+
+def _evaluated(language: RestrictedLanguage, text: str, space: dict[str, Any], names: dict[str, Any]) -> Any:
+    from safeexec_backends.local.language.builtins_ import run_with
+
+    code = language.compile_one(str.__str__(text), "<annotation>", "eval")
+    return run_with(language.fresh_builtins(), eval, code, space, names)
 
 
 def _with_parts(value: Any, change: Callable[[Any, bool], Any]) -> Any:

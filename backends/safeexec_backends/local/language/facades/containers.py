@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -206,9 +207,12 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
                     raise PathRefused("database URIs are not available in this sandbox")
             elif name not in (":memory:", ""):
                 name = check(name)
-            super().__init__(name, timeout, detect_types, isolation_level, check_same_thread,
+            super().__init__(name, timeout=timeout, detect_types=detect_types, isolation_level=isolation_level, check_same_thread=check_same_thread,
                              cached_statements=cached_statements, uri=uri, **more)  # fmt: skip
             super().set_authorizer(authorize)
+
+        def __repr__(self) -> str:
+            return f"<sqlite3.Connection object at {id(self):#x}>"
 
     Connection.__module__ = __name__
     deny_class(sqlite3.Connection)
@@ -228,10 +232,17 @@ def _sqlite3(language: RestrictedLanguage) -> Exports:
     shown += """Binary Date DateFromTicks PARSE_COLNAMES PARSE_DECLTYPES Row Time TimeFromTicks Timestamp TimestampFromTicks
         adapters apilevel complete_statement converters paramstyle register_adapter register_converter sqlite_version
         sqlite_version_info threadsafety Cursor""".split()
-    return {n: getattr(sqlite3, n) for n in shown if hasattr(sqlite3, n)} | {
-        "connect": connect,
-        "Connection": Connection,
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from 3.12 on the module says that its version means nothing
+        versions = {n: getattr(sqlite3, n) for n in ("version", "version_info") if hasattr(sqlite3, n)}
+    return (
+        {n: getattr(sqlite3, n) for n in shown if hasattr(sqlite3, n)}
+        | versions
+        | {
+            "connect": connect,
+            "Connection": Connection,
+        }
+    )
 
 
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Exports = dict[str, Any]
 _LINE = "*" * 70
+_HEAD = "Traceback (most recent call last):"
 _LATE = sys.version_info >= (3, 13)
 """It counts examples that are skipped, and knows one from several."""
 _CACHED: Any = type(functools.lru_cache(len))
@@ -96,28 +97,36 @@ def _doctest(language: RestrictedLanguage) -> Exports:
 
         return mine
 
-    def run(example: Any, space: dict[str, Any], flags: int) -> tuple[bool, str, bool]:
-        """Whether the example gave what it should, what it gave, and whether that is a traceback."""
+    def run(example: Any, place: str, space: dict[str, Any], flags: int) -> tuple[bool, str, bool]:
+        """Whether the example at `place` gave what it should, what it gave, and whether that is a traceback."""
         import io
+        import linecache
 
         out = io.StringIO()
         streams = language.streams
         streams.push("stdout", out)
-        raised = ""
+        raised = whole = ""
+        file = f"<doctest {place}>"
+        linecache.cache[file] = len(example.source), None, example.source.splitlines(True), file
         try:
-            language.run(language.compile_one(example.source, "<doctest>", "single"), space)
+            language.run(language.compile_one(example.source, file, "single"), space)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raised = "".join(language.gate.build("traceback").format_exception_only(type(error), error))
+            tracebacks = language.gate.build("traceback")
+            raised = "".join(tracebacks.format_exception_only(type(error), error))
+            whole = "".join(tracebacks.format_exception(error))
+            if _HEAD not in whole:  # of an example that is no Python, all frames are the library's
+                whole = f"{_HEAD}\n{whole}"
         finally:
+            linecache.cache.pop(file, None)
             streams.pop("stdout")
         got = out.getvalue()
         if got and not got.endswith("\n"):
             got += "\n"  # an example cannot say that there is none
         if raised:
             if example.exc_msg is None:
-                return False, got + "Traceback (most recent call last):\n    ...\n" + raised, True
+                return False, got + whole, True
             if flags & doctest.IGNORE_EXCEPTION_DETAIL:
                 want, seen = (text.partition(":")[0].rpartition(".")[2] for text in (example.exc_msg, raised))
                 return want.strip() == seen.strip(), got + raised, True
@@ -135,7 +144,7 @@ def _doctest(language: RestrictedLanguage) -> Exports:
         space = language.own_space({**globs, "__name__": MAIN})
         failed = tried = skipped = 0
         write = language.streams.shown("stdout").write
-        for example in parser.get_examples(text, name):
+        for number, example in enumerate(parser.get_examples(text, name)):
             now = flags
             for flag, on in example.options.items():
                 now = now | flag if on else now & ~flag
@@ -147,7 +156,7 @@ def _doctest(language: RestrictedLanguage) -> Exports:
             if verbose:
                 expecting = f":\n{indented(example.want)}" if example.want else " nothing\n"
                 write(f"Trying:\n{indented(example.source)}Expecting{expecting}")
-            right, got, raised = run(example, space, now)
+            right, got, raised = run(example, f"{name}[{number}]", space, now)
             if right:
                 if verbose:
                     write("ok\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import operator
 import os
@@ -145,6 +146,17 @@ def _removedirs(name: Any) -> None:
             break
 
 
+def _renames(old: Any, new: Any) -> None:
+    """As `os.renames`."""
+    source, target = text_path(old), text_path(new)
+    if folder := os.path.dirname(target):
+        makedirs(folder, exist_ok=True)
+    _two(os.rename)(source, target)
+    if folder := os.path.dirname(source):
+        with contextlib.suppress(OSError):
+            _removedirs(folder)
+
+
 def resolved(path: Any, strict: bool = False) -> str:
     """As `os.path.realpath`. Of other places a program shall not learn where their links lead, nor what there is.
 
@@ -204,7 +216,7 @@ def _os(language: RestrictedLanguage) -> Exports:
         "unlink": _checked(os.unlink, False), "removedirs": _removedirs, "chdir": _checked(os.chdir),
         "lstat": _checked(os.lstat, False), "truncate": _checked(os.truncate), "utime": _checked(os.utime), "chmod": _checked(os.chmod),
         "get_terminal_size": lambda fd=1: os.terminal_size((80, 24)), "getuid": lambda: 1000, "geteuid": lambda: 1000, "getgid": lambda: 1000, "getegid": lambda: 1000,
-        "symlink": links.symlink, "readlink": links.readlink, "link": links.link, "rename": _two(os.rename), "replace": _two(os.replace), "environ": environ, "getenv": getenv,
+        "symlink": links.symlink, "readlink": links.readlink, "link": links.link, "rename": _two(os.rename), "renames": _renames, "replace": _two(os.replace), "environ": environ, "getenv": getenv,
         "path": make("os.path", _os_path(language)), "cpu_count": lambda: 1, **({"process_cpu_count": lambda: 1} if hasattr(os, "process_cpu_count") else {}), "getlogin": lambda: "sandbox",
         "getpid": os.getpid, "fsync": fsync, "fdatasync": fsync, "isatty": lambda fd: False, "sched_getaffinity": lambda pid: {0},
         "uname": lambda: os.uname_result(("Linux", "sandbox", "", "", "")), "getcwdb": os.getcwdb,
@@ -214,7 +226,8 @@ def _os(language: RestrictedLanguage) -> Exports:
         "ftruncate": descriptors.ftruncate, "dup": descriptors.dup, "pipe": descriptors.pipe, "fstat": descriptors.fstat, "fdopen": fdopen,
         "umask": umask, **descriptors.FLAGS,
     }  # fmt: skip
-    for name in """SEEK_SET SEEK_CUR SEEK_END EX_OK uname_result getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
+    for name in """SEEK_SET SEEK_CUR SEEK_END DirEntry EX_CANTCREAT EX_CONFIG EX_DATAERR EX_IOERR EX_NOHOST EX_NOINPUT EX_NOPERM EX_NOUSER EX_OK
+        EX_OSERR EX_OSFILE EX_PROTOCOL EX_SOFTWARE EX_TEMPFAIL EX_UNAVAILABLE EX_USAGE defpath terminal_size times times_result uname_result getcwd fspath fsencode fsdecode urandom sep altsep extsep pathsep linesep curdir pardir devnull name error
         PathLike stat_result F_OK R_OK W_OK X_OK strerror""".split():
         exports[name] = getattr(os, name)
     return exports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,7 @@ def _typing(language: RestrictedLanguage) -> Exports:
 
 
 def _types(language: RestrictedLanguage) -> Exports:
+    from .frames import FrameView
     from .views import CodeView
 
     def new_class(name: str, bases: Any = (), kwds: Any = None, exec_body: Any = None) -> type:
@@ -192,7 +194,7 @@ def _types(language: RestrictedLanguage) -> Exports:
 
     exports = reviewed("types") | {"coroutine": coroutine}
     exports |= {n: bases_of(exports[n]) for n in ("get_original_bases", "resolve_bases") if n in exports}
-    return exports | {"new_class": new_class, "ModuleType": Facade, "CodeType": CodeView}
+    return exports | {"new_class": new_class, "ModuleType": Facade, "CodeType": CodeView, "FrameType": FrameView}
 
 
 def _collections(language: RestrictedLanguage) -> Exports:
@@ -265,20 +267,34 @@ def _uuid(language: RestrictedLanguage) -> Exports:
     import random
     import uuid
 
-    node = random.SystemRandom().getrandbits(48) | (1 << 40)
+    own_node = random.SystemRandom().getrandbits(48) | (1 << 40)
 
-    def uuid1(node_: int | None = None, clock_seq: int | None = None) -> uuid.UUID:
+    def uuid1(node: int | None = None, clock_seq: int | None = None) -> uuid.UUID:
         """As `uuid.uuid1`, with a random node: the standard one runs programs to find the hardware address."""
         return uuid.uuid1(
-            node if node_ is None else node_, clock_seq if clock_seq is not None else random.getrandbits(14)
+            own_node if node is None else node, clock_seq if clock_seq is not None else random.getrandbits(14)
         )
 
     def getnode() -> int:
         """A random number that says nothing of the machine."""
-        return node
+        return own_node
 
-    shown = "UUID SafeUUID uuid3 uuid4 uuid5 uuid8 NAMESPACE_DNS NAMESPACE_URL NAMESPACE_OID NAMESPACE_X500 RFC_4122"
+    shown = "UUID SafeUUID uuid3 uuid4 uuid5 uuid8 NAMESPACE_DNS NAMESPACE_URL NAMESPACE_OID NAMESPACE_X500 RFC_4122 RESERVED_NCS RESERVED_MICROSOFT RESERVED_FUTURE"
     return {n: getattr(uuid, n) for n in shown.split() if hasattr(uuid, n)} | {"uuid1": uuid1, "getnode": getnode}
+
+
+def _threading(language: RestrictedLanguage) -> Exports:
+    sizes = [0]
+
+    def stack_size(size: Any = 0, /) -> int:
+        """As `threading.stack_size`, for what it returns: a thread's memory is the sandbox's business, and enough for every depth that it grants."""
+        size = int(operator.index(size))
+        if size and size < 32_768:
+            raise ValueError(f"size not valid: {size} bytes")
+        sizes.append(size)
+        return sizes.pop(0)
+
+    return reviewed("threading") | {"stack_size": stack_size}
 
 
 def _future(language: RestrictedLanguage) -> Exports:
@@ -313,6 +329,7 @@ BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "contextlib": _contextlib,
     "copy": _copy,
     "uuid": _uuid,
+    "threading": _threading,
     "__future__": _future,
     "zoneinfo": _zoneinfo,
 }

@@ -15,6 +15,7 @@ from safeexec_backends.local.language.identity import (
     is_guest_function,
 )
 
+from .annotations import own_annotations
 from .frames import FrameView, chain, here, of_traceback
 
 if TYPE_CHECKING:
@@ -30,11 +31,25 @@ def _inspect(language: RestrictedLanguage) -> Exports:
     shown = """Parameter cleandoc getdoc isabstract isasyncgen isasyncgenfunction isawaitable isbuiltin isclass iscoroutine
         iscoroutinefunction isfunction isgenerator isgeneratorfunction ismethod ismodule isroutine isdatadescriptor
         ismethoddescriptor BoundArguments CO_OPTIMIZED CO_NEWLOCALS CO_VARARGS CO_VARKEYWORDS CO_NESTED CO_GENERATOR CO_COROUTINE
-        CO_ITERABLE_COROUTINE CO_ASYNC_GENERATOR""".split()
+        CO_ITERABLE_COROUTINE CO_ASYNC_GENERATOR isgetsetdescriptor ismemberdescriptor ismethodwrapper""".split()
 
-    def signature(obj: Any, *, follow_wrapped: bool = True) -> inspect.Signature:
-        """As `inspect.signature`; annotations that are text stay text."""
-        return inspect.signature(obj, follow_wrapped=bool(follow_wrapped))
+    def signature(
+        obj: Any, *, follow_wrapped: bool = True, globals: Any = None, locals: Any = None, eval_str: bool = False
+    ) -> inspect.Signature:
+        """As `inspect.signature`; annotations that are text are evaluated in the program's language."""
+        found = inspect.signature(obj, follow_wrapped=bool(follow_wrapped))
+        if not eval_str:
+            return found
+        function = unwrap(obj) if follow_wrapped else obj
+        if is_class(function):
+            function = guards.readable(function, "__init__", function)
+        hints = own_annotations(language, function, globals, locals, True)
+
+        def evaluated(name: str, known: Any) -> Any:
+            return hints.get(name, known) if isinstance(known, str) else known
+
+        parameters = [p.replace(annotation=evaluated(p.name, p.annotation)) for p in found.parameters.values()]
+        return found.replace(parameters=parameters, return_annotation=evaluated("return", found.return_annotation))
 
     def getmembers(obj: Any, predicate: Any = None) -> list[tuple[str, Any]]:
         """As `inspect.getmembers`, for what the program may read."""
@@ -50,6 +65,10 @@ def _inspect(language: RestrictedLanguage) -> Exports:
             if predicate is None or predicate(value):
                 found.append((name, value))
         return found
+
+    def get_annotations(obj: Any, *, globals: Any = None, locals: Any = None, eval_str: bool = False) -> dict[str, Any]:
+        """As `inspect.get_annotations`; annotations that are text are evaluated in the program's language."""
+        return own_annotations(language, obj, globals, locals, bool(eval_str))
 
     absent = object()
 
@@ -178,6 +197,7 @@ def _inspect(language: RestrictedLanguage) -> Exports:
         "istraceback": inspect.istraceback,
         "FrameInfo": inspect.FrameInfo,
         "Traceback": inspect.Traceback,
+        "get_annotations": get_annotations,
         "getattr_static": getattr_static,
         "unwrap": unwrap,
         "getsource": getsource,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Exports = dict[str, Any]
 _MAX_RECURSION = 10_000
+"""Frames: more is not granted, whatever a program asks for, as C code that calls itself runs out of its stack before that says so."""
 _HOOKS = ("excepthook", "displayhook", "tracebacklimit", "ps1", "ps2")
 
 
@@ -35,10 +36,11 @@ def _sys(language: RestrictedLanguage) -> Exports:
         return sys.exc_info()
 
     def setrecursionlimit(limit: int, /) -> None:
-        limit = int(operator.index(limit))
-        if limit > _MAX_RECURSION:
-            raise ValueError(f"the recursion limit is at most {_MAX_RECURSION} in this sandbox")
-        sys.setrecursionlimit(limit)
+        # Programs ask for a million out of habit, and few go that deep: those get the RecursionError that there is for it.
+        sys.setrecursionlimit(min(int(operator.index(limit)), _MAX_RECURSION))
+
+    def nobody() -> None:
+        """Nothing watches what runs."""
 
     def exit(status: Any = None, /) -> None:
         sys.exit(status)  # None and tuples become the exception's arguments
@@ -50,10 +52,11 @@ def _sys(language: RestrictedLanguage) -> Exports:
     stdin = no_input()
     shown = """version version_info hexversion api_version maxsize maxunicode byteorder platform float_info int_info hash_info
         float_repr_style getsizeof getrecursionlimit getdefaultencoding getfilesystemencoding intern getrefcount
-        exception getswitchinterval get_int_max_str_digits set_int_max_str_digits copyright""".split()
+        exception getswitchinterval get_int_max_str_digits set_int_max_str_digits copyright abiflags getallocatedblocks
+        getfilesystemencodeerrors is_finalizing platlibdir thread_info""".split()
     values: dict[str, Any] = {n: getattr(sys, n) for n in shown if hasattr(sys, n)}
     values |= {
-        "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit,
+        "exc_info": exc_info, "exit": exit, "setrecursionlimit": setrecursionlimit, "gettrace": nobody, "getprofile": nobody,
         "__stdout__": outputs["stdout"], "__stderr__": outputs["stderr"], "__stdin__": stdin,
         "flags": types.SimpleNamespace(
             optimize=0, debug=0, verbose=0, utf8_mode=1, dev_mode=False, interactive=0, inspect=0, ignore_environment=1, bytes_warning=0,

@@ -37,6 +37,12 @@ class Streams(abc.ABCMeta):
 _registered: dict[int, list[Any]] = {}
 
 
+def stands_for(kind: type, *names: str) -> None:
+    """Take `kind` for one of the base classes of `io` that `names` says, as what it stands for is."""
+    for name in names:
+        _registered.setdefault(id(getattr(io, name)), []).append(kind)
+
+
 def by_identity() -> None:
     """Have the base classes of `io` decide so, in the whole process."""
     for name in _NAMES:

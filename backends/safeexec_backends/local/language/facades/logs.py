@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.denied import deny_class
-from safeexec_backends.local.language.identity import WriteRefused, exact_name
+from safeexec_backends.local.language.identity import (
+    WriteRefused,
+    class_mro,
+    class_name,
+    describe,
+    exact_name,
+    is_class,
+    passes_on,
+)
 
 from .frames import caller, view
 
@@ -99,6 +107,54 @@ def _errors_of_the_program(logging: Any, language: RestrictedLanguage) -> None:
     logging.Handler.handleError = handleError
 
 
+def _made_by_the_program(logging: Any) -> Exports:
+    """Classes of loggers and factories of records that the program names.
+
+    The library sets the manager and the parent of a logger, and whatever ``extra`` names in a record's variables, on what these give: of that it
+    is asked first whether it is one, and no alias of something else, which would pass the variables of that on.
+    """
+
+    def checked(make: Any, kind: type) -> Callable[..., Any]:
+        def made(*args: Any, **kwargs: Any) -> Any:
+            found = make(*args, **kwargs)
+            if not issubclass(type(found), kind) or passes_on(type(found)):
+                raise WriteRefused(f"{describe(found)} is no {kind.__name__}")
+            return found
+
+        return made
+
+    # Of a manager, with the manager itself, so that no other gets its id.
+    given: dict[int, tuple[Any, Callable[..., Any]]] = {}
+    own: dict[str, Any] = {"class": logging.Logger, "record": logging.LogRecord}
+
+    def class_of(manager: Any) -> Any:
+        return given[id(manager)][1] if id(manager) in given else checked(own["class"], logging.Logger)
+
+    def set_class_of(manager: Any, kind: Any) -> None:
+        given.pop(id(manager), None)
+        if kind is not None:
+            given[id(manager)] = manager, checked(kind, logging.Logger)
+
+    def setLoggerClass(klass: Any) -> None:
+        """As `logging.setLoggerClass`."""
+        if not is_class(klass) or not any(base is logging.Logger for base in class_mro(klass)):
+            name = class_name(klass if is_class(klass) else type(klass))
+            raise TypeError(f"logger not derived from logging.Logger: {name}")
+        own["class"] = klass
+
+    def setLogRecordFactory(factory: Any) -> None:
+        """As `logging.setLogRecordFactory`."""
+        own["record"] = factory
+        logging._logRecordFactory = factory if factory is logging.LogRecord else checked(factory, logging.LogRecord)
+
+    logging.Manager.loggerClass = property(class_of, set_class_of)
+    setLogRecordFactory(logging.LogRecord)
+    return {
+        "setLoggerClass": setLoggerClass, "getLoggerClass": lambda: own["class"],
+        "setLogRecordFactory": setLogRecordFactory, "getLogRecordFactory": lambda: own["record"],
+    }  # fmt: skip
+
+
 def _logging(language: RestrictedLanguage) -> Exports:
     import logging
 
@@ -139,7 +195,6 @@ def _logging(language: RestrictedLanguage) -> Exports:
     class StreamHandler(logging.StreamHandler):  # type: ignore[type-arg]
         def __init__(self, stream: Any = None) -> None:
             super().__init__(language.streams.shown("stderr") if stream is None else stream)
-            self.setFormatter(Formatter())
 
     def file_of(handler: Any) -> Any:
         return open_file(handler.baseFilename, handler.mode, encoding=handler.encoding, errors=handler.errors)
@@ -168,32 +223,43 @@ def _logging(language: RestrictedLanguage) -> Exports:
                 stream.close()
             super().close()
 
-    def basicConfig(*, filename: Any = None, filemode: str = "a", format: Any = None, datefmt: Any = None, style: str = "%",
-                    level: Any = None, stream: Any = None, handlers: Any = None, force: bool = False,
-                    encoding: Any = None, errors: Any = None) -> None:  # fmt: skip
+    def basicConfig(**given: Any) -> None:
         """As `logging.basicConfig`."""
-        if force:
-            for handler in logging.root.handlers[:]:
-                logging.root.removeHandler(handler)
+        root = logging.root
+        if given.pop("force", False):
+            for handler in root.handlers[:]:
+                root.removeHandler(handler)
                 handler.close()
-        if not logging.root.handlers:
-            if handlers is None:
-                made: Any = (
-                    FileHandler(filename, filemode, encoding, errors=errors) if filename else StreamHandler(stream)
-                )
-                handlers = [made]
-            default = {
-                "%": logging.BASIC_FORMAT,
-                "{": "{levelname}:{name}:{message}",
-                "$": "${levelname}:${name}:${message}",
-            }
-            formatter = Formatter(default[style] if format is None else format, datefmt, style)
-            for handler in handlers:
-                if handler.formatter is None or type(handler.formatter) is Formatter:
-                    handler.setFormatter(formatter)
-                logging.root.addHandler(handler)
-            if level is not None:
-                logging.root.setLevel(level)
+        encoding, errors = given.pop("encoding", None), given.pop("errors", "backslashreplace")
+        if root.handlers:
+            return
+        handlers = given.pop("handlers", None)
+        if handlers is None and {"stream", "filename"} <= given.keys():
+            raise ValueError("'stream' and 'filename' should not be specified together")
+        if handlers is not None and {"stream", "filename"} & given.keys():
+            raise ValueError("'stream' or 'filename' should not be specified together with 'handlers'")
+        filename, filemode, stream = given.pop("filename", None), given.pop("filemode", "a"), given.pop("stream", None)
+        if handlers is None:
+            made: Any = FileHandler(filename, filemode, encoding, errors=errors) if filename else StreamHandler(stream)
+            handlers = [made]
+        datefmt, style = given.pop("datefmt", None), exact_name(given.pop("style", "%"))
+        default = {
+            "%": logging.BASIC_FORMAT,
+            "{": "{levelname}:{name}:{message}",
+            "$": "${levelname}:${name}:${message}",
+        }
+        if style not in default:
+            raise ValueError(f"Style must be one of: {','.join(default)}")
+        formatter = Formatter(given.pop("format", default[style]), datefmt, style)
+        for handler in handlers:
+            if handler.formatter is None:
+                handler.setFormatter(formatter)
+            root.addHandler(handler)
+        level = given.pop("level", None)
+        if level is not None:
+            root.setLevel(level)
+        if given:
+            raise ValueError(f"Unrecognised argument(s): {', '.join(given)}")
 
     def getLogger(name: Any = None) -> logging.Logger:
         """As `logging.getLogger`."""
@@ -213,7 +279,7 @@ def _logging(language: RestrictedLanguage) -> Exports:
         makeLogRecord root raiseExceptions shutdown""".split()
     exports = {n: getattr(logging, n) for n in shown if hasattr(logging, n)}
     exports |= {n: through(n) for n in ("critical", "debug", "error", "exception", "info", "log", "warning")}
-    return exports | {
+    return exports | _made_by_the_program(logging) | {
         "Formatter": Formatter, "StreamHandler": StreamHandler, "FileHandler": FileHandler, "basicConfig": basicConfig,
         "_nameToLevel": dict(logging._nameToLevel),  # unittest reads it
         "getLogger": getLogger, "fatal": exports["critical"], "warn": exports["warning"],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import exact_name
+from safeexec_backends.local.language.reading import Reader
 
 from .files import listdir, makedirs, resolved, stat_, walk
 from .links import link, readlink, symlink
@@ -24,9 +26,18 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
     _no_remembered_modules()
     flavour = language.gate.build("os").path
 
+    def parser(o: Any, name: str, reader: Reader = getattr) -> Any:
+        # From 3.13 on a path's is the module, and the library compares it with that: in its place paths were equal whatever their case.
+        found = reader(o, name)
+        if found is os.path:
+            return flavour
+        language.guards.check(found, name)
+        return found
+
+    language.guards.special["parser"] = parser
+
     class PurePosixPath(pathlib.PurePosixPath):
         __slots__ = ()
-        parser = flavour  # from 3.13 on this is the module posixpath
 
     PurePosixPath.__module__ = __name__
 
@@ -50,13 +61,28 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
             return type(self)(flavour.expanduser(str(self)))
 
         def exists(self, *, follow_symlinks: bool = True) -> bool:
-            return bool(flavour.exists(self))
+            return bool((flavour.exists if follow_symlinks else flavour.lexists)(self))
 
-        def is_file(self) -> bool:
-            return bool(flavour.isfile(self))
+        def is_file(self, *, follow_symlinks: bool = True) -> bool:
+            return bool(flavour.isfile(self)) and (follow_symlinks or not self.is_symlink())
 
-        def is_dir(self) -> bool:
-            return bool(flavour.isdir(self))
+        def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+            return bool(flavour.isdir(self)) and (follow_symlinks or not self.is_symlink())
+
+        def is_mount(self) -> bool:
+            return bool(flavour.ismount(self))
+
+        def is_junction(self) -> bool:
+            return False
+
+        is_socket, is_fifo = _of_kind(stat.S_ISSOCK), _of_kind(stat.S_ISFIFO)
+        is_block_device, is_char_device = _of_kind(stat.S_ISBLK), _of_kind(stat.S_ISCHR)
+
+        def owner(self, *, follow_symlinks: bool = True) -> str:
+            stat_(self, follow_symlinks=follow_symlinks)
+            return "sandbox"
+
+        group = owner
 
         def is_symlink(self) -> bool:
             return bool(flavour.islink(self))
@@ -71,8 +97,8 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
                  newline: Any = None) -> Any:  # fmt: skip
             return open_file(self, mode, buffering, encoding, errors, newline)
 
-        def read_text(self, encoding: Any = None, errors: Any = None) -> str:
-            with open_file(self, "r", encoding=encoding, errors=errors) as file:
+        def read_text(self, encoding: Any = None, errors: Any = None, newline: Any = None) -> str:
+            with open_file(self, "r", encoding=encoding, errors=errors, newline=newline) as file:
                 return str(file.read())
 
         def read_bytes(self) -> bytes:
@@ -164,17 +190,11 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
         def iterdir(self) -> Iterator[Any]:
             return iter([self / name for name in listdir(self)])
 
-        def glob(self, pattern: str) -> Iterator[Any]:
-            text = text_path(self)
-            real = check(text)
-            found = pathlib.Path(real).glob(_inside(pattern))
-            return iter([type(self)(named_as(text, real, str(p))) for p in found])
+        def glob(self, pattern: str, *, case_sensitive: bool | None = None) -> Iterator[Any]:
+            return _found(self, "glob", pattern, case_sensitive)
 
-        def rglob(self, pattern: str) -> Iterator[Any]:
-            text = text_path(self)
-            real = check(text)
-            found = pathlib.Path(real).rglob(_inside(pattern))
-            return iter([type(self)(named_as(text, real, str(p))) for p in found])
+        def rglob(self, pattern: str, *, case_sensitive: bool | None = None) -> Iterator[Any]:
+            return _found(self, "rglob", pattern, case_sensitive)
 
         def walk(self, top_down: bool = True, on_error: Any = None) -> Iterator[Any]:
             for folder, folders, files in walk(self, top_down, on_error):
@@ -184,8 +204,26 @@ def _pathlib(language: RestrictedLanguage) -> Exports:
     PosixPath.__qualname__ = "PosixPath"
     PurePosixPath.__qualname__ = "PurePosixPath"
     return {
-        "Path": PosixPath, "PosixPath": PosixPath, "PurePath": PurePosixPath, "PurePosixPath": PurePosixPath,
+        "Path": PosixPath, "PosixPath": PosixPath, "PurePath": PurePosixPath, "PurePosixPath": PurePosixPath, "PureWindowsPath": pathlib.PureWindowsPath,
     }  # fmt: skip
+
+
+def _found(self: Any, method: str, pattern: str, case_sensitive: bool | None) -> Iterator[Any]:
+    text = text_path(self)
+    real = check(text)
+    more = {} if case_sensitive is None else {"case_sensitive": bool(case_sensitive)}  # new in 3.12
+    found = getattr(pathlib.Path(real), method)(_inside(pattern), **more)
+    return iter([type(self)(named_as(text, real, str(p))) for p in found])
+
+
+def _of_kind(test: Callable[[int], bool]) -> Callable[[Any], bool]:
+    def ask(self: Any) -> bool:
+        try:
+            return bool(test(stat_(self).st_mode))
+        except (OSError, ValueError):
+            return False
+
+    return ask
 
 
 def _no_remembered_modules() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from safeexec.guest import ONE_WRITE
 
+from .kinds import stands_for
 from .paths import exact_bytes
 
 
@@ -46,6 +47,18 @@ class _Output:
     def readable(self) -> bool:
         return False
 
+    def seekable(self) -> bool:
+        return False
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.flush()  # and stays open: what comes later in the session is written to it, too
+
+    def __repr__(self) -> str:
+        return f"<_io.TextIOWrapper name={self.name!r} mode={self.mode!r} encoding={self.encoding!r}>"
+
     def fileno(self) -> int:
         raise io.UnsupportedOperation("fileno")
 
@@ -71,6 +84,7 @@ class _Output:
 
 
 ONE_WRITE.append(_Output)
+stands_for(_Output, "IOBase", "TextIOBase")
 
 
 class _Bytes:

@@ -1,4 +1,4 @@
-"""importlib, platform, timeit and other modules of which a few functions are shown, or stand-ins of ours."""
+"""importlib, timeit, codecs and other modules of which a few functions are shown, or stand-ins of ours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safeexec_backends.local.language.identity import exact_name
+from safeexec_backends.local.language.identity import WriteRefused, exact_name
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -55,29 +55,6 @@ def _importlib_util(language: RestrictedLanguage) -> Exports:
         return types.SimpleNamespace(name=exact_name(name), origin=None)
 
     return {"find_spec": find_spec}
-
-
-def _platform(language: RestrictedLanguage) -> Exports:
-    import platform
-
-    values = {
-        "system": "Linux", "node": "sandbox", "release": "", "version": "", "machine": "", "processor": "",
-        "python_version": platform.python_version(), "python_implementation": platform.python_implementation(),
-        "platform": "Linux",
-    }  # fmt: skip
-    return {name: _constant(value) for name, value in values.items()} | {
-        "python_version_tuple": lambda: tuple(platform.python_version().split(".")),
-        "architecture": lambda: ("64bit", "ELF"),
-        "uname": lambda: types.SimpleNamespace(
-            **{name: values[name] for name in ("system", "node", "release", "version", "machine", "processor")}
-        ),
-        "python_build": lambda: ("", ""),
-        "python_compiler": lambda: "",
-    }
-
-
-def _constant(value: str) -> Callable[[], str]:
-    return lambda: value
 
 
 def _timeit(language: RestrictedLanguage) -> Exports:
@@ -186,9 +163,24 @@ def _codecs(language: RestrictedLanguage) -> Exports:
         """As `codecs.open`, in the places that the builtin opens."""
         return open_file(filename, mode, encoding=encoding, errors=None if encoding is None else errors)
 
-    shown = """encode decode lookup BOM BOM_LE BOM_BE BOM_UTF8 BOM_UTF16 BOM_UTF32 BOM_UTF16_LE BOM_UTF16_BE BOM_UTF32_LE BOM_UTF32_BE
+    own: set[str] = set()
+
+    def register_error(errors: Any, handler: Any, /) -> None:
+        """As `codecs.register_error`, for names that are not taken: what decodes paths and answers goes by the standard ones."""
+        name = exact_name(errors)
+        if name not in own:
+            try:
+                codecs.lookup_error(name)
+            except LookupError:
+                own.add(name)
+            else:
+                raise WriteRefused(f"the error handler {name!r} cannot be changed in this sandbox; take another name")
+        codecs.register_error(name, handler)
+
+    shown = """encode decode lookup getreader getwriter lookup_error strict_errors ignore_errors replace_errors backslashreplace_errors
+        namereplace_errors xmlcharrefreplace_errors BOM BOM_LE BOM_BE BOM_UTF8 BOM_UTF16 BOM_UTF32 BOM_UTF16_LE BOM_UTF16_BE BOM_UTF32_LE BOM_UTF32_BE
         getdecoder getencoder getincrementaldecoder getincrementalencoder iterdecode iterencode"""
-    return {n: getattr(codecs, n) for n in shown.split()} | {"open": open}
+    return {n: getattr(codecs, n) for n in shown.split()} | {"open": open, "register_error": register_error}
 
 
 def _locale(language: RestrictedLanguage) -> Exports:
@@ -204,12 +196,6 @@ def _tracemalloc(language: RestrictedLanguage) -> Exports:
 
     shown = "start stop is_tracing get_traced_memory reset_peak clear_traces get_tracemalloc_memory"
     return {n: getattr(tracemalloc, n) for n in shown.split()}
-
-
-def _getpass(language: RestrictedLanguage) -> Exports:
-    from safeexec.guest import refuse_input
-
-    return {"getuser": _constant("sandbox"), "getpass": refuse_input, "GetPassWarning": UserWarning}
 
 
 def _etree(language: RestrictedLanguage) -> Exports:
@@ -229,13 +215,11 @@ def _etree(language: RestrictedLanguage) -> Exports:
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {
     "importlib": _importlib,
     "importlib.util": _importlib_util,
-    "platform": _platform,
     "timeit": _timeit,
     "gc": _gc,
     "atexit": _atexit,
     "codecs": _codecs,
     "locale": _locale,
     "tracemalloc": _tracemalloc,
-    "getpass": _getpass,
     "xml.etree.ElementTree": _etree,
 }

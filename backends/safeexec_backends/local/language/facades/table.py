@@ -89,7 +89,8 @@ NAMES: dict[str, str] = {
         algorithms_available algorithms_guaranteed blake2b blake2s file_digest md5 new pbkdf2_hmac scrypt sha1
         sha224 sha256 sha384 sha3_224 sha3_256 sha3_384 sha3_512 sha512 shake_128 shake_256""",
     "heapq": """
-        heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest""",
+        heapify heapify_max heappop heappop_max heappush heappush_max heappushpop heappushpop_max heapreplace heapreplace_max
+        merge nlargest nsmallest _heapify_max _heappop_max _heapreplace_max""",
     "hmac": """
         HMAC compare_digest digest new""",
     "html": """
@@ -168,7 +169,7 @@ NAMES: dict[str, str] = {
         TextWrapper dedent fill indent shorten wrap""",
     "threading": """
         Barrier BoundedSemaphore BrokenBarrierError Condition Event Lock RLock Semaphore TIMEOUT_MAX Thread
-        Timer active_count current_thread enumerate get_ident local main_thread""",
+        ThreadError Timer active_count current_thread enumerate get_ident get_native_id local main_thread""",
     "time": """
         CLOCK_BOOTTIME CLOCK_MONOTONIC CLOCK_MONOTONIC_RAW CLOCK_PROCESS_CPUTIME_ID CLOCK_REALTIME CLOCK_TAI
         CLOCK_THREAD_CPUTIME_ID altzone asctime clock_getres clock_gettime clock_gettime_ns ctime daylight
@@ -186,7 +187,7 @@ NAMES: dict[str, str] = {
     "typing": """
         AbstractSet Annotated Any AnyStr AsyncContextManager AsyncGenerator AsyncIterable AsyncIterator
         Awaitable BinaryIO ByteString Callable ChainMap ClassVar Collection Concatenate Container
-        ContextManager Coroutine Counter DefaultDict Deque Dict Final FrozenSet Generator Generic Hashable
+        ContextManager Coroutine Counter DefaultDict Deque Dict Final ForwardRef FrozenSet Generator Generic Hashable
         IO ItemsView Iterable Iterator KeysView List Literal LiteralString Mapping MappingView Match
         MutableMapping MutableSequence MutableSet NamedTuple Never NewType NoDefault NoReturn NotRequired
         Optional OrderedDict ParamSpec ParamSpecArgs ParamSpecKwargs Pattern Protocol ReadOnly Required

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from types import CellType, CodeType
 from typing import Any, TypeVar
 
-from safeexec_backends.local.language.identity import WriteRefused, as_facade, exact_name
+from safeexec_backends.local.language.identity import WriteRefused, as_facade, class_name, exact_name
 
 
 class View:
@@ -40,6 +40,13 @@ class CellView(View):
 
     __slots__ = ("cell_contents",)
     cell_contents: Any
+
+    def __repr__(self) -> str:
+        try:
+            held = self.cell_contents
+        except AttributeError:
+            return f"<cell at {id(self):#x}: empty>"
+        return f"<cell at {id(self):#x}: {class_name(type(held))} object at {id(held):#x}>"
 
 
 V = TypeVar("V", bound=View)

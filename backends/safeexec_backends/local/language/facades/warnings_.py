@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -15,7 +14,6 @@ from safeexec_backends.local.language.identity import (
     exact_name,
     is_guest_class,
     is_guest_frame,
-    is_own_file,
 )
 
 from .facade import Facade
@@ -65,8 +63,6 @@ def _warnings(language: RestrictedLanguage) -> Exports:
         text = formatwarning(message, category, filename, lineno, line)
         (language.streams.shown("stderr") if file is None else file).write(text)
 
-    _no_sources()
-    _no_lines_of_files()
     shown = ("simplefilter", "filterwarnings", "resetwarnings", "WarningMessage")
     exports: Exports = {n: getattr(warnings, n) for n in shown}
     exports |= {"catch_warnings": catch_warnings, "warn": warn}
@@ -108,45 +104,6 @@ def _warnings(language: RestrictedLanguage) -> Exports:
     kind = type("module", (Facade,), body)
     as_facade(kind)
     return {"": object.__new__(kind)}
-
-
-def _no_sources() -> None:
-    """The interpreter warns of what nobody closed, a file's raw stream or an event loop, and hands it over; a program keeps what is its own."""
-    import warnings
-
-    original = warnings.WarningMessage.__init__
-    if original.__module__ == __name__:
-        return
-
-    def __init__(self: Any, message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None,
-                 source: Any = None) -> None:  # fmt: skip
-        if type(filename) is str and not is_own_file(filename):  # where the library lies says something of the host
-            filename = os.path.basename(filename)
-        original(
-            self, message, category, filename, lineno, file, line, source if is_guest_class(type(source)) else None
-        )
-
-    setattr(warnings.WarningMessage, "__init__", __init__)  # noqa: B010
-
-
-def _no_lines_of_files() -> None:
-    """A warning is shown with its line, of whatever file it names; what shows it may be the library's hook, as `logging.captureWarnings` sets it."""
-    import warnings
-
-    module: Any = warnings
-    original = module._formatwarnmsg_impl
-    if original.__module__ == __name__:
-        return
-
-    def _formatwarnmsg_impl(msg: Any) -> Any:
-        line = msg.line
-        if line is None and not (type(msg.filename) is str and msg.filename[:1] == "<"):  # a step
-            line = ""
-        # Without the source, of which the interpreter may know where it was made: in which files.
-        facts = {name: getattr(msg, name) for name in ("message", "category", "filename", "lineno")}
-        return original(types.SimpleNamespace(**facts, line=line, source=None))
-
-    module._formatwarnmsg_impl = _formatwarnmsg_impl
 
 
 BUILDERS: Mapping[str, Callable[[RestrictedLanguage], Exports]] = {"warnings": _warnings}
