@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from safeexec_backends.local.language.identity import (
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _NAMED = "_GenericAlias _CallableGenericAlias _UnionGenericAlias _ConcatenateGenericAlias _AnnotatedAlias".split()
 _ALIASES = [kind for name in _NAMED if type(kind := vars(typing).get(name)) is type]
 _ANNOTATED = vars(typing)["_AnnotatedAlias"]
+_ANNOTATES = frozenset(("__annotations__", "__annotate_func__", "__annotations_cache__"))
+"""Of these a class has one that annotates something itself: the first, or from 3.14 on one of the others."""
 _OF_A_KEY = [getattr(typing, name) for name in ("Required", "NotRequired", "ReadOnly") if hasattr(typing, name)]
 
 
@@ -52,11 +55,38 @@ def type_hints(
 
     if is_class(obj):
         for base in reversed(class_mro(obj)):
-            if is_guest_class(base) and "__annotations__" in vars(base):
+            if is_guest_class(base) and not _ANNOTATES.isdisjoint(vars(base)):
                 add(getattr(base, "__annotations__", {}), _space_of(language, base))
     else:
         add(language.guards.read(obj, "__annotations__") or {}, _space_of(language, obj))
     return found
+
+
+@contextlib.contextmanager
+def checked_annotations(cls: type, check: Callable[[str, Any], Any]) -> Iterator[Callable[[type], None]]:
+    """Meanwhile a class annotates what `check` makes of each name and value; from Python 3.14 on, where a function of the program's says it when it is asked.
+
+    Whoever reads the names then finds those that were checked, and not what that function says the next time. Yields what does to a class that was made of
+    it what is done to the class itself in the end: it is annotated as it was.
+    """
+    import annotationlib  # type: ignore[import-not-found, unused-ignore]  # not before 3.14
+
+    own = class_dict(cls)
+    said, cached = own.get("__annotate_func__"), own.get("__annotations_cache__")
+    # What they are annotated with may not be there yet: the class itself, say.
+    found = annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
+    type.__setattr__(cls, "__annotations__", {name: check(name, value) for name, value in dict(found).items()})
+
+    def restore(kind: type) -> None:
+        if said is not None:
+            type.__setattr__(kind, "__annotate__", said)
+        else:
+            type.__setattr__(kind, "__annotations__", found if cached is None else cached)
+
+    try:
+        yield restore
+    finally:
+        restore(cls)
 
 
 def own_annotations(

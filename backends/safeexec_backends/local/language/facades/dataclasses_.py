@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from safeexec_backends.local.language.identity import (
     native_metaclass,
 )
 
+from .annotations import checked_annotations
 from .generated import is_in_work, methods_of, replaced
 
 if TYPE_CHECKING:
@@ -110,8 +112,6 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
             checked = {check_name(name): marker(cls, value) for name, value in annotations.items()}
             # While dataclasses reads it, code of the program may run (descriptors, __class__ of defaults): it must find
             # nothing to change. 3.12 makes a copy itself and wants a dict.
-            import sys
-
             type.__setattr__(cls, "__annotations__",
                              types.MappingProxyType(checked) if sys.version_info < (3, 12) else checked)  # fmt: skip
             try:
@@ -122,10 +122,17 @@ def _dataclasses(language: RestrictedLanguage) -> Exports:
             if made is not cls:  # slots=True makes a new class, from a copy of the dictionary
                 type.__setattr__(made, "__annotations__", annotations)
             return made
-        for name in list(getattr(cls, "__annotations__", {})):
-            check_name(name)
-        with methods_of(language, cls):
-            return dataclasses.dataclass(**options)(cls)
+        if sys.version_info < (3, 14):
+            for name in list(getattr(cls, "__annotations__", {})):
+                check_name(name)
+            with methods_of(language, cls):
+                return dataclasses.dataclass(**options)(cls)
+        with checked_annotations(cls, lambda name, value: (check_name(name), marker(cls, value))[1]) as restore:
+            with methods_of(language, cls):
+                made = dataclasses.dataclass(**options)(cls)
+            if made is not cls:
+                restore(made)
+            return made
 
     allowed = ("init", "repr", "eq", "order", "unsafe_hash", "frozen", "match_args", "kw_only", "slots", "weakref_slot")
 

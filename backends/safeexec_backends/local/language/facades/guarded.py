@@ -279,7 +279,7 @@ def _uuid(language: RestrictedLanguage) -> Exports:
         """A random number that says nothing of the machine."""
         return own_node
 
-    shown = "UUID SafeUUID uuid3 uuid4 uuid5 uuid8 NAMESPACE_DNS NAMESPACE_URL NAMESPACE_OID NAMESPACE_X500 RFC_4122 RESERVED_NCS RESERVED_MICROSOFT RESERVED_FUTURE"
+    shown = "UUID SafeUUID uuid3 uuid4 uuid5 uuid7 uuid8 NIL MAX NAMESPACE_DNS NAMESPACE_URL NAMESPACE_OID NAMESPACE_X500 RFC_4122 RESERVED_NCS RESERVED_MICROSOFT RESERVED_FUTURE"
     return {n: getattr(uuid, n) for n in shown.split() if hasattr(uuid, n)} | {"uuid1": uuid1, "getnode": getnode}
 
 

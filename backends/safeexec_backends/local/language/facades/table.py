@@ -81,7 +81,7 @@ NAMES: dict[str, str] = {
     "fractions": """
         Fraction""",
     "functools": """
-        WRAPPER_ASSIGNMENTS WRAPPER_UPDATES cache cached_property cmp_to_key lru_cache partial partialmethod
+        Placeholder WRAPPER_ASSIGNMENTS WRAPPER_UPDATES cache cached_property cmp_to_key lru_cache partial partialmethod
         reduce""",
     "graphlib": """
         CycleError TopologicalSorter""",
