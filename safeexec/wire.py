@@ -41,9 +41,11 @@ MAX_BLOBS = 200_000
 INLINE = 1024
 """Strings longer than this travel as blobs: a blob costs no escaping and cannot hide brackets."""
 MAX_SCALAR = 64 * 1024
-"""Digits of a Fraction or Decimal: reducing a fraction is quadratic in them, so a hostile one could stall the reader."""
+"""Digits of a Fraction or Decimal: reducing a fraction is quadratic in them, so a hostile one could stall the reader. A Decimal has those of its exponent, too:
+``1E+999999999`` is twelve letters, and int() of it, which is all that a type check may do, takes hours in which no other thread runs."""
 MAX_REDUCING = MAX_SCALAR**2
-"""Digits above times digits below, of all Fractions of one value together: hundreds of the largest would stall the reader for a minute."""
+"""Digits above times digits below, of all Fractions and long Decimals of one value together: hundreds of the largest would stall the reader for a minute."""
+_LONG_DECIMAL = 256
 MAX_COMPARING = 2**22
 """Comparisons that the keys of one value may take together: sets within sets, each of keys that hash alike, multiply them. Three levels of sixty take a minute, in
 which no other thread runs and no clock ends anything, and four would take hours."""
@@ -741,9 +743,22 @@ def _encode_set(e: Encoder, v: Any, depth: int) -> Any:
     return {"$": base.__name__, "v": e._list(list(base.__iter__(v)), depth)}
 
 
+def _reducing(value: Decimal, text: str) -> int:
+    """Digits above times digits below, at most, where `value` is made a fraction: those of its `text`, and those that its exponent stands for."""
+    first = Decimal.adjusted(value)  # the place of its first digit
+    digits = max(len(text), first) if first >= 0 else len(text) - first
+    return digits * digits if digits > _LONG_DECIMAL else 0
+
+
 def _encode_decimal(e: Encoder, v: Any, depth: int) -> Any:
     text = Decimal.__str__(v)
-    return {"$": "decimal", "v": text} if len(text) <= MAX_SCALAR else e._opaque(v, text[:200] + "…")
+    cost = _reducing(v, text)
+    if cost > MAX_REDUCING:
+        return e._opaque(v, text if len(text) <= 200 else text[:200] + "…")
+    e._reducing -= cost
+    if e._reducing < 0:
+        raise TooLarge("the value has too many long decimals")
+    return {"$": "decimal", "v": text}
 
 
 def _encode_fraction(e: Encoder, v: Any, depth: int) -> Any:
@@ -1037,7 +1052,11 @@ def _decode_decimal(d: Decoder, n: Any, depth: int) -> Decimal:
     if type(text) is not str or len(text) > MAX_SCALAR:
         raise WireError("a malformed decimal")
     d._decimals = True
-    return Decimal(text)
+    value = Decimal(text)
+    d._reducing -= _reducing(value, text)
+    if d._reducing < 0:
+        raise TooLarge("decimals that take too long to reduce")
+    return value
 
 
 def _decode_fraction(d: Decoder, n: Any, depth: int) -> Fraction:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from fractions import Fraction
 from time import process_time
 from typing import Any
@@ -362,6 +363,26 @@ def test_fractions_that_are_sent_can_be_read() -> None:
         assert wire.Decoder(encoder.blobs, limit=2**24).decode(node) == value
     with pytest.raises(wire.TooLarge):
         wire.Encoder(strict=True).encode([largest, largest])
+
+
+def test_decimals_are_as_long_as_their_exponents() -> None:
+    """Whoever makes a whole number or a fraction of one, as a check of an argument's type does, writes its exponent out."""
+    for text in ("1E+999999999", "-1E-999999999", "1E+999999999999999999", "0E+999999999", "1E+70000"):
+        node = {"$": "decimal", "v": text}
+        with pytest.raises(wire.TooLarge):
+            wire.Decoder([]).decode(node)
+        assert wire.Encoder().encode(Decimal(text))["$"] == "opaque"
+        with pytest.raises(wire.NotPlain):
+            wire.Encoder(strict=True).encode(Decimal(text))
+    with pytest.raises(wire.TooLarge):
+        wire.Decoder([]).decode([{"$": "decimal", "v": "7" * 60_000}] * 2)
+    with pytest.raises(wire.TooLarge):
+        wire.Encoder().encode([Decimal("1E+60000"), Decimal("1E-60000")])
+    usual = [Decimal("7" * 40_000), *map(Decimal, ("0", "-0E-20", "1E+40000", "NaN", "-Infinity", "0.1", "1E-250"))]
+    usual += [Decimal(n) / 7 for n in range(20_000)]
+    encoder = wire.Encoder(strict=True)
+    node = encoder.encode(usual)
+    assert list(map(str, wire.Decoder(encoder.blobs, limit=2**24).decode(node))) == list(map(str, usual))
 
 
 def test_honest_keys_that_hash_alike_are_accepted() -> None:
