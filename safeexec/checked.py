@@ -2,14 +2,19 @@
 
 By itself it collects all of them, a few hundred bytes each and one for every member of a union: of two million texts where numbers were wanted it made seven gigabytes
 and took a minute, in which nothing else of the host ran. Only the first is ever told.
+
+What it makes of values that are well is bounded here, too: sets and dicts of keys that were never together when they travelled, and Decimals of numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from decimal import Decimal
 from itertools import islice
 from typing import Any
+
+from safeexec import wire
 
 _SEQUENCES = frozenset(("list", "set", "frozenset"))
 _PARTS = (
@@ -21,6 +26,13 @@ _NAMED = frozenset(("choices", "fields"))
 """Of these, the ones that may have them by name."""
 _PIECE = 500
 """Entries of a dict that are checked together."""
+_SETS = frozenset(("set", "frozenset"))
+_FEW = 16
+"""Members of a set that take no time however they hash."""
+_ALIKE = 64
+"""Keys of one set or dict that may hash alike."""
+_LONG = 14_284
+"""Bits of 4300 digits: beyond, Python itself takes a whole number for too long to be written out."""
 
 
 def validator(annotation: Any) -> Any:
@@ -74,17 +86,21 @@ def _quick(schema: Any, shared: _Shared) -> Any:
         new["choices"] = [_called(*pair, shared) for pair in zip(schema["choices"], new["choices"], strict=True)]
     if kind in _SEQUENCES or (kind == "tuple" and "variadic_item_index" in new):
         new["fail_fast"] = True
+    if kind in _SETS:
+        return _before(new, _Members(new, shared))
+    if kind == "decimal":
+        return _before(new, _not_long)
     if kind == "dict" and "min_length" not in new and "max_length" not in new:
         return _around(new, _in_pieces)
-    if kind == "dict" and "max_length" in new:
-        return _around(new, partial(_cut, new["max_length"]))
-    if kind == "model" and not new.get("custom_init"):
+    if kind == "dict":
+        return _around(new, _Entries(new, shared))
+    if kind == "dataclass" or (kind == "model" and not new.get("custom_init")):
         return _around(new, _Fields(new, shared))
     return new
 
 
 class _Fields:
-    """Checks a large value's fields before its model does, which brings a validator of its own along, and that collects."""
+    """Checks a large value's fields before its model or dataclass does, which brings a validator of its own along, and that collects."""
 
     def __init__(self, model: dict[str, Any], shared: _Shared) -> None:
         self._model = model
@@ -102,17 +118,17 @@ class _Fields:
         return check(value)
 
     def _made(self) -> Any:
-        from pydantic_core import SchemaValidator
-
-        return SchemaValidator(_with(self._model["schema"], self._shared.quick), self._model.get("config"))
+        return _made(self._model["schema"], self._shared, self._model.get("config"))
 
 
 def _is_large(value: Any) -> bool:
-    """Whether there are more than so many parts in it that pydantic would be long about those that are wrong."""
+    """Whether there is so much in it that pydantic would be long about what is wrong, or about what it makes of it."""
     pending, seen = [value], 0
     while pending and seen <= _PIECE:
         part = pending.pop()
         kind = type(part)
+        if (kind is int and part.bit_length() > _LONG) or (kind in (str, bytes) and len(part) > _PIECE):
+            return True  # a number to be a Decimal, or JSON
         if kind is dict:
             part = part.values()
         elif kind not in (list, tuple, set, frozenset):
@@ -136,17 +152,103 @@ def _around(schema: dict[str, Any], function: Callable[[Any, Any], Any]) -> Any:
     return core_schema.no_info_wrap_validator_function(function, schema, ref=reference)
 
 
+def _before(schema: dict[str, Any], function: Callable[[Any], Any]) -> Any:
+    from pydantic_core import core_schema
+
+    reference = schema.pop("ref", None)
+    return core_schema.no_info_before_validator_function(function, schema, ref=reference)
+
+
+def _not_long(value: Any) -> Any:
+    """A Decimal is made of it: hours for a number of megabytes, in which no other thread runs."""
+    if type(value) is int and value.bit_length() > _LONG:
+        raise ValueError("a number of more than 4300 digits")
+    return value
+
+
 def _in_pieces(value: Any, check: Callable[[Any], Any]) -> Any:
     if type(value) is not dict or len(value) <= _PIECE:
         return check(value)
     found = {}
+    keys = _Keys()
     entries = iter(value.items())
     while piece := dict(islice(entries, _PIECE)):
-        found.update(check(piece))
+        part = check(piece)
+        if not set(map(type, part)) <= {str}:  # how text hashes nobody knows beforehand
+            keys.add(part)
+        found.update(part)
     return found
 
 
-def _cut(most: int, value: Any, check: Callable[[Any], Any]) -> Any:
-    if type(value) is dict and len(value) > most:
-        value = dict(islice(value.items(), most + 1))  # too many all the same
-    return check(value)
+class _Entries:
+    """Checks those of a large dict that has a bound: not in pieces, since its length is asked for, but before in such."""
+
+    def __init__(self, schema: dict[str, Any], shared: _Shared) -> None:
+        self._most = schema.get("max_length")
+        self._schema = {name: schema[name] for name in schema if name not in ("min_length", "max_length", "ref")}
+        self._shared = shared
+        self._validator: Any = None
+
+    def __call__(self, value: Any, check: Callable[[Any], Any]) -> Any:
+        if type(value) is dict and self._most is not None and len(value) > self._most:
+            value = dict(islice(value.items(), self._most + 1))  # too many all the same
+        if type(value) is dict and len(value) > _PIECE:
+            if self._validator is None:
+                self._validator = _made(_around(self._schema, _in_pieces), self._shared)
+            self._validator.validate_python(value)
+        return check(value)
+
+
+class _Members:
+    """Checks as a list what is to be a set: as one it could take hours, of numbers that all hash alike, in which no other thread runs."""
+
+    def __init__(self, schema: dict[str, Any], shared: _Shared) -> None:
+        self._schema = {"type": "list", "fail_fast": True, "strict": False}
+        if "items_schema" in schema:
+            self._schema["items_schema"] = schema["items_schema"]
+        self._shared = shared
+        self._validator: Any = None
+
+    def __call__(self, value: Any) -> Any:
+        if type(value) in (list, tuple, set, frozenset) and len(value) > _FEW:
+            if self._validator is None:
+                self._validator = _made(self._schema, self._shared)
+            with suppress(TypeError):  # what cannot be in a set: that is told where it is put into it
+                _Keys().add(self._validator.validate_python(value))
+        return value
+
+
+def _made(schema: Any, shared: _Shared, config: Any = None) -> Any:
+    from pydantic_core import SchemaValidator
+
+    return SchemaValidator(_with(schema, shared.quick), config)
+
+
+class _Keys:
+    """Keys of one set or dict. Whoever crafts thousands that hash alike has each compared with all of them."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, Any] = {}
+        self._alike: dict[int, list[Any]] = {}
+        self._kinds: set[Any] = set()
+        self._left = wire.MAX_COMPARING
+
+    def add(self, keys: Iterable[Any]) -> None:
+        """Raises ValueError where there are too many alike, TypeError for what is no key."""
+        for key in keys:
+            number = hash(key)
+            first = self._first.setdefault(number, key)
+            if first is not key:
+                self._compare(key, self._alike.setdefault(number, [first]))
+
+    def _compare(self, key: Any, others: list[Any]) -> None:
+        self._kinds |= wire._kinds_below((others[0], key))
+        if self._kinds >= {Decimal, "wide"}:  # to compare the two takes as long as to make one of the other
+            raise ValueError("keys that take too long to compare")
+        for other in others:
+            if key == other:
+                return
+            self._left -= wire._weight(key)
+        others.append(key)
+        if len(others) > _ALIKE or self._left < 0:
+            raise ValueError("too many keys that hash alike")
