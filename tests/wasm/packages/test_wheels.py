@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -139,9 +140,23 @@ def test_members_are_counted_before_the_archive_is_read(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
-def test_members_that_cannot_be_unpacked_are_refused(method: int, tmp_path: Path) -> None:
+def test_what_is_unpacked_is_bounded_by_what_is_said_of_it(method: int, tmp_path: Path) -> None:
     path = tmp_path / "x-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("x.py", bytes(64 << 20))
+    path.write_bytes(path.read_bytes().replace((64 << 20).to_bytes(4, "little"), (1000).to_bytes(4, "little")))
+    tracemalloc.start()
+    try:
+        with pytest.raises(wheels.BadWheel, match=r"cannot be read|in a way that wheels are not"):
+            wheels.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_members_that_cannot_be_unpacked_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.py", bytes(range(256)) * 50)
     data = bytearray(path.read_bytes())
     start = 30 + len("x.py")

@@ -18,14 +18,6 @@ from typing import Final, NamedTuple
 
 from safeexec.errors import BackendUnavailable
 
-try:
-    from lzma import LZMAError
-except ImportError:  # a Python that was built without it, whose zipfile refuses what needs it
-
-    class LZMAError(Exception):  # type: ignore[no-redef]
-        """Of nothing."""
-
-
 MAX_FILES: Final = 30_000
 MAX_BYTES: Final = 256 << 20
 """Of all members together, unpacked; pandas has 40 MB, scipy 60 MB."""
@@ -73,6 +65,9 @@ def _check_member(wheel: str, item: zipfile.ZipInfo) -> None:
     kind = stat.S_IFMT(item.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise BadWheel(f"{wheel}: the member {item.filename[:200]!r} is a link or a device")
+    # Of the others a few kilobytes are unpacked to gigabytes before it is seen that they are more than was said.
+    if item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadWheel(f"{wheel}: the member {item.filename[:200]!r} is compressed in a way that wheels are not")
     if item.flag_bits & 1:
         raise BadWheel(f"{wheel}: the member {item.filename[:200]!r} is encrypted")
 
@@ -102,7 +97,6 @@ def read_zip(path: Path, budget: int = MAX_BYTES) -> dict[str, bytes]:
         RuntimeError,
         struct.error,
         IndexError,
-        LZMAError,
     ) as error:
         raise BadWheel(f"{path.name} cannot be read: {error}") from error
     check_places(files)
@@ -131,7 +125,7 @@ def _too_large(wheel: str, budget: int) -> str:
 
 def _members(wheel: str, archive: zipfile.ZipFile, budget: int) -> dict[str, bytes]:
     items = archive.infolist()
-    # The sizes are the archive's own claim; reading stops at them, so together they bound what is read.
+    # The sizes are the archive's own claim. Reading stops at them, and so does unpacking, where it is told: together they bound what is read.
     if len(items) > MAX_FILES or sum(item.file_size for item in items) > budget:
         raise BadWheel(_too_large(wheel, budget))
     files: dict[str, bytes] = {}
@@ -150,7 +144,7 @@ def _members(wheel: str, archive: zipfile.ZipFile, budget: int) -> dict[str, byt
         if place in files:
             raise BadWheel(f"{wheel}: {place!r} is there twice")
         with archive.open(item) as file:
-            files[place] = file.read()
+            files[place] = file.read(item.file_size)
     return files
 
 
