@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -20,7 +21,7 @@ MAX_BODY = 64 * 2**20
 MAX_BODIES = 16 * MAX_BODY
 """Bytes of all bodies that are being read or answered: a client with many connections is not to have the host's memory."""
 MAX_CONNECTIONS = 512
-"""At once: each holds a thread. More are closed unanswered."""
+"""At once: each holds a thread. For one more the oldest is closed of those whose client has shown no key; where there is none, the new one, unanswered."""
 _MAX_TRAILERS = 100
 _LINE = 1024
 _ONCE = frozenset(
@@ -126,17 +127,32 @@ class _HTTPServer(ThreadingHTTPServer):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._connections: set[socket.socket] = set()
+        self._connections: dict[socket.socket, bool] = {}
+        """As they came; whether their client has shown a key."""
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS:
+        if len(self._connections) >= MAX_CONNECTIONS and not self._end_a_strangers():
             self.shutdown_request(request)
             return
-        self._connections.add(request)
+        self._connections[request] = False
         super().process_request(request, client_address)
 
+    def _end_a_strangers(self) -> bool:
+        """Make room: whoever connects and says nothing must not keep those out who have a key. Whether there is any now."""
+        for connection, known in list(self._connections.items()):
+            if not known and self._connections.pop(connection, None) is False:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)  # its thread sees that, and ends
+                return True
+        return len(self._connections) < MAX_CONNECTIONS
+
+    def knows(self, connection: Any) -> None:
+        """The client of a connection has shown a key."""
+        if connection in self._connections:
+            self._connections[connection] = True
+
     def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
+        self._connections.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -194,6 +210,7 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
         raw_requestline: bytes
         taken = 0
         """Bytes of this request's body, as far as there is room for them."""
+        server: _HTTPServer
         protocol_version = "HTTP/1.1"
         server_version, sys_version = "safeexec", ""  # strangers need not know which Python has which holes
         disable_nagle_algorithm = True  # 40 ms for each small answer otherwise
@@ -263,7 +280,10 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
                 length = self._length()
                 if length is not None and length > MAX_BODY:
                     return self._refusal(413, "the body is too large")
-                if length != 0 and not admits(path, headers):
+                known = admits(path, headers)
+                if known:
+                    self.server.knows(self.connection)
+                if length != 0 and not known:
                     # Unread: sixty-four megabytes for each connection are not for those who have no key.
                     self.close_connection = True
                     body: bytes | None = b""

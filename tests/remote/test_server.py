@@ -526,23 +526,46 @@ def test_bodies_of_all_connections_together_are_bounded(monkeypatch: pytest.Monk
         server.close()
 
 
+class _Keyed:
+    """Answers everybody; knows who has the key."""
+
+    def admits(self, path: str, headers: Any) -> bool:
+        return headers.get("x-api-key") == KEY
+
+    def __call__(self, request: Request) -> Response:
+        return Response(200, b"here")
+
+
 def test_more_connections_than_there_may_be_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     from safeexec.serve import http as serving
 
     monkeypatch.setattr(serving, "MAX_CONNECTIONS", 3)
-    server = Server(lambda request: Response(200, b"here"))
+    server = Server(_Keyed())
+    asked = f"GET / HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n\r\n".encode()
+
+    def connected() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", urlsplit(server.url).port or 0), 10)
+
+    def answered(connection: socket.socket) -> bool:
+        connection.sendall(asked)
+        return connection.recv(1000).startswith(b"HTTP/1.1 200")
+
     try:
-        place = ("127.0.0.1", urlsplit(server.url).port or 0)
-        idle = [socket.create_connection(place, 10) for _ in range(3)]
+        silent = [connected() for _ in range(3)]
         assert eventually(lambda: len(server._http._connections) == 3)
-        with socket.create_connection(place, 10) as surplus:
+        known = []
+        for stranger in silent:  # the oldest of those who showed no key has to go, and none who did
+            known.append(connected())
+            assert answered(known[-1]) and stranger.recv(1) == b""
+        assert len(server._http._connections) == 3
+        with connected() as surplus:
             assert surplus.recv(1) == b""
-        for connection in idle:
+        assert all(map(answered, known))
+        for connection in (*silent, *known):
             connection.close()
         assert eventually(lambda: not server._http._connections)
-        with socket.create_connection(place, 10) as later:
-            later.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            assert later.recv(100).startswith(b"HTTP/1.1 200")
+        with connected() as later:
+            assert answered(later)
     finally:
         server.close()
 
@@ -846,6 +869,7 @@ def test_a_client_that_is_gone_before_the_first_byte_holds_no_process_back() -> 
         handler = monkeypatched.__new__(monkeypatched)
         handler.wfile, handler.command, handler.path = Gone(), "GET", "/"  # type: ignore[misc, attr-defined, assignment]
         handler.headers = http.client.HTTPMessage()  # type: ignore[attr-defined]
+        vars(handler).update(server=served._http, connection=None)
         handler.rfile, handler.request_version, handler.requestline = io.BytesIO(), "HTTP/1.1", ""  # type: ignore[attr-defined]
         handler.do_GET()  # type: ignore[attr-defined]
     finally:
