@@ -921,27 +921,35 @@ class Decoder:
         return [self._value(item, depth) for item in node]
 
     def _distinct(self, items: List[Any]) -> None:
-        hashes = list(map(hash, items))
-        if len(set(hashes)) == len(hashes):
-            return  # none is compared with another
-        # Crafted keys that hash alike would make building the set or dict take hours: (-1, -2) and its kind stay far below the bounds.
-        alike = Counter(hashes)
-        if max(alike.values()) > _MAX_ALIKE:
-            raise WireError("keys that collide")
-        found = [(item, alike[number] - 1) for item, number in zip(items, hashes) if alike[number] > 1]
-        # To compare a Decimal with a whole number turns the number to decimal: seconds for a million bits, hours for more.
-        if self._decimals and _kinds_below([item for item, _ in found]) >= {Decimal, "wide"}:
-            raise WireError("keys that take too long to compare")
-        for item, others in found:
-            self._comparing -= others * _weight(item)
-            if self._comparing < 0:
-                raise WireError("keys that take too long to compare")
+        self._comparing = check_keys(items, self._comparing, self._decimals)
 
     def _str(self, node: Any) -> str:
         text = node if type(node) is str else self._value(node, MAX_DEPTH)
         if type(text) is not str:
             raise WireError("not a string")
         return text
+
+
+def check_keys(items: List[Any], comparing: int = MAX_COMPARING, decimals: bool = True) -> int:
+    """Refuse keys of one set or dict that hash alike: crafted ones would make building it take hours; (-1, -2) and its kind stay far below the bounds.
+
+    What is left of `comparing`, which is in comparisons of numbers. `decimals`: whether there may be any. Raises WireError.
+    """
+    hashes = list(map(hash, items))
+    if len(set(hashes)) == len(hashes):
+        return comparing  # none is compared with another
+    alike = Counter(hashes)
+    if max(alike.values()) > _MAX_ALIKE:
+        raise WireError("keys that collide")
+    found = [(item, alike[number] - 1) for item, number in zip(items, hashes) if alike[number] > 1]
+    # To compare a Decimal with a whole number turns the number to decimal: seconds for a million bits, hours for more.
+    if decimals and _kinds_below([item for item, _ in found]) >= {Decimal, "wide"}:
+        raise WireError("keys that take too long to compare")
+    for item, others in found:
+        comparing -= others * _weight(item)
+        if comparing < 0:
+            raise WireError("keys that take too long to compare")
+    return comparing
 
 
 def _kinds_below(items: Any) -> Set[Any]:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from safeexec import Array, Image, Opaque, Table
 from safeexec.cli.document import value as to_plain
-from safeexec.wire import describe
+from safeexec.wire import MAX_REDUCING, check_keys, describe
 
 __all__ = ["describe", "from_plain", "to_plain"]
 
@@ -40,11 +40,28 @@ def _bytes(data: Any) -> bytes:
 
 
 def _pairs(items: Any) -> dict[Any, Any]:
-    return {from_plain(key): from_plain(item) for key, item in items}
+    pairs = [(from_plain(key), from_plain(item)) for key, item in items]
+    # A file of a stranger's: thousands of numbers that hash alike would keep whoever reads it for hours.
+    check_keys([key for key, _ in pairs])
+    return dict(pairs)
 
 
 def _items(kind: type) -> Callable[[Any], Any]:
-    return lambda d: kind(map(from_plain, d["items"]))
+    def make(data: Any) -> Any:
+        items = [from_plain(item) for item in data["items"]]
+        if kind is not tuple:
+            check_keys(items)
+        return kind(items)
+
+    return make
+
+
+def _fraction(data: Any) -> Fraction:
+    parts = from_plain(data["numerator"]), from_plain(data["denominator"])
+    # To reduce it is quadratic in its digits, of which a letter has four bits.
+    if parts[0].bit_length() * parts[1].bit_length() > 16 * MAX_REDUCING:
+        raise ValueError("a fraction of too many digits")
+    return Fraction(*parts)
 
 
 _MAKE: dict[str, Callable[[Any], Any]] = {
@@ -65,7 +82,7 @@ _MAKE: dict[str, Callable[[Any], Any]] = {
     "timezone": lambda d: timezone(timedelta(seconds=d["seconds"]), d["name"]),
     "Decimal": lambda d: Decimal(d["value"]),
     "UUID": lambda d: UUID(d["value"]),
-    "Fraction": lambda d: Fraction(from_plain(d["numerator"]), from_plain(d["denominator"])),
+    "Fraction": _fraction,
     "Array": lambda d: Array(d["dtype"], tuple(d["shape"]), _bytes(d)),
     "Image": lambda d: Image(d["mime"], _bytes(d)),
     "Table": lambda d: Table(_pairs(d["columns"]), from_plain(d["index"])),

@@ -8,6 +8,7 @@ import resource
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -120,6 +121,28 @@ def test_a_file_that_is_no_json_is_refused(make: Make, tmp_path: Path, text: str
 )  # fmt: skip
 def test_values_survive_a_file(value: Any) -> None:
     assert from_plain(json.loads(json.dumps(to_plain(value)))) == value
+
+
+_ALIKE = [{"$type": "int", "hex": hex(n * (2**61 - 1))} for n in range(1, 25_000)]
+_LONG = [{"$type": "int", "hex": "f" * 1_000_000 + end} for end in "1d"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"$type": "set", "items": _ALIKE},
+        {"$type": "frozenset", "items": [{"$type": "tuple", "items": [each]} for each in _ALIKE]},
+        {"$type": "dict", "items": [[each, 0] for each in _ALIKE]},
+        {"$type": "Fraction", "numerator": _LONG[0], "denominator": _LONG[1]},
+    ],
+    ids=["set", "tuples", "dict", "fraction"],
+)
+def test_values_of_a_strangers_file_do_not_keep_whoever_reads_it(value: Any) -> None:
+    """Numbers that all hash alike, and others of a million digits."""
+    began = process_time()
+    with pytest.raises(ValueError, match=r"collide|too many digits"):
+        from_plain(value)
+    assert process_time() - began < 2
 
 
 def test_replay_and_visualize_print_everything_and_nothing_acts_on_the_terminal(make: Make) -> None:
