@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ from safeexec import Executor, Policy, PolicyError, SessionBusy, SessionClosed
 from safeexec.serve import machine as machines
 from safeexec.serve.connect import envelope, stream
 from safeexec.serve.e2b import E2BServer
-from safeexec.serve.http import MAX_BODY, Request, Response, Server
+from safeexec.serve.http import MAX_BODY, BadRequest, Request, Response, Server
 from safeexec.serve.interpreter import _Waiting
 from safeexec.serve.machine import Abandoned, Execution, ExecutorMachine
 from safeexec.testing.base import eventually
@@ -463,6 +464,42 @@ def test_forms_cost_no_more_than_they_are_long() -> None:
         finally:
             tracemalloc.stop()
         assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b'Content-Disposition: form-data; name="f"; filename="a b.txt"', "a b.txt"),
+        (b'content-disposition:form-data;filename="a\\"b;=.txt";name=f', 'a"b;=.txt'),
+        (b"Content-Type: text/plain\r\nCONTENT-DISPOSITION: form-data; name=f;\r\n FileName=plain.txt ; ", "plain.txt"),
+        (b"Content-Disposition: form-data; filename=\"?\"; filename*=UTF-8''%e2%82%ac.txt", "\u20ac.txt"),
+        (b'Content-Disposition: form-data; name="filename"', None),
+        (b'X: content-disposition: form-data; filename="x"', None),
+        (b'Content-Disposition: form-data; filename="\xff"', "\udcff"),
+    ],
+)
+def test_what_a_part_calls_its_file(head: bytes, name: str | None) -> None:
+    from safeexec.serve import forms
+
+    (part,) = forms.parts(form((head, b"x")), 'multipart/form-data; charset=utf-8; boundary="XYZ"')
+    assert part == (name, b"x")
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [b";" * 7000, b"a=b;" * 1900, b'x="a"' * 1400, b'x="\\"' * 1200, b";x=" * 2000, b" ;" * 3500, b'; x="' * 1400],
+)
+def test_heads_of_forms_cost_no_more_than_they_are_long(padding: bytes) -> None:
+    from safeexec.serve import forms
+
+    began = time.process_time()
+    with suppress(BadRequest):
+        for _ in forms.parts(form(*[(FILE % b"a" + b";" + padding, b"x")] * 300), "multipart/form-data; boundary=XYZ"):
+            pass
+    with suppress(BadRequest):
+        for _ in forms.parts(b"--XYZ--", "multipart/form-data;" + 8 * padding.decode() + "; boundary=XYZ"):
+            pass
+    assert time.process_time() - began < 2
 
 
 def everything(served: Served, data: bytes) -> bytes:
