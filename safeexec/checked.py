@@ -92,7 +92,7 @@ def _quick(schema: Any, shared: _Shared) -> Any:
         return _before(new, _not_long)
     if kind == "dict" and "min_length" not in new and "max_length" not in new:
         return _around(new, _in_pieces)
-    if kind == "dict":
+    if kind == "dict" or "keys_schema" in new:  # an ordered one, a counter: those go through no dict on their way
         return _around(new, _Entries(new, shared))
     if kind == "dataclass" or (kind == "model" and not new.get("custom_init")):
         return _around(new, _Fields(new, shared))
@@ -181,11 +181,12 @@ def _in_pieces(value: Any, check: Callable[[Any], Any]) -> Any:
 
 
 class _Entries:
-    """Checks those of a large dict that has a bound: not in pieces, since its length is asked for, but before in such."""
+    """Checks those of a large dict that has a bound, or is to be of another kind: not in pieces, since it is asked for as a whole, but before in such."""
 
     def __init__(self, schema: dict[str, Any], shared: _Shared) -> None:
         self._most = schema.get("max_length")
-        self._schema = {name: schema[name] for name in schema if name not in ("min_length", "max_length", "ref")}
+        self._schema = {name: schema[name] for name in ("keys_schema", "values_schema") if name in schema}
+        self._schema |= {"type": "dict", "strict": False}
         self._shared = shared
         self._validator: Any = None
 

@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 import tracemalloc
-from collections import Counter
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -69,7 +69,7 @@ TYPES: dict[str, Any] = {
             dict[str, list[int]] | Node, Node | dict[str, list[int]], dict[str, Any] | Cat, Cat | Dog, Strict, list[Strict | Node], pydantic.RootModel[list[int]], list[dict[str, int]] | dict[str, list[int]], dict[str, float] | dict[str, int] | dict[str, str], dict[str, int] | None | str,
             dict[float, int] | dict[int, int], set[tuple[int, ...]] | list[tuple[int, ...]], dict[str, dict[str, int] | list[dict[str, float]]],
             Annotated[set[int], pydantic.Field(min_length=3, max_length=5000)], set[int] | list[int], list[int] | set[int], set, frozenset[tuple[int, str]] | set[str], set[Any], list[set[int]],
-            Decimal, list[Decimal], int | Decimal, Decimal | int, Decimal | str, dict[Decimal, int], Annotated[dict[int, int], pydantic.Field(min_length=2, max_length=1500)], Counter[int],
+            Decimal, list[Decimal], int | Decimal, Decimal | int, Decimal | str, dict[Decimal, int], Annotated[dict[int, int], pydantic.Field(min_length=2, max_length=1500)], Counter[int], Counter[str], OrderedDict[int, int], defaultdict[str, int],
             Annotated[dict[str, int], pydantic.Field(min_length=1000)], Annotated[Decimal, pydantic.Field(gt=3)], pydantic.Json[set[int]],
             Annotated[dict[str, int], pydantic.AfterValidator(short)], Annotated[list[int], pydantic.BeforeValidator(short)],
         ]
@@ -166,6 +166,9 @@ CRAFTED: dict[str, tuple[Any, Any]] = {
     "names": (dict[int, int], {str(n): 0 for n in ALIKE}),
     "names, with a bound": (Annotated[dict[int, int], pydantic.Field(max_length=10**6)], {str(n): 0 for n in ALIKE}),
     "names, with another bound": (Annotated[dict[int, int], pydantic.Field(min_length=1)], {str(n): 0 for n in ALIKE}),
+    "a counter's": (Counter[int], {str(n): 1 for n in ALIKE}),
+    "an ordered one's": (OrderedDict[int, int], {str(n): 1 for n in ALIKE}),
+    "with a default": (defaultdict[int, int], {str(n): 1 for n in ALIKE}),
     "JSON": (pydantic.Json[set[int]], json.dumps(ALIKE)),
     "in a model": (Fields, {"numbers": ALIKE}),
     "a long number in a model": (Fields, {"price": 1 << 1_000_000}),
