@@ -38,29 +38,40 @@ _LONG = 14_284
 def validator(annotation: Any) -> Any:
     """Has a method `validate_python`; False for an annotation that pydantic cannot check (a class of the host's own)."""
     import pydantic
-    from pydantic_core import SchemaError, SchemaValidator
+    from pydantic_core import SchemaError
 
     try:
         adapter = pydantic.TypeAdapter(annotation)
         schema = adapter.core_schema
         if not isinstance(schema, dict):
             return adapter
-        shared = _Shared(schema.get("definitions", []))
-        quick = _quick(schema, shared)
-        shared.quick += quick.get("definitions", ())
-        return SchemaValidator(quick)
+        try:
+            return _built(schema, True)
+        except SchemaError:  # a pydantic that does not know how to stop
+            return _built(schema, False)
     except pydantic.errors.PydanticUserError:
         return False
-    except SchemaError:  # a pydantic that does not know how to stop
+    except SchemaError:
         return adapter
+
+
+def _built(schema: dict[str, Any], stops: bool) -> Any:
+    from pydantic_core import SchemaValidator
+
+    shared = _Shared(schema.get("definitions", []), stops)
+    quick = _quick(schema, shared)
+    shared.quick += quick.get("definitions", ())
+    return SchemaValidator(quick)
 
 
 class _Shared:
     """What parts of a schema refer to: as it was, and as it will be."""
 
-    def __init__(self, plain: list[Any]) -> None:
+    def __init__(self, plain: list[Any], stops: bool) -> None:
         self.plain = plain
         self.quick: list[Any] = []
+        self.stops = {"fail_fast": True} if stops else {}
+        """What has a sequence be checked until the first thing is wrong."""
 
 
 def _with(schema: Any, definitions: list[Any]) -> Any:
@@ -85,11 +96,11 @@ def _quick(schema: Any, shared: _Shared) -> Any:
     if kind == "union":
         new["choices"] = [_called(*pair, shared) for pair in zip(schema["choices"], new["choices"], strict=True)]
     if kind in _SEQUENCES or (kind == "tuple" and "variadic_item_index" in new):
-        new["fail_fast"] = True
+        new |= shared.stops
     if kind in _SETS:
         return _before(new, _Members(new, shared))
     if kind == "decimal":
-        return _before(new, _not_long)
+        return _after(_before(new, _not_long), _not_wide)
     if kind == "dict" and "min_length" not in new and "max_length" not in new:
         return _around(new, _in_pieces)
     if kind == "dict" or "keys_schema" in new:  # an ordered one, a counter: those go through no dict on their way
@@ -159,10 +170,24 @@ def _before(schema: dict[str, Any], function: Callable[[Any], Any]) -> Any:
     return core_schema.no_info_before_validator_function(function, schema, ref=reference)
 
 
+def _after(schema: dict[str, Any], function: Callable[[Any], Any]) -> Any:
+    from pydantic_core import core_schema
+
+    reference = schema.pop("ref", None)
+    return core_schema.no_info_after_validator_function(function, schema, ref=reference)
+
+
 def _not_long(value: Any) -> Any:
     """A Decimal is made of it: hours for a number of megabytes, in which no other thread runs."""
     if type(value) is int and value.bit_length() > _LONG:
         raise ValueError("a number of more than 4300 digits")
+    return value
+
+
+def _not_wide(value: Decimal) -> Decimal:
+    """One of text may have an exponent that none has that crosses: see ``wire.MAX_SCALAR``."""
+    if abs(value.adjusted()) > wire.MAX_SCALAR:
+        raise ValueError("a number whose exponent is too large")
     return value
 
 
@@ -204,7 +229,7 @@ class _Members:
     """Checks as a list what is to be a set: as one it could take hours, of numbers that all hash alike, in which no other thread runs."""
 
     def __init__(self, schema: dict[str, Any], shared: _Shared) -> None:
-        self._schema = {"type": "list", "fail_fast": True, "strict": False}
+        self._schema: dict[str, Any] = {"type": "list", "strict": False, **shared.stops}
         if "items_schema" in schema:
             self._schema["items_schema"] = schema["items_schema"]
         self._shared = shared

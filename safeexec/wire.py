@@ -754,6 +754,8 @@ def _encode_decimal(e: Encoder, v: Any, depth: int) -> Any:
     text = Decimal.__str__(v)
     cost = _reducing(v, text)
     if cost > MAX_REDUCING:
+        if e._strict:
+            raise NotPlain("a Decimal of more than {} digits cannot be passed".format(MAX_SCALAR))
         return e._opaque(v, text if len(text) <= 200 else text[:200] + "…")
     e._reducing -= cost
     if e._reducing < 0:
