@@ -383,9 +383,10 @@ def test_json_that_would_grow_is_refused_before_it_is_built(served: Served) -> N
     many = b'{"metadata":{},"x":[' + b"[]," * 3_000_000 + b"0]}"
     tracemalloc.start()
     try:
-        assert served.ask("POST", "/v2/sandboxes", many, X_API_Key=KEY)[0] == 400
+        assert served.ask("POST", "/v2/sandboxes", many, X_API_Key=KEY)[0] == 413
         sandbox, token = served.create()
         headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token}
+        assert served.ask("POST", "/execute", many, E2b_Sandbox_Port="49999", **headers)[0] == 400
         assert served.ask("POST", "/process.Process/Start", bytes(5 * 2**20), **headers)[0] == 400
         assert tracemalloc.get_traced_memory()[1] < 8 * len(many)
     finally:
@@ -623,6 +624,17 @@ def test_what_fails_here_is_told_to_nobody_outside(
 def test_creation_that_makes_no_sense_is_refused(served: Served, asked: Any) -> None:
     assert served.ask("POST", "/v2/sandboxes", {"templateID": "base", **asked}, X_API_Key=KEY)[0] == 400
     assert served.ask("GET", "/v2/sandboxes", X_API_Key=KEY) == (200, [])
+
+
+def test_what_is_kept_of_a_sandbox_is_bounded(served: Served) -> None:
+    sandbox, _ = served.create(metadata={"label": "x" * 1000})
+    large = {"metadata": {str(n): "x" * 1000 for n in range(300)}}
+    for method, path in (("POST", "/v2/sandboxes"), ("PUT", f"/sandboxes/{sandbox}/network")):
+        assert served.ask(method, path, large, X_API_Key=KEY)[0] == 413
+    assert (
+        len(served.ask("GET", "/v2/sandboxes", X_API_Key=KEY)[1]) == 1 and served.app.sandboxes[sandbox].network is None
+    )
+    served.app.end(sandbox)
 
 
 def test_a_slow_creation_holds_up_nobody(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
