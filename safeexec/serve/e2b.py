@@ -27,6 +27,8 @@ INTERPRETER_PORT = "49999"
 DEFAULT_TIMEOUT = 300
 LONGEST_TIMEOUT = 86_400
 MOST_SANDBOXES = 100
+MOST_ASKED = 256 * 1024
+"""Bytes of a request about sandboxes, not to one: what is asked of each is kept as long as it lives, and its names and labels are in everybody's list."""
 
 MakeMachine = Callable[[Mapping[str, Any]], Machine]
 
@@ -145,6 +147,8 @@ class E2BServer:
         return self._api(request)
 
     def _api(self, request: Request) -> Response:
+        if len(request.body) > MOST_ASKED:
+            return json_response({"code": 413, "message": f"the body has more than {MOST_ASKED} bytes"}, 413)
         parts = request.path.strip("/").split("/")
         if parts[0] == "v2":
             parts = parts[1:]

@@ -16,10 +16,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from safeexec import wire
 from safeexec.egress import http1
+from safeexec.serve.bodies import Bodies, Full
 
 MAX_BODY = 64 * 2**20
 MAX_BODIES = 16 * MAX_BODY
-"""Bytes of all bodies that are being read or answered: a client with many connections is not to have the host's memory."""
 MAX_CONNECTIONS = 512
 """At once: each holds a thread. For one more the oldest is closed of those whose client has shown no key; where there is none, the new one, unanswered."""
 _MAX_TRAILERS = 100
@@ -171,29 +171,6 @@ class _HTTPServer(ThreadingHTTPServer):
                 continue
 
 
-class _Full(Exception):
-    """There is no room for another body."""
-
-
-class _Bodies:
-    """How much there is of all bodies together."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._left = MAX_BODIES
-
-    def take(self, size: int) -> None:
-        """Raises _Full."""
-        with self._lock:
-            if size > self._left:
-                raise _Full
-            self._left -= size
-
-    def give(self, size: int) -> None:
-        with self._lock:
-            self._left += size
-
-
 def _number(text: str, base: int) -> int:
     """A length: digits only, where int() would take signs, spaces, prefixes and underscores. Raises ValueError."""
     if not text or len(text) > 12 or not set(text.lower()) <= set("0123456789abcdef"[:base]):
@@ -204,7 +181,7 @@ def _number(text: str, base: int) -> int:
 def _handler(app: App) -> type[BaseHTTPRequestHandler]:
     admits: Callable[[str, Mapping[str, str]], bool] = getattr(app, "admits", lambda path, headers: True)
 
-    bodies = _Bodies()
+    bodies = Bodies(MAX_BODIES)
 
     class Handler(BaseHTTPRequestHandler):
         raw_requestline: bytes
@@ -291,7 +268,7 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
                     body = self._chunks() if length is None else self._read(length)
             except ValueError as error:
                 return self._refusal(400, f"a malformed body: {error}")
-            except _Full:
+            except Full:
                 return self._refusal(503, "there are too many bodies at once")
             if body is None:
                 return self._refusal(413, "the body is too large")

@@ -228,6 +228,17 @@ def test_creation_that_makes_no_sense_is_refused(served: Served, asked: Any) -> 
     assert served.ask("GET", "/v2/sandboxes", X_API_Key=KEY) == (200, [])
 
 
+def test_what_is_kept_of_a_sandbox_is_bounded(served: Served) -> None:
+    sandbox, _ = served.create(metadata={"label": "x" * 1000})
+    large = {"metadata": {str(n): "x" * 1000 for n in range(300)}}
+    for method, path in (("POST", "/v2/sandboxes"), ("PUT", f"/sandboxes/{sandbox}/network")):
+        assert served.ask(method, path, large, X_API_Key=KEY)[0] == 413
+    assert (
+        len(served.ask("GET", "/v2/sandboxes", X_API_Key=KEY)[1]) == 1 and served.app.sandboxes[sandbox].network is None
+    )
+    served.app.end(sandbox)
+
+
 def test_a_slow_creation_holds_up_nobody(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
     make, headers = served.app._make, {"X_API_Key": KEY, "Idempotency_Key": "slow"}

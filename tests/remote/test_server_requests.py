@@ -120,9 +120,10 @@ def test_json_that_would_grow_is_refused_before_it_is_built(served: Served) -> N
     many = b'{"metadata":{},"x":[' + b"[]," * 3_000_000 + b"0]}"
     tracemalloc.start()
     try:
-        assert served.ask("POST", "/v2/sandboxes", many, X_API_Key=KEY)[0] == 400
+        assert served.ask("POST", "/v2/sandboxes", many, X_API_Key=KEY)[0] == 413
         sandbox, token = served.create()
         headers = {"E2b_Sandbox_Id": sandbox, "X_Access_Token": token}
+        assert served.ask("POST", "/execute", many, E2b_Sandbox_Port="49999", **headers)[0] == 400
         assert served.ask("POST", "/process.Process/Start", bytes(5 * 2**20), **headers)[0] == 400
         assert tracemalloc.get_traced_memory()[1] < 8 * len(many)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import http.server
 import io
 import json
@@ -16,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -260,6 +262,31 @@ def release(monkeypatch: pytest.MonkeyPatch, originals: Path) -> Iterator[type[_
         yield handler
         server.shutdown()
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (tarfile.XHDTYPE, "cannot be read"),
+        (tarfile.GNUTYPE_LONGNAME, "cannot be read"),
+        (tarfile.REGTYPE, "holds more than"),
+    ],
+)
+def test_an_archive_of_a_strangers_takes_neither_memory_nor_time(kind: bytes, message: str, tmp_path: Path) -> None:
+    archive = tmp_path / "pyodide.tgz"
+    claimed = tarfile.TarInfo("package/other")
+    claimed.type, claimed.size = kind, 100 << 20 if kind != tarfile.REGTYPE else 1 << 40
+    with gzip.open(archive, "wb", compresslevel=1) as file:
+        file.write(claimed.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(100):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(sources.SourceError, match=message):
+            sources.from_path(archive)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_files_come_from_the_release_archive(release: type[_Release], originals: Path, tmp_path: Path) -> None:

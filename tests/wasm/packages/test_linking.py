@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safeexec_backends.wasm.abi import Engine, EngineError, Trap
-from safeexec_backends.wasm.image import dylink
-from safeexec_backends.wasm.image.binary import FormatError, FunctionType, encode_unsigned
+from safeexec_backends.wasm.image import dylink, packages
+from safeexec_backends.wasm.image.binary import MAGIC, FormatError, FunctionType, encode_name, encode_unsigned
 from safeexec_backends.wasm.image.exceptions import Types, translate
 from safeexec_backends.wasm.image.merge import merge
 
@@ -308,3 +310,44 @@ def test_counts_in_the_thousand_millions_are_refused_before_they_are_counted() -
         size = data[tail] + 1
         with pytest.raises(FormatError):
             merge(linked(), [dylink.read("x.so", data[: tail + size] + body)])
+
+
+def _with_section(kind: int, content: bytes) -> bytes:
+    custom = encode_name("dylink.0") + info()
+    sections = ((0, custom), (kind, content))
+    return MAGIC + b"".join(bytes((number,)) + encode_unsigned(len(data)) + data for number, data in sections)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (_with_section(1, encode_unsigned(2_000_000) + b"\x60\0\0" * 2_000_000), "2000000 items"),
+        (_with_section(2, encode_unsigned(2_000_000) + b"\0\0\0\0" * 2_000_000), "2000000 items"),
+        (_with_section(1, b"\1\x60" + encode_unsigned(8_000_000) + b"\x7f" * 8_000_000 + b"\0"), "8000000 parameters"),
+        (_with_section(0, b"") + b"\0\0" * 4_000_000, "custom sections without end"),
+    ],
+    ids=["types", "imports", "parameters", "custom"],
+)
+def test_what_is_read_of_a_library_takes_no_more_memory_than_its_file(data: bytes, reason: str) -> None:
+    """Of a megabyte of wheel: a hundred and twenty-eight of a module, and ten gigabytes of what it says that there is in it."""
+    main = linked()
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match=reason):
+            merge(main, [dylink.read("x.so", data)])
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(data)
+    finally:
+        tracemalloc.stop()
+
+
+def test_libraries_are_counted_before_they_are_read() -> None:
+    made = library("")
+    few = {f"{number}.so": made for number in range(3)}
+    assert len(packages.libraries(few)) == 3
+    with pytest.raises(FormatError, match="1001 libraries"):
+        packages.libraries({f"{number}.so": b"" for number in range(1001)})
+
+
+def test_imports_ahead_end_at_their_time() -> None:
+    refused = packages._import(None, ["one", "two"], monotonic() - 1)  # type: ignore[arg-type]
+    assert list(refused) == ["one", "two"] and "took more than" in refused["one"]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,6 +57,36 @@ def test_dependencies_are_those_of_the_sandbox_not_of_this_machine(wheels: Path)
     ))  # fmt: skip
     make_wheel(wheels, "here", {}, tag=NATIVE)
     assert names(found("top")) == ["here", "top"]
+
+
+_IN_PROCESS_OF_ITS_OWN = """
+import resource, sys, tempfile
+from pathlib import Path
+from safeexec.errors import BackendUnavailable
+from safeexec_backends.wasm.packages import pip
+pip.MOST_MEMORY = 512 << 20
+with tempfile.TemporaryDirectory() as folder:
+    try:
+        print("downloaded", pip.download(["bomb"], Path(folder)))
+    except BackendUnavailable as error:
+        print(error)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def test_what_a_wheel_says_of_itself_does_not_take_the_hosts_memory(wheels: Path) -> None:
+    path = wheels / "bomb-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("bomb-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        with archive.open("bomb-1.0.dist-info/METADATA", "w") as file:
+            for _ in range(800):
+                file.write(bytes(1 << 20))
+    assert path.stat().st_size < 4096
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_PROCESS_OF_ITS_OWN], capture_output=True, text=True, timeout=120, check=True
+    )
+    said, peak = done.stdout.strip().rsplit("\n", 1)
+    assert "pip cannot get bomb" in said and int(peak) < 600 << 10
 
 
 def test_only_wheels_that_fit_are_taken(wheels: Path) -> None:

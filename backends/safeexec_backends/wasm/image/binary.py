@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+MAX_ITEMS = 1_000_000
+"""Of one section: the largest modules known have a tenth of that. A type may be three bytes and an import four, and what is made of either is a hundred."""
+MAX_PARAMETERS = 1000  # of a function, and of its results: no engine takes more
+MAX_CUSTOM = 10_000
 MAGIC = b"\0asm\1\0\0\0"
 PAGE = 65536
 
@@ -161,6 +165,8 @@ def constant_expression(data: bytes, position: int) -> int:
 
 def _types(data: bytes, position: int) -> tuple[tuple[bytes, ...], int]:
     count, position = unsigned(data, position)
+    if count > MAX_PARAMETERS:
+        raise FormatError(f"a function of {count} parameters or results")
     found = []
     for _ in range(count):
         after = value_type(data, position)
@@ -191,6 +197,8 @@ class Module:
                 raise FormatError("a section ends after the module does")
             if kind == CUSTOM:
                 self.custom.append(content)
+                if len(self.custom) > MAX_CUSTOM:
+                    raise FormatError("custom sections without end")
             elif kind in self.sections or kind not in ORDER:
                 raise FormatError(f"section {kind} is unknown or comes twice")
             else:
@@ -210,6 +218,8 @@ class Module:
         """A section that is a vector: its bytes, how many items, where the first begins."""
         data = self.sections.get(kind, b"\0")
         count, position = unsigned(data, 0)
+        if count > MAX_ITEMS:
+            raise FormatError(f"a section of {count} items")
         return data, count, position
 
     def read_types(self) -> list[FunctionType]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, NamedTuple, TypeVar
 
 from safeexec_backends.wasm import abi
@@ -17,6 +18,7 @@ from safeexec_backends.wasm.host import Exited, Killed, ProtocolViolation
 from safeexec_backends.wasm.limits import NATIVE_STACK
 
 from . import build, dylink
+from .binary import FormatError
 from .boot import POINTERS, PROVIDED, SITE, STDLIB, BootError, Interpreter
 from .freeze import freeze
 from .growing import DRAWS
@@ -38,7 +40,11 @@ STAGES: Final = (
 )
 LIBRARY: Final = b"linked into the interpreter\n"
 """What stands in a library's file: import looks whether it is there, and nobody reads it."""
+MAX_LIBRARIES: Final = 1000
+"""Whose dependencies are followed from each; the largest packages known have a hundred."""
 _IMPORT_SECONDS: Final = 60.0
+_IMPORTS_SECONDS: Final = 600.0
+"""For all imports together, those among them that were tried again from the start."""
 _COMPILE_SECONDS: Final = 600.0
 _FINISH_SECONDS: Final = 120.0
 _COMPILE = """
@@ -82,7 +88,10 @@ class Bundle(NamedTuple):
 
 def libraries(files: Mapping[str, bytes]) -> list[dylink.Side]:
     """The side modules among the files, in the order of their paths. Raises FormatError."""
-    return [dylink.read(path, files[path]) for path in sorted(files) if _is_library(path)]
+    paths = sorted(path for path in files if _is_library(path))
+    if len(paths) > MAX_LIBRARIES:
+        raise FormatError(f"the packages have {len(paths)} libraries, and may have {MAX_LIBRARIES}")
+    return [dylink.read(path, files[path]) for path in paths]
 
 
 def _is_library(path: str) -> bool:
@@ -114,9 +123,10 @@ def build_with(
     everything = {**base, **files}
     begin("import")
     refused: dict[str, str] = {}
+    until = monotonic() + _IMPORTS_SECONDS
     while True:
         interpreter, found = _booted(program, everything, linked, merged)
-        new = _import(interpreter, [name for name in bundle.modules if name not in refused])
+        new = _import(interpreter, [name for name in bundle.modules if name not in refused], until)
         if not new:
             break
         # What a failed import left behind is no part of an image, so from the start again without it.
@@ -147,22 +157,26 @@ def _booted(
     program: abi.Program, files: Mapping[str, bytes | memoryview], linked: Linked, merged: Merged
 ) -> tuple[Interpreter, build.Found]:
     interpreter, found = build.start(program, files, linked, merged.reserved, merged.libraries)
+    until = monotonic() + _IMPORT_SECONDS
     for name in merged.setup:
         try:
-            _bounded(interpreter, _IMPORT_SECONDS, partial(interpreter.instance.call, name))
+            _bounded(interpreter, max(until - monotonic(), 0.0), partial(interpreter.instance.call, name))
         except Killed as error:
             raise BootError(
-                f"a constructor of the packages' libraries takes more than {_IMPORT_SECONDS:g} s"
+                f"the constructors of the packages' libraries take more than {_IMPORT_SECONDS:g} s"
             ) from error
         except _ENDINGS as error:
             raise BootError(f"a constructor of the packages' libraries failed: {error}") from error
     return interpreter, found
 
 
-def _import(interpreter: Interpreter, modules: list[str]) -> dict[str, str]:
+def _import(interpreter: Interpreter, modules: list[str], until: float) -> dict[str, str]:
     """Import modules; those that must not be imported ahead, with the reason."""
     refused: dict[str, str] = {}
     for name in modules:
+        if monotonic() > until:  # a package may have any number of modules, each of which is slow
+            refused[name] = f"the imports before it took more than {_IMPORTS_SECONDS:g} s"
+            continue
         # The looks before and after are bounded as well: they call what an import may have replaced, or the allocator that it broke.
         before = None
         try:

@@ -13,13 +13,16 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from .pins import OPTIONAL, PINS, VERSION, WASM
 
 DATA_WHEEL: Final = "safeexec_wasm_data"
 _RELEASES: Final = "https://github.com/pyodide/pyodide/releases/download/{0}/pyodide-core-{0}.tar.bz2"
 _MAX_FILE: Final = 64 << 20
+_MAX_ARCHIVE: Final = 1 << 30
+_MAX_WORDS: Final = 1 << 20
+"""Bytes of what an archive says of a member besides its content: of these the library reads all, whatever the size."""
 _TIMEOUT: Final = 300
 
 
@@ -61,12 +64,27 @@ def _from_directory(folder: Path) -> Sources:
     return Sources(*found)
 
 
+class _Member(tarfile.TarInfo):
+    """One that costs no more than it is worth: a megabyte of archive can be many gigabytes of extended header."""
+
+    @classmethod
+    def frombuf(cls, *args: Any, **options: Any) -> Self:
+        member = super().frombuf(*args, **options)
+        if member.type not in tarfile.REGULAR_TYPES and not 0 <= member.size <= _MAX_WORDS:
+            raise tarfile.ReadError("an extended header that is too large")
+        return member
+
+
 def _from_archive(archive: Path) -> Sources:
     """Read the files out of an npm or release archive. Nothing is unpacked: the names inside are not trusted."""
     wanted: dict[str, bytes] = {}
+    left = _MAX_ARCHIVE
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, tarinfo=_Member) as tar:
             for member in tar:
+                left -= member.size
+                if left < 0:  # before it is unpacked, only to be passed over
+                    raise SourceError(f"{archive} holds more than {_MAX_ARCHIVE} bytes")
                 name = member.name.rsplit("/", 1)[-1]
                 if name in PINS and name not in wanted and member.isfile() and member.size <= _MAX_FILE:
                     file = tar.extractfile(member)

@@ -40,9 +40,23 @@ _MARKERS: Final = {
     "python_version": ".".join(PYTHON.split(".")[:2]),
     "sys_platform": "emscripten",
 }
+MOST_MEMORY: Final = 2 << 30
+MOST_WRITTEN: Final = 512 << 20
+"""Bytes of pip's own memory, and of one file that it writes. It unpacks what wheels say of themselves, all of it: two kilobytes can be any number of gigabytes."""
 _PROGRAM: Final = """
 import json, sys
-environment = json.loads(sys.argv.pop(1))
+environment, limits = json.loads(sys.argv.pop(1))
+try:
+    import resource
+except ImportError:  # Windows
+    limits = {}
+for name, most in limits.items():
+    kind = getattr(resource, name)
+    hard = resource.getrlimit(kind)[1]
+    try:
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    except (OSError, ValueError):  # macOS does not bound addresses
+        pass
 import pip._internal.cli.main
 from pip._vendor.packaging import markers
 markers.default_environment  # fails here, and not silently, where pip keeps it elsewhere
@@ -91,7 +105,8 @@ def download(requirements: Sequence[str], target: Path, links: str | None = None
             page = Path(folder) / "links.html"
             page.write_text(links)
             options += ["--find-links", str(page)]
-        command = [*_pip(folder), json.dumps(_MARKERS), *options, "--", *requirements]
+        limits = {"RLIMIT_AS": MOST_MEMORY, "RLIMIT_FSIZE": MOST_WRITTEN}
+        command = [*_pip(folder), json.dumps([_MARKERS, limits]), *options, "--", *requirements]
         try:
             done = subprocess.run(
                 command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT,
