@@ -210,7 +210,9 @@ class _Entries:
 
     def __init__(self, schema: dict[str, Any], shared: _Shared) -> None:
         self._most = schema.get("max_length")
-        self._schema = {name: schema[name] for name in ("keys_schema", "values_schema") if name in schema}
+        self._schema: dict[str, Any] = {
+            name: schema[name] for name in ("keys_schema", "values_schema") if name in schema
+        }
         self._schema |= {"type": "dict", "strict": False}
         self._shared = shared
         self._validator: Any = None

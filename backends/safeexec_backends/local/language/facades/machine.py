@@ -33,9 +33,9 @@ def _platform(language: RestrictedLanguage) -> Exports:
     }
 
 
-Uname = collections.namedtuple(
-    "uname_result", "system node release version machine processor"
-)  # CPython's own starts a program for the last
+# CPython's own starts a program for the last of these.
+Uname = collections.namedtuple("Uname", "system node release version machine processor")
+Uname.__name__ = Uname.__qualname__ = "uname_result"
 
 
 def _constant(value: str) -> Callable[[], str]:
