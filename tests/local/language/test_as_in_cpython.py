@@ -363,6 +363,8 @@ tuple(doctest.testmod())
         ("import doctest\ndoctest.DocTestFinder()", "use doctest.testmod"),
         ("import logging, time\nlogging.Formatter.converter = time.gmtime", "inherit from it"),
         ("import logging\nlogging.Logger.trace = None", "inherit from it"),
+        ("import my_helpers", "no file in the working directory is called so, and packages are not installed here"),
+        ("import tqdm.auto", "packages are not installed here unless the policy names them"),
         ("import time\ntime.tzset()", "use zoneinfo"),
         ("import sys\nsys.meta_path", "into the working directory"),
         ("import os\nos.kill(os.getpid(), 9)", "no signals"),

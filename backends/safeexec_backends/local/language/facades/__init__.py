@@ -22,7 +22,7 @@ from safeexec_backends.local.language.identity import (
 from safeexec_backends.local.language.names import NEVER_BOUND, NOT_GLOBAL
 
 from .facade import Facade, make
-from .hints import HINTS
+from .hints import HINTS, UNKNOWN
 from .own import OwnModules
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ class Gate:
 
     def _refuse(self, name: str) -> Any:
         listed = sorted(builders()) if self._allowed is None else sorted(self._allowed)
-        hint = HINTS.get(name) or HINTS.get(name.partition(".")[0])
+        top = name.partition(".")[0]
+        hint = HINTS.get(name) or HINTS.get(top) or (None if top in sys.stdlib_module_names else UNKNOWN)
         why = f"; {hint}" if hint else ""
         raise ModuleRefused(f"Import of {name!r} is not allowed; allowed: {nearest(name, listed)}{why}", name=name)
 

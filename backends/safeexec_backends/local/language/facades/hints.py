@@ -13,6 +13,7 @@ _DISPLAY = "there is no screen in this sandbox; print text or write a file"
 _DEBUGGER = "there is no debugger in this sandbox; print what you want to see"
 _PROFILER = "nothing watches calls in this sandbox; use timeit or time.perf_counter"
 _PACKAGE = "packages are not installed here unless the policy names them"
+UNKNOWN = "no file in the working directory is called so, and " + _PACKAGE
 
 HINTS: dict[str, str] = {
     **dict.fromkeys(("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "copyreg", "dbm"), _PICKLE),
