@@ -363,6 +363,9 @@ tuple(doctest.testmod())
         ("import doctest\ndoctest.DocTestFinder()", "use doctest.testmod"),
         ("import logging, time\nlogging.Formatter.converter = time.gmtime", "inherit from it"),
         ("import logging\nlogging.Logger.trace = None", "inherit from it"),
+        ("from urllib.error import HTTPError", "ask for what you need through a tool"),
+        ("import resource", "time.process_time"),
+        ("from typing_extensions import Self", "use typing"),
         ("import my_helpers", "no file in the working directory is called so, and packages are not installed here"),
         ("import tqdm.auto", "packages are not installed here unless the policy names them"),
         ("import time\ntime.tzset()", "use zoneinfo"),
@@ -396,3 +399,18 @@ space = {"x": 1}
         None,
         3,
     )
+
+
+def test_modules_below_others(run):
+    source = """
+import asyncio.queues, concurrent.futures.thread, json.encoder
+from asyncio.exceptions import CancelledError
+from asyncio.locks import Lock
+from concurrent.futures.thread import ThreadPoolExecutor
+from json import decoder, encoder
+from json.encoder import JSONEncoder
+import asyncio, concurrent.futures, json
+(CancelledError is asyncio.CancelledError, Lock is asyncio.Lock, asyncio.queues.Queue is asyncio.Queue,
+ ThreadPoolExecutor is concurrent.futures.ThreadPoolExecutor, JSONEncoder is json.JSONEncoder, encoder.JSONEncoder is JSONEncoder)
+"""
+    assert run(source) == (True,) * 6

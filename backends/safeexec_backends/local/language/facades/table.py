@@ -10,6 +10,12 @@ NAMES: dict[str, str] = {
         ABC ABCMeta abstractclassmethod abstractmethod abstractproperty abstractstaticmethod get_cache_token""",
     "array": """
         ArrayType array typecodes""",
+    "asyncio.exceptions": """
+        BrokenBarrierError CancelledError InvalidStateError TimeoutError""",
+    "asyncio.locks": """
+        Barrier BoundedSemaphore Condition Event Lock Semaphore""",
+    "asyncio.queues": """
+        LifoQueue PriorityQueue Queue QueueEmpty QueueFull QueueShutDown""",
     "base64": """
         a85decode a85encode b16decode b16encode b32decode b32encode b32hexdecode b32hexencode b64decode
         b64encode b85decode b85encode decode decodebytes encode encodebytes standard_b64decode
@@ -39,6 +45,8 @@ NAMES: dict[str, str] = {
     "concurrent.futures": """
         ALL_COMPLETED BrokenExecutor CancelledError Executor FIRST_COMPLETED FIRST_EXCEPTION Future
         InvalidStateError ThreadPoolExecutor TimeoutError as_completed wait""",
+    "concurrent.futures.thread": """
+        BrokenThreadPool ThreadPoolExecutor""",
     "contextlib": """
         AbstractAsyncContextManager AbstractContextManager AsyncExitStack ContextDecorator ExitStack
         aclosing asynccontextmanager closing contextmanager nullcontext suppress""",
@@ -112,6 +120,8 @@ NAMES: dict[str, str] = {
         JSONDecodeError JSONDecoder JSONEncoder dump dumps load loads""",
     "json.decoder": """
         JSONDecodeError JSONDecoder""",
+    "json.encoder": """
+        JSONEncoder encode_basestring encode_basestring_ascii""",
     "keyword": """
         iskeyword issoftkeyword kwlist softkwlist""",
     "math": """
