@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from safeexec_backends.local.language.identity import PLAIN
+
 
 @pytest.fixture(autouse=True)
 def records_are_the_librarys():
@@ -300,14 +302,15 @@ def test_the_standard_ways_with_errors_stay(run, name):
 
 def test_names_that_were_left_out(run):
     source = """
-import heapq, inspect, os, platform, sqlite3, sys, threading, types, typing, uuid
+import heapq, inspect, locale, os, platform, sqlite3, sys, threading, types, typing, uuid
 heap = [3, 1, 2]
 heapq._heapify_max(heap)
 system, node, *rest = platform.uname()
-(heap[0], isinstance(inspect.currentframe(), types.FrameType), typing.ForwardRef("int").__forward_arg__, sys.gettrace(), threading.get_native_id() > 0,
+(locale.getencoding(), heap[0], isinstance(inspect.currentframe(), types.FrameType), typing.ForwardRef("int").__forward_arg__, sys.gettrace(), threading.get_native_id() > 0,
  os.EX_USAGE, os.terminal_size((80, 24)).columns, uuid.RESERVED_NCS, system, repr(sqlite3.connect(":memory:"))[:27])
 """
     expected = (
+        "UTF-8",
         3,
         True,
         "int",
@@ -414,3 +417,48 @@ import asyncio, concurrent.futures, json
  ThreadPoolExecutor is concurrent.futures.ThreadPoolExecutor, JSONEncoder is json.JSONEncoder, encoder.JSONEncoder is JSONEncoder)
 """
     assert run(source) == (True,) * 6
+
+
+def test_the_names_in_what_is_evaluated(run):
+    """Who evaluates what others wrote looks through them first."""
+    source = """
+import ast
+def names(text, mode="eval"): return compile(text, "<string>", mode).co_names
+names("sin(x).real + 1"), names("a = b\\nc.d = a", "exec"), names(ast.parse("f(y)", mode="eval")), eval(compile("abs(-1)", "<string>", "eval"))
+"""
+    assert run(source) == (("sin", "x", "real"), ("b", "a", "c", "d"), ("f", "y"), 1)
+
+
+@pytest.mark.parametrize(
+    "what", ["code.co_consts", "code._names", "code.co_code", "type(code)._names", "type(code)().co_names"]
+)
+def test_and_nothing_more_of_code(run, what):
+    with pytest.raises(AttributeError):
+        run(f"code = compile('1', '<string>', 'eval')\n{what}")
+
+
+def test_what_was_added_to_a_parser_can_be_changed(run):
+    source = """
+import argparse
+parser = argparse.ArgumentParser(prog="tool")
+commands = parser.add_subparsers(dest="command")
+commands.required = True
+commands.add_parser("go")
+number = parser.add_argument("--number")
+number.type, number.default = int, 3
+group = parser.add_argument_group("one")
+group.title = "Two"
+group.add_argument("--flag", action="store_true").help = "said"
+found = vars(parser.parse_args(["--number", "4", "go"])), "Two:" in parser.format_help(), "said" in parser.format_help()
+try: parser.parse_args([])
+except SystemExit as error: found += (error.code,)
+found
+"""
+    assert run(source) == ({"number": 4, "flag": False, "command": "go"}, True, True, 2)
+
+
+@pytest.mark.parametrize("name", ["_fields", "_asdict", "_replace"])
+def test_fields_of_a_tuple_are_read_without_a_call_the_next_time(run, name):
+    kind = f"Named{name}"
+    run(f"from collections import namedtuple\n{kind} = namedtuple({kind!r}, 'x')\n{kind}(1).{name}")
+    assert any(known.__name__ == kind for known in PLAIN.values())

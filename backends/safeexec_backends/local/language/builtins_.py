@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import operator
 import types
+import warnings
 from ast import AST, PyCF_ONLY_AST
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from safeexec.guest import fast_print, input_from, leave, refuse_input
@@ -27,12 +30,24 @@ _OPTIMIZED = 0x1
 
 
 class Code:
-    """What ``compile()`` gives: for ``exec`` and ``eval`` only."""
+    """What ``compile()`` gives: for ``exec`` and ``eval``, and to be asked for the names that are in it."""
 
-    __slots__ = ("__weakref__",)
+    __slots__ = ("__weakref__", "_names")
+    _names: Callable[[], tuple[str, ...]]
 
     def __repr__(self) -> str:
         return "<code object>"
+
+
+def names_of(code: Code) -> tuple[str, ...]:
+    """``co_names`` of the program as it was written, which those look through who evaluate what others wrote."""
+    return code._names()
+
+
+def _names(source: Any, filename: str, mode: str) -> tuple[str, ...]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were shown when it was compiled
+        return compile(source, filename, mode, dont_inherit=True).co_names
 
 
 def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
@@ -171,10 +186,13 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
             raise ValueError("compile() mode must be 'exec', 'eval' or 'single'")
         if any(base is AST for base in class_mro(type(source))) and not is_guest_class(type(source)):
             # By the program's own `ast`, which reads under guard: names of its methods are made of what a class says that it is called.
-            made = language.compile_tree(_parsed(language.gate.build("ast").unparse(source), mode), filename, mode)
+            text = language.gate.build("ast").unparse(source)
+            made = language.compile_tree(_parsed(text, mode), filename, mode)
         else:
-            made = language.compile_one(_text(source), filename, mode)
+            text = _text(source)
+            made = language.compile_one(text, filename, mode)
         shown = Code()
+        shown._names = functools.partial(_names, str.__str__(text), filename, mode)
         codes[id(shown)] = (shown, made, mode)
         return shown
 

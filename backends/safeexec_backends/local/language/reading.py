@@ -77,6 +77,7 @@ class Reading:
             **dict.fromkeys(_FRAMES, self._frame),
             "f_back": self._of_frame,
             "f_code": self._of_frame,
+            "co_names": self._of_code,
             "tb_frame": self._of_traceback,
             "setconfig": self._of_database,
             "blobopen": self._of_database,
@@ -122,6 +123,7 @@ class Reading:
 
     def _read_suspected(self, o: Any, name: str, reader: Reader) -> Any:
         kind = type(o)
+        is_plain(kind)  # if so, the next time without a call
         if passes_on(kind) and not is_class(o):
             reader = object.__getattribute__
         if name[:1] == "_":
@@ -183,7 +185,6 @@ class Reading:
 
     def _may_read_private(self, o: Any, kind: type, name: str) -> bool:
         if is_guest_class(kind):
-            is_plain(kind)  # the next time without a call
             return not native_owner(kind, name) and not (is_class(o) and native_owner(o, name))
         if is_class(o):
             return is_guest_class(o) and not native_owner(o, name) and not native_owner(kind, name)
@@ -355,6 +356,11 @@ class Reading:
         from .facades.frames import FrameView
 
         return reader(o, name) if type(o) is FrameView else self._own(o, name, reader)
+
+    def _of_code(self, o: Any, name: str, reader: Reader) -> Any:
+        from .builtins_ import Code, names_of
+
+        return names_of(o) if type(o) is Code else self._own(o, name, reader)
 
     def _of_traceback(self, o: Any, name: str, reader: Reader) -> Any:
         from .facades.frames import of_traceback

@@ -32,12 +32,15 @@ _FIXED = frozenset(
     "__bases__ __dict__ __mro__ __base__ __subclasses__ __dataclass_fields__ __dataclass_params__".split()
 )
 """What a program may not exchange in its own classes."""
+ARGPARSE = """_ArgumentGroup _MutuallyExclusiveGroup _SubParsersAction _StoreAction _StoreConstAction _StoreTrueAction _StoreFalseAction _AppendAction
+    _AppendConstAction _CountAction _ExtendAction _HelpAction _VersionAction BooleanOptionalAction""".split()
+"""What a parser gives for what is added to it. A program's own class of action may have all of it otherwise, too."""
 _OPEN_NAMES = {
     ("decimal", "Context"), ("logging", "Logger"), ("logging", "RootLogger"), ("logging", "StreamHandler"), ("logging", "NullHandler"), ("logging", "PlaceHolder"), ("pyexpat", "xmlparser"),
     ("logging", "LogRecord"), ("textwrap", "TextWrapper"), ("random", "Random"), ("sqlite3", "Connection"), (f"{__package__}.facades.containers", "Connection"),
     ("sqlite3", "Cursor"), ("_thread", "_local"), ("threading", "Thread"), ("collections", "defaultdict"),
     ("collections", "Counter"), ("collections", "OrderedDict"), ("functools", "partial"), ("string", "Template"),
-    ("xml.etree.ElementTree", "Element"), ("argparse", "Namespace"), ("argparse", "ArgumentParser"),
+    ("xml.etree.ElementTree", "Element"), ("argparse", "Namespace"), ("argparse", "ArgumentParser"), *(("argparse", name) for name in ARGPARSE),
     ("reprlib", "Repr"), ("configparser", "ConfigParser"), ("configparser", "RawConfigParser"), ("json.encoder", "JSONEncoder"),
     ("json.decoder", "JSONDecoder"), ("zipfile", "ZipInfo"), ("_io", "StringIO"), ("_io", "BytesIO"), ("weakref", "finalize"),
     ("threading", "Timer"), ("collections", "ChainMap"), ("collections", "UserDict"), ("collections", "UserList"),

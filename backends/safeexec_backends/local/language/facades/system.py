@@ -187,7 +187,7 @@ def _locale(language: RestrictedLanguage) -> Exports:
     import locale
 
     shown = """LC_ALL LC_COLLATE LC_CTYPE LC_MESSAGES LC_MONETARY LC_NUMERIC LC_TIME CHAR_MAX Error atof atoi currency delocalize
-        format_string getdefaultlocale getlocale getpreferredencoding localeconv localize normalize setlocale str strcoll strxfrm"""
+        format_string getdefaultlocale getencoding getlocale getpreferredencoding localeconv localize normalize setlocale str strcoll strxfrm"""
     return {n: getattr(locale, n) for n in shown.split() if hasattr(locale, n)}
 
 
