@@ -462,3 +462,17 @@ def test_fields_of_a_tuple_are_read_without_a_call_the_next_time(run, name):
     kind = f"Named{name}"
     run(f"from collections import namedtuple\n{kind} = namedtuple({kind!r}, 'x')\n{kind}(1).{name}")
     assert any(known.__name__ == kind for known in PLAIN.values())
+
+
+@pytest.mark.parametrize("module", ["queue", "asyncio"])
+def test_a_queue_of_ones_own(run, module):
+    source = f"""
+import {module}
+class Largest({module}.PriorityQueue):
+    def _put(self, item): super()._put(-item)
+    def _get(self): return -super()._get()
+q = Largest()
+for item in (1, 3, 2): q.put_nowait(item)
+[q.get_nowait() for _ in range(3)], q.qsize()
+"""
+    assert run(source) == ([3, 2, 1], 0)

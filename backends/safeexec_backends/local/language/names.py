@@ -54,10 +54,10 @@ PRIVATE_OK = frozenset(
     """
     _asdict _fields _field_defaults _make _replace _value_ _name_ _missing_ _generate_next_value_ _ignore_ _order_
     _member_names_ _member_map_ _value2member_map_ _member_type_ _sort_order_ _numeric_repr_ _repr_html_ _repr_png_ _repr_svg_
-    _repr_markdown_ _repr_latex_ _repr_json_ _repr_jpeg_
+    _repr_markdown_ _repr_latex_ _repr_json_ _repr_jpeg_ _init _qsize _put _get
     """.split()
 )
-"""Single-underscore names that are public by their modules' documentation."""
+"""Single-underscore names that are public by their modules' documentation; the last four are what a queue of one's own is made by."""
 
 DUNDER_DIRECT = frozenset(
     """
