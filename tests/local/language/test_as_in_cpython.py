@@ -1,5 +1,6 @@
 """What public programs and books use and programs here did not have, or had otherwise than in CPython."""
 
+import doctest
 import json
 import logging
 import sys
@@ -476,3 +477,26 @@ for item in (1, 3, 2): q.put_nowait(item)
 [q.get_nowait() for _ in range(3)], q.qsize()
 """
     assert run(source) == ([3, 2, 1], 0)
+
+
+FILE = """
+Text.
+
+>>> x = shift + 1
+>>> x
+3
+>>> 1 + 1
+5
+"""
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_examples_of_a_file(run, capsys, tmp_path, verbose):
+    (tmp_path / "said.txt").write_text(FILE)
+    ours = run(f"import doctest\ntuple(doctest.testfile('said.txt', globs={{'shift': 2}}, verbose={verbose}))")
+    shown = capsys.readouterr().out
+    assert ours == (1, 3)
+    theirs = tuple(doctest.testfile("./said.txt", module_relative=False, globs={"shift": 2}, verbose=verbose))
+    assert (theirs, capsys.readouterr().out) == (ours, shown)
+    with pytest.raises(PermissionError):
+        run("doctest.testfile('/etc/passwd', module_relative=False)")

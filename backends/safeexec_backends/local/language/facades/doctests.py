@@ -1,4 +1,4 @@
-"""``doctest``, as far as programs use it on themselves: ``testmod`` and ``run_docstring_examples``.
+"""``doctest``, as far as programs use it on themselves: ``testmod``, ``testfile`` and ``run_docstring_examples``.
 
 The examples run in the program's language. The library's parser and checker work on text alone.
 """
@@ -6,6 +6,7 @@ The examples run in the program's language. The library's parser and checker wor
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 from safeexec_backends.local.language.identity import (
     MAIN,
     class_dict,
+    exact_name,
     is_class,
     is_facade,
     is_guest_class,
     is_guest_function,
 )
+
+from .paths import open_file, text_path
 
 if TYPE_CHECKING:
     from safeexec_backends.local.language import RestrictedLanguage
@@ -139,7 +143,7 @@ def _doctest(language: RestrictedLanguage) -> Exports:
         return "".join("    " + part for part in text.splitlines(True))
 
     def examine(
-        name: str, text: str, first: int | None, globs: dict[str, Any], flags: int, verbose: bool
+        name: str, text: str, first: int | None, globs: dict[str, Any], flags: int, verbose: bool, file: str = MAIN
     ) -> tuple[int, int, int]:
         space = language.own_space({**globs, "__name__": MAIN})
         failed = tried = skipped = 0
@@ -168,9 +172,7 @@ def _doctest(language: RestrictedLanguage) -> Exports:
                 if raised and example.exc_msg is None
                 else checker.output_difference(example, got, now)
             )
-            write(
-                f'{_LINE}\nFile "__main__", line {place}, in {name}\nFailed example:\n{indented(example.source)}{said}'
-            )
+            write(f'{_LINE}\nFile "{file}", line {place}, in {name}\nFailed example:\n{indented(example.source)}{said}')
         return failed, tried, skipped
 
     def testmod(m: Any = None, name: Any = None, globs: Any = None, verbose: Any = None, report: bool = True,
@@ -193,12 +195,32 @@ def _doctest(language: RestrictedLanguage) -> Exports:
         counts = []
         for called, text, first in sorted(tests, key=lambda test: test[:2]):
             counts.append((called, *examine(called, text, first, values, int(optionflags), bool(verbose))))
+        return result(counts, report, verbose)
+
+    def result(counts: list[tuple[str, int, int, int]], report: Any, verbose: Any) -> Any:
         if report:
             language.streams.shown("stdout").write(_summary(counts, bool(verbose)))
         found_out: Any = doctest.TestResults(sum(c[1] for c in counts), sum(c[2] for c in counts))
         if _LATE:
             found_out.skipped = sum(c[3] for c in counts)
         return found_out
+
+    def testfile(filename: Any, module_relative: bool = True, name: Any = None, package: Any = None, globs: Any = None, verbose: Any = None,
+                 report: bool = True, optionflags: int = 0, extraglobs: Any = None, raise_on_error: bool = False, parser: Any = None,
+                 encoding: Any = None) -> Any:  # fmt: skip
+        """As `doctest.testfile`, relative to the working directory."""
+        path = text_path(filename)
+        if module_relative:
+            if os.path.isabs(path):
+                raise ValueError("Module-relative files may not have absolute paths")
+            path = os.path.join(os.curdir, path)
+        with open_file(path, encoding=encoding) as file:
+            text = str(file.read())
+        title = os.path.basename(path) if name is None else exact_name(name)
+        values = dict(globs or {}) | dict(extraglobs or {})
+        return result(
+            [(title, *examine(title, text, 0, values, int(optionflags), bool(verbose), path))], report, verbose
+        )
 
     def run_docstring_examples(f: Any, globs: Any, verbose: bool = False, name: str = "NoName", compileflags: Any = None,
                                optionflags: int = 0) -> None:  # fmt: skip
@@ -211,6 +233,7 @@ def _doctest(language: RestrictedLanguage) -> Exports:
         REPORT_NDIFF REPORT_CDIFF REPORT_ONLY_FIRST_FAILURE FAIL_FAST"""
     return {n: getattr(doctest, n) for n in flags.split()} | {
         "testmod": testmod,
+        "testfile": testfile,
         "run_docstring_examples": run_docstring_examples,
         "TestResults": doctest.TestResults,
     }

@@ -73,8 +73,8 @@ NAMES: dict[str, str] = {
     **dict.fromkeys(("sys.meta_path", "sys.path_hooks"), "put the module's file into the working directory, or its folder on sys.path"),
     **dict.fromkeys(("tracemalloc.take_snapshot", "tracemalloc.Snapshot", "tracemalloc.Filter"), "use tracemalloc.get_traced_memory"),
     **dict.fromkeys(
-        [f"doctest.{name}" for name in "DocTestFinder DocTestRunner DocTestParser DocTestSuite DocFileSuite OutputChecker testfile".split()],
-        "use doctest.testmod or doctest.run_docstring_examples",
+        [f"doctest.{name}" for name in "DocTestFinder DocTestRunner DocTestParser DocTestSuite DocFileSuite OutputChecker".split()],
+        "use doctest.testmod, doctest.testfile or doctest.run_docstring_examples",
     ),
     "time.tzset": "use zoneinfo, or datetime.timezone",
     "io.FileIO": "use open",

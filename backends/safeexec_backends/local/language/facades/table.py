@@ -27,7 +27,7 @@ NAMES: dict[str, str] = {
         bisect bisect_left bisect_right insort insort_left insort_right""",
     "calendar": """
         APRIL AUGUST Calendar DECEMBER Day FEBRUARY FRIDAY HTMLCalendar IllegalMonthError
-        IllegalWeekdayError JANUARY JULY JUNE MARCH MAY MONDAY Month NOVEMBER OCTOBER SATURDAY SEPTEMBER
+        IllegalWeekdayError JANUARY JULY JUNE LocaleHTMLCalendar LocaleTextCalendar MARCH MAY MONDAY Month NOVEMBER OCTOBER SATURDAY SEPTEMBER
         SUNDAY THURSDAY TUESDAY TextCalendar WEDNESDAY calendar day_abbr day_name firstweekday isleap
         leapdays month month_abbr month_name monthcalendar monthrange prcal prmonth setfirstweekday timegm
         weekday weekheader""",
