@@ -500,3 +500,8 @@ def test_examples_of_a_file(run, capsys, tmp_path, verbose):
     assert (theirs, capsys.readouterr().out) == (ours, shown)
     with pytest.raises(PermissionError):
         run("doctest.testfile('/etc/passwd', module_relative=False)")
+
+
+def test_modules_are_looked_for_in_the_working_directory_first(run, tmp_path):
+    (tmp_path / "as_in_cpython_helper.py").write_text("x = 5")
+    assert run("import sys\nfirst = sys.path[0]\nimport as_in_cpython_helper\nfirst, as_in_cpython_helper.x") == ("", 5)

@@ -78,7 +78,7 @@ def _sys(language: RestrictedLanguage) -> Exports:
             language.gate.own.forget(key)
             return found
 
-    settings: dict[str, Any] = {"argv": [""], "path": [], "stdin": stdin}
+    settings: dict[str, Any] = {"argv": [""], "path": [""], "stdin": stdin}
 
     def setting(name: str) -> property:
         return property(lambda self: settings[name], lambda self, value: settings.__setitem__(name, value))
