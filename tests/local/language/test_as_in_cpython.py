@@ -143,7 +143,7 @@ logging.Logger("x").warning("text", extra={{"added": 1}})
 
 
 def test_a_million_frames_are_asked_for_out_of_habit(run):
-    """What is granted stays bounded: C code that calls itself runs out of its stack."""
+    """What is granted stays bounded: what recurses through C functions runs out of its stack."""
     source = """
 import sys
 sys.setrecursionlimit(10**6)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Exports = dict[str, Any]
 _MAX_RECURSION = 10_000
-"""Frames: more is not granted, whatever a program asks for, as C code that calls itself runs out of its stack before that says so."""
+"""Frames: more is not granted, whatever a program asks for. Of what recurses through C functions most survives this many, on a stack of 8 MB."""
 _HOOKS = ("excepthook", "displayhook", "tracebacklimit", "ps1", "ps2")
 
 
