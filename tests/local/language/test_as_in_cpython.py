@@ -4,6 +4,7 @@ import doctest
 import json
 import logging
 import sys
+import traceback
 
 import pytest
 
@@ -146,6 +147,7 @@ def test_a_million_frames_are_asked_for_out_of_habit(run):
     """What is granted stays bounded: what recurses through C functions runs out of its stack."""
     source = """
 import sys
+import traceback
 sys.setrecursionlimit(10**6)
 def depth(n): return 0 if n == 0 else 1 + depth(n - 1)
 found = depth(5_000), sys.getrecursionlimit()
@@ -505,3 +507,71 @@ def test_examples_of_a_file(run, capsys, tmp_path, verbose):
 def test_modules_are_looked_for_in_the_working_directory_first(run, tmp_path):
     (tmp_path / "as_in_cpython_helper.py").write_text("x = 5")
     assert run("import sys\nfirst = sys.path[0]\nimport as_in_cpython_helper\nfirst, as_in_cpython_helper.x") == ("", 5)
+
+
+STARS = {
+    "a part is left": """
+try:
+    raise ExceptionGroup("g", [ValueError(1), TypeError(2)])
+except* ValueError:
+    pass
+""",
+    "nothing was taken": """
+try:
+    raise ValueError("naked")
+except* TypeError:
+    pass
+""",
+    "in functions": """
+def f():
+    try:
+        raise ExceptionGroup("g", [ValueError(1), TypeError(2), KeyError(3)])
+    except* ValueError:
+        pass
+    except* KeyError:
+        raise
+def g():
+    try:
+        f()
+    except* TypeError:
+        raise RuntimeError("new")
+    finally:
+        str()
+g()
+""",
+    "clauses that raise": """
+try:
+    raise ExceptionGroup("g", [ValueError(1), TypeError(2)])
+except* ValueError:
+    raise KeyError("k")
+except* TypeError as e:
+    raise e.exceptions[0]
+""",
+    "one by itself": """
+try:
+    raise ValueError("naked")
+except* ValueError as e:
+    shown = repr(e)
+    raise
+""",
+}
+
+
+@pytest.mark.parametrize("source", STARS.values(), ids=STARS)
+def test_what_except_star_leaves_says_where_it_happened(run, source):
+    def told(call):
+        with pytest.raises(Exception) as found:
+            call()
+        report = traceback.TracebackException.from_exception(found.value)
+        queue, lines = [report], []
+        while queue:
+            item = queue.pop(0)
+            lines.append([f.lineno for f in item.stack if f.filename == "<step 1>"])
+            queue += [*(item.exceptions or ()), *filter(None, (item.__cause__, item.__context__))]
+        return lines
+
+    namespace = {}
+    theirs = told(lambda: exec(compile(source, "<step 1>", "exec"), namespace))
+    assert told(lambda: run(source)) == theirs
+    if "shown" in namespace:
+        assert run("shown") == namespace["shown"]

@@ -43,7 +43,11 @@ class StarRewriter(Rewriter):
             body.append(placed(ast.If(some, [guarded], [drop]), handler))
         # Whatever happens, nothing of the statement stays in the program's variables.
         gone = ast.Delete([ast.Name(state, ast.Del())])
-        body.append(ast.Try([ast.Expr(self._method(state, "end"))], [], [], [gone]))
+        left = self._variable("raised")
+        settle = ast.Expr(self._method(state, "settle", ast.Name(left, ast.Load())))
+        # Raised once more without a word it keeps the traceback that it has; from end() it would have got the line of the last clause.
+        again = ast.ExceptHandler(self._call(_STAR, node), left, [settle, ast.Raise()])
+        body.append(ast.Try([ast.Expr(self._method(state, "end"))], [again], [], [gone]))
         catch = ast.ExceptHandler(self._call(_STAR, node), caught, body)
         self._body(node)
         other = ast.Try(node.body, [catch], self._statements(node.orelse), self._statements(node.finalbody))

@@ -25,10 +25,11 @@ class Star:
     def __init__(self, error: BaseException) -> None:
         self._error = error
         self._naked = not _is_group(error)
-        self._rest: BaseException | None = BaseExceptionGroup("", [error]) if self._naked else error
+        self._rest: BaseException | None = BaseExceptionGroup("", (error,)) if self._naked else error
         self._raised: list[BaseException] = []
         self._taken = False
         self._part: BaseException | None = None
+        self._was: tuple[BaseException, Any, Any] | None = None
 
     def take(self, kinds: Any) -> BaseException | None:
         """The part of the group that a clause handles."""
@@ -42,6 +43,8 @@ class Star:
         match, rest = _split(self._rest, kinds)
         if match is not None:
             self._taken = True
+            if self._naked:
+                match = self._rest  # the group that it was put into, not another one
             self._rest = rest
         self._part = match
         return self._part
@@ -83,13 +86,18 @@ class Star:
         error = self._left()
         if error is None:
             return
-        context, traceback = _context.__get__(error), _traceback.__get__(error)
+        self._was = error, _context.__get__(error), _traceback.__get__(error)
         try:
             raise error
-        finally:  # it goes on as it was: the group that was caught is not its context
-            _context.__set__(error, context)
-            _traceback.__set__(error, traceback)
-            del error, context, traceback
+        finally:
+            del error
+
+    def settle(self, error: BaseException) -> None:
+        """What `end` raised goes on as it was: the group that was caught is not its context, nor the statement where it happened."""
+        was, self._was = self._was, None
+        if was is not None and was[0] is error:
+            _context.__set__(error, was[1])
+            _traceback.__set__(error, was[2])
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
