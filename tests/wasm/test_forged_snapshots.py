@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from safeexec import Executor, Limits, Policy, Snapshot, SnapshotError, snapshot
 from safeexec_backends.wasm.instance import WasmGuest
-from tests.wasm.forging import ATTACKS, change, forged, parts, placed
+from tests.wasm.forging import ATTACKS, HARMLESS, change, forged, nodes, parts, placed
 
 FAST = Policy(limits=Limits(time=0.4))
 
@@ -19,8 +19,15 @@ FAST = Policy(limits=Limits(time=0.4))
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_hostile_state_is_refused(in_process: Executor, image: Snapshot, attack: str) -> None:
     header, written, contents = parts(image)
-    with pytest.raises(SnapshotError):
-        in_process.restore(forged(image, ATTACKS[attack](header), written, contents))
+    why, make = ATTACKS[attack]
+    with pytest.raises(SnapshotError, match=f"malformed: {why}"):
+        in_process.restore(forged(image, make(header), written, contents))
+
+
+def test_what_those_are_made_of_is_taken_when_nothing_is_wrong_with_it(in_process: Executor, image: Snapshot) -> None:
+    header, written, contents = parts(image)
+    with in_process.restore(forged(image, nodes(header, *HARMLESS), written, contents)) as session:
+        assert session.run("x").value == [1]
 
 
 @pytest.mark.parametrize(
@@ -61,9 +68,9 @@ def test_pages_that_do_not_fit_their_places_are_refused(in_process: Executor, im
 
 def test_hostile_state_is_refused_by_workers_too(workers: Executor, image: Snapshot) -> None:
     header, written, contents = parts(image)
-    for attack in list(ATTACKS.values())[::6]:
-        with pytest.raises(SnapshotError):
-            workers.restore(forged(image, attack(header), written, contents))
+    for why, make in list(ATTACKS.values())[::6]:
+        with pytest.raises(SnapshotError, match=f"malformed: {why}"):
+            workers.restore(forged(image, make(header), written, contents))
     with workers.restore(image) as back:
         assert back.run("x").value == [1]
 

@@ -121,8 +121,8 @@ def test_forged_states_that_look_right_close_their_sessions(executor: Executor, 
         source.run("import os\nx = [1]\nopen('a', 'w').write('text')\nos.mkdir('d')\nf = open('a')")
         header, written, contents = parts(source.snapshot())
     sessions = []
-    for attack in ATTACKS.values():
-        text = json.dumps(attack(header)).encode()
+    for _, make in ATTACKS.values():
+        text = json.dumps(make(header)).encode()
         session = executor.session()
         session.run("x = 1")
         assert is_kept(session)
