@@ -19,7 +19,7 @@ from safeexec_backends.wasm.fs import HELD_MAX, O_CREAT, FileSystem
 from safeexec_backends.wasm.fs_nodes import Directory, File, Symlink
 from safeexec_backends.wasm.fs_tree import PATH_MAX, Quota
 from safeexec_backends.wasm.instance import WasmGuest
-from tests.wasm.forging import change, files, forged, parts, placed
+from tests.wasm.forging import TIMES, alone, change, files, forged, parts, placed
 
 SMALL = Policy(limits=Limits(time=2, memory=16 << 20, disk=1 << 20))
 
@@ -176,38 +176,77 @@ def opened(header: dict[str, Any], what: Any, flags: int) -> dict[str, Any]:
     return files(header, open=[[what, flags, *first[2:]], *rest])
 
 
-SHAPES: dict[str, Any] = {
-    "another working directory, which could be moved": lambda h: files(h, working=node_of(h, "a", "b", "d")),
-    "the root for the working directory": lambda h: files(h, working=h["files"]["root"]),
-    "a file with two names": lambda h: with_entries(h, node_of(h, "a", "b", "d"), {"again": node_of(h, "two")}),
-    "a file with many names": lambda h: with_entries(
-        h, node_of(h, "a", "b", "d"), {str(n): node_of(h, "a", "one") for n in range(20_000)}
+SHAPES: dict[str, tuple[str, Any]] = {
+    "another working directory, which could be moved": (
+        "its files: a working directory in another place",
+        lambda h: files(h, working=node_of(h, "a", "b", "d")),
     ),
-    "shared files under many names": lambda h: with_entries(
-        h, node_of(h, "a", "b", "d"), {str(n): "lib" for n in range(20_000)}
+    "the root for the working directory": (
+        "its files: a working directory in another place",
+        lambda h: files(h, working=h["files"]["root"]),
     ),
-    "a shared directory under another name": lambda h: with_entries(
-        h, h["files"]["root"], {**h["files"]["nodes"][h["files"]["root"]][3], "mine": "lib"}
+    "a file with two names": (
+        "its files: something with two names",
+        lambda h: with_entries(h, node_of(h, "a", "b", "d"), {"again": node_of(h, "two")}),
     ),
-    "a link that is open": lambda h: opened(h, node_of(h, "link"), 2),
-    "a directory open for writing": lambda h: opened(h, node_of(h, "a"), 1),
-    "directories above files without end": lambda h: files(
-        h,
-        open=[[*f[:2], [["", h["files"]["root"]]] + [["n", node_of(h, "a")]] * (HELD_MAX // 2), *f[3:]] for f in h["files"]["open"]],
+    "a file with many names": (
+        "its files: something with two names",
+        lambda h: with_entries(h, node_of(h, "a", "b", "d"), {str(n): node_of(h, "a", "one") for n in range(20_000)}),
     ),
-    "a removed directory with something in it": lambda h: files(
-        h,
-        nodes=[*h["files"]["nodes"], ["d", 0, 0, {"deep": len(h["files"]["nodes"]) + 1}, 5], ["d", 0, 0, {}, 5]],
+    "shared files under many names": (
+        "its files: a shared file in another place",
+        lambda h: with_entries(h, node_of(h, "a", "b", "d"), {str(n): "lib" for n in range(20_000)}),
     ),
-    "a clock at the end of time": lambda h: change(h, clock=2**63 - 1),
-}  # fmt: skip
+    "a shared directory under another name": (
+        "its files: a shared file in another place",
+        lambda h: with_entries(h, h["files"]["root"], {**h["files"]["nodes"][h["files"]["root"]][3], "mine": "lib"}),
+    ),
+    "a link that is open": (
+        "its files: a link that is open",
+        lambda h: opened(h, node_of(h, "link"), 2),
+    ),
+    "a directory open for writing": (
+        "its files: a directory that is open for writing",
+        lambda h: opened(h, node_of(h, "a"), 1),
+    ),
+    "directories above files without end": (
+        "its files: places that are too long",
+        lambda h: files(
+            h,
+            open=[
+                [
+                    *f[:2],
+                    [["", h["files"]["root"]]] + [["n", node_of(h, "a")]] * (HELD_MAX // len(h["files"]["open"])),
+                    *f[3:],
+                ]
+                for f in h["files"]["open"]
+            ],
+        ),
+    ),
+    "a removed directory with something in it": (
+        "its files: a removed directory that is not empty",
+        lambda h: files(
+            h,
+            nodes=[
+                *h["files"]["nodes"],
+                ["d", 0, TIMES, {"deep": len(h["files"]["nodes"]) + 1}, 5],
+                ["d", 0, TIMES, {}, 5],
+            ],
+        ),
+    ),
+    "a clock at the end of time": (
+        "its clock",
+        lambda h: change(h, clock=2**63 - 1),
+    ),
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_that_no_system_call_makes_are_refused(in_process: Executor, image: Snapshot, shape: str) -> None:
     header, written, contents = parts(image)
-    with pytest.raises(SnapshotError):
-        in_process.restore(compact(image, SHAPES[shape](header), written, contents))
+    why, make = SHAPES[shape]
+    with pytest.raises(SnapshotError, match=f"malformed: {why}"):
+        in_process.restore(compact(image, make(header), written, contents))
 
 
 def _lists(header: dict[str, Any]) -> bytes:
@@ -227,17 +266,28 @@ def _digits(header: dict[str, Any]) -> bytes:
 
 
 def _slashes(header: dict[str, Any]) -> bytes:
-    return json.dumps(files(header, root="/" * 6_000_000)).encode()
+    return json.dumps(files(alone(header), root="/" * 6_000_000)).encode()
 
 
-@pytest.mark.parametrize("text", [_lists, _beside, _nested, _digits, _slashes])
-def test_a_header_that_would_grow_is_refused_before_it_does(in_process: Executor, image: Snapshot, text: Any) -> None:
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (_lists, "its header"),
+        (_beside, "its header"),
+        (_nested, "its header"),
+        (_digits, "its header"),
+        (_slashes, "its files: a shared file that is not here"),
+    ],
+)
+def test_a_header_that_would_grow_is_refused_before_it_does(
+    in_process: Executor, image: Snapshot, text: Any, why: str
+) -> None:
     header, written, contents = parts(image)
     made = forged(image, text(header), written, contents)
     in_process.run("1")
     tracemalloc.start()
     try:
-        with pytest.raises(SnapshotError):
+        with pytest.raises(SnapshotError, match=f"malformed: {why}"):
             in_process.restore(made, policy=SMALL)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
