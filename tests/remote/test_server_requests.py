@@ -166,7 +166,7 @@ def test_files_in_forms_are_written_as_they_are(served: Served) -> None:
     ("kind", "body"),
     [
         ("multipart/form-data", form((FILE % b"a", b"x"))),
-        ("multipart/form-data; boundary=" + "x" * 300, form((FILE % b"a", b"x"))),
+        ("multipart/form-data; boundary=" + "x" * 300, form((FILE % b"a", b"x")).replace(b"XYZ", b"x" * 300)),
         ("multipart/form-data; boundary=XYZ", b""),
         ("multipart/form-data; boundary=XYZ", b"no form"),
         ("multipart/form-data; boundary=XYZ", form((FILE % b"a", b"x"), end=b"")),
