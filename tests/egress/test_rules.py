@@ -29,6 +29,7 @@ from tests.egress.wire import Wire
         ("0x7F.1", "127.0.0.1"),
         ("127.0.0.1.", "127.0.0.1"),
         ("0", "0.0.0.0"),
+        ("0x", "0.0.0.0"),  # as inet_aton takes it
         ("169.254.43518", "169.254.169.254"),
         ("[::1]", "::1"),
         ("::1", "::1"),
@@ -48,14 +49,11 @@ def test_every_spelling_of_a_host_becomes_one(spelling: str, host: str) -> None:
     "spelling",
     [
         "", ".", "..", "a..b", ".a", "a.b..", "-a.com", "a-.com", "a b", "a\tb", "a\nb", "a/b", "a\\b", "a@b", "a%2eb", "a\0b",
-        "[::1", "::1]", "[::1%eth0]", "fe80::1%1", "[127.0.0.1]", "1.2.3.4.5", "256.1.1.1", "1.2.3.256", "08.1.1.1", "0x", "a.0x1z.1",
+        "[::1", "::1]", "[::1%eth0]", "fe80::1%1", "[127.0.0.1]", "1.2.3.4.5", "256.1.1.1", "1.2.3.256", "08.1.1.1", "a.0x1z.1",
         "99999999999999999999999", "a" * 64 + ".com", ".".join(["abc"] * 80), "exa mple.com", "*", "*.com", "a,b", "a;b", "a:b:c", "\u2025",
     ],
 )  # fmt: skip
 def test_what_is_no_host_is_refused(spelling: str) -> None:
-    if spelling == "0x":  # inet_aton takes it for nought
-        assert normalise(spelling).name == "0.0.0.0"
-        return
     with pytest.raises(ValueError):
         normalise(spelling)
 
@@ -183,14 +181,10 @@ def test_what_is_not_permitted_is_not_even_looked_up(
         ({"site.test": {"A": 1}}, "not a header's value"),
         ({"site.test": "secret"}, "must map"),
         ({1: {"A": "b"}}, "must map"),
-        ([], "must map|credentials"),
+        (["site.test"], "must map|credentials"),
     ],
 )
 def test_malformed_credentials_are_refused_without_being_shown(credentials: object, what: str) -> None:
-    if credentials == []:
-        with pytest.raises(PolicyError, match=what):
-            Policy(network=("site.test",), credentials=["site.test"])  # type: ignore[arg-type]
-        return
     with pytest.raises(PolicyError, match=what) as caught:
         Policy(network=("site.test",), credentials=credentials)  # type: ignore[arg-type]
     assert "secr" not in str(caught.value)
