@@ -120,23 +120,25 @@ def test_forged_states_that_look_right_close_their_sessions(executor: Executor, 
     with in_process.session() as source:
         source.run("import os\nx = [1]\nopen('a', 'w').write('text')\nos.mkdir('d')\nf = open('a')")
         header, written, contents = parts(source.snapshot())
-    sessions = []
-    for _, make in ATTACKS.values():
-        text = json.dumps(make(header)).encode()
+
+    def kept_as(header: Any) -> Session:
+        text = json.dumps(header).encode()
         session = executor.session()
         session.run("x = 1")
         assert is_kept(session)
         state = len(text).to_bytes(4, "little") + text + written + contents
         keeper_of(session).put(guest_of(session), Kept(state, None))
-        sessions.append(session)
-    with executor.session() as innocent:
+        return session
+
+    sessions = [kept_as(make(header)) for _, make in ATTACKS.values()]
+    with kept_as(header) as unchanged, executor.session() as innocent:
         innocent.run("y = 1")
         assert is_kept(innocent)
         kill_worker(innocent)
         for session in sessions:
             session.run("x")
             assert session.closed
-        assert innocent.run("y").value == 1
+        assert innocent.run("y").value == 1 and unchanged.run("x").value == [1]
 
 
 def test_state_that_workers_die_of_takes_two_of_them_at_most(
