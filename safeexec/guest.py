@@ -39,6 +39,7 @@ _FLOOD = 16
 """A step that goes on writing after this many times its output limit is ended."""
 _INNERMOST, _OUTERMOST = 200, 10
 """Of a traceback that is longer, so many frames at its end and at its beginning are shown."""
+_MAX_FRAME = 2**31  # from the host, whose word is good here: what it sends has limits there
 _MAX_FILES = 2_000
 _MAX_DISPLAYS = 100
 
@@ -322,12 +323,11 @@ class FdChannel:
         self,
         read_fd: int,
         write_fd: Optional[int] = None,
-        max_frame: int = 2**31,
         room: Callable[[int], Any] = wire.room,
     ) -> None:
         self._read_fd = read_fd
         self._write_fd = read_fd if write_fd is None else write_fd
-        self._reader = wire.FrameReader(self._readinto, max_frame, room=room)
+        self._reader = wire.FrameReader(self._readinto, _MAX_FRAME, room=room)
 
     def _readinto(self, view: memoryview) -> int:
         return os.readv(self._read_fd, [view])

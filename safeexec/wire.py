@@ -840,14 +840,13 @@ def item_size(dtype: str) -> Optional[int]:
 class Decoder:
     """Turns nodes and blobs back into values; whatever arrives, it either builds plain data or raises WireError.
 
-    `array`, `image` and `table` build the richer kinds: by default the inert stand-ins of this module.
+    `array` and `table` build what a library may hold: by default the inert stand-ins of this module.
     """
 
     def __init__(
         self,
         blobs: Sequence[Blob],
         array: Callable[..., Any] = Array,
-        image: Callable[..., Any] = Image,
         table: Callable[..., Any] = Table,
         limit: Optional[int] = None,
     ) -> None:
@@ -859,7 +858,6 @@ class Decoder:
         self._reducing = MAX_REDUCING
         self._comparing = MAX_COMPARING
         self._array = array
-        self._image = image
         self._table = table
 
     def _spend(self, nodes: int, size: int) -> None:
@@ -1098,7 +1096,7 @@ def _decode_image(d: Decoder, n: Any, depth: int) -> Any:
     mime = d._str(n["m"])
     if len(mime) > 100 or not _MIME.match(mime):
         raise WireError("a malformed image")
-    return d._image(mime, bytes(d.blob(n["i"])))
+    return Image(mime, bytes(d.blob(n["i"])))
 
 
 def _decode_table(d: Decoder, n: Any, depth: int) -> Any:

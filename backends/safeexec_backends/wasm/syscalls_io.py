@@ -19,7 +19,7 @@ _F_UNLCK = 2
 _MAX_VECTORS = 1024
 _MAX_TRANSFER = 16 << 20  # larger reads and writes are partial, so that one call never costs the host more than this
 _O_NONBLOCK = 0o4000
-MAP_SHARED, MAP_ANONYMOUS, PROT_WRITE = 1, 0x20, 2
+MAP_SHARED, PROT_WRITE = 1, 2
 
 
 def _vectors(host: Host, array: int, count: int) -> list[tuple[int, int]]:
