@@ -192,6 +192,25 @@ channel.send({"t": "done", "id": 2, "v": "forged"})
         assert executor.run("3").value == 3
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_forged_closing_frame_of_the_right_number_answers_its_own_step_at_most(workers: int) -> None:
+    code = """
+import sys
+frame = sys._getframe()
+while type(header := frame.f_locals.get("header")) is not dict or header.get("t") != "run": frame = frame.f_back
+display.__self__._channel.send({"t": "done", "id": header["id"], "v": "forged"})
+1
+"""
+    with Executor(WasmBackend(Policy(), workers=workers)) as executor:
+        with executor.session() as session:
+            first = session.run(code)
+            assert first.error is not None or first.value == "forged", "a guest may lie about itself"
+            second = session.run("2")
+            assert second.value == 2 or (second.value is None and second.rolled_back), second
+            assert session.run("3").value == 3
+        assert executor.run("4").value == 4
+
+
 def test_killed_session_stops_using_the_processor(executor: Executor) -> None:
     session = executor.session()
     pid = worker_of(session)
