@@ -41,9 +41,8 @@ def parse_code(reply: str, tags: tuple[str, str] = TAGS, truncated: bool = False
     blocks, ended = _between(text, *tags) if tags != MARKDOWN else ([], True)
     if not blocks:
         blocks, ended = _fenced(text)
-    if truncated and not (
-        blocks and ended
-    ):  # half of a program would do half of what was meant, and look like the whole
+    if truncated and not (blocks and ended):
+        # Half of a program would do half of what was meant, and look like the whole.
         raise ParseError(_cut_off("in the middle of the code" if blocks else "before any code"))
     code = "\n\n".join(block for block in blocks if block.strip())
     if code:

@@ -39,9 +39,8 @@ class Sandboxes(click.Group):
         for name in self.list_commands(ctx):
             try:
                 found = self.get_command(ctx, name)
-            except (
-                exits.Failure
-            ) as failure:  # its extra is not installed, as a rule: nothing is the matter with the others
+            except exits.Failure as failure:
+                # Its extra is not installed, as a rule: nothing is the matter with the others.
                 rows.append((name, f"Not here: {failure.format_message()}."))
             else:
                 rows.append((name, found.get_short_help_str(200) if found is not None else ""))

@@ -108,9 +108,8 @@ class E2BServer:
     """
 
     def __init__(self, make: MakeMachine, api_key: str, most: int = MOST_SANDBOXES) -> None:
-        if (
-            not api_key
-        ):  # which a client that sends none would have: a variable that is not set must not open the server
+        if not api_key:
+            # A client that sends none would have it: a variable that is not set must not open the server.
             raise ValueError("api_key must not be empty: it is all that keeps strangers out")
         if most < 1:
             raise ValueError(f"most must be at least 1, not {most}")

@@ -324,9 +324,8 @@ def _handler(app: App) -> type[BaseHTTPRequestHandler]:
 
         def _line(self) -> bytes:
             line = self.rfile.readline(_LINE)
-            if (
-                not line.endswith(b"\r\n") or b"\r" in line[:-2]
-            ):  # what ends in less is no end to others: a request might be hidden behind it
+            # What ends in less is no end to others: a request might be hidden behind it.
+            if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
                 raise ValueError("a line without a proper end")
             return line[:-2]
 

@@ -68,9 +68,8 @@ class RemoteBackend(Backend):
             raise BackendUnavailable(f"{self.vendor} did not start a sandbox: {error}") from None
         try:
             guest = RemoteGuest(transport, policy.limits.value + MAX_HEADER, self._guests.discard)
-        except (
-            BaseException
-        ):  # there is no thread to be had: a sandbox that nobody has would be paid for until it expires
+        except BaseException:
+            # There is no thread to be had: a sandbox that nobody has would be paid for until it expires.
             destroy(transport)
             raise
         self.keep(guest)

@@ -78,9 +78,8 @@ def immortalise() -> Iterator[None]:
     while pending:
         item = pending.pop()
         count = at(id(item))
-        if (
-            count.value == value or item is pending
-        ):  # what is immortal from the start leads to nothing that the collector does not list
+        # What is immortal from the start leads to nothing that the collector does not list.
+        if count.value == value or item is pending:
             continue
         count.value = value
         if type(item) is types.CodeType:  # which the collector knows nothing of

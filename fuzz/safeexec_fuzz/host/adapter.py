@@ -87,9 +87,8 @@ def load(kind: Any, options: Any) -> Any:
     """The adapter of a kind, or what "factory" names. Raises whatever importing it raises."""
     if kind == "factory":
         module, _, name = options["factory"].partition(":")
-        if (
-            find_spec(module.partition(".")[0]) is None
-        ):  # nothing there is to stand in for what an installed module may use
+        # Nothing there is to stand in for what an installed module may use.
+        if find_spec(module.partition(".")[0]) is None:
             sys.path.append(options["cwd"])
         made = import_module(module)
         for part in name.split("."):

@@ -139,9 +139,8 @@ def make_builtins(language: RestrictedLanguage) -> dict[str, Any]:
                 named = "__name__" in space
                 given = space.get("__builtins__")
                 if type(given) is not dict:
-                    given = space["__builtins__"] = (
-                        language.fresh_builtins()
-                    )  # not there, CPython would put the real ones in
+                    # Were none there, CPython would put the real ones in.
+                    given = space["__builtins__"] = language.fresh_builtins()
                     if not named:  # what marks its classes as the program's; in `space` itself the program would find it among its own names
                         given["__name__"] = MAIN
                 if not named and given.get("__name__") is not MAIN:

@@ -181,9 +181,8 @@ def _no_marks_by_constructors() -> None:
 
 
 def _check_self(kind: Any, original: Any) -> None:
-    unknown = (
-        __name__ if kind is typing.NewType else None
-    )  # from 3.12 on it asks for the function's own module, and keeps none of typing's
+    # From 3.12 on NewType asks for the function's own module, and keeps none of typing's.
+    unknown = __name__ if kind is typing.NewType else None
 
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:

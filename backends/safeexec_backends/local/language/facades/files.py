@@ -278,9 +278,8 @@ def _shutil(language: RestrictedLanguage) -> Exports:
             try:
                 os.rename(source, target)
             except OSError as error:
-                if (
-                    error.errno != errno.EXDEV
-                ):  # the working directory and /tmp may be parts of the same disk that are mounted apart
+                # The working directory and /tmp may be parts of the same disk that are mounted apart.
+                if error.errno != errno.EXDEV:
                     raise
                 shutil.move(source, target, *(() if copy_function is None else (copy_function,)))
         return given
