@@ -51,12 +51,16 @@ class Commands(click.Group):
             try:
                 found = point.load()
             except Exception as error:  # somebody else's module: whatever it raises is its fault, not a crash of ours
+                if ctx.resilient_parsing:  # the shell asks for completions, and would show a traceback
+                    return None
                 raise exits.Failure(
                     f"command {cmd_name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}; "
                     "install or repair the package it comes from",
                     exits.UNAVAILABLE,
                 ) from error
         if not isinstance(found, click.Command):
+            if ctx.resilient_parsing:
+                return None
             raise exits.Failure(f"command {cmd_name!r} is not a click command", exits.UNAVAILABLE)
         return found
 

@@ -31,6 +31,8 @@ class Sandboxes(click.Group):
             message = f"sandbox {cmd_name!r} cannot be loaded: {error}; try: pip install 'safeexec[{cmd_name}]'"
             raise exits.Failure(message, exits.UNAVAILABLE) from error
         if not isinstance(found, click.Command):
+            if ctx.resilient_parsing:
+                return None
             raise exits.Failure(f"{point.value} is not a click command", exits.UNAVAILABLE)
         return found
 

@@ -118,3 +118,30 @@ def test_other_packages_add_commands(cli: Command, monkeypatch: pytest.MonkeyPat
     assert bad.code == 4 and bad.err.count("\n") == 1 and "broken \\x1b[31m package" in bad.err
     assert cli("odd").code == 4
     assert cli("run", "-c", "1").out == "1\n", "nobody replaces our own commands"
+
+
+@pytest.mark.parametrize(("group", "begun"), [("", "r"), ("setup", "w")])
+def test_what_cannot_be_loaded_is_no_completion_and_spoils_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], group: str, begun: str
+) -> None:
+    """The shell would show a traceback at every press of the key."""
+
+    def explode() -> Any:
+        raise ImportError("No module named 'other'")
+
+    there = safeexec.cli.setup.entry_points("safeexec.setup")
+    points = {**there, "rotten": point(explode), "wrong": point(lambda: 5)}
+    for module in (safeexec.cli.main, safeexec.cli.setup):
+        monkeypatch.setattr(module, "entry_points", lambda name: points)
+    words = ["safeexec", *group.split(), begun]
+    for name, value in (
+        ("_SAFEEXEC_COMPLETE", "bash_complete"),
+        ("COMP_WORDS", " ".join(words)),
+        ("COMP_CWORD", str(len(words) - 1)),
+    ):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        safeexec.cli.main.main([])
+    shown = capsys.readouterr()
+    assert ended.value.code == 0 and shown.err == ""
+    assert shown.out.split() == (["plain,wasm"] if group else ["plain,run", "plain,repl"])
