@@ -158,7 +158,7 @@ def test_who_waits_for_packages_holds_up_nobody_else(monkeypatch: pytest.MonkeyP
 
 
 def test_an_image_that_is_there_waits_for_none_that_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_get", lambda client, tag: "there")
+    monkeypatch.setattr(images, "image_id", lambda client, tag: "there")
     found: list[str] = []
     with images._lock:
         thread = threading.Thread(

@@ -385,6 +385,16 @@ def test_refusals_say_what_to_do_instead(run, source, instead):
     assert instead in str(found.value)
 
 
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_module_that_is_left_out_says_so_whether_the_library_has_imported_it(run, monkeypatch, loaded):
+    import urllib.request
+
+    if not loaded:
+        monkeypatch.delattr(urllib, "request")
+    with pytest.raises(ImportError, match="ask for what you need through a tool"):
+        run("from urllib import request")
+
+
 def test_arguments_by_the_names_that_they_have(run):
     source = """
 import inspect, platform, uuid

@@ -215,16 +215,18 @@ class Gate:
     def member(self, module: str, name: str) -> Any:
         """``from module import name``. CPython's own would fall back to ``sys.modules[module.name]``."""
         found = self.find(module)
+        below = f"{module}.{name}"
         try:
             # What every object has by such a name is no name of the module: its __setattr__ takes names that are not exact.
             return self.language.guards.read(found, name) if name[:2] == "__" else getattr(found, name)
         except AttributeRefused as refusal:
-            if f"{module}.{name}" in builders():
-                return self.find(f"{module}.{name}")
+            if below in builders():
+                return self.find(below)
+            if below in HINTS:  # the library has imported it for itself
+                return self._refuse(below)
             raise ModuleRefused(str(refusal), name=module) from None
         except AttributeError:
             pass
-        below = f"{module}.{name}"
         inside = self.own.find(below)
         if inside is not None:
             return inside
