@@ -11,6 +11,8 @@ import pytest
 
 from safeexec import BackendUnavailable, Executor, Policy
 from safeexec_backends.wasm import room
+from safeexec_backends.wasm.backend import WasmBackend
+from safeexec_backends.wasm.instance import Runtime
 from safeexec_backends.wasm.native import EngineError
 
 if sys.platform != "linux":
@@ -46,6 +48,22 @@ def test_sessions_beyond_what_a_process_has_room_for_are_refused(few: room.Room,
             sessions.pop().close()
         with executor.session() as again, again.fork() as branch:
             assert (again.run("1").value, branch.run("2").value) == (1, 2)
+
+
+def test_instances_are_used_again_once_there_is_room(
+    few: room.Room, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_unused", None)
+    with Executor(WasmBackend(Policy(rollback="never"), workers=0)) as executor:
+        session = executor.session()
+        assert session.run("1").value == 1
+        runtime.spares.close()
+        with monkeypatch.context() as full:
+            full.setattr(few, "_limit", 0)
+            full.setattr(few, "_allowed", 0)
+            session.close()  # what it would be compared with cannot be made
+        assert runtime.spares._kept == []
+        assert executor.run("2").value == 2 and len(runtime.spares._kept) == 1
 
 
 def test_the_list_of_maps_is_read_when_it_may_be_too_long_and_not_before(

@@ -60,6 +60,9 @@ class Spares:
     def _put_back(self, instance: abi.Instance) -> bool:
         try:
             unused = self._unused()
+        except abi.EngineError:
+            return False  # there is no room for it now, and will be
+        try:
             if not self._state:
                 self._state = unused.instance.state()
             if not self._state or not finder.ready():
