@@ -98,16 +98,32 @@ def _quick(schema: Any, shared: _Shared) -> Any:
     if kind in _SEQUENCES or (kind == "tuple" and "variadic_item_index" in new):
         new |= shared.stops
     if kind in _SETS:
-        return _before(new, _Members(new, shared))
+        return _with_function("before", new, _Members(new, shared))
     if kind == "decimal":
-        return _after(_before(new, _not_long), _not_wide)
+        return _with_function("after", _with_function("before", new, _not_long), _not_wide)
     if kind == "dict" and "min_length" not in new and "max_length" not in new:
-        return _around(new, _in_pieces)
+        return _with_function("wrap", new, _in_pieces)
     if kind == "dict" or "keys_schema" in new:  # an ordered one, a counter: those go through no dict on their way
-        return _around(new, _Entries(new, shared))
+        return _with_function("wrap", new, _Entries(new, shared))
     if kind == "dataclass" or (kind == "model" and not new.get("custom_init")):
-        return _around(new, _Fields(new, shared))
+        return _with_function("wrap", new, _Fields(new, shared))
     return new
+
+
+class _Later:
+    """Checks values against a schema, by a validator that is made for the first of them: before, what the schema refers to is not all there."""
+
+    def __init__(self, schema: Any, shared: _Shared, config: Any = None) -> None:
+        self._schema, self._shared, self._config = schema, shared, config
+        self._validator: Any = None
+
+    def __call__(self, value: Any) -> Any:
+        """What it makes of the value. Raises ValidationError."""
+        if self._validator is None:
+            from pydantic_core import SchemaValidator
+
+            self._validator = SchemaValidator(_with(self._schema, self._shared.quick), self._config)
+        return self._validator.validate_python(value)
 
 
 class _Fields:
@@ -115,21 +131,15 @@ class _Fields:
 
     def __init__(self, model: dict[str, Any], shared: _Shared) -> None:
         self._model = model
-        self._shared = shared
-        self._validator: Any = None
+        self._check = _Later(model["schema"], shared, model.get("config"))
 
     def __call__(self, value: Any, check: Callable[[Any], Any]) -> Any:
         if _is_large(value):
-            if self._validator is None:
-                self._validator = self._made()
             known = self._model["schema"].get("fields", ())
             forbids = (self._model.get("config") or {}).get("extra_fields_behavior") == "forbid"
             few = type(value) is dict and forbids and len(value) > len(known) + _PIECE
-            self._validator.validate_python(dict(islice(value.items(), len(known) + _PIECE)) if few else value)
+            self._check(dict(islice(value.items(), len(known) + _PIECE)) if few else value)
         return check(value)
-
-    def _made(self) -> Any:
-        return _made(self._model["schema"], self._shared, self._model.get("config"))
 
 
 def _is_large(value: Any) -> bool:
@@ -156,25 +166,12 @@ def _called(before: Any, after: Any, shared: _Shared) -> Any:
     return after if isinstance(before, tuple) else (after, SchemaValidator(_with(before, shared.plain)).title)
 
 
-def _around(schema: dict[str, Any], function: Callable[[Any, Any], Any]) -> Any:
+def _with_function(when: str, schema: dict[str, Any], function: Callable[..., Any]) -> Any:
+    """The schema with a function that is called "before" or "after" it has checked a value, or with what checks it ("wrap")."""
     from pydantic_core import core_schema
 
     reference = schema.pop("ref", None)
-    return core_schema.no_info_wrap_validator_function(function, schema, ref=reference)
-
-
-def _before(schema: dict[str, Any], function: Callable[[Any], Any]) -> Any:
-    from pydantic_core import core_schema
-
-    reference = schema.pop("ref", None)
-    return core_schema.no_info_before_validator_function(function, schema, ref=reference)
-
-
-def _after(schema: dict[str, Any], function: Callable[[Any], Any]) -> Any:
-    from pydantic_core import core_schema
-
-    reference = schema.pop("ref", None)
-    return core_schema.no_info_after_validator_function(function, schema, ref=reference)
+    return getattr(core_schema, f"no_info_{when}_validator_function")(function, schema, ref=reference)
 
 
 def _not_long(value: Any) -> Any:
@@ -210,20 +207,14 @@ class _Entries:
 
     def __init__(self, schema: dict[str, Any], shared: _Shared) -> None:
         self._most = schema.get("max_length")
-        self._schema: dict[str, Any] = {
-            name: schema[name] for name in ("keys_schema", "values_schema") if name in schema
-        }
-        self._schema |= {"type": "dict", "strict": False}
-        self._shared = shared
-        self._validator: Any = None
+        entries: dict[str, Any] = {name: schema[name] for name in ("keys_schema", "values_schema") if name in schema}
+        self._check = _Later(_with_function("wrap", {"type": "dict", "strict": False, **entries}, _in_pieces), shared)
 
     def __call__(self, value: Any, check: Callable[[Any], Any]) -> Any:
         if type(value) is dict and self._most is not None and len(value) > self._most:
             value = dict(islice(value.items(), self._most + 1))  # too many all the same
         if type(value) is dict and len(value) > _PIECE:
-            if self._validator is None:
-                self._validator = _made(_around(self._schema, _in_pieces), self._shared)
-            self._validator.validate_python(value)
+            self._check(value)
         return check(value)
 
 
@@ -231,25 +222,14 @@ class _Members:
     """Checks as a list what is to be a set: as one it could take hours, of numbers that all hash alike, in which no other thread runs."""
 
     def __init__(self, schema: dict[str, Any], shared: _Shared) -> None:
-        self._schema: dict[str, Any] = {"type": "list", "strict": False, **shared.stops}
-        if "items_schema" in schema:
-            self._schema["items_schema"] = schema["items_schema"]
-        self._shared = shared
-        self._validator: Any = None
+        items = {"items_schema": schema["items_schema"]} if "items_schema" in schema else {}
+        self._check = _Later({"type": "list", "strict": False, **shared.stops, **items}, shared)
 
     def __call__(self, value: Any) -> Any:
         if type(value) in (list, tuple, set, frozenset) and len(value) > _FEW:
-            if self._validator is None:
-                self._validator = _made(self._schema, self._shared)
             with suppress(TypeError):  # what cannot be in a set: that is told where it is put into it
-                _Keys().add(self._validator.validate_python(value))
+                _Keys().add(self._check(value))
         return value
-
-
-def _made(schema: Any, shared: _Shared, config: Any = None) -> Any:
-    from pydantic_core import SchemaValidator
-
-    return SchemaValidator(_with(schema, shared.quick), config)
 
 
 class _Keys:
