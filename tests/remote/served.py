@@ -66,6 +66,15 @@ class Served:
                 found += piece
             return found
 
+    def check(self) -> None:
+        """It still serves, and has kept nothing of the tests before."""
+        sandbox, token = self.create()
+        lines = self.execute("1 + 1", sandbox, token)
+        assert [line["type"] for line in lines] == ["number_of_executions", "result", "end_of_execution"]
+        assert lines[1]["text"] == "2"
+        self.app.end(sandbox)
+        assert self.app.sandboxes == {}
+
     def close(self) -> None:
         self.server.close()
         self.app.close()
