@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -54,8 +55,10 @@ def _few() -> str:
     return f"; {limit} files may be open here (ulimit -Hn), and {_FILES} are enough for any sandbox" if few else ""
 
 
-def no_room(what: str) -> str:
-    """Why this process cannot take the descriptors that one more of `what` needs."""
+def no_room(what: str, error: OSError | None = None) -> str:
+    """Why there is not one more of `what`: because of `error`, or because this process cannot take the descriptors that it needs."""
+    if error is not None and error.errno != errno.EMFILE:
+        return f"no room for another {what}: {error}"
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return f"no room for another {what}: Too many open files; this process may have {limit} (ulimit -n): close some sessions, or allow it more"
 

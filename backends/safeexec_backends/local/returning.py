@@ -329,7 +329,7 @@ class ReturningGuest(LocalGuest):
         try:
             nowhere, end = socket.socketpair()
         except OSError as error:  # not to be met with half a branch made
-            raise NoRoom(no_room("branch")) from error
+            raise NoRoom(no_room("branch", error)) from error
         if self._family is None:
             self._family = Family(self, self._line, self._pidfd, self._status)
         with nowhere, end:

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from .own_file import OwnFile
 from .room import room
 
 if sys.platform == "linux":
@@ -46,28 +47,12 @@ _MAX_SHADOWS: Final = 8
 _SAMPLES: Final = 32
 
 
-class Finder:
-    """Finds the written pages of memories of this process."""
+class Finder(OwnFile):
+    """Finds the written pages of memories of this process, by its pagemap."""
 
     def __init__(self) -> None:
-        self._pagemap = -1
-        self._owner = 0
+        super().__init__("pagemap")
         self._scans = True
-
-    def ready(self) -> bool:
-        """Whether this kernel tells. A pagemap shows the process that opened it, so a child of a fork opens one of its own."""
-        if self._owner != os.getpid():
-            self._owner, self._pagemap = os.getpid(), -1
-            if sys.platform == "linux":
-                try:
-                    self.adopt(os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC))
-                except OSError:
-                    pass
-        return self._pagemap >= 0
-
-    def adopt(self, descriptor: int) -> None:
-        """Use a pagemap of this process that was opened before its walls went up."""
-        self._owner, self._pagemap = os.getpid(), descriptor
 
     def written(self, base: int, size: int) -> list[Run]:
         """The runs of the memory at address `base` that were written to. Raises OSError."""
@@ -77,7 +62,7 @@ class Finder:
             except OSError:
                 self._scans = False  # an older kernel, or a seccomp filter that knows nothing of it
         length = size // PAGE * 8
-        entries = os.pread(self._pagemap, length, base // PAGE * 8)
+        entries = os.pread(self.descriptor, length, base // PAGE * 8)
         if len(entries) != length:
             raise OSError("the pagemap ends before the memory")
         flags = entries[7::8].translate(_PRIVATE)
@@ -101,7 +86,7 @@ class Finder:
                 _IS_FILE, _IS_FILE, _IS_PRESENT | _IS_SWAPPED, 0,
             )
         )  # fmt: skip
-        count = fcntl.ioctl(self._pagemap, _PAGEMAP_SCAN, request)
+        count = fcntl.ioctl(self.descriptor, _PAGEMAP_SCAN, request)
         if count >= _MAX_FOUND or struct.unpack_from("<Q", request, 32)[0] != base + size:
             raise OSError("more runs than were asked for")
         values = found[: 3 * count]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 
@@ -67,10 +66,7 @@ class Pool:
         if self._closed:
             raise BackendUnavailable("the backend is closed")
         if trouble is not None:  # no descriptor is left, say
-            crowded = trouble.errno == errno.EMFILE
-            raise BackendUnavailable(
-                no_room("session") if crowded else f"no room for another session: {trouble}"
-            ) from trouble
+            raise BackendUnavailable(no_room("session", trouble)) from trouble
         if state is not None:
             raise BackendUnavailable("the workers that were to restore the session died")
         raise BackendUnavailable("the wasm sandbox's workers die as soon as they are started")

@@ -12,23 +12,23 @@ import threading
 from typing import Final
 
 from .native import EngineError
+from .own_file import OwnFile
 
 INSTANCE: Final = 8
 """Maps that an instance takes at most by itself: five, and what growing and interrupts may part."""
 MARGIN: Final = 4096
 """Maps left to everything else in the process: threads, the C library's memory, other libraries."""
 _USUAL: Final = 65_530  # DEFAULT_MAX_MAP_COUNT, include/linux/mm.h
-_OWN_MAPS: Final = "/proc/self/maps"
 
 
-class Room:
+class Room(OwnFile):
     """Counts what is taken, and looks at the truth only when it may be too much: that takes some 50 ms for 60,000 maps."""
 
     def __init__(self) -> None:
+        super().__init__("maps")
         self._lock = threading.Lock()
         self._limit: int | None = None
         self._taken = self._allowed = 0
-        self._owner = self._descriptor = -1
 
     def learn(self) -> None:
         """Read how many maps a process may have, where that can be read; children of a fork know it, too."""
@@ -40,10 +40,6 @@ class Room:
                 self._limit = _USUAL
             # The first look comes when half of all are taken: what a process has besides is a few hundred, or thousands with large libraries.
             self._allowed = self._limit // 2
-
-    def adopt(self, descriptor: int) -> None:
-        """Use a list of this process's maps that was opened before its walls went up."""
-        self._owner, self._descriptor = os.getpid(), descriptor
 
     def take(self, maps: int) -> None:
         """Say that up to so many maps will be made. Raises EngineError where there is no room for them."""
@@ -66,22 +62,16 @@ class Room:
 
     def _count(self) -> int | None:
         """The maps of this process; None where it cannot look."""
-        own = self._owner == os.getpid()
-        try:
-            descriptor = self._descriptor if own else os.open(_OWN_MAPS, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        if not self.ready():
             return None
         try:
-            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.lseek(self.descriptor, 0, os.SEEK_SET)
             lines = 0
-            while data := os.read(descriptor, 1 << 20):
+            while data := os.read(self.descriptor, 1 << 20):
                 lines += data.count(b"\n")
             return lines
         except OSError:
             return None
-        finally:
-            if not own:
-                os.close(descriptor)
 
 
 room: Final = Room()

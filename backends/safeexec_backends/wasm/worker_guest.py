@@ -343,10 +343,7 @@ class WorkerGuest(WorkerChannel):
             return branch
         except OSError as error:
             if self.worker.alive:  # no descriptor is left, say: this session goes on
-                crowded = error.errno == errno.EMFILE
-                raise BackendUnavailable(
-                    no_room("branch") if crowded else f"the session could not be forked: {error}"
-                ) from error
+                raise BackendUnavailable(f"the session could not be forked: {no_room('branch', error)}") from error
             raise self.death() from None
 
     def _kin(self) -> tuple[Policy, WorkerProcess, Callable[[WorkerGuest], None]]:
